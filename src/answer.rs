@@ -1,0 +1,365 @@
+//! What the answers of several tools have in common: windows, endpoints, owners, and how they read.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use comfy_table::{CellAlignment, Table};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::{limits, untrusted};
+
+/// How complete an answer is.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// The window as it was, in milliseconds.
+    pub window_ms: f64,
+    /// Events that the kernel had no room for.
+    pub lost_events: u64,
+    /// Rows that were left out; `limit` brings more.
+    pub rows_cut: u64,
+    /// What this kernel or these rights could not show.
+    pub limits: Vec<String>,
+}
+
+impl Measured {
+    /// A window of this length in which nothing was lost.
+    pub fn window(length: Duration) -> Self {
+        Measured { window_ms: (length.as_secs_f64() * 1e6).round() / 1e3, ..Self::default() }
+    }
+
+    /// One line for a person, empty if the answer is whole.
+    pub fn text(&self) -> String {
+        let mut parts = Vec::new();
+        if self.lost_events > 0 {
+            parts.push(format!("{} events were lost.", self.lost_events));
+        }
+        if self.rows_cut > 0 {
+            parts.push(format!("{} more rows; `limit` shows them.", self.rows_cut));
+        }
+        parts.extend(self.limits.iter().cloned());
+        if parts.is_empty() { String::new() } else { format!("\n{}\n", parts.join(" ")) }
+    }
+}
+
+/// One end of a connection.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// IPv4 or IPv6; an IPv4-mapped IPv6 address is shown as IPv4.
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// From the kernel's form: 16 bytes, IPv4 as `::ffff:a.b.c.d`.
+    pub fn new(address: [u8; 16], port: u16) -> Self {
+        Endpoint { address: IpAddr::from(address).to_canonical(), port }
+    }
+
+    /// `ipv4` or `ipv6`.
+    pub fn family(&self) -> Family {
+        if self.address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+/// The address family on the wire.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+/// Who a socket belongs to. `null` is what is not known.
+#[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner {
+    /// Process id, in the initial PID namespace.
+    pub pid: Option<u32>,
+    /// The process' own name (comm): untrusted text.
+    pub process: Option<String>,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Container id.
+    pub container: Option<String>,
+    /// Network namespace, by inode.
+    pub netns: Option<u32>,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match (&self.process, self.pid) {
+            (Some(process), Some(pid)) => write!(f, "{process}[{pid}]"),
+            (Some(process), None) => f.write_str(process),
+            (None, Some(pid)) => write!(f, "[{pid}]"),
+            (None, None) => f.write_str("unknown"),
+        }
+    }
+}
+
+/// The length of a window in milliseconds: [`limits::WINDOW_MIN`] to [`limits::WINDOW_MAX`].
+#[derive(Serialize, Clone, Copy, Debug, PartialEq)]
+pub struct WindowMs(u64);
+
+impl WindowMs {
+    /// A default, which must be within the bounds.
+    pub const fn new(ms: u64) -> Self {
+        assert!(ms >= limits::WINDOW_MIN.as_millis() as u64 && ms <= limits::WINDOW_MAX.as_millis() as u64);
+        WindowMs(ms)
+    }
+
+    pub fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for WindowMs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let allowed = "a whole number of milliseconds from 100 to 60000";
+        let ms = bounded(deserializer, allowed, 100.0, 60_000.0)?;
+        if ms.fract() == 0.0 {
+            Ok(WindowMs(ms as u64))
+        } else {
+            Err(de::Error::custom(format!("{ms} is not {allowed}")))
+        }
+    }
+}
+
+impl JsonSchema for WindowMs {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "WindowMs".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 100, "maximum": 60000 })
+    }
+}
+
+/// The length of a window in seconds, fractions allowed: 0.1 to 60.
+#[derive(Serialize, Clone, Copy, Debug, PartialEq)]
+pub struct WindowSeconds(f64);
+
+impl WindowSeconds {
+    pub const fn new(seconds: f64) -> Self {
+        WindowSeconds(seconds)
+    }
+
+    pub fn duration(self) -> Duration {
+        Duration::from_secs_f64(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for WindowSeconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bounded(deserializer, "a number of seconds from 0.1 to 60", 0.1, 60.0).map(WindowSeconds)
+    }
+}
+
+impl JsonSchema for WindowSeconds {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "WindowSeconds".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0.1, "maximum": 60 })
+    }
+}
+
+/// How many rows a list may have: 1 to [`limits::ROWS_MAX`].
+#[derive(Serialize, Clone, Copy, Debug, PartialEq)]
+pub struct Limit(usize);
+
+impl Limit {
+    pub fn rows(self) -> usize {
+        self.0
+    }
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Limit(limits::ROWS_DEFAULT)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let allowed = "a whole number of rows from 1 to 10000";
+        let rows = bounded(deserializer, allowed, 1.0, limits::ROWS_MAX as f64)?;
+        if rows.fract() == 0.0 {
+            Ok(Limit(rows as usize))
+        } else {
+            Err(de::Error::custom(format!("{rows} is not {allowed}")))
+        }
+    }
+}
+
+impl JsonSchema for Limit {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Limit".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "maximum": limits::ROWS_MAX })
+    }
+}
+
+/// A JSON number within bounds; anything else is refused with what is allowed.
+fn bounded<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    allowed: &'static str,
+    min: f64,
+    max: f64,
+) -> Result<f64, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    match value.as_f64() {
+        Some(n) if (min..=max).contains(&n) => Ok(n),
+        _ => Err(de::Error::custom(format!("{} is not {allowed}", untrusted::clean(&value.to_string())))),
+    }
+}
+
+/// The best `limit` of `rows` by `weight`, largest first, and how many were cut.
+pub fn largest<T, W: PartialOrd>(mut rows: Vec<T>, limit: usize, weight: impl Fn(&T) -> W) -> (Vec<T>, u64) {
+    rows.sort_by(|a, b| weight(b).partial_cmp(&weight(a)).unwrap_or(std::cmp::Ordering::Equal));
+    let cut = rows.len().saturating_sub(limit);
+    rows.truncate(limit);
+    (rows, cut as u64)
+}
+
+/// An aligned table without borders. A header that starts with `>` is of a column of figures.
+pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.map(|h| h.trim_start_matches('>')));
+    table.add_rows(rows);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if header[i].starts_with('>') {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+/// `1.2 M`: a figure that a person takes in at a glance, with an SI prefix.
+pub fn si(value: f64) -> String {
+    let magnitude = value.abs();
+    for (factor, prefix) in [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")] {
+        if magnitude >= factor {
+            return format!("{:.1} {prefix}", value / factor);
+        }
+    }
+    if magnitude >= 10.0 || value.fract() == 0.0 { format!("{value:.0} ") } else { format!("{value:.1} ") }
+}
+
+/// `1.2 Mbit/s`.
+pub fn bit_rate(bits_per_second: f64) -> String {
+    format!("{}bit/s", si(bits_per_second))
+}
+
+/// `1.2 MB`, in powers of ten as network figures are.
+pub fn bytes(count: u64) -> String {
+    format!("{}B", si(count as f64))
+}
+
+/// `12.3 ms` from microseconds.
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
+/// `ECONNREFUSED` and the like, for the errors that a connection can meet.
+pub fn errno_name(errno: i32) -> String {
+    let name = match errno {
+        libc::EACCES => "EACCES",
+        libc::EADDRINUSE => "EADDRINUSE",
+        libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
+        libc::ECONNABORTED => "ECONNABORTED",
+        libc::ECONNREFUSED => "ECONNREFUSED",
+        libc::ECONNRESET => "ECONNRESET",
+        libc::EHOSTUNREACH => "EHOSTUNREACH",
+        libc::EINVAL => "EINVAL",
+        libc::ENETUNREACH => "ENETUNREACH",
+        libc::EPERM => "EPERM",
+        libc::EPIPE => "EPIPE",
+        libc::EPROTO => "EPROTO",
+        libc::ETIMEDOUT => "ETIMEDOUT",
+        0 => "aborted by the process",
+        _ => return format!("errno {errno}"),
+    };
+    name.to_owned()
+}
+
+/// What is shown for what is not known.
+pub fn or_dash<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| "-".into(), T::to_string)
+}
+
+/// A rate over a window; 0 for an empty one.
+pub fn per_second(count: u64, window: Duration) -> f64 {
+    if window.is_zero() { 0.0 } else { (count as f64 / window.as_secs_f64() * 1e3).round() / 1e3 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_have_bounds_and_say_them() {
+        let parse =
+            |text: &str| serde_json::from_str::<WindowSeconds>(text).map(|w| w.duration()).map_err(|e| e.to_string());
+        assert_eq!(parse("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse("60"), Ok(Duration::from_secs(60)));
+        for text in ["0", "-1", "1e300", "\"5\"", "true", "60.001"] {
+            assert!(parse(text).unwrap_err().contains("a number of seconds from 0.1 to 60"), "{text}");
+        }
+        for text in ["99", "60001", "100.5", "\"abc\""] {
+            assert!(
+                serde_json::from_str::<WindowMs>(text).unwrap_err().to_string().contains("from 100 to 60000"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_ipv4() {
+        let e = Endpoint::new("::ffff:10.0.0.1".parse::<std::net::Ipv6Addr>().unwrap().octets(), 80);
+        assert_eq!((e.to_string().as_str(), e.family()), ("10.0.0.1:80", Family::Ipv4));
+        let e = Endpoint::new("fd00::1".parse::<std::net::Ipv6Addr>().unwrap().octets(), 80);
+        assert_eq!((e.to_string().as_str(), e.family()), ("[fd00::1]:80", Family::Ipv6));
+    }
+
+    #[test]
+    fn figures_are_short() {
+        assert_eq!([si(0.0), si(9.5), si(999.0), si(1_500.0), si(2e9)], ["0 ", "9.5 ", "999 ", "1.5 k", "2.0 G"]);
+        assert_eq!([micros(999), micros(1_500), micros(2_000_000)], ["999 µs", "1.5 ms", "2.0 s"]);
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let text = table(["name", ">bytes"], [["a".into(), "1".into()], ["long".into(), "1000".into()]]);
+        assert_eq!(text, "name  bytes\na         1\nlong   1000\n");
+    }
+
+    #[test]
+    fn the_largest_rows_stay() {
+        assert_eq!(largest(vec![1, 5, 3], 2, |n| *n), (vec![5, 3], 1));
+    }
+}

@@ -1,0 +1,68 @@
+//! The daemon: loads every BPF object, gives its privileges up, and answers the gateway's questions.
+
+use std::{
+    os::fd::{FromRawFd, OwnedFd},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::Parser;
+use netmon_mcp::{
+    logging,
+    sandbox::{self, Account},
+    serve::{self, Listener},
+    tools::Host,
+};
+
+/// Measures this host's network with eBPF, for netmon-mcp. Start it as root, or with CAP_BPF, CAP_PERFMON and
+/// CAP_NET_ADMIN: it gives up what it does not need as soon as everything is loaded.
+#[derive(Parser)]
+#[command(name = "netmond", version)]
+struct Arguments {
+    /// The socket to serve.
+    #[arg(long, value_name = "PATH", default_value = "/run/netmon/netmond.sock")]
+    socket: PathBuf,
+    /// Whose members may ask, besides root.
+    #[arg(long, value_name = "GROUP", default_value = "netmon")]
+    group: String,
+    /// The user to become when started as root; `nobody` if there is no such user.
+    #[arg(long, value_name = "USER", default_value = "netmon")]
+    user: String,
+    /// A tool to leave out; may be repeated.
+    #[arg(long, value_name = "TOOL")]
+    without: Vec<String>,
+    /// The channel to the gateway that started this daemon for itself.
+    #[arg(long, value_name = "FD", hide = true)]
+    parent: Option<i32>,
+}
+
+fn main() -> ExitCode {
+    logging::start("info");
+    logging::adopt_libbpf();
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        sandbox::has_btf(),
+        "this kernel has no BTF (/sys/kernel/btf/vmlinux): netmond needs Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF=y"
+    );
+    let listener = match arguments.parent {
+        // SAFETY: the gateway passed this descriptor to us alone; nothing else in this process has it.
+        Some(fd) => Listener::Parent(unsafe { OwnedFd::from_raw_fd(fd) }),
+        None => Listener::bind(&arguments.socket, &arguments.group)
+            .map_err(|e| anyhow::anyhow!("{} cannot be served: {e}", arguments.socket.display()))?,
+    };
+    sandbox::cut_to_loading(&Account::system(&arguments.user))?;
+    let host = Host::load(&arguments.without);
+    sandbox::cut_to(&host.keeps())?;
+    tracing::info!(capabilities = sandbox::held().join(" "), "serving");
+    serve::serve(&listener, &host)?;
+    Ok(())
+}

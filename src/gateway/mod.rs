@@ -1,0 +1,126 @@
+//! The gateway: what MCP clients and people at a shell talk to. It has no privilege; it asks the daemon.
+
+use std::{
+    fmt,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use crate::{
+    bpf::lock,
+    limits,
+    tools::{Answer, QUESTIONS, Question},
+    untrusted, wire,
+};
+
+pub mod cli;
+pub mod clients;
+pub mod daemon;
+pub mod doctor;
+pub mod server;
+pub mod stdio;
+
+use daemon::Daemon;
+
+/// Why there is no answer. The message tells the reader what to do next.
+#[derive(Debug)]
+pub enum Failure {
+    /// There is no such tool: the one error that MCP wants as a protocol error.
+    UnknownTool(String),
+    /// The daemon has no sample.
+    Daemon(wire::Error),
+    /// There is no daemon to ask, or it went away.
+    Absent(String),
+    /// A bound of the gateway was reached.
+    Busy(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Failure::UnknownTool(name) => {
+                let names: Vec<_> = QUESTIONS.iter().map(|question| question.name).collect();
+                write!(f, "no tool named {name}; there are: {}", names.join(", "))
+            }
+            Failure::Daemon(e) => e.fmt(f),
+            Failure::Absent(text) | Failure::Busy(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<wire::Error> for Failure {
+    fn from(e: wire::Error) -> Self {
+        Failure::Daemon(e)
+    }
+}
+
+/// One client's gateway.
+pub struct Gateway {
+    daemon: Daemon,
+    /// What `interface` is where a tool takes one and the caller names none.
+    interface: Option<String>,
+    calls: Semaphore,
+    /// Where the last answer of a tool that can be continued ended.
+    ended: Mutex<Option<(Instant, Value)>>,
+}
+
+/// A call that is ready to be made: its input is checked.
+pub struct Call {
+    question: &'static Question,
+    input: Value,
+    /// How long it will watch.
+    pub duration: Duration,
+}
+
+impl Gateway {
+    pub fn new(daemon: Daemon, interface: Option<String>) -> Self {
+        Gateway { daemon, interface, calls: Semaphore::new(limits::CALLS), ended: Mutex::default() }
+    }
+
+    /// Checks a call without making it.
+    pub fn prepare(&self, name: &str, arguments: Map<String, Value>) -> Result<Call, Failure> {
+        let question = Question::named(name).ok_or_else(|| Failure::UnknownTool(untrusted::clean(name)))?;
+        let mut input = Value::Object(arguments);
+        let duration = (question.prepare)(&mut input, self.interface.as_deref())?;
+        Ok(Call { question, input, duration })
+    }
+
+    /// Makes a call. Dropping the future ends the measurement.
+    pub async fn call(&self, mut call: Call) -> Result<Answer, Failure> {
+        let Ok(_permit) = self.calls.try_acquire() else {
+            return Err(Failure::Busy(format!(
+                "{} calls are under way, which is the limit; try again when one has ended",
+                limits::CALLS
+            )));
+        };
+        if call.question.continues {
+            self.resume(&mut call.input);
+        }
+        let request = wire::Request { version: wire::VERSION, tool: call.question.name.into(), input: call.input };
+        let sample = match self.daemon.ask(&request, call.duration).await {
+            Err(Failure::Absent(reason)) => {
+                return (call.question.without_daemon)(&reason).ok_or(Failure::Absent(reason));
+            }
+            result => result?,
+        };
+        let answer = (call.question.report)(request.input, sample.get())?;
+        if let Some(next) = answer.structured.get("next").filter(|_| call.question.continues) {
+            *lock(&self.ended) = Some((Instant::now(), next.clone()));
+        }
+        Ok(answer)
+    }
+
+    /// Lets a call that follows at once begin where the last one ended, so that nothing is missed in between.
+    fn resume(&self, input: &mut Value) {
+        let ended = lock(&self.ended).take();
+        if let (Some((at, next)), Some(input)) = (ended, input.as_object_mut())
+            && at.elapsed() < limits::CONNECT_LINGER
+            && input.get("after").is_none_or(Value::is_null)
+        {
+            input.insert("after".into(), next);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the processes may do, and how they give up the rest.
+//!
+//! `netmond` holds three capabilities while it loads, and while it serves those without which the
+//! running kernel refuses a tool: none at all on Linux 6.6 and newer. Every set is read back.
+
+use std::{fs, io, path::Path};
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// What loading needs: eBPF itself, tracing programs, traffic programs.
+pub const LOADING: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN];
+
+/// A user and its primary group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Account {
+    /// The system user `name`, else `nobody`: the daemon owns no files, so it needs no user of its own.
+    pub fn system(name: &str) -> Account {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        account(&passwd, name).or_else(|| account(&passwd, "nobody")).unwrap_or(Account {
+            name: "nobody".into(),
+            uid: 65534,
+            gid: 65534,
+        })
+    }
+}
+
+fn account(passwd: &str, name: &str) -> Option<Account> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (user, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        (user == name).then_some(Account { name: name.into(), uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+    })
+}
+
+/// The id of a group of `/etc/group`.
+pub fn group(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
+/// Whether this process is root, and so has something to give up.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// From now on no program that this process starts can gain privileges.
+pub fn no_new_privileges() -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true).map_err(Into::into)
+}
+
+/// Becomes `account`, with no supplementary group but `group`. Capabilities are lost with it unless
+/// they are kept (`PR_SET_KEEPCAPS`).
+fn become_user(account: &Account, group: Option<u32>) -> io::Result<()> {
+    let groups: Vec<libc::gid_t> = group.into_iter().collect();
+    // SAFETY: the list of groups is valid for its length.
+    let done = unsafe {
+        libc::setgroups(groups.len(), groups.as_ptr()) == 0
+            && libc::setresgid(account.gid, account.gid, account.gid) == 0
+            && libc::setresuid(account.uid, account.uid, account.uid) == 0
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives root up for good, on every thread: what the gateway does when it has found or started its
+/// daemon. `group` is kept, to go on asking a service.
+pub fn give_up_root(account: &Account, group: Option<u32>) -> io::Result<()> {
+    become_user(account, group)?;
+    let held = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    if is_root() || !held.is_empty() {
+        return Err(io::Error::other("root could not be given up"));
+    }
+    Ok(())
+}
+
+/// Cuts the process down to what loading needs. Capabilities are per thread: call it before any other is started.
+pub fn cut_to_loading(account: &Account) -> io::Result<()> {
+    no_new_privileges()?;
+    let mut wanted: CapsHashSet = LOADING.into_iter().collect();
+    if is_root() {
+        for capability in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&wanted) {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(io::Error::other)?;
+        }
+        rustix::thread::set_keep_capabilities(true)?;
+        become_user(account, None)?;
+    }
+    // Fewer than three (a container, a unit of one's own) may be enough for some tools: go on and see.
+    let held = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    wanted.retain(|capability| held.contains(capability));
+    cut_to(&wanted)
+}
+
+/// Leaves exactly `wanted` in the effective and permitted sets and nothing that a child could inherit,
+/// for good, and proves it. Fails, and then nothing may be served, if a set does not read back.
+pub fn cut_to(wanted: &CapsHashSet) -> io::Result<()> {
+    caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
+    caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)?;
+    caps::set(None, CapSet::Effective, wanted).map_err(io::Error::other)?;
+    caps::set(None, CapSet::Permitted, wanted).map_err(io::Error::other)?;
+    for (set, expected) in [
+        (CapSet::Effective, wanted),
+        (CapSet::Permitted, wanted),
+        (CapSet::Inheritable, &CapsHashSet::new()),
+        (CapSet::Ambient, &CapsHashSet::new()),
+    ] {
+        let held = caps::read(None, set).map_err(io::Error::other)?;
+        if held != *expected {
+            return Err(io::Error::other(format!(
+                "{set:?} capabilities are {held:?} and not {expected:?}, as was asked"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The smallest set of capabilities under which `rehearsal` succeeds, of those that are held: none,
+/// eBPF's, the network's, all. Tried on a thread of its own, since capabilities are a thread's.
+pub fn needed(rehearsal: impl Fn() -> io::Result<()> + Sync) -> CapsHashSet {
+    use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON};
+    let choices: [&[Capability]; 4] = [&[], &[CAP_BPF, CAP_PERFMON], &[CAP_NET_ADMIN], &LOADING];
+    for choice in choices {
+        let set: CapsHashSet = choice.iter().copied().collect();
+        let passed = std::thread::scope(|scope| {
+            scope
+                .spawn(|| caps::set(None, CapSet::Effective, &set).is_ok() && rehearsal().is_ok())
+                .join()
+                .unwrap_or(false)
+        });
+        if passed {
+            return set;
+        }
+    }
+    CapsHashSet::new()
+}
+
+/// The names of the capabilities in effect, in order.
+pub fn held() -> Vec<String> {
+    let mut names: Vec<_> =
+        caps::read(None, CapSet::Effective).unwrap_or_default().iter().map(ToString::to_string).collect();
+    names.sort();
+    names
+}
+
+/// Where cgroup2, BTF and the like are is the kernel's business; that the kernel has BTF decides everything.
+pub fn has_btf() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_found_by_its_whole_name() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nnetmonitor:x:7:7::/:\nnetmon:x:998:997::/:/usr/sbin/nologin\n";
+        assert_eq!(account(passwd, "netmon"), Some(Account { name: "netmon".into(), uid: 998, gid: 997 }));
+        assert_eq!(account(passwd, "absent"), None);
+    }
+}

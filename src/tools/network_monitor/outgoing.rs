@@ -1,0 +1,228 @@
+//! The next TCP connection of this host.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::{Arc, Mutex, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libbpf_rs::MapHandle;
+
+use super::{Connect, Sample, skel};
+use crate::{
+    answer::Endpoint,
+    attribution::Process,
+    bpf::{self, Loader, Pod, Program, lock},
+    events::{Events, Subscription},
+    limits, netlink,
+    window::{Bell, Window, monotonic_ns},
+    wire::Error,
+};
+use skel::types;
+
+// SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
+unsafe impl Pod for types::connect {}
+
+pub struct Outgoing {
+    program: Program,
+    bss: MapHandle,
+    events: Arc<Events<types::connect>>,
+    watch: Mutex<Weak<Watch>>,
+    lingering: Arc<Mutex<Option<Instant>>>,
+}
+
+/// The connects of a time in which somebody asks. All windows share it, each with its own place.
+struct Watch {
+    /// Tells one watch from the next, for a client who continues.
+    epoch: u64,
+    backlog: Arc<Mutex<Backlog>>,
+    subscription: Subscription<types::connect>,
+}
+
+#[derive(Default)]
+struct Backlog {
+    /// How many were cut off at the front of `done`.
+    gone: u64,
+    /// Connects with their outcome, in the order of it.
+    done: VecDeque<types::connect>,
+    /// Those without, by socket.
+    connecting: HashMap<u64, types::connect>,
+    bells: Vec<Weak<Bell>>,
+}
+
+impl Backlog {
+    fn add(&mut self, event: &types::connect) {
+        if event.end_ns == 0 {
+            if self.connecting.len() < limits::CONNECT_BACKLOG {
+                self.connecting.insert(event.cookie, *event);
+            }
+            return;
+        }
+        self.connecting.remove(&event.cookie);
+        if self.done.len() == limits::CONNECT_BACKLOG {
+            self.done.pop_front();
+            self.gone += 1;
+        }
+        self.done.push_back(*event);
+        self.bells.retain(|bell| bell.upgrade().map(|bell| bell.ring()).is_some());
+    }
+
+    /// The number that the next connect will have.
+    fn next(&self) -> u64 {
+        self.gone + self.done.len() as u64
+    }
+
+    /// The connects from number `from` on, with their numbers.
+    fn from(&self, from: u64) -> impl Iterator<Item = (u64, &types::connect)> {
+        let skip = from.saturating_sub(self.gone) as usize;
+        self.done.iter().enumerate().skip(skip).map(|(i, connect)| (self.gone + i as u64, connect))
+    }
+}
+
+/// What a window looks for.
+struct Search {
+    from: u64,
+    since_ns: u64,
+    interface: Option<(u32, u32)>,
+}
+
+impl Search {
+    fn wants(&self, connect: &types::connect) -> bool {
+        connect.start_ns >= self.since_ns && self.interface.is_none_or(|(index, netns)| (connect.ifindex, connect.owner.netns) == (index, netns))
+    }
+}
+
+impl Outgoing {
+    pub fn new(loader: &mut Loader, skel: &skel::NetworkMonitorSkel) -> Result<Self, Error> {
+        let program = loader.program(&skel.progs.connect_state)?;
+        let attached = program.clone();
+        let events = Events::new(&loader.map(&skel.maps.connects)?, move || Ok(vec![attached.trace()?]))?;
+        Ok(Outgoing { program, bss: loader.map(&skel.maps.bss)?, events, watch: Mutex::default(), lingering: Arc::default() })
+    }
+
+    pub fn rehearse(&self) -> io::Result<()> {
+        self.program.trace().map(drop)
+    }
+
+    pub fn sample(&self, interface: Option<&str>, after: Option<&str>, duration: Duration, window: &Window) -> Result<Sample, Error> {
+        let netns = own_netns();
+        let interface = interface.map(netlink::interface_named).transpose()?.map(|i| (i.index, netns));
+        let watch = self.watch()?;
+        let (from_ns, lost_before) = (monotonic_ns(), bpf::counter(&self.bss)?);
+        let bell = Arc::new(Bell::new()?);
+        let place = after.and_then(|after| watch.place(after));
+        let search = {
+            let mut backlog = lock(&watch.backlog);
+            backlog.bells.push(Arc::downgrade(&bell));
+            Search { from: place.unwrap_or_else(|| backlog.next()), since_ns: if place.is_some() { 0 } else { from_ns }, interface }
+        };
+        window.opened();
+        let end = window.end(duration);
+        let mut found = watch.find(&search);
+        while found.is_empty() {
+            bell.silence();
+            let rung = window.sleep_until_rung(end, &bell)?;
+            found = watch.find(&search);
+            if !rung {
+                break;
+            }
+        }
+        let (lost, window_ns) = (bpf::counter(&self.bss)? - lost_before, monotonic_ns() - from_ns);
+        let sample = watch.sample(&search, &found, lost, window_ns, place.is_some(), netns);
+        self.linger(watch);
+        Ok(sample)
+    }
+
+    fn watch(&self) -> Result<Arc<Watch>, Error> {
+        let mut current = lock(&self.watch);
+        if let Some(watch) = current.upgrade() {
+            return Ok(watch);
+        }
+        let backlog: Arc<Mutex<Backlog>> = Arc::default();
+        let filled = Arc::clone(&backlog);
+        let subscription = self.events.subscribe(move |event| lock(&filled).add(event))?;
+        let watch = Arc::new(Watch { epoch: monotonic_ns(), backlog, subscription });
+        *current = Arc::downgrade(&watch);
+        Ok(watch)
+    }
+
+    /// Keeps the watch a little longer, for the same client's next call.
+    fn linger(&self, watch: Arc<Watch>) {
+        let mut until = lock(&self.lingering);
+        let running = until.replace(Instant::now() + limits::CONNECT_LINGER).is_some();
+        if running {
+            return; // the thread that waits holds this very watch
+        }
+        let lingering = Arc::clone(&self.lingering);
+        let wait = move || {
+            let watch = watch;
+            loop {
+                let left = {
+                    let mut until = lock(&lingering);
+                    let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+                    if left.is_zero() {
+                        *until = None;
+                        drop(watch);
+                        return;
+                    }
+                    left
+                };
+                thread::sleep(left);
+            }
+        };
+        if thread::Builder::new().name("linger".into()).stack_size(limits::THREAD_STACK).spawn(wait).is_err() {
+            *until = None;
+        }
+    }
+}
+
+impl Watch {
+    /// Where `after` left off, if that was in this watch and is still kept.
+    fn place(&self, after: &str) -> Option<u64> {
+        let (epoch, number) = after.split_once('-')?;
+        (epoch.parse() == Ok(self.epoch)).then(|| number.parse().ok()).flatten()
+    }
+
+    fn find(&self, search: &Search) -> Vec<(u64, types::connect)> {
+        self.subscription.drain();
+        let backlog = lock(&self.backlog);
+        backlog.from(search.from).filter(|(_, connect)| search.wants(connect)).map(|(number, connect)| (number, *connect)).collect()
+    }
+
+    fn sample(&self, search: &Search, found: &[(u64, types::connect)], lost: u64, window_ns: u64, continued: bool, netns: u32) -> Sample {
+        let rows = &found[..found.len().min(limits::ROWS_DEFAULT)];
+        let backlog = lock(&self.backlog);
+        let next = rows.last().map_or_else(|| backlog.next(), |(number, _)| number + 1);
+        Sample::Outgoing {
+            connects: rows.iter().map(|(_, connect)| resolve(connect, netns)).collect(),
+            cut: (found.len() - rows.len()) as u64,
+            lost: lost + backlog.gone.saturating_sub(search.from),
+            connecting: backlog.connecting.values().filter(|connect| search.wants(connect)).count() as u64,
+            next: format!("{}-{next}", self.epoch),
+            continued,
+            window_ns,
+        }
+    }
+}
+
+fn resolve(c: &types::connect, netns: u32) -> Connect {
+    let comm = c.owner.comm.map(|c| c as u8);
+    let interface = (c.ifindex != 0 && c.owner.netns == netns).then(|| netlink::name(c.ifindex)).flatten();
+    Connect {
+        process: Process::new(c.owner.pid, &comm, c.owner.cgroup, c.owner.netns),
+        local: Endpoint::new(c.endpoints.local, c.endpoints.local_port),
+        remote: Endpoint::new(c.endpoints.remote, c.endpoints.remote_port),
+        established: c.established != 0,
+        errno: c.error,
+        latency_ns: c.end_ns - c.start_ns,
+        interface,
+    }
+}
+
+/// The inode of our own network namespace, 0 if /proc does not say.
+fn own_netns() -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32)
+}

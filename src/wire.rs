@@ -1,0 +1,82 @@
+//! What the gateway and the daemon say to each other: one line of JSON each way, one request a
+//! connection. Closing the connection cancels the request.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+/// Raised with every change that an older peer would misread.
+pub const VERSION: u32 = 1;
+
+/// The question of a gateway.
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// [`VERSION`] of the gateway.
+    pub version: u32,
+    /// A tool's name.
+    pub tool: String,
+    /// The tool's `Input`.
+    pub input: Value,
+}
+
+/// The answer of a daemon: a sample, or why there is none.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Response {
+    /// [`VERSION`] of the daemon.
+    pub version: u32,
+    /// The tool's `Sample`, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+}
+
+/// Why the daemon has no sample. The message tells the reader what to do next.
+#[derive(Serialize, Deserialize, thiserror::Error, Clone, Debug, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum Error {
+    /// The gateway and the daemon are of different releases.
+    #[error(
+        "the daemon speaks version {daemon} of the socket protocol and the gateway version {gateway}; restart whichever of netmond and netmon-mcp is the older"
+    )]
+    Version { daemon: u32, gateway: u32 },
+    /// No such tool in this release.
+    #[error("no tool named {0}; `netmon-mcp tools` lists them")]
+    UnknownTool(String),
+    /// The kernel refused the tool's BPF object when the daemon started.
+    #[error("{tool} is not available on this host: {reason}")]
+    Unavailable { tool: String, reason: String },
+    /// What was asked cannot be meant; the text says what is allowed.
+    #[error("{0}")]
+    InvalidInput(String),
+    /// A bound was reached.
+    #[error("{0}")]
+    Busy(String),
+    /// What was measured disappeared.
+    #[error("{0}")]
+    Gone(String),
+    /// The kernel said no to something that it allowed before.
+    #[error("the kernel refused: {0}")]
+    Kernel(String),
+    /// The client hung up, so nobody reads this.
+    #[error("cancelled")]
+    Cancelled,
+    /// The daemon was told to stop.
+    #[error("netmond is shutting down and ended the measurement; call again when it is back")]
+    ShuttingDown,
+    /// A bug, in a tool.
+    #[error("{0} failed inside netmond, which goes on; its log has the details. Please report this")]
+    Panicked(String),
+}
+
+impl From<std::io::Error> for Error {
+    fn from(e: std::io::Error) -> Self {
+        Error::Kernel(e.to_string())
+    }
+}
+
+impl From<libbpf_rs::Error> for Error {
+    fn from(e: libbpf_rs::Error) -> Self {
+        Error::Kernel(format!("{e:#}"))
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests against the real kernel and the real protocol: "run this, expect that answer". They need root, for network
+//! namespaces and for netmond, and fail without it. Each makes namespaces of its own and leaves nothing behind.
+
+mod harness;
+mod network_monitor;
