@@ -24,6 +24,7 @@ use crate::{
 };
 
 type Subscriber<T> = Box<dyn FnMut(&T) + Send>;
+type Subscribers<T> = Arc<Mutex<Vec<(u64, Subscriber<T>)>>>;
 type Attach = Box<dyn Fn() -> Result<Vec<Link>, Error> + Send + Sync>;
 
 /// A stream of `T` from one ring buffer.
@@ -31,7 +32,7 @@ pub struct Events<T: Pod> {
     attach: Attach,
     ring: Mutex<RingBuffer<'static>>,
     state: Mutex<State>,
-    subscribers: Arc<Mutex<Vec<(u64, Subscriber<T>)>>>,
+    subscribers: Subscribers<T>,
     next: AtomicU64,
 }
 
@@ -54,7 +55,7 @@ impl<T: Pod> Events<T> {
         map: &MapHandle,
         attach: impl Fn() -> Result<Vec<Link>, Error> + Send + Sync + 'static,
     ) -> Result<Arc<Self>, Error> {
-        let subscribers: Arc<Mutex<Vec<(u64, Subscriber<T>)>>> = Arc::default();
+        let subscribers: Subscribers<T> = Arc::default();
         let fan_out = Arc::clone(&subscribers);
         let mut builder = RingBufferBuilder::new();
         builder.add(map, move |bytes| {
