@@ -127,7 +127,8 @@ pub fn primary(interfaces: &[Interface], default_routes: &[u32]) -> Option<u32> 
 /// The name of the interface with this index, if there is one.
 pub fn name(index: u32) -> Option<String> {
     use rustix::net::{AddressFamily, SocketType, netdevice, socket};
-    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    // Any socket will do; a Unix socket is what the sandbox leaves us.
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
     netdevice::index_to_name(socket, index).ok()
 }
 

@@ -5,6 +5,12 @@
 
 use std::{fs, io, path::Path};
 
+mod confine;
+mod files;
+mod syscalls;
+
+pub use confine::{Layer, Role, allow_locking, confine, layers};
+
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// What loading needs: eBPF itself, tracing programs, traffic programs.

@@ -166,6 +166,9 @@ fn answer(stream: &UnixStream, stop: &OwnedFd, host: &Host) -> io::Result<()> {
     stream.set_write_timeout(Some(limits::ANSWER_TIME))?;
     let mut line = Vec::new();
     BufReader::new(stream.take(limits::REQUEST_BYTES)).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(()); // somebody only looked whether we are there
+    }
     let asked = Instant::now();
     let kept = Kept::default();
     let window = Window::new(stream, stop, asked, &kept);

@@ -59,9 +59,12 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => Listener::bind(&arguments.socket, &arguments.group)
             .map_err(|e| anyhow::anyhow!("{} cannot be served: {e}", arguments.socket.display()))?,
     };
+    sandbox::allow_locking();
     sandbox::cut_to_loading(&Account::system(&arguments.user))?;
+    tracing::info!(capabilities = sandbox::held().join(" "), "loading");
     let host = Host::load(&arguments.without);
     sandbox::cut_to(&host.keeps())?;
+    sandbox::confine(sandbox::Role::Daemon);
     tracing::info!(capabilities = sandbox::held().join(" "), "serving");
     serve::serve(&listener, &host)?;
     Ok(())

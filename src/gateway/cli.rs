@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::{Failure, Gateway, clients, daemon::Daemon, doctor, stdio};
 use crate::{
     answer,
+    sandbox::Role,
     tools::{Answer, QUESTIONS, Question},
 };
 
@@ -76,7 +77,10 @@ enum Command {
 /// Runs the program.
 pub async fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let gateway = Gateway::new(Daemon::new(arguments.socket.clone()), arguments.interface.clone());
+    let gateway = Gateway::new(Daemon::new(arguments.socket.clone(), Role::Gateway), arguments.interface.clone());
+    if matches!(arguments.command, None | Some(Command::Stdio | Command::Call { .. })) {
+        gateway.confine();
+    }
     let done = match arguments.command {
         None | Some(Command::Stdio) => stdio::serve(gateway).await,
         Some(Command::Call { tool, arguments, json }) => return call(&gateway, &tool, arguments, json).await,

@@ -7,7 +7,7 @@ use std::{
         unix::{fs::MetadataExt, net::UnixStream as StdStream, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
     sync::Mutex,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use super::Failure;
 use crate::{
     bpf::lock,
     limits,
-    sandbox::{self, Account},
+    sandbox::{self, Account, Role},
     wire::{self, Request, Response},
 };
 
@@ -35,6 +35,8 @@ pub const SOCKET: &str = "/run/netmon/netmond.sock";
 /// The way to a daemon.
 pub struct Daemon {
     socket: PathBuf,
+    /// What this process will be once it has its daemon.
+    role: Role,
     state: Mutex<State>,
 }
 
@@ -48,8 +50,15 @@ enum State {
 }
 
 impl Daemon {
-    pub fn new(socket: PathBuf) -> Self {
-        Daemon { socket, state: Mutex::new(State::Undecided) }
+    pub fn new(socket: PathBuf, role: Role) -> Self {
+        Daemon { socket, role, state: Mutex::new(State::Undecided) }
+    }
+
+    /// Gives up what serving does not need. Root may have to start a daemon yet, and does this thereafter.
+    pub fn confine(&self) {
+        if !sandbox::is_root() {
+            sandbox::confine(self.role);
+        }
     }
 
     /// Sends a request and waits for its sample. Dropping the future closes the connection, which ends
@@ -72,7 +81,12 @@ impl Daemon {
     fn connect(&self) -> Result<UnixStream, Failure> {
         let mut state = lock(&self.state);
         if matches!(*state, State::Undecided) {
-            *state = self.decide()?;
+            let (decided, child) = self.decide()?;
+            *state = decided;
+            sandbox::confine(self.role);
+            if let Some(mut child) = child {
+                std::thread::spawn(move || child.wait()); // so that it leaves no zombie
+            }
         }
         let stream = match &*state {
             State::Child(channel) => hand_over(channel).map_err(|_| {
@@ -88,7 +102,7 @@ impl Daemon {
     }
 
     /// A service if there is one, else a daemon of our own if we are root. Then root is given up.
-    fn decide(&self) -> Result<State, Failure> {
+    fn decide(&self) -> Result<(State, Option<Child>), Failure> {
         let give_up = |group| {
             sandbox::give_up_root(&Account::system("nobody"), group)
                 .map_err(|e| Failure::Absent(format!("root was not given up, so nothing is done: {e}")))
@@ -98,13 +112,13 @@ impl Daemon {
                 if sandbox::is_root() {
                     give_up(socket_group(&self.socket))?;
                 }
-                Ok(State::Service)
+                Ok((State::Service, None))
             }
             Err(_) if sandbox::is_root() => {
-                let channel =
+                let (channel, child) =
                     start_child().map_err(|e| Failure::Absent(format!("netmond could not be started: {e}")))?;
                 give_up(None)?;
-                Ok(State::Child(channel))
+                Ok((State::Child(channel), Some(child)))
             }
             Err(e) => Err(absent(&self.socket, &e)),
         }
@@ -135,16 +149,15 @@ pub fn netmond() -> PathBuf {
 }
 
 /// Starts a daemon that takes its connections from the returned channel, and ends with it.
-fn start_child() -> io::Result<OwnedFd> {
+fn start_child() -> io::Result<(OwnedFd, Child)> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let mut command = Command::new(netmond());
     // Its log joins ours, with nothing but trouble in it; stdin and stdout belong to MCP.
     command.args(["--parent", "0"]).stdin(theirs).stdout(std::process::Stdio::null());
     command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()));
     command.process_group(0); // Ctrl-C is for us; it ends when we do
-    let mut child = command.spawn().map_err(|e| io::Error::other(format!("{}: {e}", netmond().display())))?;
-    std::thread::spawn(move || child.wait()); // so that it leaves no zombie
-    Ok(ours)
+    let child = command.spawn().map_err(|e| io::Error::other(format!("{}: {e}", netmond().display())))?;
+    Ok((ours, child))
 }
 
 /// A new connection, one end of which goes to the child.

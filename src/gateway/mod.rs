@@ -80,6 +80,11 @@ impl Gateway {
         Gateway { daemon, interface, calls: Semaphore::new(limits::CALLS), ended: Mutex::default() }
     }
 
+    /// Gives up what answering does not need, for good: see [`sandbox`](crate::sandbox).
+    pub fn confine(&self) {
+        self.daemon.confine();
+    }
+
     /// Checks a call without making it.
     pub fn prepare(&self, name: &str, arguments: Map<String, Value>) -> Result<Call, Failure> {
         let question = Question::named(name).ok_or_else(|| Failure::UnknownTool(untrusted::clean(name)))?;

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Host, QUESTIONS, Tool};
-use crate::{answer, bpf::Loader, sandbox, window::Window, wire::Error};
+use crate::{answer, bpf::Loader, sandbox::{self, Layer}, window::Window, wire::Error};
 
 /// Reads no eBPF of its own.
 pub struct T;
@@ -22,6 +22,7 @@ pub struct Sample {
     pid: u32,
     uid: u32,
     capabilities: Vec<String>,
+    sandbox: Vec<Layer>,
     tools: Vec<ToolStatus>,
     memory_bytes: u64,
     uptime_s: u64,
@@ -33,6 +34,7 @@ pub struct Output {
     /// The running kernel's release.
     pub kernel: Option<String>,
     pub daemon: Daemon,
+    pub gateway: Gateway,
     pub tools: Vec<ToolStatus>,
     /// Resident memory of the daemon.
     pub memory_bytes: Option<u64>,
@@ -50,6 +52,14 @@ pub struct Daemon {
     pub uid: Option<u32>,
     /// What it holds while it serves.
     pub capabilities: Vec<String>,
+    /// What it gave up before it served, and what this kernel did not let it give up.
+    pub sandbox: Vec<Layer>,
+}
+
+/// The process that you talk to; it never holds a capability.
+#[derive(Serialize, Deserialize, JsonSchema, Debug)]
+pub struct Gateway {
+    pub sandbox: Vec<Layer>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
@@ -97,6 +107,7 @@ impl Tool for T {
             pid: std::process::id(),
             uid: rustix::process::geteuid().as_raw(),
             capabilities: sandbox::held(),
+            sandbox: sandbox::layers(),
             tools: host.tools().map(|(name, tool, reason)| tool_status(name, tool, reason)).collect(),
             memory_bytes: resident_bytes(),
             uptime_s: host.started.elapsed().as_secs(),
@@ -118,7 +129,9 @@ impl Tool for T {
                 pid: Some(sample.pid),
                 uid: Some(sample.uid),
                 capabilities: sample.capabilities,
+                sandbox: sample.sandbox,
             },
+            gateway: Gateway { sandbox: sandbox::layers() },
             tools: sample.tools,
             memory_bytes: Some(sample.memory_bytes),
             uptime_s: Some(sample.uptime_s),
@@ -140,6 +153,11 @@ impl Tool for T {
                 answer::or_dash(&output.uptime_s),
             ),
         };
+        for (process, layers) in [("netmond", &d.sandbox), ("netmon-mcp", &output.gateway.sandbox)] {
+            for layer in layers.iter().filter(|layer| !layer.applied) {
+                text += &format!("{process}: {} is not applied: {}\n", layer.name, layer.detail);
+            }
+        }
         text += &answer::table(
             ["tool", "available", ">links", ">runs", ">ns a run", "why not"],
             output.tools.iter().map(|tool| {
@@ -165,7 +183,8 @@ impl Tool for T {
         Some(Output {
             version: env!("CARGO_PKG_VERSION").into(),
             kernel: Some(rustix::system::uname().release().to_string_lossy().into_owned()),
-            daemon: Daemon { connected: false, reason: Some(reason.into()), version: None, pid: None, uid: None, capabilities: vec![] },
+            daemon: Daemon { connected: false, reason: Some(reason.into()), version: None, pid: None, uid: None, capabilities: vec![], sandbox: vec![] },
+            gateway: Gateway { sandbox: sandbox::layers() },
             tools: QUESTIONS.iter().map(|question| unavailable(question.name)).collect(),
             memory_bytes: None,
             uptime_s: None,

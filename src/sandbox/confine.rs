@@ -1,0 +1,95 @@
+//! What a process gives up once it has everything open: the second half of its life is the long one.
+//!
+//! Each layer is tried, and `status` and the log say which of them this kernel did not apply. A layer
+//! that is missing is no reason not to serve: the capabilities, which are, have been dropped before.
+
+use std::{io, sync::OnceLock};
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{files, syscalls};
+
+/// One thing that was given up, or could not be.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+pub struct Layer {
+    pub name: String,
+    pub applied: bool,
+    /// What it withholds, or why it is not there.
+    pub detail: String,
+}
+
+impl Layer {
+    pub(super) fn new(name: &str, result: Result<String, String>) -> Self {
+        let applied = result.is_ok();
+        Layer { name: name.into(), applied, detail: result.unwrap_or_else(|reason| reason) }
+    }
+}
+
+/// What a process still has to do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Role {
+    /// Serve samples: attach what is loaded, read maps and the kernel's tables.
+    Daemon,
+    /// Talk MCP and ask the daemon. It has read its files and listens by now; nothing else is open to it.
+    Gateway,
+    /// A gateway that asks other hosts: it starts ssh, which does what ssh does.
+    SshGateway,
+}
+
+const MEMORY: &str = "memory";
+
+static LAYERS: OnceLock<Vec<Layer>> = OnceLock::new();
+
+/// Confines this process to `role`, for good. Call it while there is one thread: Landlock is a thread's own
+/// and only inherited by those it starts.
+pub fn confine(role: Role) -> &'static [Layer] {
+    LAYERS.get_or_init(|| {
+        let _ = super::no_new_privileges(); // seccomp and Landlock of an ordinary user want it, and say so
+        let layers = vec![no_core_dumps(), memory(role), files::restrict(role), syscalls::restrict(role)];
+        for Layer { name, detail, .. } in layers.iter().filter(|layer| !layer.applied) {
+            // Swap is the administrator's choice; that the kernel lacks a sandbox is news.
+            match name == MEMORY {
+                true => tracing::info!(layer = name, "not applied: {detail}"),
+                false => tracing::warn!(layer = name, "not applied: {detail}"),
+            }
+        }
+        layers
+    })
+}
+
+/// The layers of this process; none before [`confine`].
+pub fn layers() -> Vec<Layer> {
+    LAYERS.get().cloned().unwrap_or_default()
+}
+
+/// What the kernel told us is not for a file that anybody may find, nor for another process of our user.
+fn no_core_dumps() -> Layer {
+    let applied = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    let text = "no core dumps, no debugger: other processes of its user cannot read its memory";
+    Layer::new("dumps", applied.map(|()| text.into()).map_err(|e| e.to_string()))
+}
+
+/// Lets [`confine`] lock memory later, if root is still there to allow it. A refusal is reported then.
+pub fn allow_locking() {
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+}
+
+/// Keeps what the kernel told us out of swap. Only pages that are in use are held.
+fn memory(role: Role) -> Layer {
+    let result = if !matches!(role, Role::Daemon) {
+        Ok("holds no kernel data beyond one answer".to_owned())
+    } else if getrlimit(Resource::Memlock).current.is_some() {
+        // Locked beyond the limit, a later allocation would fail: better swap than an answer lost.
+        Err("it may be swapped; to lock it needs an unlimited RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)".into())
+    } else {
+        // SAFETY: no pointer is passed.
+        match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } {
+            0 => Ok("locked: never swapped".to_owned()),
+            _ => Err(io::Error::last_os_error().to_string()),
+        }
+    };
+    Layer::new(MEMORY, result)
+}

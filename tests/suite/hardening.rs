@@ -1,0 +1,210 @@
+//! What the two processes can still do once they serve, tried from inside; and what the kernel says of them.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader},
+    net::{TcpStream, UdpSocket},
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    process::{Command, Stdio},
+    ptr, thread,
+};
+
+use netmon_mcp::sandbox::{self, Role};
+use serde_json::json;
+
+use crate::harness::*;
+
+/// Names the role that a copy of this test is to take.
+const INSIDE: &str = "NETMON_TEST_CONFINED";
+
+/// The outcome of a system call by number: bpf(2) with an empty `union bpf_attr`.
+fn bpf(command: i32) -> io::Result<()> {
+    let attributes = [0u8; 128];
+    // SAFETY: the attributes are zeroed and as long as is said.
+    match unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), attributes.len()) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn socket(family: i32, kind: i32) -> io::Result<()> {
+    // SAFETY: no pointer is passed; the descriptor is left to the end of the process.
+    if unsafe { libc::socket(family, kind, 0) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn executable_memory() -> io::Result<()> {
+    let wanted = libc::PROT_READ | libc::PROT_EXEC;
+    // SAFETY: a new mapping, at no address in particular.
+    let at = unsafe { libc::mmap(ptr::null_mut(), 4096, wanted, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn signal_init() -> io::Result<()> {
+    // SAFETY: signal 0 only asks whether it would be allowed.
+    if unsafe { libc::kill(1, 0) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn new_namespace() -> io::Result<()> {
+    let own = File::open("/proc/self/ns/net")?;
+    // SAFETY: the descriptor is open.
+    if unsafe { libc::setns(own.as_raw_fd(), libc::CLONE_NEWNET) } == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// What a process that was taken over would try; each with whether it worked.
+fn attempts() -> Vec<(&'static str, io::Result<()>)> {
+    vec![
+        ("start a program", Command::new("/bin/true").status().map(drop)),
+        ("read a password file", File::open("/etc/shadow").map(drop)),
+        ("read /proc", File::open("/proc/self/statm").map(drop)),
+        ("write a file", tempfile::NamedTempFile::new().map(drop)),
+        ("map code", executable_memory()),
+        ("signal another process", signal_init()),
+        ("enter a namespace", new_namespace()),
+        ("connect by TCP", TcpStream::connect("127.0.0.1:1").map(drop)),
+        ("send by UDP", UdpSocket::bind("127.0.0.1:0").map(drop)),
+        ("open a packet socket", socket(libc::AF_PACKET, libc::SOCK_RAW)),
+        ("open a raw socket", socket(libc::AF_INET, libc::SOCK_RAW)),
+        ("open a netlink socket", socket(libc::AF_NETLINK, libc::SOCK_RAW)),
+        ("open a Unix socket", UnixStream::pair().map(drop)),
+        ("make a map", bpf(0)),
+        ("load a program", bpf(5)),
+        ("reach a map by its id", bpf(14)),
+        ("read a map", bpf(1)),
+        ("start a thread", thread::Builder::new().spawn(|| ()).map(drop)),
+    ]
+}
+
+/// Run as root and with every capability, so that what fails is refused by the sandbox alone.
+fn allowed_to(role: &str) -> Vec<String> {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "hardening::a_process_that_is_taken_over_is_left_with_little", "--nocapture"])
+        .env(INSIDE, role)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text.lines().filter_map(|line| line.strip_prefix("allowed: ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_process_that_is_taken_over_is_left_with_little() {
+    require_root();
+    let role = match std::env::var(INSIDE).as_deref() {
+        Ok("daemon") => Some(Role::Daemon),
+        Ok("gateway") => Some(Role::Gateway),
+        Ok("ssh") => Some(Role::SshGateway),
+        _ => None,
+    };
+    if let Some(role) = role {
+        sandbox::confine(role);
+        for (what, result) in attempts() {
+            // A wrong argument is past the filter: it is what the kernel says of an empty question.
+            let passed = result.is_ok_or_is(&[libc::EINVAL, libc::EBADF, libc::ENOENT, libc::EFAULT]);
+            println!("{}: {what}", if passed { "allowed" } else { "refused" });
+        }
+        return;
+    }
+    assert_eq!(
+        allowed_to("daemon"),
+        ["read /proc", "open a netlink socket", "open a Unix socket", "read a map", "start a thread"]
+    );
+    assert_eq!(allowed_to("gateway"), ["open a Unix socket", "start a thread"]);
+    let ssh = allowed_to("ssh");
+    assert!(ssh.iter().any(|what| what == "start a program"), "{ssh:?}");
+    for what in
+        ["open a packet socket", "open a raw socket", "load a program", "make a map", "read a map", "enter a namespace"]
+    {
+        assert!(!ssh.iter().any(|allowed| allowed == what), "{what}: {ssh:?}");
+    }
+}
+
+trait Outcome {
+    fn is_ok_or_is(&self, errors: &[i32]) -> bool;
+}
+
+impl Outcome for io::Result<()> {
+    fn is_ok_or_is(&self, errors: &[i32]) -> bool {
+        self.as_ref().map_or_else(|e| e.raw_os_error().is_some_and(|errno| errors.contains(&errno)), |()| true)
+    }
+}
+
+/// A field of /proc/PID/status.
+fn field(pid: u32, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.split(':').next() == Some(name))
+        .unwrap_or_else(|| panic!("{name} in {status}"));
+    line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+#[test]
+fn both_processes_are_confined_as_status_says() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let status = client.call("status", json!({})).unwrap();
+    for (pid, layers) in
+        [(daemon.pid(), &status["daemon"]["sandbox"]), (client.child.id(), &status["gateway"]["sandbox"])]
+    {
+        let applied =
+            |name| layers.as_array().unwrap().iter().any(|layer| layer["name"] == name && layer["applied"] == true);
+        assert!(applied("seccomp") && applied("landlock") && applied("dumps"), "{layers}");
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+            let tid = task.file_name().to_str().unwrap().parse().unwrap();
+            assert_eq!((field(tid, "Seccomp").as_str(), field(tid, "NoNewPrivs").as_str()), ("2", "1"), "thread {tid}");
+        }
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core: Vec<_> =
+            limits.lines().find(|line| line.starts_with("Max core")).unwrap().split_whitespace().collect();
+        assert_eq!(core[4..6], ["0", "0"], "{limits}");
+    }
+}
+
+/// Prints the table of the README: what is held before, while loading, while serving, and for which tool anything is kept.
+#[test]
+fn capabilities_before_loading_and_serving() {
+    require_root();
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut child = Command::new(DAEMON)
+        .arg("--socket")
+        .arg(folder.path().join("netmond.sock"))
+        .args(["--group", "root"])
+        .env("RUST_LOG", "info")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut held = |state: &str| {
+        let line = lines.find(|line| line.contains(&format!("{state} capabilities="))).unwrap();
+        line.split('"').nth(1).unwrap().replace("CAP_", "")
+    };
+    let (loading, serving) = (held("loading"), held("serving"));
+    let before = u64::from_str_radix(&field(std::process::id(), "CapEff"), 16).unwrap().count_ones();
+    let mut client = Client::connect(&folder.path().join("netmond.sock"));
+    let status = client.call("status", json!({})).unwrap();
+    let (mut kept, mut tools) = (Vec::new(), 0);
+    for tool in status["tools"].as_array().unwrap() {
+        assert_eq!(tool["available"], true, "{tool}");
+        tools += 1;
+        let keeps: Vec<_> = tool["keeps"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
+        if !keeps.is_empty() {
+            kept.push(format!("{}: {}", tool["name"].as_str().unwrap(), keeps.join(" ")));
+        }
+    }
+    let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    println!("| kernel | started as | held while loading | held while serving | kept for |\n|---|---|---|---|---|");
+    println!(
+        "| {} | root, {before} capabilities | {loading} | {} | {} of {tools} tools |",
+        status["kernel"].as_str().unwrap(),
+        or_none(serving.clone()),
+        or_none(kept.join("; ")),
+    );
+    assert_eq!(loading, "BPF NET_ADMIN PERFMON");
+    assert_eq!(serving.is_empty(), kept.is_empty(), "{serving}: {kept:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
