@@ -1,13 +1,15 @@
 # The front door where there is no Nix. See README.md.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-.PHONY: run test bench lint install
+.PHONY: build run test bench lint nix-eval nix-check
 PREREQUISITES := clang-19 clang-format-19 gcc libelf-dev make nftables pkg-config iproute2 zlib1g-dev
 
 # Installs what is missing; says what to do where it may not.
 prerequisites: ; @scripts/prerequisites $(PREREQUISITES)
 
-run: prerequisites
+build: prerequisites
 	cargo build --release --locked
+
+run: build
 	scripts/run
 
 test: prerequisites
@@ -17,3 +19,16 @@ lint: prerequisites
 	cargo fmt --check
 	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
 	cargo clippy --locked --all-targets -- -D warnings
+	scripts/reproducible-bpf target/debug
+
+# The Nix files, over a stand-in for nixpkgs: nothing is built, and neither nixpkgs nor a network is needed.
+nix-eval:
+	@scripts/prerequisites nix-bin python3 systemd
+	tests/nix/check
+
+nix-check: nix-eval
+	tests/nix/tools
+	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/nixfmt --check
+	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/deadnix --fail
+
+include packaging/install.mk

@@ -1,0 +1,2 @@
+# expect: openFirewall opens a port that nothing serves
+{ services.netmon-mcp.openFirewall = true; }

@@ -1,0 +1,2 @@
+# expect: services.netmon-mcp.htpp.* does not exist
+{ services.netmon-mcp.htpp.enable = true; }

@@ -1,0 +1,7 @@
+# expect: services.netmon-mcp.http.port.* is not of type .*16 bit unsigned integer
+{
+  services.netmon-mcp.http = {
+    enable = true;
+    port = "8080";
+  };
+}
