@@ -9,6 +9,7 @@ pub mod logging;
 pub mod netlink;
 pub mod sandbox;
 pub mod serve;
+pub mod supervisor;
 pub mod tools;
 pub mod untrusted;
 pub mod window;

@@ -23,6 +23,7 @@ use rustix::{
 
 use crate::{
     limits, sandbox,
+    supervisor::{Progress, Supervisor, Watch},
     tools::Host,
     untrusted,
     window::{Kept, Window},
@@ -100,17 +101,21 @@ impl Listener {
 }
 
 /// Serves until SIGTERM, SIGINT or the end of the parent. Open windows then end with a sentence.
-pub fn serve(listener: &Listener, host: &Host) -> io::Result<()> {
+pub fn serve(listener: &Listener, host: &Host, supervisor: &Supervisor) -> io::Result<()> {
     let (signalled, on_signal) = UnixStream::pair()?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
     }
     let (stop, stopping) = rustix::pipe::pipe()?;
     let requests = AtomicUsize::new(0);
+    let progress = Progress::default();
+    let mut watch = Watch::new(supervisor, &progress);
+    supervisor.ready();
     thread::scope(|scope| {
         loop {
+            watch.feed();
             let mut fds = [PollFd::new(&signalled, PollFlags::IN), listener.poll_fd()];
-            match poll(&mut fds, None) {
+            match poll(&mut fds, watch.quiet().and_then(|time| time.try_into().ok()).as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
                 Ok(_) => {}
@@ -118,6 +123,9 @@ pub fn serve(listener: &Listener, host: &Host) -> io::Result<()> {
             if !fds[0].revents().is_empty() {
                 tracing::info!("told to stop");
                 break;
+            }
+            if fds[1].revents().is_empty() {
+                continue; // it is time to feed the watchdog
             }
             let stream = match listener.accept() {
                 Ok(Some(stream)) => stream,
@@ -134,9 +142,9 @@ pub fn serve(listener: &Listener, host: &Host) -> io::Result<()> {
                 refuse(stream);
                 continue;
             }
-            let (stop, requests) = (&stop, &requests);
+            let (stop, requests, progress) = (&stop, &requests, &progress);
             let work = move || {
-                let _ = answer(&stream, stop, host).inspect_err(|e| tracing::debug!("a client left: {e}"));
+                let _ = answer(&stream, stop, host, progress).inspect_err(|e| tracing::debug!("a client left: {e}"));
                 requests.fetch_sub(1, Ordering::Relaxed);
             };
             if let Err(e) =
@@ -146,6 +154,7 @@ pub fn serve(listener: &Listener, host: &Host) -> io::Result<()> {
                 tracing::warn!("a request was dropped: {e}");
             }
         }
+        supervisor.stopping();
         drop(stopping); // hangs up `stop`, at which every window looks
         Ok(())
     })
@@ -161,7 +170,7 @@ fn refuse(mut stream: UnixStream) {
 }
 
 /// One request, one answer. What the window held is let go after the answer is on its way.
-fn answer(stream: &UnixStream, stop: &OwnedFd, host: &Host) -> io::Result<()> {
+fn answer(stream: &UnixStream, stop: &OwnedFd, host: &Host, progress: &Progress) -> io::Result<()> {
     stream.set_read_timeout(Some(limits::REQUEST_TIME))?;
     stream.set_write_timeout(Some(limits::ANSWER_TIME))?;
     let mut line = Vec::new();
@@ -174,6 +183,7 @@ fn answer(stream: &UnixStream, stop: &OwnedFd, host: &Host) -> io::Result<()> {
     let window = Window::new(stream, stop, asked, &kept);
     let (tool, result) = match parse(&line) {
         Ok(request) => {
+            let _begun = progress.begin();
             let result = host.sample(&request.tool, &request.input, &window);
             (untrusted::clean(&request.tool), result)
         }

@@ -6,11 +6,12 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use netmon_mcp::{
     logging,
     sandbox::{self, Account},
     serve::{self, Listener},
+    supervisor::{self, Supervisor},
     tools::Host,
 };
 
@@ -19,7 +20,7 @@ use netmon_mcp::{
 #[derive(Parser)]
 #[command(name = "netmond", version)]
 struct Arguments {
-    /// The socket to serve.
+    /// The socket to serve, unless systemd passes one.
     #[arg(long, value_name = "PATH", default_value = "/run/netmon/netmond.sock")]
     socket: PathBuf,
     /// Whose members may ask, besides root.
@@ -31,6 +32,9 @@ struct Arguments {
     /// A tool to leave out; may be repeated.
     #[arg(long, value_name = "TOOL")]
     without: Vec<String>,
+    /// Print the manual page.
+    #[arg(long, exclusive = true)]
+    man: bool,
     /// The channel to the gateway that started this daemon for itself.
     #[arg(long, value_name = "FD", hide = true)]
     parent: Option<i32>,
@@ -39,13 +43,20 @@ struct Arguments {
 fn main() -> ExitCode {
     logging::start("info");
     logging::adopt_libbpf();
-    match run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let done = if arguments.man { manual() } else { run(arguments) };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn manual() -> anyhow::Result<()> {
+    clap_mangen::Man::new(Arguments::command()).section("8").render(&mut std::io::stdout())?;
+    Ok(())
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -56,9 +67,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let listener = match arguments.parent {
         // SAFETY: the gateway passed this descriptor to us alone; nothing else in this process has it.
         Some(fd) => Listener::Parent(unsafe { OwnedFd::from_raw_fd(fd) }),
-        None => Listener::bind(&arguments.socket, &arguments.group)
-            .map_err(|e| anyhow::anyhow!("{} cannot be served: {e}", arguments.socket.display()))?,
+        None => match supervisor::activated()? {
+            Some(listener) => Listener::Socket(listener),
+            None => Listener::bind(&arguments.socket, &arguments.group)
+                .map_err(|e| anyhow::anyhow!("{} cannot be served: {e}", arguments.socket.display()))?,
+        },
     };
+    // Before the sandbox closes: it is a connection to systemd's socket.
+    let supervisor = if arguments.parent.is_some() { Supervisor::default() } else { Supervisor::from_environment() };
     sandbox::allow_locking();
     sandbox::cut_to_loading(&Account::system(&arguments.user))?;
     tracing::info!(capabilities = sandbox::held().join(" "), "loading");
@@ -66,6 +82,6 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     sandbox::cut_to(&host.keeps())?;
     sandbox::confine(sandbox::Role::Daemon);
     tracing::info!(capabilities = sandbox::held().join(" "), "serving");
-    serve::serve(&listener, &host)?;
+    serve::serve(&listener, &host, &supervisor)?;
     Ok(())
 }

@@ -5,3 +5,4 @@ mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;
 mod network_monitor;
+mod service;

@@ -1,0 +1,124 @@
+//! The daemon as systemd runs it, and what `make install` installs. A service manager is played by the test: the real
+//! one is in the VM tests.
+
+use std::{
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixDatagram, UnixListener},
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::harness::{DAEMON, GATEWAY, ask, require_root, run, until};
+
+/// Starts netmond with a listening socket as descriptor 3, as systemd does.
+fn activate(listener: &UnixListener, notify: &Path) -> Child {
+    require_root();
+    Command::new("sh")
+        .args(["-c", "LISTEN_PID=$$ WATCHDOG_PID=$$ exec \"$0\" 3<&0 </dev/null", DAEMON])
+        .envs([("LISTEN_FDS", "1"), ("WATCHDOG_USEC", "200000"), ("RUST_LOG", "warn")])
+        .env("NOTIFY_SOCKET", notify)
+        .stdin(Stdio::from(OwnedFd::from(listener.try_clone().unwrap())))
+        .spawn()
+        .unwrap()
+}
+
+/// The next message to the service manager.
+fn heard(notify: &UnixDatagram) -> String {
+    let mut text = [0; 256];
+    let length = notify.recv(&mut text).expect("a message within 20 s");
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}
+
+fn terminate(child: &mut Child) {
+    run(&format!("kill -TERM {}", child.id()));
+    assert!(child.wait().unwrap().success());
+}
+
+const STATUS: &str = "{\"version\":1,\"tool\":\"status\",\"input\":{}}";
+const WINDOW: &str =
+    "{\"version\":1,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"outgoing\",\"duration\":50}}";
+
+#[test]
+fn a_restart_under_systemd_loses_no_question() {
+    let folder = TempDir::new().unwrap();
+    let (socket, notify) = (folder.path().join("netmond.sock"), folder.path().join("notify"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let messages = UnixDatagram::bind(&notify).unwrap();
+    messages.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+
+    // Asked before anyone serves: the question waits in the socket that systemd holds.
+    let early = std::thread::spawn({
+        let socket = socket.clone();
+        move || ask(&socket, STATUS)
+    });
+    let mut first = activate(&listener, &notify);
+    assert_eq!(heard(&messages), "READY=1");
+    assert!(early.join().unwrap().unwrap().contains("\"sample\""));
+    assert_eq!(heard(&messages), "WATCHDOG=1");
+
+    let window = std::thread::spawn({
+        let socket = socket.clone();
+        move || ask(&socket, WINDOW)
+    });
+    until("the window is open", || ask(&socket, STATUS).unwrap().contains("\"windows\":1").then_some(()));
+    terminate(&mut first);
+    assert!(window.join().unwrap().unwrap().contains("shutting_down"));
+    until("it says that it stops", || (heard(&messages) == "STOPPING=1").then_some(()));
+
+    let between = std::thread::spawn({
+        let socket = socket.clone();
+        move || ask(&socket, STATUS)
+    });
+    let mut second = activate(&listener, &notify);
+    assert!(between.join().unwrap().unwrap().contains("\"sample\""));
+    terminate(&mut second);
+    assert!(socket.exists(), "the socket is systemd's to remove");
+}
+
+#[test]
+fn install_and_uninstall_leave_the_settings() {
+    let folder = TempDir::new().unwrap();
+    let root = folder.path();
+    let built = Path::new(GATEWAY).parent().unwrap();
+    let make = |target: &str| {
+        run(&format!("make {target} PREFIX=/opt/netmon DESTDIR={} BUILT={}", root.display(), built.display()))
+    };
+    let files = || {
+        let list = run(&format!("find {} -type f -printf %P\\n", root.display()));
+        let mut files: Vec<_> = list.lines().map(str::to_owned).collect();
+        files.sort();
+        files
+    };
+    make("install");
+    assert_eq!(
+        files(),
+        [
+            "etc/netmon/netmon.toml",
+            "opt/netmon/bin/netmon-mcp",
+            "opt/netmon/bin/netmond",
+            "opt/netmon/lib/systemd/system/netmon-mcp.service",
+            "opt/netmon/lib/systemd/system/netmond.service",
+            "opt/netmon/lib/systemd/system/netmond.socket",
+            "opt/netmon/lib/sysusers.d/netmon.conf",
+            "opt/netmon/share/bash-completion/completions/netmon-mcp",
+            "opt/netmon/share/fish/vendor_completions.d/netmon-mcp.fish",
+            "opt/netmon/share/man/man1/netmon-mcp.1",
+            "opt/netmon/share/man/man8/netmond.8",
+            "opt/netmon/share/zsh/site-functions/_netmon-mcp",
+        ]
+    );
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    assert!(read("opt/netmon/lib/systemd/system/netmond.service").contains("\nExecStart=/opt/netmon/bin/netmond\n"));
+    assert!(read("opt/netmon/share/man/man8/netmond.8").contains(".TH netmond 8"));
+
+    std::fs::write(root.join("etc/netmon/netmon.toml"), "# mine\n").unwrap();
+    make("install");
+    make("uninstall");
+    assert_eq!(files(), ["etc/netmon/netmon.toml"]);
+    assert_eq!(read("etc/netmon/netmon.toml"), "# mine\n");
+}
