@@ -59,6 +59,9 @@ impl Server {
     ) -> Result<Answer, Failure> {
         let call = self.gateway.prepare(&request.name, request.arguments.unwrap_or_default())?;
         let (begun, total) = (Instant::now(), call.duration.as_secs_f64());
+        // What takes no time is still answered to a client that has sent all it has to say (a pipe).
+        let ended = async { if total > 0.0 { self.ended.cancelled().await } else { std::future::pending().await } };
+        let mut ended = std::pin::pin!(ended);
         let mut work = std::pin::pin!(self.gateway.call(call));
         let mut tick = tokio::time::interval(limits::PROGRESS_EVERY);
         tick.tick().await; // the first is at once
@@ -67,7 +70,7 @@ impl Server {
                 biased;
                 answer = &mut work => return answer,
                 () = context.ct.cancelled() => return Err(Failure::Daemon(crate::wire::Error::Cancelled)),
-                () = self.ended.cancelled() => return Err(Failure::Daemon(crate::wire::Error::Cancelled)),
+                () = &mut ended => return Err(Failure::Daemon(crate::wire::Error::Cancelled)),
                 _ = tick.tick() => self.progress(context, begun.elapsed().as_secs_f64().min(total), total).await,
             }
         }
@@ -153,6 +156,12 @@ fn tool(question: &Question) -> Tool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_of_tools_is_small() {
+        let size = serde_json::to_string(tools()).unwrap().len();
+        assert!(size < 24_000, "{size} bytes, of every conversation");
+    }
 
     #[test]
     fn the_instructions_fit_and_name_every_tool() {

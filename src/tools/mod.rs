@@ -126,8 +126,8 @@ impl Question {
             description: T::DESCRIPTION,
             open_world: T::OPEN_WORLD,
             continues: T::CONTINUES,
-            input_schema: schema::<T::Input>,
-            output_schema: schema::<T::Output>,
+            input_schema: input_schema::<T::Input>,
+            output_schema: output_schema::<T::Output>,
             prepare: |value, interface| {
                 let mut input = decode::<T::Input>(value)?;
                 if let Some(interface) = interface {
@@ -156,17 +156,49 @@ fn answer<T: Tool>(output: &T::Output) -> Answer {
     Answer { structured: serde_json::to_value(output).unwrap_or_default(), text: T::text(output) }
 }
 
-/// A JSON schema that clients of every kind read: no nested definitions in the way, and none of the
-/// integer formats (`uint64`) that some of them print warnings about.
-fn schema<T: JsonSchema>() -> Value {
+/// A JSON schema that clients of every kind read, without what tells a model nothing: the list of
+/// tools is part of every conversation.
+fn input_schema<T: JsonSchema>() -> Value {
     fn plain(schema: &mut Schema) {
-        if schema.get("format").and_then(Value::as_str).is_some_and(|format| format != "ip") {
-            schema.remove("format");
+        drop_formats(schema);
+        if schema.get("default").is_some_and(Value::is_null) {
+            schema.remove("default");
         }
-        schema.remove("title");
     }
+    schema::<T>(plain)
+}
+
+/// The same of an answer. What every tool has in common is explained once, in the server's
+/// instructions, and not again in each schema.
+fn output_schema<T: JsonSchema>() -> Value {
+    fn terse(schema: &mut Schema) {
+        drop_formats(schema);
+        for keyword in ["minimum", "default"] {
+            schema.remove(keyword);
+        }
+        for shared in ["Owner", "Endpoint", "Measured"] {
+            let fields = schema.pointer_mut(&format!("/$defs/{shared}/properties")).and_then(Value::as_object_mut);
+            for field in fields.into_iter().flat_map(|fields| fields.values_mut()).filter_map(Value::as_object_mut) {
+                field.shift_remove("description");
+            }
+            if let Some(shared) = schema.pointer_mut(&format!("/$defs/{shared}")).and_then(Value::as_object_mut) {
+                shared.shift_remove("description");
+            }
+        }
+    }
+    schema::<T>(terse)
+}
+
+/// Clients print warnings about integer formats such as `uint64`; a title repeats the name.
+fn drop_formats(schema: &mut Schema) {
+    for keyword in ["format", "title"] {
+        schema.remove(keyword);
+    }
+}
+
+fn schema<T: JsonSchema>(simplify: fn(&mut Schema)) -> Value {
     let settings =
-        SchemaSettings::draft2020_12().with(|s| s.meta_schema = None).with_transform(RecursiveTransform(plain));
+        SchemaSettings::draft2020_12().with(|s| s.meta_schema = None).with_transform(RecursiveTransform(simplify));
     settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 

@@ -56,18 +56,18 @@ pub enum Mode {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// incoming: packets a second on an interface, both ways. outgoing: the next TCP connection that any process opens.
+    /// incoming: packets a second on an interface. outgoing: the next TCP connection of any process.
     pub operation: Operation,
     /// incoming: the interface; default: the one with the default route, else the busiest. outgoing: only connections over it; default: all.
     #[serde(default)]
     pub interface: Option<String>,
-    /// Seconds, fractions allowed. Default 5 for incoming; for outgoing 60, and it returns as soon as there is a connection.
+    /// Seconds. Default 5; for outgoing 60, and it returns as soon as there is a connection.
     #[serde(default)]
     pub duration: Option<WindowSeconds>,
-    /// incoming only. tcx changes nothing on the interface. xdp counts before GRO, in the generic path; xdp_native in the driver, which can reset a link and turns TSO off on veth.
+    /// incoming: tcx (default) changes nothing. xdp: generic XDP. xdp_native: in the driver, may reset the link.
     #[serde(default)]
     pub mode: Mode,
-    /// outgoing only: `next` of an earlier answer, to continue where that ended and miss none.
+    /// outgoing: `next` of the last answer, to continue there.
     #[serde(default)]
     pub after: Option<String>,
 }

@@ -366,3 +366,65 @@ pub fn echo_server(netns: &Netns, address: &str) -> SocketAddr {
 pub fn connect(netns: &Netns, to: SocketAddr) -> std::io::Result<TcpStream> {
     netns.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))
 }
+
+/// A cgroup of the test's own in the cgroup v2 hierarchy, removed when dropped.
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    pub fn new(name: &str) -> Cgroup {
+        let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
+        let root =
+            root.into_iter().find(|path| path.join("cgroup.controllers").exists()).expect("cgroup v2 is mounted");
+        let path = root.join("system.slice").join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Cgroup(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        until("the cgroup is empty", || std::fs::remove_dir(&self.0).ok());
+        let _ = std::fs::remove_dir(self.0.parent().unwrap()); // unless another test is in it
+    }
+}
+
+/// A tun interface, `tun7`: a device whose packets start with the IP header.
+pub struct Tunnel(File);
+
+impl Tunnel {
+    pub fn new(netns: &Netns) -> Tunnel {
+        /// `TUNSETIFF`, `IFF_TUN` and `IFF_NO_PI` of linux/if_tun.h.
+        const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+        const FLAGS: u16 = 0x0001 | 0x1000;
+        let file = netns.enter(|| {
+            let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+            let mut request = [0u8; 40];
+            request[..4].copy_from_slice(b"tun7");
+            request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
+            // SAFETY: the request is a struct ifreq: a name of 16 bytes, then a union of 24.
+            assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) }, 0);
+            file
+        });
+        netns.ip("addr add 10.79.0.1/24 dev tun7");
+        netns.ip("link set tun7 up");
+        Tunnel(file)
+    }
+
+    /// Lets a UDP packet with `bytes` of payload arrive at the interface.
+    pub fn inject_udp(&self, bytes: u16) {
+        let mut packet = vec![0u8; 28 + usize::from(bytes)];
+        packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&(28 + bytes).to_be_bytes());
+        (packet[8], packet[9]) = (64, 17);
+        packet[12..16].copy_from_slice(&[10, 79, 0, 2]);
+        packet[16..20].copy_from_slice(&[10, 79, 0, 1]);
+        let sum: u32 = packet[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        packet[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        packet[20..28].copy_from_slice(&[0, 9, 0, 9, 0, 8 + bytes as u8, 0, 0]);
+        (&self.0).write_all(&packet).unwrap();
+    }
+}

@@ -1,49 +1,387 @@
 //! `network-monitor`: counts against the kernel's own, connections against those that were made.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    ffi::OsStr,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::unix::ffi::OsStrExt,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::*;
 
-#[test]
-fn incoming_counts_every_packet_of_a_known_number() {
-    let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
-    let mut client = Client::connect(&daemon.socket);
-    let id = client.begin_call("network-monitor", json!({"operation": "incoming", "interface": "v0", "duration": 2}));
-    client.until_open("network-monitor", 1);
-    pair.a.enter(|| {
-        let socket = UdpSocket::bind((A, 0)).unwrap();
-        for _ in 0..1_000 {
-            socket.send_to(&[0; 100], (B, 9)).unwrap();
-            std::thread::sleep(Duration::from_micros(100));
+const TOOL: &str = "network-monitor";
+
+/// Sends `count` datagrams of `bytes` from one end of the pair to the other.
+fn datagrams(from: &Netns, bind: &str, to: &str, count: usize, bytes: usize) {
+    from.enter(|| {
+        let socket = UdpSocket::bind((bind, 0)).unwrap();
+        for _ in 0..count {
+            socket.send_to(&vec![0; bytes], (to, 9)).unwrap();
         }
     });
-    let answer = client.end_call(id).unwrap();
-    assert_eq!(answer["by_protocol"]["udp"], 1_000, "{answer}");
-    assert!(answer["bytes"].as_u64().unwrap() >= 1_000 * (100 + 8 + 20 + 14), "{answer}");
-    client.until_detached("network-monitor");
+}
+
+/// Opens a window on `interface`, lets `traffic` run in it, and returns the answer.
+fn incoming(client: &mut Client, interface: &str, mode: &str, traffic: impl FnOnce()) -> Value {
+    let id = client
+        .begin_call(TOOL, json!({"operation": "incoming", "interface": interface, "duration": 1.5, "mode": mode}));
+    client.until_open(TOOL, 1);
+    traffic();
+    client.end_call(id).unwrap()
 }
 
 #[test]
-fn outgoing_reports_the_connection_that_was_made() {
+fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let answer = incoming(&mut client, "v0", "tcx", || {
+        datagrams(&pair.a, A, B, 1_000, 100);
+        datagrams(&pair.a, A6, B6, 500, 100);
+    });
+    assert_eq!(answer["by_protocol"]["udp"], 1_500, "{answer}");
+    let expected = 1_000 * (100 + 8 + 20 + 14) + 500 * (100 + 8 + 40 + 14);
+    let bytes = answer["bytes"].as_u64().unwrap();
+    assert!((expected..expected + 5_000).contains(&bytes), "{bytes} bytes, {expected} of them ours");
+    assert!(answer["transmitted"]["packets"].as_u64().unwrap() < 1_500, "{answer}");
+    client.until_detached(TOOL);
+}
+
+#[test]
+fn a_super_packet_counts_as_the_packets_that_it_is_on_the_wire() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let to = listener.local_addr().unwrap();
+    let reader = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        while stream.read(&mut buffer).unwrap() > 0 {}
+    });
+    let mut segments = 0;
+    let answer = incoming(&mut client, "v0", "tcx", || {
+        let mut stream = connect(&pair.a, to).unwrap();
+        stream.write_all(&vec![7; 4 << 20]).unwrap();
+        until("all is acknowledged", || (unacknowledged(&stream) == 0).then_some(()));
+        segments = segments_out(&stream);
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
+        reader.join().unwrap();
+    });
+    let counted = answer["by_protocol"]["tcp"].as_u64().unwrap();
+    // The FIN and the last ACK come after TCP's own count was read.
+    assert!((segments..=segments + 3).contains(&counted), "{counted} counted, {segments} sent: {answer}");
+    // Every segment repeats its headers: 14 + 20 + 20 and 12 of the time-stamp option.
+    let bytes = answer["bytes"].as_u64().unwrap();
+    let expected = (4 << 20) + counted * 66;
+    assert!(bytes.abs_diff(expected) < 2_000, "{bytes} counted, {expected} on the wire");
+}
+
+/// `tcpi_segs_out` and `tcpi_unacked` of the kernel's tcp_info (linux/tcp.h).
+fn tcp_info(stream: &TcpStream, offset: usize) -> u64 {
+    use std::os::fd::AsRawFd;
+    let (mut info, mut length) = ([0u8; 256], 256 as libc::socklen_t);
+    // SAFETY: the buffer is as long as `length` says.
+    let result = unsafe {
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length)
+    };
+    assert_eq!(result, 0);
+    u32::from_ne_bytes(info[offset..offset + 4].try_into().unwrap()).into()
+}
+
+fn unacknowledged(stream: &TcpStream) -> u64 {
+    tcp_info(stream, 24)
+}
+
+fn segments_out(stream: &TcpStream) -> u64 {
+    tcp_info(stream, 136)
+}
+
+#[test]
+fn loopback_and_a_tunnel_without_an_ethernet_header_are_counted() {
+    let netns = Netns::new();
+    let tunnel = Tunnel::new(&netns);
+    let daemon = daemon_in(&netns);
+    let mut client = Client::connect(&daemon.socket);
+    let answer = incoming(&mut client, "lo", "tcx", || datagrams(&netns, "127.0.0.1", "127.0.0.1", 100, 50));
+    assert_eq!(answer["by_protocol"]["udp"], 100, "lo: {answer}");
+    let answer = incoming(&mut client, "tun7", "tcx", || (0..100).for_each(|_| tunnel.inject_udp(50)));
+    let udp = &answer["by_protocol"]["udp"];
+    assert_eq!((udp, &answer["bytes"]), (&json!(100), &json!(100 * (50 + 8 + 20))), "tun: {answer}");
+}
+
+#[test]
+fn a_bridge_is_counted() {
+    let pair = Pair::new();
+    pair.b.ip("link add br0 type bridge");
+    pair.b.ip(&format!("addr del {B}/24 dev v0"));
+    pair.b.ip("link set v0 master br0");
+    pair.b.ip("link set br0 up");
+    pair.b.ip(&format!("addr add {B}/24 dev br0"));
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let answer = incoming(&mut client, "br0", "tcx", || datagrams(&pair.a, A, B, 100, 50));
+    assert_eq!(answer["by_protocol"]["udp"], 100, "{answer}");
+}
+
+#[test]
+fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    for mode in ["xdp", "xdp_native"] {
+        let answer = incoming(&mut client, "v0", mode, || datagrams(&pair.a, A, B, 200, 50));
+        assert_eq!(answer["by_protocol"]["udp"], 200, "{mode}: {answer}");
+        client.until_detached(TOOL);
+    }
+    // The daemon's own other mode is as foreign as any: an interface holds one program.
+    let id =
+        client.begin_call(TOOL, json!({"operation": "incoming", "interface": "v0", "duration": 30, "mode": "xdp"}));
+    client.until_open(TOOL, 1);
+    let mut other = Client::connect(&daemon.socket);
+    let refused =
+        other.call(TOOL, json!({"operation": "incoming", "interface": "v0", "mode": "xdp_native"})).unwrap_err();
+    assert!(refused.contains("XDP program of someone else") && refused.contains("leave `mode` out"), "{refused}");
+    let answer = other.call(TOOL, json!({"operation": "incoming", "interface": "v0", "duration": 0.2}));
+    assert!(answer.is_ok(), "tcx counts beside XDP: {answer:?}");
+    client.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}}));
+    other.until_detached(TOOL);
+}
+
+#[test]
+fn measuring_leaves_the_offloads_alone() {
+    let pair = Pair::new();
+    let features = |netns: &Netns| netns.run("ip -j -d link show dev v0");
+    let before = (features(&pair.a), features(&pair.b));
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let mut during = None;
+    incoming(&mut client, "v0", "tcx", || during = Some((features(&pair.a), features(&pair.b))));
+    assert_eq!(Some(before), during);
+}
+
+#[test]
+fn fifty_windows_at_once_each_see_everything() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let arguments = json!({"operation": "incoming", "interface": "v0", "duration": 3});
+    let ids: Vec<_> = (0..50).map(|_| client.begin_call(TOOL, arguments.clone())).collect();
+    client.until_open(TOOL, 50);
+    assert_eq!(client.links(TOOL).len(), 2, "they share one link each way");
+    datagrams(&pair.a, A, B, 700, 50);
+    for id in ids {
+        assert_eq!(client.end_call(id).unwrap()["by_protocol"]["udp"], 700);
+    }
+    client.until_detached(TOOL);
+}
+
+#[test]
+fn an_interface_that_vanishes_is_said_to_have() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let id = client.begin_call(TOOL, json!({"operation": "incoming", "interface": "v0", "duration": 30}));
+    client.until_open(TOOL, 1);
+    pair.b.ip("link del v0");
+    let began = Instant::now();
+    let text = client.end_call(id).unwrap_err();
+    assert!(text.contains("v0 disappeared") && text.contains("snapshot_interfaces"), "{text}");
+    assert!(began.elapsed() < Duration::from_secs(10), "it was noticed only at the end");
+    client.until_detached(TOOL);
+}
+
+#[test]
+fn durations_and_names_that_cannot_be_meant_are_refused_with_what_is_allowed() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    for duration in
+        [json!(0), json!(-1), json!(0.05), json!(1e300), json!(9_223_372_037u64), json!("abc"), json!("5"), json!(true)]
+    {
+        let text = client.call(TOOL, json!({"operation": "incoming", "duration": duration})).unwrap_err();
+        assert!(text.contains("duration") && text.contains("from 0.1 to 60"), "{duration}: {text}");
+    }
+    for name in ["nosuch0", "", "x\u{1b}[31m", &"y".repeat(300)] {
+        for operation in ["incoming", "outgoing"] {
+            let text = client.call(TOOL, json!({"operation": operation, "interface": name})).unwrap_err();
+            assert!(
+                text.contains("no interface is named") && text.contains("lo") && !text.contains('\u{1b}'),
+                "{text}"
+            );
+        }
+    }
+    let text = client.call(TOOL, json!({"operation": "sideways"})).unwrap_err();
+    assert!(text.contains("incoming") && text.contains("outgoing"), "{text}");
+    let text = client.call(TOOL, json!({})).unwrap_err();
+    assert!(text.contains("operation"), "{text}");
+    let text = client.call(TOOL, json!({"operation": "incoming", "seconds": 5})).unwrap_err();
+    assert!(text.contains("seconds") && text.contains("duration"), "{text}");
+}
+
+#[test]
+fn the_primary_interface_is_the_one_with_the_default_route() {
+    let pair = Pair::new();
+    pair.b.ip(&format!("route add default via {A}"));
+    pair.b.ip("link add quiet type veth peer name quiet2");
+    pair.b.ip("link set quiet up");
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let interface = |client: &mut Client| {
+        let answer = client.call(TOOL, json!({"operation": "incoming", "duration": 0.1})).unwrap();
+        answer["interface"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(interface(&mut client), "v0", "the IPv4 default route");
+    pair.b.ip("route del default");
+    pair.b.ip(&format!("-6 route add default via {A6}"));
+    assert_eq!(interface(&mut client), "v0", "the IPv6 default route");
+    pair.b.ip("-6 route del default");
+    datagrams(&pair.b, B, A, 100, 1_000);
+    assert_eq!(interface(&mut client), "v0", "the busiest");
+}
+
+/// Waits for one outgoing connection while `traffic` makes it, and returns it.
+fn outgoing(client: &mut Client, netns: &Netns, traffic: impl FnOnce()) -> Value {
+    let id = client.begin_call(TOOL, json!({"operation": "outgoing", "duration": 20}));
+    client.until_open(TOOL, 1);
+    traffic();
+    let mut answer = client.end_call(id).unwrap();
+    // Other tests connect as well: continue until ours is there.
+    loop {
+        let ours = answer["connections"].as_array().unwrap().iter().find(|c| c["owner"]["netns"] == netns.inode());
+        if let Some(ours) = ours {
+            return ours.clone();
+        }
+        answer = client.call(TOOL, json!({"operation": "outgoing", "after": answer["next"]})).unwrap();
+    }
+}
+
+#[test]
+fn outgoing_names_the_connection_that_was_established() {
     for (server, family) in [(B, "ipv4"), (B6, "ipv6")] {
         let pair = Pair::new();
         let daemon = Daemon::start();
         let mut client = Client::connect(&daemon.socket);
         let to = echo_server(&pair.b, server);
-        let id = client.begin_call("network-monitor", json!({"operation": "outgoing", "duration": 20}));
-        client.until_open("network-monitor", 1);
-        let stream = connect(&pair.a, to).unwrap();
-        let answer = client.end_call(id).unwrap();
-        let connection =
-            answer["connections"].as_array().unwrap().iter().find(|c| c["owner"]["netns"] == pair.a.inode());
-        let connection = connection.unwrap_or_else(|| panic!("{answer}"));
-        assert_eq!(connection["owner"]["pid"], std::process::id(), "{answer}");
-        assert_eq!(connection["established"], true, "{answer}");
-        assert_eq!(connection["family"], family, "{answer}");
-        assert_eq!(connection["remote"]["port"], to.port(), "{answer}");
-        assert_eq!(connection["local"]["port"], stream.local_addr().unwrap().port(), "{answer}");
+        let mut local = None;
+        let connection = outgoing(&mut client, &pair.a, || {
+            local = Some(connect(&pair.a, to).unwrap().local_addr().unwrap());
+        });
+        assert_eq!(connection["owner"]["pid"], std::process::id(), "{connection}");
+        assert_eq!(connection["established"], true, "{connection}");
+        assert_eq!(connection["family"], family, "{connection}");
+        assert_eq!(connection["remote"], json!({"address": server, "port": to.port()}), "{connection}");
+        assert_eq!(connection["local"]["port"], local.unwrap().port(), "{connection}");
+        assert!(connection["connect_latency_us"].as_u64().unwrap() < 5_000_000, "{connection}");
     }
+}
+
+#[test]
+fn a_mapped_connection_is_ipv4() {
+    let pair = Pair::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let to = echo_server(&pair.b, B);
+    let connection = outgoing(&mut client, &pair.a, || {
+        let mapped = format!("[::ffff:{B}]:{}", to.port()).parse().unwrap();
+        connect(&pair.a, mapped).unwrap();
+    });
+    assert_eq!((&connection["family"], &connection["remote"]["address"]), (&json!("ipv4"), &json!(B)), "{connection}");
+}
+
+#[test]
+fn a_refused_connection_is_not_called_established() {
+    let pair = Pair::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    for server in [B, B6] {
+        let connection = outgoing(&mut client, &pair.a, || {
+            let to = (server.parse::<std::net::IpAddr>().unwrap(), 9).into();
+            assert!(connect(&pair.a, to).is_err());
+        });
+        assert_eq!(
+            (&connection["established"], &connection["error"]),
+            (&json!(false), &json!("ECONNREFUSED")),
+            "{connection}"
+        );
+        assert_ne!(connection["local"]["port"], 0, "{connection}");
+    }
+}
+
+#[test]
+fn outgoing_returns_empty_at_its_time_limit() {
+    let netns = Netns::new();
+    let daemon = daemon_in(&netns);
+    let mut client = Client::connect(&daemon.socket);
+    let began = Instant::now();
+    // Only connections over this namespace's own loopback, where nobody connects.
+    let answer = client.call(TOOL, json!({"operation": "outgoing", "interface": "lo", "duration": 0.5})).unwrap();
+    assert_eq!(answer["connections"], json!([]), "{answer}");
+    assert!(began.elapsed() >= Duration::from_millis(500));
+}
+
+#[test]
+fn repeated_outgoing_calls_miss_none_and_report_none_twice() {
+    let pair = Pair::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let to = echo_server(&pair.b, B);
+    let inode = pair.a.inode();
+    let first = client.begin_call(TOOL, json!({"operation": "outgoing"}));
+    client.until_open(TOOL, 1);
+    let maker = std::thread::spawn({
+        let a = pair.a.clone();
+        move || {
+            a.enter(|| {
+                (0..600).map(|_| TcpStream::connect(to).unwrap().local_addr().unwrap().port()).collect::<Vec<u16>>()
+            })
+        }
+    });
+    let mut seen: Vec<u64> = Vec::new();
+    let mut answer = client.end_call(first).unwrap();
+    loop {
+        assert_eq!(answer["measured"]["lost_events"], 0, "{answer}");
+        let connections = answer["connections"].as_array().unwrap();
+        seen.extend(
+            connections.iter().filter(|c| c["owner"]["netns"] == inode).map(|c| c["local"]["port"].as_u64().unwrap()),
+        );
+        if seen.len() >= 600 {
+            break;
+        }
+        // No `after`: a client that asks again at once is continued by itself.
+        answer = client.call(TOOL, json!({"operation": "outgoing", "duration": 10})).unwrap();
+        assert_ne!(answer["connections"], json!([]), "only {} of 600 were seen", seen.len());
+    }
+    let mut made: Vec<u64> = maker.join().unwrap().into_iter().map(u64::from).collect();
+    made.sort_unstable();
+    seen.sort_unstable();
+    assert_eq!(seen, made);
+    client.until_detached(TOOL);
+}
+
+#[test]
+fn a_hostile_process_name_is_harmless_and_its_unit_is_known() {
+    let pair = Pair::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let to = echo_server(&pair.b, B);
+    let cgroup = Cgroup::new("nmt-hostile.service");
+    let connection = outgoing(&mut client, &pair.a, || {
+        // The name of a process is that of the file that it runs.
+        let folder = tempfile::TempDir::new().unwrap();
+        let shell = folder.path().join(OsStr::from_bytes(b"a\nb\x1b[1m\xff\xe2\x80\xae"));
+        std::os::unix::fs::symlink("/bin/bash", &shell).unwrap();
+        let procs = cgroup.path().join("cgroup.procs");
+        let script = format!("echo $$ > {}; exec 3<>/dev/tcp/{}/{}", procs.display(), to.ip(), to.port());
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", pair.a.name())).arg(&shell).args(["-c", &script]);
+        assert!(command.status().unwrap().success());
+    });
+    let name = connection["owner"]["process"].as_str().unwrap();
+    assert!(name.starts_with("a\u{fffd}b\u{fffd}[1m\u{fffd}"), "{name:?}");
+    assert!(!name.contains(['\n', '\u{1b}', '\u{202e}']), "{name:?}");
+    assert_eq!(connection["owner"]["unit"], "nmt-hostile.service", "{connection}");
 }
