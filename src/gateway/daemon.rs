@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use caps::CapsHashSet;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
 };
@@ -103,21 +104,17 @@ impl Daemon {
 
     /// A service if there is one, else a daemon of our own if we are root. Then root is given up.
     fn decide(&self) -> Result<(State, Option<Child>), Failure> {
-        let give_up = |group| {
-            sandbox::give_up_root(&Account::system("nobody"), group)
-                .map_err(|e| Failure::Absent(format!("root was not given up, so nothing is done: {e}")))
-        };
+        let kept = |e| Failure::Absent(format!("root was not given up, so nothing is done: {e}"));
         match StdStream::connect(&self.socket) {
+            Ok(_) if !sandbox::is_root() => Ok((State::Service, None)),
             Ok(_) => {
-                if sandbox::is_root() {
-                    give_up(socket_group(&self.socket))?;
-                }
+                become_client(&self.socket).map_err(kept)?;
                 Ok((State::Service, None))
             }
             Err(_) if sandbox::is_root() => {
                 let (channel, child) =
                     start_child().map_err(|e| Failure::Absent(format!("netmond could not be started: {e}")))?;
-                give_up(None)?;
+                sandbox::give_up_root(&Account::system("nobody"), None).map_err(kept)?;
                 Ok((State::Child(channel), Some(child)))
             }
             Err(e) => Err(absent(&self.socket, &e)),
@@ -125,9 +122,16 @@ impl Daemon {
     }
 }
 
-/// The group that may write to the socket: what must be kept to ask again.
-fn socket_group(socket: &Path) -> Option<u32> {
-    std::fs::metadata(socket).ok().filter(|meta| meta.mode() & 0o020 != 0).map(|meta| meta.gid())
+/// From root to someone who may still ask at this socket, and has nothing else: a member of its group,
+/// else its owner, else root's uid without any capability.
+fn become_client(socket: &Path) -> io::Result<()> {
+    let meta = std::fs::metadata(socket)?;
+    let nobody = Account::system("nobody");
+    match (meta.mode() & 0o020 != 0, meta.uid()) {
+        (true, _) => sandbox::give_up_root(&nobody, Some(meta.gid())),
+        (false, 0) => sandbox::cut_to(&CapsHashSet::new()),
+        (false, uid) => sandbox::give_up_root(&Account { uid, ..nobody }, None),
+    }
 }
 
 fn absent(socket: &Path, e: &io::Error) -> Failure {

@@ -4,5 +4,10 @@
 mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;
+
+mod gateway;
+mod interfaces;
 mod network_monitor;
 mod service;
+mod protocol;
+mod separation;

@@ -1,0 +1,215 @@
+//! The MCP server over standard input and output: both protocol eras, progress, cancellation, ends.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+const WATCH: &str = "network-monitor";
+
+fn window(seconds: f64) -> Value {
+    json!({"operation": "incoming", "interface": "lo", "duration": seconds})
+}
+
+/// The `_meta` that a client of the stateless era sends with every request.
+fn meta() -> Value {
+    json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "0"},
+    })
+}
+
+fn gateway(daemon: &Daemon) -> Command {
+    let mut command = Command::new(GATEWAY);
+    command.arg("--socket").arg(&daemon.socket);
+    command
+}
+
+#[test]
+fn every_version_with_a_handshake_is_spoken() {
+    let daemon = Daemon::start();
+    for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
+        let mut client = Client::spawn(gateway(&daemon));
+        let params =
+            json!({"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}});
+        let answer = client.request("initialize", params);
+        assert_eq!(answer["result"]["protocolVersion"], version, "{answer}");
+        assert!(answer["result"]["instructions"].as_str().unwrap().len() < 2_048);
+        client.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+        assert_eq!(client.call("status", json!({})).unwrap()["daemon"]["connected"], true);
+    }
+}
+
+#[test]
+fn the_stateless_era_needs_no_handshake() {
+    let daemon = Daemon::start();
+    let mut client = Client::spawn(gateway(&daemon));
+    let answer = client.request("server/discover", json!({"_meta": meta()}));
+    let versions = answer["result"]["supportedVersions"].as_array().unwrap();
+    assert!(versions.contains(&json!("2026-07-28")), "{answer}");
+    let params = json!({"name": "status", "arguments": {}, "_meta": meta()});
+    let answer = client.request("tools/call", params);
+    assert_eq!(answer["result"]["structuredContent"]["daemon"]["connected"], true, "{answer}");
+}
+
+#[test]
+fn every_tool_has_schemas_a_title_and_all_four_annotations() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let list = client.request("tools/list", json!({}));
+    assert!(list["result"].to_string().len() < 24_000);
+    for tool in list["result"]["tools"].as_array().unwrap() {
+        let annotations = &tool["annotations"];
+        assert_eq!(
+            (&annotations["readOnlyHint"], &annotations["destructiveHint"]),
+            (&json!(true), &json!(false)),
+            "{tool}"
+        );
+        assert!(annotations["idempotentHint"] == true && annotations["openWorldHint"].is_boolean(), "{tool}");
+        assert!(tool["title"].is_string() && tool["description"].as_str().unwrap().len() < 2_048, "{tool}");
+        assert_eq!((&tool["inputSchema"]["type"], &tool["outputSchema"]["type"]), (&json!("object"), &json!("object")));
+        assert!(!tool.to_string().contains("\"format\":\"uint"), "{tool}");
+    }
+}
+
+#[test]
+fn a_result_has_a_structured_and_a_readable_form() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let answer = client.request("tools/call", json!({"name": "status", "arguments": {}}));
+    let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("netmond pid") && !text.contains('{'), "{text}");
+    assert!(answer["result"]["structuredContent"].is_object());
+}
+
+#[test]
+fn unknown_fields_types_and_tools_are_refused_with_what_is_allowed() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let text = client.call("status", json!({"verbose": true})).unwrap_err();
+    assert!(text.contains("verbose"), "{text}");
+    for duration in [json!(99), json!(60_001), json!("long"), json!(1.5e3 + 0.5)] {
+        let text = client.call("snapshot_interfaces", json!({"duration_ms": duration})).unwrap_err();
+        assert!(text.contains("duration_ms") && text.contains("from 100 to 60000"), "{text}");
+    }
+    let answer = client.request("tools/call", json!({"name": "nope", "arguments": {}}));
+    assert_eq!(answer["error"]["code"], -32602, "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("network-monitor"), "{answer}");
+    let answer = client.request("no/such/method", json!({}));
+    assert_eq!(answer["error"]["code"], -32601, "{answer}");
+    assert!(client.call("status", json!({})).is_ok(), "it lives on");
+}
+
+#[test]
+fn a_window_tells_of_its_progress() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let params = json!({"name": WATCH, "arguments": window(1.8), "_meta": {"progressToken": "p"}});
+    let answer = client.request("tools/call", params);
+    assert!(answer["result"]["structuredContent"].is_object(), "{answer}");
+    let progress: Vec<f64> = client
+        .notifications
+        .iter()
+        .filter(|n| n["method"] == "notifications/progress" && n["params"]["progressToken"] == "p")
+        .map(|n| n["params"]["progress"].as_f64().unwrap())
+        .collect();
+    assert!(progress.len() >= 2 && progress.is_sorted_by(|a, b| a < b), "{progress:?}");
+}
+
+#[test]
+fn cancelling_ends_the_measurement_at_once() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let mut other = Client::connect(&daemon.socket);
+    for arguments in [window(60.0), json!({"operation": "outgoing", "duration": 60, "interface": "lo"})] {
+        let id = client.begin_call(WATCH, arguments);
+        other.until_open(WATCH, 1);
+        assert!(!other.links(WATCH).is_empty());
+        let began = Instant::now();
+        client.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}}));
+        other.until_detached(WATCH);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+    assert!(client.call("status", json!({})).is_ok());
+}
+
+/// How long a process takes to end.
+fn end_of(client: &mut Client) -> Duration {
+    let began = Instant::now();
+    until("the gateway ends", || client.child.try_wait().unwrap());
+    began.elapsed()
+}
+
+#[test]
+fn it_ends_at_once_with_its_input_and_on_sigterm_with_a_window_open() {
+    let daemon = Daemon::start();
+    let mut other = Client::connect(&daemon.socket);
+    for by_signal in [false, true] {
+        let mut client = Client::connect(&daemon.socket);
+        client.begin_call(WATCH, window(60.0));
+        other.until_open(WATCH, 1);
+        if by_signal {
+            run(&format!("kill -TERM {}", client.child.id()));
+        } else {
+            client.close();
+        }
+        let took = end_of(&mut client);
+        assert!(took < Duration::from_millis(1_500), "it took {took:?} (by signal: {by_signal})");
+        other.until_detached(WATCH);
+    }
+}
+
+#[test]
+fn a_pipe_gets_the_answers_to_all_that_it_asked() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let id = client.begin_call("status", json!({}));
+    client.close();
+    assert!(client.end_call(id).is_ok());
+}
+
+#[test]
+fn sigkill_of_either_process_leaves_nothing_attached() {
+    let mut daemon = Daemon::start();
+    let mut other = Client::connect(&daemon.socket);
+    let mut client = Client::connect(&daemon.socket);
+    client.begin_call(WATCH, window(60.0));
+    other.until_open(WATCH, 1);
+    client.child.kill().unwrap();
+    other.until_detached(WATCH);
+
+    let netns = Netns::new();
+    let mut inside = daemon_in(&netns);
+    let mut client = Client::connect(&inside.socket);
+    client.begin_call(WATCH, window(60.0));
+    other = Client::connect(&inside.socket);
+    other.until_open(WATCH, 1);
+    assert!(tcx_programs(&netns) > 0, "the kernel's own list has our programs");
+    inside.kill();
+    until("the kernel has detached them", || (tcx_programs(&netns) == 0).then_some(()));
+    daemon.kill();
+}
+
+/// How many programs are attached to loopback's tcx hooks, by `BPF_PROG_QUERY`.
+fn tcx_programs(netns: &Netns) -> u32 {
+    netns.enter(|| {
+        [libbpf_sys::BPF_TCX_INGRESS, libbpf_sys::BPF_TCX_EGRESS]
+            .into_iter()
+            .map(|at| {
+                let mut options = libbpf_sys::bpf_prog_query_opts {
+                    sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
+                    ..Default::default()
+                };
+                // SAFETY: the options are valid for the call, and say their size; loopback has index 1.
+                let result = unsafe { libbpf_sys::bpf_prog_query_opts(1, at, &mut options) };
+                // A device that never had one has no list.
+                if result == 0 { unsafe { options.__bindgen_anon_1.prog_cnt } } else { 0 }
+            })
+            .sum()
+    })
+}

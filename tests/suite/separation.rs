@@ -1,0 +1,72 @@
+//! The two processes have nothing of each other, and the daemon serves with no more than it needs.
+
+use std::{collections::BTreeSet, process::Command};
+
+use serde_json::json;
+
+use crate::harness::*;
+
+/// The symbols that a binary defines, demangled.
+fn symbols(binary: &str) -> String {
+    run(&format!("nm --demangle --defined-only {binary}"))
+}
+
+/// The shared libraries that it wants.
+fn libraries(binary: &str) -> String {
+    run(&format!("readelf -d {binary}"))
+}
+
+#[test]
+fn the_gateway_links_no_libbpf() {
+    let symbols = symbols(GATEWAY);
+    for name in ["bpf_object__", "bpf_link_create", "libbpf_print", "btf__parse"] {
+        assert!(!symbols.contains(name), "{name} is in netmon-mcp");
+    }
+    assert!(!libraries(GATEWAY).contains("libelf"), "netmon-mcp wants libelf");
+    assert!(!run(&format!("readelf -S --wide {GATEWAY}")).contains(".bpf.objs"), "netmon-mcp carries BPF objects");
+}
+
+#[test]
+fn the_daemon_links_no_mcp_and_no_async_runtime() {
+    let symbols = symbols(DAEMON);
+    for name in ["rmcp::", "tokio::", "hyper::", "axum::"] {
+        assert!(!symbols.contains(name), "{name} is in netmond");
+    }
+    assert!(symbols.contains("bpf_object__"), "the symbols of netmond are there to be read");
+}
+
+#[test]
+fn the_daemon_holds_what_status_says_and_no_more_than_the_design_allows() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let status = client.call("status", json!({})).unwrap();
+    let said: BTreeSet<String> =
+        status["daemon"]["capabilities"].as_array().unwrap().iter().map(|c| c.as_str().unwrap().to_owned()).collect();
+    let proc = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let field = |name: &str| proc.lines().find(|l| l.starts_with(name)).unwrap().split_once('\t').unwrap().1.to_owned();
+    let set = |name: &str| u64::from_str_radix(&field(name), 16).unwrap();
+    let bits = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
+    let expected = bits.iter().filter(|(name, _)| said.contains(*name)).fold(0u64, |set, (_, bit)| set | 1 << bit);
+    assert_eq!((set("CapEff:"), set("CapPrm:")), (expected, expected), "{said:?}");
+    assert_eq!((set("CapInh:"), set("CapAmb:")), (0, 0));
+    assert_eq!(set("CapBnd:") & !(1 << 12 | 1 << 38 | 1 << 39), 0, "the bounding set");
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Groups:").trim(), "", "supplementary groups");
+    assert_ne!(field("Uid:").split_whitespace().next().unwrap(), "0");
+    // On this kernel nothing is needed; each tool says for itself what an older one wants.
+    let keeps: BTreeSet<String> = status["tools"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|t| t["keeps"].as_array().unwrap().iter().map(|c| c.as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(keeps, said);
+}
+
+#[test]
+fn both_binaries_say_their_version() {
+    for binary in [GATEWAY, DAEMON] {
+        let output = Command::new(binary).arg("--version").output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")));
+    }
+}
