@@ -187,16 +187,19 @@ fn what_the_kernel_refuses_does_not_stop_the_rest() {
     require_root();
     let folder = TempDir::new().unwrap();
     let socket = folder.path().join("netmond.sock");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (_binaries, gateway) = public_binaries();
     // Without CAP_PERFMON the kernel loads no tracing program.
-    let mut child = Command::new("setpriv")
+    let child = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all,+bpf,+net_admin"])
-        .args(["--ambient-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin", DAEMON])
+        .args(["--ambient-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin"])
+        .arg(gateway.with_file_name("netmond"))
         .arg("--socket")
         .arg(&socket)
         .env("RUST_LOG", "error")
         .spawn()
         .unwrap();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let _child = Ended(child);
     until("netmond serves", || ask(&socket, "{\"version\":1,\"tool\":\"status\",\"input\":{}}").ok());
     let mut client = Client::connect(&socket);
     let status = client.tool_status("network-monitor");
@@ -205,8 +208,6 @@ fn what_the_kernel_refuses_does_not_stop_the_rest() {
     let text = client.call("network-monitor", json!({"operation": "incoming"})).unwrap_err();
     assert!(text.contains("network-monitor is not available on this host"), "{text}");
     assert!(client.call("snapshot_interfaces", json!({"duration_ms": 100})).is_ok());
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]

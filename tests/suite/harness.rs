@@ -105,6 +105,16 @@ impl Drop for Daemon {
     }
 }
 
+/// A process that ends with the test, however that ends.
+pub struct Ended(pub Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A line to the daemon's socket, and its answer.
 pub fn ask(socket: &Path, line: &str) -> std::io::Result<String> {
     let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
