@@ -236,9 +236,12 @@ impl Client {
         until("the window is open", || (self.tool_status(tool)["windows"] == count).then_some(()));
     }
 
-    /// Waits until nothing of a tool is attached.
+    /// Waits until a tool has no window open and nothing attached.
     pub fn until_detached(&mut self, tool: &str) {
-        until("links are detached", || self.links(tool).is_empty().then_some(()));
+        until("links are detached", || {
+            let status = self.tool_status(tool);
+            (status["windows"] == 0 && status["links"] == json!([])).then_some(())
+        });
     }
 
     pub fn links(&mut self, tool: &str) -> Vec<String> {
