@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod limits;
 pub mod logging;
 pub mod netlink;
+pub mod peers;
 pub mod sandbox;
 pub mod serve;
 pub mod supervisor;

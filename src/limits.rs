@@ -9,8 +9,10 @@ pub const WINDOW_MAX: Duration = Duration::from_secs(60);
 
 /// Requests that `netmond` works on at once; each is a thread with a small stack.
 pub const REQUESTS: usize = 128;
+/// Of these, the most for one user: the rest stays free for others. A gateway alone makes up to [`CALLS`].
+pub const REQUESTS_OF_A_USER: usize = 96;
 /// A request is a tool's name and its arguments: a few hundred bytes.
-pub const REQUEST_BYTES: u64 = 64 << 10;
+pub const REQUEST_BYTES: usize = 64 << 10;
 /// A client that has connected must have asked within this time, or is cut off.
 pub const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// An answer must be taken within this time: the client that does not read holds a thread.
@@ -28,6 +30,9 @@ pub const CALLS: usize = 64;
 pub const LINE_BYTES: usize = 1 << 20;
 /// How often a waiting client hears of progress.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Lines a second that the log takes of requests; beyond them a flood of clients would be one of the log.
+pub const LOG_LINES_PER_SECOND: u32 = 20;
 
 /// Characters kept of a name that came from outside (process, DNS, interface).
 pub const NAME_CHARS: usize = 255;

@@ -1,18 +1,48 @@
 //! Where log lines go: a person's terminal, or the journal when systemd runs us. Never stdout, which is MCP's.
+//!
+//! What happened is the message, and its particulars are fields (`NETMON_TOOL`, `NETMON_UID`, `NETMON_MS` … in the journal).
+//! What a client asked or was told is never logged.
 
-use std::io;
+use std::{
+    io,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::bpf::lock;
+
+/// How log lines are written.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq)]
+pub enum Format {
+    /// The journal if systemd connected us to it, else text.
+    #[default]
+    Auto,
+    /// A line for a person.
+    Text,
+    /// A JSON object a line, for a collector.
+    Json,
+    /// The journal's own protocol, with fields.
+    Journal,
+}
 
 /// Starts logging. `RUST_LOG` overrides `default`.
-pub fn start(default: &str) {
+pub fn start(default: &str, format: Format) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let journal = under_systemd().then(|| tracing_journald::layer().ok()).flatten();
-    let person = journal.is_none().then(|| {
-        let colour = io::IsTerminal::is_terminal(&io::stderr());
-        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colour).with_target(false)
-    });
-    tracing_subscriber::registry().with(filter).with(journal).with(person).init();
+    tracing_subscriber::registry().with(layer(format)).with(filter).init();
+}
+
+fn layer(format: Format) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let journal = format == Format::Journal || format == Format::Auto && under_systemd();
+    if let Some(Ok(journal)) = journal.then(tracing_journald::layer) {
+        return journal.with_field_prefix(Some("NETMON".into())).boxed();
+    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    match format {
+        Format::Json => lines.json().flatten_event(true).boxed(),
+        _ => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+    }
 }
 
 /// systemd names the device and inode of the stream that it connected to the journal (systemd.exec(5)).
@@ -27,4 +57,54 @@ pub fn adopt_libbpf() {
         libbpf_rs::PrintLevel::Debug,
         |_, text| tracing::debug!(target: "libbpf", "{}", text.trim_end()),
     )));
+}
+
+/// Bounds what one kind of line may add to the log, and counts what was left out.
+pub struct Throttle {
+    per_second: u32,
+    state: Mutex<Second>,
+}
+
+struct Second {
+    began: Option<Instant>,
+    admitted: u32,
+    skipped: u64,
+}
+
+impl Throttle {
+    pub const fn new(per_second: u32) -> Self {
+        Throttle { per_second, state: Mutex::new(Second { began: None, admitted: 0, skipped: 0 }) }
+    }
+
+    /// `None` if this line is to be left out, else how many were since the last that was not.
+    pub fn admit(&self) -> Option<u64> {
+        self.admit_at(Instant::now())
+    }
+
+    fn admit_at(&self, now: Instant) -> Option<u64> {
+        let mut state = lock(&self.state);
+        if state.began.is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(1)) {
+            (state.began, state.admitted) = (Some(now), 0);
+        }
+        if state.admitted == self.per_second {
+            state.skipped += 1;
+            return None;
+        }
+        state.admitted += 1;
+        Some(std::mem::take(&mut state.skipped))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let (throttle, now) = (Throttle::new(2), Instant::now());
+        let admitted: Vec<_> = (0..5).map(|_| throttle.admit_at(now)).collect();
+        assert_eq!(admitted, [Some(0), Some(0), None, None, None]);
+        assert_eq!(throttle.admit_at(now + Duration::from_secs(1)), Some(3));
+        assert_eq!(throttle.admit_at(now + Duration::from_secs(2)), Some(0));
+    }
 }

@@ -1,7 +1,7 @@
 //! The daemon's loop: takes connections, answers one request on each, and ends cleanly.
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, Write},
     mem::MaybeUninit,
     os::{
         fd::OwnedFd,
@@ -11,7 +11,6 @@ use std::{
         },
     },
     path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Instant,
 };
@@ -22,13 +21,20 @@ use rustix::{
 };
 
 use crate::{
-    limits, sandbox,
+    limits,
+    logging::Throttle,
+    peers::{self, Peer, Peers},
+    sandbox,
     supervisor::{Progress, Supervisor, Watch},
     tools::Host,
     untrusted,
     window::{Kept, Window},
     wire::{self, Error, Request, Response},
 };
+
+/// Logs of what clients cause, each with a bound of its own: refusals must not hide requests.
+static REQUESTS: Throttle = Throttle::new(limits::LOG_LINES_PER_SECOND);
+static REFUSALS: Throttle = Throttle::new(limits::LOG_LINES_PER_SECOND);
 
 /// Where connections come from.
 pub enum Listener {
@@ -101,13 +107,12 @@ impl Listener {
 }
 
 /// Serves until SIGTERM, SIGINT or the end of the parent. Open windows then end with a sentence.
-pub fn serve(listener: &Listener, host: &Host, supervisor: &Supervisor) -> io::Result<()> {
+pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Supervisor) -> io::Result<()> {
     let (signalled, on_signal) = UnixStream::pair()?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
     }
     let (stop, stopping) = rustix::pipe::pipe()?;
-    let requests = AtomicUsize::new(0);
     let progress = Progress::default();
     let mut watch = Watch::new(supervisor, &progress);
     supervisor.ready();
@@ -137,20 +142,21 @@ pub fn serve(listener: &Listener, host: &Host, supervisor: &Supervisor) -> io::R
                     continue;
                 }
             };
-            if requests.fetch_add(1, Ordering::Relaxed) >= limits::REQUESTS {
-                requests.fetch_sub(1, Ordering::Relaxed);
-                refuse(stream);
-                continue;
-            }
-            let (stop, requests, progress) = (&stop, &requests, &progress);
+            let peer = match peers.admit(&stream) {
+                Ok(peer) => peer,
+                Err(e) => {
+                    refuse(stream, e);
+                    continue;
+                }
+            };
+            let (stop, progress) = (&stop, &progress);
             let work = move || {
-                let _ = answer(&stream, stop, host, progress).inspect_err(|e| tracing::debug!("a client left: {e}"));
-                requests.fetch_sub(1, Ordering::Relaxed);
+                let _ =
+                    answer(&stream, &peer, stop, host, progress).inspect_err(|e| tracing::debug!("a client left: {e}"));
             };
             if let Err(e) =
                 thread::Builder::new().name("request".into()).stack_size(limits::THREAD_STACK).spawn_scoped(scope, work)
             {
-                requests.fetch_sub(1, Ordering::Relaxed);
                 tracing::warn!("a request was dropped: {e}");
             }
         }
@@ -160,21 +166,17 @@ pub fn serve(listener: &Listener, host: &Host, supervisor: &Supervisor) -> io::R
     })
 }
 
-fn refuse(mut stream: UnixStream) {
-    let busy = Error::Busy(format!(
-        "netmond is at work on {} requests, which is its limit; try again when some have ended",
-        limits::REQUESTS
-    ));
+fn refuse(mut stream: UnixStream, error: Error) {
+    if let Some(skipped) = REFUSALS.admit() {
+        tracing::warn!(skipped, "a connection was refused: {error}");
+    }
     let _ = stream.set_nonblocking(true);
-    let _ = stream.write_all(&encode(Err(busy)));
+    let _ = stream.write_all(&encode(Err(error)));
 }
 
 /// One request, one answer. What the window held is let go after the answer is on its way.
-fn answer(stream: &UnixStream, stop: &OwnedFd, host: &Host, progress: &Progress) -> io::Result<()> {
-    stream.set_read_timeout(Some(limits::REQUEST_TIME))?;
-    stream.set_write_timeout(Some(limits::ANSWER_TIME))?;
-    let mut line = Vec::new();
-    BufReader::new(stream.take(limits::REQUEST_BYTES)).read_until(b'\n', &mut line)?;
+fn answer(stream: &UnixStream, peer: &Peer, stop: &OwnedFd, host: &Host, progress: &Progress) -> io::Result<()> {
+    let line = peers::read_line(stream, limits::REQUEST_BYTES, limits::REQUEST_TIME)?;
     if line.is_empty() {
         return Ok(()); // somebody only looked whether we are there
     }
@@ -185,16 +187,27 @@ fn answer(stream: &UnixStream, stop: &OwnedFd, host: &Host, progress: &Progress)
         Ok(request) => {
             let _begun = progress.begin();
             let result = host.sample(&request.tool, &request.input, &window);
-            (untrusted::clean(&request.tool), result)
+            (request.tool, result)
         }
-        Err(e) => (String::from("-"), Err(e)),
+        Err(e) => (String::new(), Err(e)),
     };
-    let outcome = result.as_ref().err().map(ToString::to_string);
-    let peer = rustix::net::sockopt::socket_peercred(stream).ok();
-    let (uid, pid) = peer.map_or((None, None), |p| (Some(p.uid.as_raw()), Some(p.pid.as_raw_nonzero().get())));
-    tracing::info!(tool, uid, pid, ms = asked.elapsed().as_millis() as u64, error = outcome, "request");
-    (&*stream).write_all(&encode(result))?;
-    (&*stream).flush()
+    let tool = if matches!(result, Err(Error::UnknownTool(_))) { String::new() } else { tool };
+    let ms = asked.elapsed().as_millis() as u64;
+    let error = result.as_ref().err().map(for_the_log);
+    let line = encode(result);
+    if let Some(skipped) = REQUESTS.admit() {
+        tracing::info!(tool, uid = peer.uid, pid = peer.pid, ms, bytes = line.len(), error, skipped, "request");
+    }
+    peers::write_all(stream, &line, limits::ANSWER_TIME)
+}
+
+/// What a client asked is not for the log, and the error of a wrong question repeats it.
+fn for_the_log(error: &Error) -> String {
+    match error {
+        Error::InvalidInput(_) => "invalid input".into(),
+        Error::UnknownTool(_) => "unknown tool".into(),
+        other => other.to_string(),
+    }
 }
 
 fn parse(line: &[u8]) -> Result<Request, Error> {

@@ -49,6 +49,9 @@ pub enum Error {
     /// What was asked cannot be meant; the text says what is allowed.
     #[error("{0}")]
     InvalidInput(String),
+    /// Who asked may not.
+    #[error("{0}")]
+    Forbidden(String),
     /// A bound was reached.
     #[error("{0}")]
     Busy(String),

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    netmon_mcp::logging::start("warn,netmon_mcp=info");
     let _ = netmon_mcp::sandbox::no_new_privileges();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

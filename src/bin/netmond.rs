@@ -9,6 +9,7 @@ use std::{
 use clap::{CommandFactory, Parser};
 use netmon_mcp::{
     logging,
+    peers::Peers,
     sandbox::{self, Account},
     serve::{self, Listener},
     supervisor::{self, Supervisor},
@@ -32,6 +33,12 @@ struct Arguments {
     /// A tool to leave out; may be repeated.
     #[arg(long, value_name = "TOOL")]
     without: Vec<String>,
+    /// A user, by number, who may ask; may be repeated. Default: whoever may open the socket. Root always may.
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
+    /// How to log: `auto` is the journal under systemd, else text.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: logging::Format,
     /// Print the manual page.
     #[arg(long, exclusive = true)]
     man: bool,
@@ -41,9 +48,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    logging::start("info");
-    logging::adopt_libbpf();
     let arguments = Arguments::parse();
+    logging::start("info", arguments.log_format);
+    logging::adopt_libbpf();
     let done = if arguments.man { manual() } else { run(arguments) };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,6 +89,6 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     sandbox::cut_to(&host.keeps())?;
     sandbox::confine(sandbox::Role::Daemon);
     tracing::info!(capabilities = sandbox::held().join(" "), "serving");
-    serve::serve(&listener, &host, &supervisor)?;
+    serve::serve(&listener, &host, &Peers::new(arguments.allow_uid), &supervisor)?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{Failure, Gateway, clients, daemon::Daemon, doctor, stdio};
 use crate::{
-    answer,
+    answer, logging,
     sandbox::Role,
     tools::{Answer, QUESTIONS, Question},
 };
@@ -39,6 +39,9 @@ pub struct Arguments {
     /// The interface that network-monitor measures when none is named.
     #[arg(long, global = true, value_name = "NAME", env = "NET_IFACE")]
     interface: Option<String>,
+    /// How to log, on standard error: `auto` is the journal under systemd, else text.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: logging::Format,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -77,6 +80,7 @@ enum Command {
 /// Runs the program.
 pub async fn run() -> ExitCode {
     let arguments = Arguments::parse();
+    logging::start("warn,netmon_mcp=info", arguments.log_format);
     let gateway = Gateway::new(Daemon::new(arguments.socket.clone(), Role::Gateway), arguments.interface.clone());
     if matches!(arguments.command, None | Some(Command::Stdio | Command::Call { .. })) {
         gateway.confine();

@@ -1,0 +1,148 @@
+//! Clients that flood, stall, die or may not ask: what they leave behind, which is nothing, and what others notice.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::{net::UnixStream, process::CommandExt},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use netmon_mcp::limits;
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+const STATUS: &str = "{\"version\":1,\"tool\":\"status\",\"input\":{}}";
+const WINDOW: &str = "{\"version\":1,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"incoming\",\"interface\":\"lo\",\"duration\":60}}\n";
+
+/// What `/proc` says that the daemon has of something that must not grow.
+fn descriptors(daemon: &Daemon) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count()
+}
+
+fn threads(daemon: &Daemon) -> usize {
+    std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().count()
+}
+
+/// The only error in a line of the daemon's.
+fn error(line: &str) -> Value {
+    serde_json::from_str::<Value>(line).unwrap()["error"].clone()
+}
+
+#[test]
+fn clients_that_die_leave_nothing_behind() {
+    let daemon = Daemon::start();
+    let before = descriptors(&daemon);
+    let mut client = Client::connect(&daemon.socket);
+    let mut open: Vec<UnixStream> = Vec::new();
+    for _ in 0..20 {
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        stream.write_all(WINDOW.as_bytes()).unwrap();
+        open.push(stream);
+    }
+    client.until_open("network-monitor", 20);
+    assert!(!client.links("network-monitor").is_empty());
+    drop(open);
+    client.until_open("network-monitor", 0);
+    client.until_detached("network-monitor");
+    until("descriptors and threads are given back", || {
+        (descriptors(&daemon) == before && threads(&daemon) == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_flood_is_refused_with_a_sentence_and_others_are_served() {
+    let daemon = Daemon::start();
+    // As many silent connections as one user may have.
+    let silent: Vec<_> =
+        (0..limits::REQUESTS_OF_A_USER).map(|_| UnixStream::connect(&daemon.socket).unwrap()).collect();
+    let refused =
+        until("the flood is refused", || ask(&daemon.socket, STATUS).ok().filter(|line| line.contains("busy")));
+    assert!(error(&refused)["busy"].as_str().unwrap().contains("for uid 0"), "{refused}");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=0", "--clear-groups", GATEWAY, "--socket"]).arg(&daemon.socket);
+    let other = command.args(["call", "status", "--json"]).output().unwrap();
+    let other: Value = serde_json::from_slice(&other.stdout).unwrap_or_else(|_| panic!("{other:?}"));
+    assert_eq!(other["daemon"]["connected"], true, "another user is served");
+    let begun = Instant::now();
+    drop(silent);
+    until("places are given back", || ask(&daemon.socket, STATUS).ok().filter(|line| line.contains("sample")));
+    assert!(begun.elapsed() < limits::REQUEST_TIME, "they were given back when the flood ended");
+}
+
+#[test]
+fn who_connects_and_says_nothing_is_cut_off() {
+    let daemon = Daemon::start();
+    let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+    stream.write_all(b"{\"version\"").unwrap();
+    let begun = Instant::now();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer); // an end, or a reset for what was not read
+    assert!(begun.elapsed() < limits::REQUEST_TIME + Duration::from_secs(5), "{:?}", begun.elapsed());
+    until("the thread is given back", || (threads(&daemon) == 1).then_some(()));
+}
+
+#[test]
+fn a_line_without_end_is_refused() {
+    let daemon = Daemon::start();
+    let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+    let _ = stream.write_all(&vec![b'x'; limits::REQUEST_BYTES]);
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    assert!(error(&line)["invalid_input"].as_str().unwrap().contains("65536 bytes"), "{line}");
+}
+
+#[test]
+fn only_the_users_on_the_list_may_ask() {
+    let daemon = Daemon::start_with(&["--allow-uid", "12345"]);
+    let ask_as = |uid: u32| {
+        let mut command = Command::new(GATEWAY);
+        command.arg("--socket").arg(&daemon.socket).args(["call", "snapshot_interfaces", "duration_ms=100"]);
+        command.uid(uid).gid(0).output().unwrap()
+    };
+    assert!(ask_as(12345).status.success());
+    let refused = ask_as(12346);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && text.contains("uid 12346 may not ask") && text.contains("--allow-uid"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_request_is_one_line_of_the_log_with_fields_and_without_payload() {
+    require_root();
+    let folder = tempfile::TempDir::new().unwrap();
+    let socket = folder.path().join("netmond.sock");
+    let mut child = Command::new(DAEMON)
+        .arg("--socket")
+        .arg(&socket)
+        .args(["--group", "root", "--log-format", "json"])
+        .env("RUST_LOG", "info")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let serving = log.find(|line| line.contains("\"serving\"")).unwrap();
+    assert!(serde_json::from_str::<Value>(&serving).is_ok(), "{serving}");
+    let question = json!({"version": 1, "tool": "snapshot_interfaces", "input": {"interface": "payload0"}});
+    until("netmond answers", || ask(&socket, &question.to_string()).ok());
+    let line = log.next().unwrap();
+    let fields: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (&fields["message"], &fields["tool"], &fields["uid"]),
+        (&json!("request"), &json!("snapshot_interfaces"), &json!(0)),
+        "{line}"
+    );
+    assert!(fields["error"] == "invalid input" && !line.contains("payload0"), "{line}");
+    assert_eq!(fields["pid"], std::process::id(), "{line}");
+    assert!(fields["ms"].is_u64() && fields["bytes"].is_u64(), "{line}");
+    // Ten times what the log takes a second.
+    for _ in 0..limits::LOG_LINES_PER_SECOND * 10 {
+        ask(&socket, STATUS).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let lines = log.filter(|line| line.contains("\"request\"")).count() as u32;
+    assert!((1..limits::LOG_LINES_PER_SECOND * 10).contains(&lines), "{lines}");
+}
