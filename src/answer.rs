@@ -80,6 +80,32 @@ pub enum Family {
     Ipv6,
 }
 
+/// Which transport protocols a question is about.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Protocols {
+    #[default]
+    All,
+    Tcp,
+    Udp,
+}
+
+/// A transport protocol.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// Who a socket belongs to. `null` is what is not known.
 #[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner {
@@ -183,6 +209,12 @@ impl JsonSchema for WindowSeconds {
 pub struct Limit(usize);
 
 impl Limit {
+    /// A tool's own default, where rows are long.
+    pub const fn new(rows: usize) -> Self {
+        assert!(rows >= 1 && rows <= limits::ROWS_MAX);
+        Limit(rows)
+    }
+
     pub fn rows(self) -> usize {
         self.0
     }

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs,
-    os::unix::fs::DirEntryExt,
+    os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -44,6 +44,11 @@ impl Process {
             netns: (self.netns != 0).then_some(self.netns),
         }
     }
+}
+
+/// The inode of our own network namespace, 0 if /proc does not say.
+pub fn own_netns() -> u32 {
+    fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32)
 }
 
 /// The systemd unit of a cgroup path: the innermost service or scope, else the slice.
@@ -89,7 +94,6 @@ fn root() -> Option<&'static str> {
 
 /// Inode to path of every folder below `root`, breadth first, at most [`limits::CGROUPS`].
 fn walk(root: &Path) -> HashMap<u64, String> {
-    use std::os::unix::fs::MetadataExt;
     let mut found = HashMap::new();
     if let Ok(meta) = fs::metadata(root) {
         found.insert(meta.ino(), "/".to_owned());

@@ -19,8 +19,9 @@ use std::{
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapMut, ProgramMut, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
 use libbpf_sys::{
-    BPF_TCX_EGRESS, BPF_TCX_INGRESS, BPF_TRACE_ITER, BPF_XDP, bpf_iter_create, bpf_link_create, bpf_link_create_opts,
-    bpf_map_batch_opts, bpf_map_lookup_batch, bpf_prog_get_info_by_fd, bpf_prog_info, bpf_raw_tracepoint_open,
+    BPF_TCX_EGRESS, BPF_TCX_INGRESS, BPF_TRACE_ITER, BPF_XDP, bpf_iter_create, bpf_iter_link_info, bpf_link_create,
+    bpf_link_create_opts, bpf_map_batch_opts, bpf_map_lookup_batch, bpf_prog_get_info_by_fd, bpf_prog_info,
+    bpf_raw_tracepoint_open,
 };
 
 /// A C struct of a BPF program that any bytes of its size are a value of.
@@ -161,14 +162,47 @@ impl Program {
 
     /// Runs an iterator to its end and returns what it wrote.
     pub fn iterate(&self) -> io::Result<Vec<u8>> {
-        let link = self.create(0, BPF_TRACE_ITER, 0)?;
+        let mut out = Vec::new();
+        self.read(None, |bytes| out.extend_from_slice(bytes))?;
+        Ok(out)
+    }
+
+    /// Runs an iterator to its end and gives every record that it writes to `take`, so that 100,000
+    /// of them need no room at once.
+    pub fn each<T: Pod>(&self, take: impl FnMut(&T)) -> io::Result<()> {
+        self.read(None, records(take))
+    }
+
+    /// The same over the elements of a map.
+    pub fn each_in<T: Pod>(&self, map: &MapHandle, take: impl FnMut(&T)) -> io::Result<()> {
+        self.read(Some(map), records(take))
+    }
+
+    /// Makes an iterator, without running it.
+    pub fn try_iterator(&self) -> io::Result<()> {
+        self.iterator(None).map(drop)
+    }
+
+    fn iterator(&self, map: Option<&MapHandle>) -> io::Result<File> {
+        let mut target = bpf_iter_link_info::default();
+        let mut options = bpf_link_create_opts { sz: size_of::<bpf_link_create_opts>() as _, ..Default::default() };
+        if let Some(map) = map {
+            target.map.map_fd = map.as_fd().as_raw_fd() as u32;
+            options.iter_info = &mut target;
+            options.iter_info_len = size_of::<bpf_iter_link_info>() as u32;
+        }
+        // SAFETY: `options`, and what it points to, are valid for the call; it says its size.
+        let link = check(unsafe { bpf_link_create(self.0.fd.as_raw_fd(), 0, BPF_TRACE_ITER, &options) })?;
         // SAFETY: the link is open.
-        let fd = check(unsafe { bpf_iter_create(link.as_raw_fd()) })?;
-        let (mut out, mut chunk, mut file) = (Vec::new(), vec![0; 1 << 16], File::from(fd));
+        check(unsafe { bpf_iter_create(link.as_raw_fd()) }).map(File::from)
+    }
+
+    fn read(&self, map: Option<&MapHandle>, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let (mut chunk, mut file) = (vec![0; 1 << 16], self.iterator(map)?);
         loop {
             match file.read(&mut chunk) {
-                Ok(0) => return Ok(out),
-                Ok(n) => out.extend_from_slice(&chunk[..n]),
+                Ok(0) => return Ok(()),
+                Ok(n) => take(&chunk[..n]),
                 // The kernel returns control to us after a million objects that wrote nothing.
                 Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
                 Err(e) => return Err(e),
@@ -216,6 +250,25 @@ impl Drop for Link {
             tracing::warn!(program = self.program.name(), "a clsact filter could not be removed: {e:#}");
         }
         self.program.0.links.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Cuts what an iterator writes into records; one may begin in one chunk and end in the next.
+fn records<T: Pod>(mut take: impl FnMut(&T)) -> impl FnMut(&[u8]) {
+    let mut rest = Vec::new();
+    move |mut bytes| {
+        if !rest.is_empty() {
+            let missing = (size_of::<T>() - rest.len()).min(bytes.len());
+            rest.extend_from_slice(&bytes[..missing]);
+            bytes = &bytes[missing..];
+            if let Some(record) = read(&rest) {
+                take(&record);
+                rest.clear();
+            }
+        }
+        let whole = bytes.chunks_exact(size_of::<T>());
+        rest.extend_from_slice(whole.remainder());
+        whole.filter_map(read).for_each(|record| take(&record));
     }
 }
 
@@ -319,5 +372,25 @@ pub fn entries<K: Pod, V: Pod>(map: &MapHandle) -> io::Result<Vec<(K, V)>> {
             return Ok(out); // ENOENT: that was the last
         }
         (from, first) = (token, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_whole_however_they_arrive() {
+        for sizes in [vec![4, 4, 4], vec![12], vec![1, 10, 1], vec![3, 3, 3, 3], vec![5, 7]] {
+            let bytes: Vec<u8> = [1u32, 2, 3].iter().flat_map(|n| n.to_ne_bytes()).collect();
+            let (mut found, mut at) = (Vec::new(), 0);
+            let mut take = records(|n: &u32| found.push(*n));
+            for size in &sizes {
+                take(&bytes[at..at + size]);
+                at += size;
+            }
+            drop(take);
+            assert_eq!(found, [1, 2, 3], "{sizes:?}");
+        }
     }
 }

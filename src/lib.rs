@@ -4,6 +4,7 @@ pub mod attribution;
 pub mod bpf;
 pub mod events;
 pub mod gateway;
+pub mod largest;
 pub mod limits;
 pub mod logging;
 pub mod netlink;

@@ -36,6 +36,8 @@ pub const LOG_LINES_PER_SECOND: u32 = 20;
 
 /// Characters kept of a name that came from outside (process, DNS, interface).
 pub const NAME_CHARS: usize = 255;
+/// What the kernel keeps of a process' name (TASK_COMM_LEN, without the NUL).
+pub const COMM_BYTES: usize = 15;
 /// Rows of a list where the caller set no `limit`: a default answer stays under 8 KB.
 pub const ROWS_DEFAULT: usize = 20;
 /// The most rows that a `limit` may ask for.

@@ -90,6 +90,7 @@ macro_rules! tools {
 tools! {
     network_monitor,
     snapshot_interfaces,
+    snapshot_sockets,
     status,
 }
 

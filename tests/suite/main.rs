@@ -9,6 +9,9 @@ mod harness;
 mod gateway;
 mod interfaces;
 mod network_monitor;
+#[allow(dead_code)]
+mod processes;
 mod protocol;
 mod separation;
 mod service;
+mod snapshot_sockets;

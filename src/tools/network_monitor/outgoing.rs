@@ -13,7 +13,7 @@ use libbpf_rs::MapHandle;
 use super::{Connect, Sample, skel};
 use crate::{
     answer::Endpoint,
-    attribution::Process,
+    attribution::{Process, own_netns},
     bpf::{self, Loader, Pod, Program, lock},
     events::{Events, Subscription},
     limits, netlink,
@@ -219,10 +219,4 @@ fn resolve(c: &types::connect, netns: u32) -> Connect {
         latency_ns: c.end_ns - c.start_ns,
         interface,
     }
-}
-
-/// The inode of our own network namespace, 0 if /proc does not say.
-fn own_netns() -> u32 {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32)
 }

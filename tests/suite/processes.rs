@@ -1,0 +1,152 @@
+//! Processes that the tests start: this very binary, which then plays a role instead of testing.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
+};
+
+use crate::harness::*;
+
+const ROLE: &str = "NETMON_TEST_ROLE";
+
+/// A process in a role, until it is dropped.
+pub struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Plays `role` in a network namespace: the name of a function below and its arguments.
+    pub fn in_netns(netns: &Netns, role: &str) -> Process {
+        let mut command = netns.command(env::current_exe().unwrap().to_str().unwrap());
+        command.args(["--exact", "processes::play", "--nocapture"]).env(ROLE, role);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Process { child, input, output }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line that it says.
+    pub fn hear(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the process has ended");
+            if let Some((_, said)) = line.trim_end().split_once("role: ") {
+                return said.to_owned();
+            }
+        }
+    }
+
+    /// Tells it to go on.
+    pub fn go(&mut self) {
+        writeln!(self.input, "go").unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn join(mut self) {
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The process that a test started plays its role here. Among the tests there is nothing to do.
+#[test]
+fn play() {
+    let Ok(role) = env::var(ROLE) else { return };
+    let words: Vec<_> = role.split(' ').collect();
+    let to = || SocketAddr::new(words[1].parse::<IpAddr>().unwrap(), words[2].parse().unwrap());
+    let size = || words[3].parse().unwrap();
+    match words[0] {
+        "tcp-listen" => tcp_listen(to()),
+        "tcp-listen-fork" => tcp_listen_fork(to()),
+        "tcp-send" => tcp_send(to(), size()),
+        "udp-open" => udp_open(to(), size()),
+        "udp-send" => udp_send(to(), size()),
+        other => panic!("no such role: {other}"),
+    }
+}
+
+fn say(text: impl std::fmt::Display) {
+    println!("role: {text}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// Returns when the test says go, or is gone.
+fn wait() {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+}
+
+/// Listens, reads from whoever comes until they close, and says how much that was.
+fn tcp_listen(at: SocketAddr) {
+    let listener = TcpListener::bind(at).unwrap();
+    say("listening");
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let (mut buffer, mut total) = ([0; 65_536], 0);
+        while let Ok(n @ 1..) = stream.read(&mut buffer) {
+            total += n;
+        }
+        say(total);
+    }
+}
+
+/// Listens, and leaves the socket to a child as well.
+fn tcp_listen_fork(at: SocketAddr) {
+    let _listener = TcpListener::bind(at).unwrap();
+    // SAFETY: the child only waits for its end, so it takes no lock that another thread may hold.
+    match unsafe { libc::fork() } {
+        0 => loop {
+            // SAFETY: no arguments, no memory.
+            unsafe { libc::pause() };
+        },
+        child => say(child),
+    }
+    wait();
+}
+
+/// Connects, and sends so many bytes for every go.
+fn tcp_send(to: SocketAddr, size: usize) {
+    let mut stream = TcpStream::connect(to).unwrap();
+    say("connected");
+    wait();
+    stream.write_all(&vec![0; size]).unwrap();
+    say("sent");
+    wait();
+}
+
+/// Holds so many sockets open.
+fn udp_open(at: SocketAddr, count: usize) {
+    let _sockets: Vec<_> = (0..count).map(|_| UdpSocket::bind(at).unwrap()).collect();
+    say("open");
+    wait();
+}
+
+/// Sends one datagram of so many bytes for every go, from one socket.
+fn udp_send(to: SocketAddr, size: usize) {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0)).unwrap();
+    say("ready");
+    wait();
+    socket.send_to(&vec![0; size], to).unwrap();
+    say("sent");
+    wait();
+}
+
+/// Ends a process that a role has left behind.
+pub fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}

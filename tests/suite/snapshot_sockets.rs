@@ -1,0 +1,332 @@
+//! `snapshot_sockets`: field by field against `ss`, and owners against the processes that the test started.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
+};
+
+use serde_json::{Value, json};
+
+use crate::{harness::*, processes::*};
+
+/// What is open in a namespace, from the answer.
+fn rows<'a>(answer: &'a Value, list: &str, netns: &Netns) -> Vec<&'a Value> {
+    let rows = answer[list].as_array().unwrap().iter();
+    rows.filter(|row| row["owner"]["netns"] == netns.inode()).collect()
+}
+
+fn endpoint(value: &Value) -> String {
+    match value {
+        Value::Null => "*".into(),
+        _ => {
+            SocketAddr::new(value["address"].as_str().unwrap().parse().unwrap(), value["port"].as_u64().unwrap() as u16)
+                .to_string()
+        }
+    }
+}
+
+/// One line of `ss -tuianp`: the columns, and the `name:value` words of tcp_info.
+#[derive(Debug)]
+struct Line {
+    state: String,
+    receive_queue: u64,
+    send_queue: u64,
+    pids: Vec<u64>,
+    info: BTreeMap<String, String>,
+}
+
+impl Line {
+    fn number(&self, name: &str) -> u64 {
+        self.info.get(name).map_or(0, |value| value.parse().unwrap())
+    }
+}
+
+/// The sockets of a namespace as `ss` lists them, by protocol and endpoints.
+fn ss(netns: &Netns) -> BTreeMap<(String, String, String), Line> {
+    let output = netns.run("ss -H -O -t -u -i -a -n -p");
+    output.lines().map(ss_line).collect()
+}
+
+fn ss_line(line: &str) -> ((String, String, String), Line) {
+    let words: Vec<_> = line.split_whitespace().collect();
+    // IPv4 on an IPv6 socket is shown as IPv4 by us; a listener for both is `*:80` in ss.
+    let canonical = |endpoint: &str| match (endpoint.rsplit_once(':'), endpoint.strip_prefix("[::ffff:")) {
+        (Some((_, "*")), _) => "*".to_owned(),
+        (_, Some(mapped)) => mapped.replace(']', ""),
+        _ => endpoint.replace("*:", "[::]:"),
+    };
+    let pids = line.split("pid=").skip(1).map(|rest| rest.split(',').next().unwrap().parse().unwrap()).collect();
+    let info = words[6..].iter().filter_map(|word| word.split_once(':')).map(|(k, v)| (k.into(), v.into())).collect();
+    let parsed = Line {
+        state: words[1].into(),
+        receive_queue: words[2].parse().unwrap(),
+        send_queue: words[3].parse().unwrap(),
+        pids,
+        info,
+    };
+    ((words[0].into(), canonical(words[4]), canonical(words[5])), parsed)
+}
+
+fn ss_state(state: &str) -> &str {
+    match state {
+        "established" => "ESTAB",
+        "unconnected" => "UNCONN",
+        "time_wait" => "TIME-WAIT",
+        "close_wait" => "CLOSE-WAIT",
+        "fin_wait2" => "FIN-WAIT-2",
+        "syn_sent" => "SYN-SENT",
+        other => other,
+    }
+}
+
+fn compare(answer: &Value, netns: &Netns) -> usize {
+    let mut expected = ss(netns);
+    for row in rows(answer, "sockets", netns) {
+        let key = (row["protocol"].as_str().unwrap().to_owned(), endpoint(&row["local"]), endpoint(&row["remote"]));
+        let line = expected.remove(&key).unwrap_or_else(|| panic!("{key:?} is not in ss: {expected:#?}"));
+        assert_eq!(ss_state(row["state"].as_str().unwrap()), line.state, "{row}");
+        assert_eq!(row["receive_queue_bytes"], line.receive_queue, "{row} {line:?}");
+        assert_eq!(row["send_queue_bytes"], line.send_queue, "{row} {line:?}");
+        assert_eq!(row["owner"]["pid"].as_u64(), line.pids.iter().min().copied(), "{row} {line:?}");
+        if line.info.contains_key("rtt") {
+            compare_tcp(row, &line);
+        }
+    }
+    for row in rows(answer, "listeners", netns) {
+        let key = ("tcp".into(), endpoint(&row["local"]), "*".into());
+        let line = expected.remove(&key).unwrap_or_else(|| panic!("{key:?} is not in ss: {expected:#?}"));
+        assert_eq!(line.state, "LISTEN");
+        assert_eq!(row["accept_queue"], line.receive_queue, "{row} {line:?}");
+        assert_eq!(row["accept_queue_max"], line.send_queue, "{row} {line:?}");
+        assert_eq!(row["owner"]["pid"].as_u64(), line.pids.iter().min().copied(), "{row} {line:?}");
+    }
+    assert!(expected.is_empty(), "ss has more: {expected:#?}\n{answer}");
+    rows(answer, "sockets", netns).len() + rows(answer, "listeners", netns).len()
+}
+
+fn compare_tcp(row: &Value, line: &Line) {
+    let tcp = &row["tcp"];
+    let rtt: Vec<f64> = line.info["rtt"].split('/').map(|ms| ms.parse().unwrap()).collect();
+    assert_eq!(row["rtt_us"].as_f64().unwrap(), (rtt[0] * 1e3).round(), "{row} {line:?}");
+    assert_eq!(tcp["rtt_variation_us"].as_f64().unwrap(), (rtt[1] * 1e3).round(), "{row} {line:?}");
+    let min_rtt: f64 = line.info["minrtt"].parse().unwrap();
+    assert_eq!(tcp["min_rtt_us"].as_f64().unwrap(), (min_rtt * 1e3).round(), "{row} {line:?}");
+    let retransmits = line.info.get("retrans").and_then(|text| text.split('/').nth(1)?.parse().ok()).unwrap_or(0);
+    assert_eq!(row["retransmits"], retransmits, "{row} {line:?}");
+    for (ours, theirs) in [
+        (&row["cwnd_packets"], "cwnd"),
+        (&row["rx_bytes"], "bytes_received"),
+        (&row["tx_bytes"], "bytes_sent"),
+        (&tcp["mss_bytes"], "mss"),
+        (&tcp["segments_in"], "segs_in"),
+        (&tcp["segments_out"], "segs_out"),
+        (&tcp["retransmitted_bytes"], "bytes_retrans"),
+        (&tcp["unacked_packets"], "unacked"),
+        (&tcp["lost_packets"], "lost"),
+        (&tcp["not_sent_bytes"], "notsent"),
+        (&tcp["send_window_bytes"], "snd_wnd"),
+    ] {
+        assert_eq!(*ours, line.number(theirs), "{theirs}: {row} {line:?}");
+    }
+    assert!(line.info.is_empty() || tcp["congestion_control"].as_str().is_some_and(|name| !name.is_empty()));
+}
+
+/// In one namespace, sockets in many states, some with something in their queues, and nothing that moves any more.
+struct Zoo {
+    _streams: Vec<TcpStream>,
+    _listeners: Vec<TcpListener>,
+    _udp: Vec<UdpSocket>,
+}
+
+fn zoo(pair: &Pair) -> Zoo {
+    let (mut streams, mut listeners, mut udp) = (Vec::new(), Vec::new(), Vec::new());
+    for (server, client_netns) in [(B, &pair.a), (B6, &pair.a), ("127.0.0.1", &pair.b), ("::1", &pair.b)] {
+        let listener = pair.b.enter(|| TcpListener::bind((server, 0)).unwrap());
+        let mut client = connect(client_netns, listener.local_addr().unwrap()).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        client.write_all(&[1; 3_000]).unwrap();
+        accepted.read_exact(&mut [0; 1_000]).unwrap(); // leaves 2,000 unread
+        accepted.write_all(&[2; 500]).unwrap();
+        // One that nobody accepts, and one in which the server has closed its side.
+        streams.push(connect(client_netns, listener.local_addr().unwrap()).unwrap());
+        streams.extend([client, accepted]);
+        listeners.push(listener);
+    }
+    // An IPv6 listener that IPv4 clients use: both ends are IPv4 on the wire.
+    let dual = pair.b.enter(|| TcpListener::bind("[::]:0").unwrap());
+    let client = connect(&pair.a, SocketAddr::new(B.parse().unwrap(), dual.local_addr().unwrap().port())).unwrap();
+    let (accepted, _) = dual.accept().unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap(); // close_wait here, fin_wait2 there
+    streams.extend([client, accepted]);
+    listeners.push(dual);
+    // Closed by this end first: time_wait, which no process holds.
+    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let client = connect(&pair.b, listener.local_addr().unwrap()).unwrap();
+    drop((listener.accept().unwrap(), client));
+    for address in [B, B6, "127.0.0.1"] {
+        let receiver = pair.b.enter(|| UdpSocket::bind((address, 0)).unwrap());
+        let sender = pair.b.enter(|| UdpSocket::bind((address, 0)).unwrap());
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        sender.send(&[3; 100]).unwrap(); // stays unread
+        udp.extend([receiver, sender]);
+    }
+    Zoo { _streams: streams, _listeners: listeners, _udp: udp }
+}
+
+#[test]
+fn every_field_is_what_ss_shows() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let _zoo = zoo(&pair);
+    let settled = || {
+        let lines = ss(&pair.b);
+        let unacked = lines.values().any(|line| line.state == "ESTAB" && line.number("unacked") > 0);
+        (!unacked && lines.values().any(|line| line.state == "TIME-WAIT")).then_some(())
+    };
+    until("all is acknowledged", settled);
+    let answer = client.call("snapshot_sockets", json!({"limit": 10000, "detail": true})).unwrap();
+    assert!(compare(&answer, &pair.b) == 25, "{answer}");
+    assert!(answer["states"]["time_wait"].as_u64().unwrap() >= 1, "{answer}");
+    let limits = answer["measured"]["limits"].as_array().unwrap();
+    assert!(limits.iter().any(|limit| limit.as_str().unwrap().contains("network namespaces")), "{answer}");
+}
+
+#[test]
+fn other_namespaces_are_seen_with_their_owners() {
+    let pair = Pair::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    // Two processes on one port, in two namespaces.
+    let servers = [&pair.a, &pair.b].map(|netns| Process::in_netns(netns, "tcp-listen 0.0.0.0 5999"));
+    for (server, netns) in servers.iter().zip([&pair.a, &pair.b]) {
+        until("it listens", || {
+            let answer = client.call("snapshot_sockets", json!({"port": 5999})).unwrap();
+            let found = rows(&answer, "listeners", netns);
+            (found.len() == 1).then(|| assert_eq!(found[0]["owner"]["pid"], server.pid(), "{answer}"))
+        });
+    }
+    let answer = client.call("snapshot_sockets", json!({"pid": servers[0].pid()})).unwrap();
+    assert_eq!(answer["listeners"].as_array().unwrap().len(), 1, "{answer}");
+    assert_eq!(answer["states"], json!({"listen": 1}), "{answer}");
+}
+
+#[test]
+fn an_inherited_socket_is_its_holders() {
+    let netns = Netns::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let mut parent = Process::in_netns(&netns, "tcp-listen-fork 127.0.0.1 5998");
+    let child: u64 = parent.hear().parse().unwrap();
+    let find = |client: &mut Client, filter: Value| {
+        let answer = client.call("snapshot_sockets", filter).unwrap();
+        let found = rows(&answer, "listeners", &netns);
+        found.first().map(|row| row["owner"]["pid"].as_u64().unwrap())
+    };
+    let parent_pid = u64::from(parent.pid());
+    // Both hold it: the lowest number is shown, unless the other is asked for.
+    assert_eq!(find(&mut client, json!({"port": 5998})), Some(parent_pid.min(child)));
+    assert_eq!(find(&mut client, json!({"pid": child})), Some(child));
+    drop(parent);
+    until("the child is the only holder", || (find(&mut client, json!({"port": 5998}))? == child).then_some(()));
+    kill(child as u32);
+}
+
+#[test]
+fn a_full_accept_queue_is_seen_at_its_listener() {
+    let pair = Pair::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    // SAFETY: listening again only changes the backlog of a socket that is ours.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 2) }, 0);
+    let to = listener.local_addr().unwrap();
+    let find = |client: &mut Client| {
+        let answer = client.call("snapshot_sockets", json!({"port": to.port(), "state": "listen"})).unwrap();
+        assert_eq!(answer["sockets"], json!([]), "{answer}");
+        rows(&answer, "listeners", &pair.b)[0].clone()
+    };
+    assert_eq!(find(&mut client)["dropped"], 0);
+    let attempt = || pair.a.enter(|| TcpStream::connect_timeout(&to, std::time::Duration::from_millis(200)));
+    let _attempts: Vec<_> = (0..8).map(|_| attempt()).collect();
+    let row = find(&mut client);
+    assert_eq!((row["accept_queue"].as_u64(), row["accept_queue_max"].as_u64()), (Some(3), Some(2)), "{row}");
+    assert!(row["dropped"].as_u64().unwrap() >= 5, "{row}");
+}
+
+#[test]
+fn what_limits_a_sender_is_named() {
+    let pair = Pair::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let sender = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
+    let port = sender.local_addr().unwrap().port();
+    let limited = |client: &mut Client, by: Value| {
+        until(&format!("limited by {by}"), || {
+            let answer = client.call("snapshot_sockets", json!({"port": port})).unwrap();
+            rows(&answer, "sockets", &pair.a).iter().any(|row| row["limited_by"] == by).then_some(())
+        });
+    };
+    limited(&mut client, Value::Null);
+    // Nobody reads: the receiver's window fills.
+    sender.set_nonblocking(true).unwrap();
+    while (&sender).write(&[0; 65_536]).is_ok() {}
+    limited(&mut client, "receiver".into());
+    let answer = client.call("snapshot_sockets", json!({"port": port, "limit": 1})).unwrap();
+    assert!(
+        answer["sockets"][0]["send_queue_bytes"].as_u64().unwrap()
+            + answer["sockets"][0]["receive_queue_bytes"].as_u64().unwrap()
+            > 0
+    );
+    // The network takes everything away: what was sent is never acknowledged.
+    let other = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
+    let port = other.local_addr().unwrap().port();
+    pair.b.ip("link set v0 down");
+    (&other).write_all(&[0; 10]).unwrap();
+    until("the application has no more", || {
+        let answer = client.call("snapshot_sockets", json!({"port": port})).unwrap();
+        rows(&answer, "sockets", &pair.a).iter().any(|row| row["limited_by"] == "application").then_some(())
+    });
+    other.set_nonblocking(true).unwrap();
+    while (&other).write(&[0; 65_536]).is_ok() {}
+    until("the network holds it up", || {
+        let answer = client.call("snapshot_sockets", json!({"port": port})).unwrap();
+        rows(&answer, "sockets", &pair.a).iter().any(|row| row["limited_by"] == "network").then_some(())
+    });
+}
+
+#[test]
+fn a_udp_socket_that_overflows_says_what_it_dropped() {
+    let netns = Netns::new();
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let receiver = netns.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    rustix::net::sockopt::set_socket_recv_buffer_size(&receiver, 2_304).unwrap();
+    let sender = netns.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    for _ in 0..100 {
+        sender.send_to(&[0; 1_000], receiver.local_addr().unwrap()).unwrap();
+    }
+    let port = receiver.local_addr().unwrap().port();
+    let answer = client.call("snapshot_sockets", json!({"port": port, "protocol": "udp"})).unwrap();
+    let row = rows(&answer, "sockets", &netns)[0];
+    assert!(row["dropped"].as_u64().unwrap() >= 90 && row["receive_queue_bytes"].as_u64().unwrap() > 0, "{row}");
+}
+
+#[test]
+fn filters_and_limits_say_what_they_cut() {
+    let netns = Netns::new();
+    let daemon = daemon_in(&netns);
+    let mut client = Client::connect(&daemon.socket);
+    let mut other = Process::in_netns(&netns, "udp-open 127.0.0.1 0 30");
+    other.hear();
+    let answer = client.call("snapshot_sockets", json!({"pid": other.pid(), "limit": 5})).unwrap();
+    assert_eq!(answer["sockets"].as_array().unwrap().len(), 5, "{answer}");
+    assert_eq!((&answer["states"], &answer["measured"]["rows_cut"]), (&json!({"unconnected": 30}), &json!(25)));
+    let answer = client.call("snapshot_sockets", json!({"process": "no-such-process"})).unwrap();
+    assert_eq!((&answer["sockets"], &answer["states"]), (&json!([]), &json!({})), "{answer}");
+    let error = client.call("snapshot_sockets", json!({"port": 70_000})).unwrap_err();
+    assert!(error.contains("port"), "{error}");
+}
