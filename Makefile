@@ -31,4 +31,19 @@ nix-check: nix-eval
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/nixfmt --check
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/deadnix --fail
 
+# The image for those without Nix, and its two containers run with what compose.yaml gives them.
+.PHONY: oci-image oci-check
+oci-image: build
+	@scripts/prerequisites podman crun
+	packaging/oci/layout target/oci $(BUILT)
+	podman build --quiet --tag netmon-mcp .
+
+oci-check: oci-image
+	@scripts/prerequisites python3-yaml
+	python3 tests/oci/check.py
+
+.PHONY: nix/options.md
+nix/options.md:
+	tests/nix/options >$@
+
 include packaging/install.mk

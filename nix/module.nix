@@ -66,7 +66,7 @@ in
     settings = mkOption {
       inherit (toml) type;
       default = { };
-      example = lib.literalExpression "{ limits.calls = 16; }";
+      example = lib.literalExpression "{ http.max_calls = 16; }";
       description = ''
         The contents of `/etc/netmon/netmon.toml`. They are checked when the system is built. No secret
         belongs here: the file is in the Nix store, where everyone can read it.

@@ -12,18 +12,21 @@ let
   self = (import ../../flake.nix).outputs { inherit self nixpkgs; } // {
     outPath = ../..;
   };
-  system = "x86_64-linux";
+  host = nixpkgs.lib.nixosSystem {
+    system = "x86_64-linux";
+    modules = [
+      self.nixosModules.default
+      { services.netmon-mcp.enable = true; }
+      extra
+    ];
+  };
 in
 self
 // {
   inherit nixpkgs;
-  host =
-    (nixpkgs.lib.nixosSystem {
-      inherit system;
-      modules = [
-        self.nixosModules.default
-        { services.netmon-mcp.enable = true; }
-        extra
-      ];
-    }).config;
+  host = host.config;
+  options = import ../../nix/options.nix {
+    inherit (nixpkgs) lib;
+    inherit (host) options;
+  };
 }

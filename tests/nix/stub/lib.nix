@@ -32,6 +32,9 @@ let
     suffix: text:
     stringLength text >= stringLength suffix
     && substring (stringLength text - stringLength suffix) (stringLength suffix) text == suffix;
+  removeSuffix =
+    suffix: text:
+    if hasSuffix suffix text then substring 0 (stringLength text - stringLength suffix) text else text;
   hasInfix = infix: text: length (lib.splitString infix text) > 1;
   escape = list: replaceStrings list (map (c: "\\${c}") list);
 
@@ -101,6 +104,7 @@ let
       mkEnableOption
       mkOption
       nameValuePair
+      removeSuffix
       replaceStrings
       ;
     inherit (builtins)
@@ -127,6 +131,20 @@ let
       listToAttrs (
         concatMap (name: lib.optional (f name set.${name}) (nameValuePair name set.${name})) (attrNames set)
       );
+    # A value as one would write it in Nix, on one line.
+    generators.toPretty =
+      _: value:
+      let
+        show = lib.generators.toPretty { };
+        words = [ "[" ] ++ map show value ++ [ "]" ];
+        pairs = lib.mapAttrsToList (name: v: "${name} = ${show v};") value;
+      in
+      if builtins.isAttrs value then
+        concatStringsSep " " ([ "{" ] ++ pairs ++ [ "}" ])
+      else if isList value then
+        concatStringsSep " " words
+      else
+        builtins.toJSON value;
     getExe = package: "${package}/bin/${package.meta.mainProgram}";
     getExe' = package: program: "${package}/bin/${program}";
     importTOML = path: builtins.fromTOML (builtins.readFile path);
