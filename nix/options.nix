@@ -36,6 +36,4 @@ in
   Written by `make nix/options.md`; `make nix-eval` fails if it is not up to date.
 
 ''
-+ lib.concatStringsSep "\n" (
-  entries [ "services" "netmon-mcp" ] options.services.netmon-mcp
-)
++ lib.concatStringsSep "\n" (entries [ "services" "netmon-mcp" ] options.services.netmon-mcp)

@@ -1,59 +1,46 @@
-# The installed service, asked over its socket, over HTTP and over SSH, on every kernel that NixOS keeps.
-{ self, pkgs }:
+# The installed service: enclosed, restarted, upgraded, and asked over its socket, HTTP and SSH.
+{
+  pkgs,
+  host,
+  onEveryKernel,
+}:
 let
-  inherit (pkgs) lib;
-  kernels = {
-    "6_1" = pkgs.linuxPackages_6_1;
-    "6_6" = pkgs.linuxPackages_6_6;
-    "6_12" = pkgs.linuxPackages_6_12;
-    latest = pkgs.linuxPackages_latest;
-  };
-  test =
-    version: kernelPackages:
-    pkgs.testers.runNixOSTest {
-      name = "netmon-mcp-service-${version}";
-      globalTimeout = 900;
-
-      nodes.client = {
-        environment.systemPackages = [
-          pkgs.curl
-          pkgs.jq
-        ];
-      };
-
-      nodes.server = {
-        imports = [ self.nixosModules.default ];
-        boot = { inherit kernelPackages; };
-        virtualisation.cores = 2;
-
-        services.netmon-mcp = {
-          enable = true;
-          users = [ "alice" ];
-          openFirewall = true;
-          http = {
-            enable = true;
-            address = "0.0.0.0";
-            tokenFile = "/etc/netmon-tokens";
-          };
-        };
-        environment.etc."netmon-tokens" = {
-          text = "test correct-horse-battery-staple\n";
-          mode = "0400";
-        };
-
-        users.users.alice.isNormalUser = true;
-        users.users.mallory.isNormalUser = true;
-        services.openssh.enable = true;
-        networking.nftables.enable = true;
-        environment.systemPackages = [
-          pkgs.jq
-          pkgs.python3
-        ];
-      };
-
-      testScript = builtins.readFile ./service.py;
-    };
+  # The MCP client of the script.
+  client = [
+    (pkgs.writeScriptBin "mcp-client" (builtins.readFile ./mcp-client))
+    pkgs.python3
+  ];
 in
-lib.mapAttrs' (
-  version: kernelPackages: lib.nameValuePair "service-${version}" (test version kernelPackages)
-) kernels
+onEveryKernel "service" {
+  nodes.client.environment.systemPackages = client;
+
+  nodes.server = {
+    imports = [ host ];
+    services.netmon-mcp = {
+      users = [ "alice" ];
+      openFirewall = true;
+      http = {
+        enable = true;
+        address = "0.0.0.0";
+        tokenFile = "/etc/netmon-tokens";
+      };
+      settings.http.allowed_hosts = [ "server" ];
+    };
+    environment.etc."netmon-tokens" = {
+      text = "test correct-horse-battery-staple-0123456789\n";
+      mode = "0400";
+    };
+    users.users.alice.isNormalUser = true;
+    users.users.mallory.isNormalUser = true;
+    services.openssh.enable = true;
+
+    # What an upgrade does: the system is switched to another one, which runs other units.
+    system.switch.enable = true;
+    specialisation.upgraded.configuration.services.netmon-mcp.without = [ "snapshot_interfaces" ];
+    environment.systemPackages = client ++ [
+      (pkgs.writeShellScriptBin "upgrade" "/run/booted-system/specialisation/upgraded/bin/switch-to-configuration test")
+    ];
+  };
+
+  testScript = builtins.readFile ./service.py;
+}

@@ -140,7 +140,10 @@ in
       memorySize = option types.int 1024;
       vlans = option (types.listOf types.int) [ 1 ];
     };
-    system.build = option anything { };
+    system = {
+      build = option anything { };
+      switch.enable = option types.bool false;
+    };
   };
   config = {
     systemd.units = services // sockets;

@@ -83,7 +83,8 @@ let
       attributes: builtins.seq (builtins.readFile attributes.cargoLock.lockFile) (derive attributes);
     testers.runNixOSTest = import ./nixos-test.nix { inherit lib pkgs derive; };
     writeText = builtins.toFile;
-    writeShellApplication = derive;
+    writeScriptBin = name: _: package name;
+    writeShellScriptBin = name: _: package name;
   }
   // lib.genAttrs [
     "bpftools"

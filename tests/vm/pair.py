@@ -1,0 +1,58 @@
+# Two hosts: traffic of known size between them is attributed on both sides alike, and packets that one of them drops
+# are found, with the reason. The same script runs in NixOS' tests (pair.nix) and on Debian guests.
+import json
+
+BYTES = 4_000_000
+
+start_all()
+for node in [client, server]:
+    node.wait_for_unit("netmond.service")
+
+
+def begin(node, tool, *arguments):
+    """Starts a measurement and waits until everything that it needs is attached."""
+    command = f"netmon-mcp call {tool} {' '.join(arguments)} --json"
+    node.succeed(f"({command} >/tmp/answer 2>&1; echo $? >/tmp/code) </dev/null >/dev/null 2>&1 &")
+    node.wait_until_succeeds(f"netmon-mcp call status --json | jq -e '.tools[] | select(.name == \"{tool}\") | .windows > 0'")
+
+
+def end(node):
+    node.wait_until_succeeds("test -s /tmp/code", timeout=90)
+    answer = node.succeed("cat /tmp/answer; rm /tmp/answer /tmp/code")
+    return json.loads(answer)
+
+
+def findings(answer):
+    return {finding["code"]: finding for finding in answer["findings"] if finding["severity"] != "info"}
+
+
+# Whatever comes to port 9000 is read by cat, in a unit of its own.
+server.succeed("systemd-run -E PATH --unit=sink systemd-socket-activate --accept --inetd -l 9000 sh -c 'cat >/dev/null'")
+server.wait_for_open_port(9000)
+
+with subtest("traffic of known size belongs to whoever sent it, and to whoever received it"):
+    for node in [client, server]:
+        begin(node, "top_traffic", "duration_ms=20000", "group_by=unit")
+    client.succeed(
+        f"systemd-run -E PATH --wait --unit=source bash -c 'head -c {BYTES} /dev/zero >/dev/tcp/server/9000' </dev/null"
+    )
+    for node, unit, counter in [(client, "source.service", "tx_bytes"), (server, "sink.service", "rx_bytes")]:
+        answer = end(node)
+        rows = [row for row in answer["rows"] if (row["owner"] or {}).get("unit") == unit]
+        assert len(rows) == 1, answer
+        assert BYTES <= rows[0][counter] < BYTES * 1.01, rows
+
+with subtest("nothing is wrong while nothing is"):
+    begin(server, "diagnose", "duration_ms=3000")
+    assert not findings(end(server))
+
+with subtest("packets that a firewall drops are found, with the port"):
+    server.succeed("nft add table inet fault")
+    server.succeed("nft add chain inet fault input '{ type filter hook input priority 0; }'")
+    server.succeed("nft add rule inet fault input tcp dport 9000 drop")
+    begin(server, "diagnose", "duration_ms=8000")
+    client.execute("timeout 5 bash -c ': >/dev/tcp/server/9000'")
+    found = findings(end(server))
+    assert "firewall_drop" in found, found
+    assert "9000" in json.dumps(found["firewall_drop"]), found
+    server.succeed("nft delete table inet fault")
