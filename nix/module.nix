@@ -121,6 +121,15 @@ in
         message = "services.netmon-mcp.http.tokenFile is in the Nix store, where everyone can read it; name a file outside, as a string.";
       }
       {
+        assertion =
+          !(lib.any (key: cfg.settings.http or { } ? ${key}) [
+            "listen"
+            "port"
+            "tokens"
+          ]);
+        message = "services.netmon-mcp.settings.http says where to listen or which tokens are good; set services.netmon-mcp.http.address, http.port and http.tokenFile instead, which also guard them.";
+      }
+      {
         assertion = cfg.openFirewall -> cfg.http.enable && !isLocal cfg.http.address;
         message = "services.netmon-mcp.openFirewall opens a port that nothing serves: set services.netmon-mcp.http.enable, and http.address beyond loopback.";
       }
