@@ -1,7 +1,7 @@
 //! What only a stock kernel can do, and not every machine that the suite runs on: run by `make vm-test`, in guests.
 
 #[allow(dead_code)] // this takes little of it
-#[path = "../suite/harness.rs"]
+#[path = "../suite/harness/mod.rs"]
 mod harness;
 
 use std::net::UdpSocket;

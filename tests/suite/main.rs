@@ -15,3 +15,4 @@ mod protocol;
 mod separation;
 mod service;
 mod snapshot_sockets;
+mod tidy;

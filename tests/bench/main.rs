@@ -1,0 +1,56 @@
+//! `make bench`: what measuring costs the measured, and how exact, quick and small it is. Figures are medians, costs are
+//! ratios against a baseline from the same interleaved run: the machine may be shared and noisy.
+//!
+//! `make bench` runs everything, `cargo bench -- NAME...` what is named.
+
+#[allow(dead_code)] // the suite's harness, of which this takes a part
+#[path = "../suite/harness/mod.rs"]
+mod harness;
+
+mod cost;
+mod first_light;
+mod workload;
+
+/// A figure: what it is called, what was measured, what was to be reached.
+pub struct Figure {
+    pub name: String,
+    pub measured: String,
+    pub reach: &'static str,
+    pub reached: bool,
+}
+
+type Benchmark = (&'static str, fn() -> Vec<Figure>);
+
+const BENCHMARKS: &[Benchmark] = &[
+    ("incoming-cost", first_light::incoming_cost),
+    ("incoming-accuracy", first_light::accuracy),
+    ("overhead", first_light::overhead),
+    ("connects", first_light::connects),
+    ("start", first_light::start),
+    ("memory", first_light::memory),
+];
+
+fn main() {
+    harness::require_root();
+    let named: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let known: Vec<_> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
+    if let Some(unknown) = named.iter().find(|name| !known.contains(&name.as_str())) {
+        eprintln!("no benchmark is named {unknown}; there are: {}", known.join(", "));
+        std::process::exit(2);
+    }
+    println!("{:<58} {:>26}  {:<24}", "figure", "measured", "to reach");
+    for (name, benchmark) in BENCHMARKS {
+        if named.is_empty() || named.iter().any(|n| n == name) {
+            for figure in benchmark() {
+                let verdict = if figure.reached { "" } else { "  NOT REACHED" };
+                println!("{:<58} {:>26}  {:<24}{verdict}", figure.name, figure.measured, figure.reach);
+            }
+        }
+    }
+}
+
+/// The middle of some figures, and the smallest and largest.
+pub fn median(figures: &mut [f64]) -> (f64, f64, f64) {
+    figures.sort_by(f64::total_cmp);
+    (figures[figures.len() / 2], figures[0], figures[figures.len() - 1])
+}
