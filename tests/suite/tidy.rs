@@ -37,9 +37,13 @@ fn name(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// What stands before the unit tests.
-fn code(text: &str) -> &str {
-    text.split("\n#[cfg(test)]\n").next().unwrap_or(text)
+/// The source of the product, without its unit tests: files called `tests.rs`, and what follows `#[cfg(test)]`.
+fn product() -> impl Iterator<Item = (PathBuf, String)> {
+    files("src", &[".rs"]).into_iter().filter(|path| !path.ends_with("tests.rs")).map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("\n#[cfg(test)]\n").next().unwrap_or(&text).to_owned();
+        (path, code)
+    })
 }
 
 #[test]
@@ -78,8 +82,8 @@ fn functions(text: &str) -> Vec<(String, usize)> {
 fn functions_are_short() {
     let mut lengths = Vec::new();
     let mut long = Vec::new();
-    for path in files("src", &[".rs"]) {
-        for (function, lines) in functions(code(&fs::read_to_string(&path).unwrap())) {
+    for (path, code) in product() {
+        for (function, lines) in functions(&code) {
             lengths.push(lines);
             if lines > FUNCTION_LINES {
                 long.push(format!("{}: {function} has {lines} lines", name(&path)));
@@ -116,9 +120,8 @@ fn the_readme_lists_exactly_the_tools() {
 #[test]
 fn nothing_panics_on_purpose_and_every_unsafe_says_why_it_is_sound() {
     let mut trouble = Vec::new();
-    for path in files("src", &[".rs"]) {
-        let text = fs::read_to_string(&path).unwrap();
-        let lines: Vec<&str> = code(&text).lines().collect();
+    for (path, code) in product() {
+        let lines: Vec<&str> = code.lines().collect();
         for (i, line) in lines.iter().enumerate() {
             let at = || format!("{}:{}: {}", name(&path), i + 1, line.trim());
             let comment = line.trim_start().starts_with("//");
