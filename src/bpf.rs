@@ -329,9 +329,11 @@ pub fn per_cpu<T: Pod>(map: &MapHandle, key: u32) -> libbpf_rs::Result<Vec<T>> {
     Ok(values.iter().filter_map(|value| read(value)).collect())
 }
 
-/// A `__u64` at the start of `.bss`, where our programs count what they lost.
-pub fn counter(bss: &MapHandle) -> libbpf_rs::Result<u64> {
-    Ok(bss.lookup(bytes(&0u32), MapFlags::ANY)?.and_then(|value| read(&value)).unwrap_or(0))
+/// A `__u64` of `.bss`, where our programs count what they lost; `offset` is `offset_of!(types::bss, FIELD)`, since
+/// what else is there, and in which order, is the compiler's to say.
+pub fn counter(bss: &MapHandle, offset: usize) -> libbpf_rs::Result<u64> {
+    let value = bss.lookup(bytes(&0u32), MapFlags::ANY)?;
+    Ok(value.and_then(|value| read(value.get(offset..)?)).unwrap_or(0))
 }
 
 /// All entries of a hash map, in batches of a few thousand (libbpf-rs 0.27's own batches lose rows:

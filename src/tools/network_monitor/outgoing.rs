@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    mem::offset_of,
     sync::{Arc, Mutex, Weak},
     thread,
     time::{Duration, Instant},
@@ -24,6 +25,9 @@ use skel::types;
 
 // SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
 unsafe impl Pod for types::connect {}
+
+/// Connects that found no room.
+const LOST: usize = offset_of!(types::bss, lost);
 
 pub struct Outgoing {
     program: Program,
@@ -110,7 +114,7 @@ impl Outgoing {
         let netns = own_netns();
         let interface = interface.map(netlink::interface_named).transpose()?.map(|i| (i.index, netns));
         let watch = self.watch()?;
-        let (from_ns, lost_before) = (monotonic_ns(), bpf::counter(&self.bss)?);
+        let (from_ns, lost_before) = (monotonic_ns(), bpf::counter(&self.bss, LOST)?);
         let bell = Arc::new(Bell::new()?);
         let place = after.and_then(|after| watch.place(after));
         let search = {
@@ -129,7 +133,7 @@ impl Outgoing {
                 break;
             }
         }
-        let (lost, window_ns) = (bpf::counter(&self.bss)? - lost_before, monotonic_ns() - from_ns);
+        let (lost, window_ns) = (bpf::counter(&self.bss, LOST)? - lost_before, monotonic_ns() - from_ns);
         let sample = watch.sample(&search, &found, lost, window_ns, place.is_some(), netns);
         self.linger(watch);
         Ok(sample)
