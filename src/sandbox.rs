@@ -128,23 +128,22 @@ pub fn cut_to(wanted: &CapsHashSet) -> io::Result<()> {
 }
 
 /// The smallest set of capabilities under which `rehearsal` succeeds, of those that are held: none,
-/// eBPF's, the network's, all. Tried on a thread of its own, since capabilities are a thread's.
-pub fn needed(rehearsal: impl Fn() -> io::Result<()> + Sync) -> CapsHashSet {
+/// eBPF's, the network's, all; the kernel's reason if it does under none of them. Tried on a thread of its own,
+/// since capabilities are a thread's.
+pub fn needed(rehearsal: impl Fn() -> io::Result<()> + Sync) -> io::Result<CapsHashSet> {
     use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON};
     let choices: [&[Capability]; 4] = [&[], &[CAP_BPF, CAP_PERFMON], &[CAP_NET_ADMIN], &LOADING];
+    let mut refusal = io::Error::other("attaching could not be tried");
     for choice in choices {
         let set: CapsHashSet = choice.iter().copied().collect();
-        let passed = std::thread::scope(|scope| {
-            scope
-                .spawn(|| caps::set(None, CapSet::Effective, &set).is_ok() && rehearsal().is_ok())
-                .join()
-                .unwrap_or(false)
-        });
-        if passed {
-            return set;
+        let attempt = || caps::set(None, CapSet::Effective, &set).is_ok().then(&rehearsal);
+        match std::thread::scope(|scope| scope.spawn(attempt).join()) {
+            Ok(Some(Ok(()))) => return Ok(set),
+            Ok(Some(Err(e))) => refusal = e,
+            Ok(None) | Err(_) => {} // not held, or a panic that has been logged
         }
     }
-    CapsHashSet::new()
+    Err(refusal)
 }
 
 /// The names of the capabilities in effect, in order.

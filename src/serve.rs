@@ -11,6 +11,7 @@ use std::{
         },
     },
     path::Path,
+    sync::Arc,
     thread,
     time::Instant,
 };
@@ -137,7 +138,9 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
                 Ok(None) => break,
                 Err(e) => {
                     // EMFILE and the like pass; a loop that spins on them would not help.
-                    tracing::warn!("a connection was not taken: {e}");
+                    if let Some(skipped) = REFUSALS.admit() {
+                        tracing::warn!(skipped, "a connection was not taken: {e}");
+                    }
                     thread::sleep(std::time::Duration::from_millis(10));
                     continue;
                 }
@@ -145,19 +148,21 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
             let peer = match peers.admit(&stream) {
                 Ok(peer) => peer,
                 Err(e) => {
-                    refuse(stream, e);
+                    refuse(&stream, e);
                     continue;
                 }
             };
             let (stop, progress) = (&stop, &progress);
+            let stream = Arc::new(stream);
+            let asked = Arc::clone(&stream);
             let work = move || {
                 let _ =
-                    answer(&stream, &peer, stop, host, progress).inspect_err(|e| tracing::debug!("a client left: {e}"));
+                    answer(&asked, &peer, stop, host, progress).inspect_err(|e| tracing::debug!("a client left: {e}"));
             };
             if let Err(e) =
                 thread::Builder::new().name("request".into()).stack_size(limits::THREAD_STACK).spawn_scoped(scope, work)
             {
-                tracing::warn!("a request was dropped: {e}");
+                refuse(&stream, Error::Busy(format!("netmond could start no thread for this request: {e}; try again")));
             }
         }
         supervisor.stopping();
@@ -166,7 +171,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
     })
 }
 
-fn refuse(mut stream: UnixStream, error: Error) {
+fn refuse(mut stream: &UnixStream, error: Error) {
     if let Some(skipped) = REFUSALS.admit() {
         tracing::warn!(skipped, "a connection was refused: {error}");
     }

@@ -1,6 +1,8 @@
 //! What the gateway and the daemon say to each other: one line of JSON each way, one request a
 //! connection. Closing the connection cancels the request.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
@@ -72,14 +74,34 @@ pub enum Error {
     Panicked(String),
 }
 
-impl From<std::io::Error> for Error {
-    fn from(e: std::io::Error) -> Self {
-        Error::Kernel(e.to_string())
+impl From<io::Error> for Error {
+    fn from(e: io::Error) -> Self {
+        Error::Kernel(format!("{e}{}", remedy(e.kind(), e.raw_os_error())))
     }
 }
 
 impl From<libbpf_rs::Error> for Error {
     fn from(e: libbpf_rs::Error) -> Self {
-        Error::Kernel(format!("{e:#}"))
+        let kind = match e.kind() {
+            libbpf_rs::ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
+            _ => io::ErrorKind::Other,
+        };
+        Error::Kernel(format!("{e:#}{}", remedy(kind, None)))
+    }
+}
+
+/// What to do about a resource that ran out.
+fn remedy(kind: io::ErrorKind, errno: Option<i32>) -> &'static str {
+    match (kind, errno) {
+        (io::ErrorKind::OutOfMemory, _) => {
+            ". There is no memory for netmond's maps: give it more (MemoryMax= of its unit), or leave a tool out (--without)"
+        }
+        (_, Some(libc::EMFILE | libc::ENFILE)) => {
+            ". netmond may have no more open files: raise LimitNOFILE= of its unit, or ask less at once"
+        }
+        (io::ErrorKind::StorageFull, _) => {
+            ". A map or a table of the kernel is full: ask less at once, and report this"
+        }
+        _ => "",
     }
 }

@@ -300,9 +300,10 @@ impl Loaded {
             return unavailable("it was left out with --without".into());
         }
         let mut loader = Loader::default();
-        match (sampler.load)(&mut loader) {
-            Ok((sample, rehearsal)) => {
-                let keeps = sandbox::needed(rehearsal);
+        let loaded =
+            (sampler.load)(&mut loader).and_then(|(sample, rehearsal)| Ok((sample, sandbox::needed(rehearsal)?)));
+        match loaded {
+            Ok((sample, keeps)) => {
                 Loaded { programs: loader.programs, keeps, windows: AtomicUsize::new(0), sample: Ok(sample) }
             }
             Err(e) => {

@@ -6,6 +6,7 @@ mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;
 
+mod faults;
 mod gateway;
 mod interfaces;
 mod network_monitor;

@@ -1,0 +1,356 @@
+//! Faults of the host, each injected for real or by a seccomp filter that fails a system call as the kernel would:
+//! every one ends in a clear statement, and everything else goes on working.
+
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::{net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::*;
+
+/// Commands of bpf(2), `linux/bpf.h`.
+const MAP_CREATE: u64 = 0;
+const MAP_UPDATE_ELEM: u64 = 2;
+const PROG_LOAD: u64 = 5;
+const RAW_TRACEPOINT_OPEN: u64 = 17;
+const BTF_LOAD: u64 = 18;
+
+const STATUS: &str = "{\"version\":1,\"tool\":\"status\",\"input\":{}}";
+
+/// A netmond that was started some other way than the harness does.
+struct Faulty {
+    child: Child,
+    socket: PathBuf,
+    _folder: TempDir,
+}
+
+impl Faulty {
+    /// Starts what `command` makes of a socket's path, and waits until it serves.
+    fn start(command: impl FnOnce(&Path) -> Command) -> Faulty {
+        require_root();
+        let folder = TempDir::new().unwrap();
+        let socket = folder.path().join("netmond.sock");
+        let child = command(&socket).env("RUST_LOG", "error").stdin(Stdio::null()).spawn().unwrap();
+        let mut faulty = Faulty { child, socket, _folder: folder };
+        until("netmond serves", || {
+            assert!(faulty.child.try_wait().unwrap().is_none(), "netmond ended");
+            ask(&faulty.socket, STATUS).ok()
+        });
+        faulty
+    }
+
+    /// One for which bpf(2) fails with `errno` when the command is one of `commands`.
+    fn refusing(commands: &[u64], errno: i32) -> Faulty {
+        let filter = failing_bpf(commands, errno);
+        Faulty::start(|socket| {
+            let mut command = netmond(socket);
+            // SAFETY: between fork and exec it only makes two system calls, with memory that is there already.
+            unsafe { command.pre_exec(move || seccompiler::apply_filter(&filter).map_err(std::io::Error::other)) };
+            command
+        })
+    }
+
+    /// One in a mount namespace of its own, after `preparation` in a shell; `$SOCKET` is the folder of its socket.
+    fn after(preparation: &str) -> Faulty {
+        Faulty::start(|socket| {
+            let mut command = in_own_mounts(preparation, &netmond(socket));
+            command.env("SOCKET", socket.parent().unwrap());
+            command
+        })
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn netmond(socket: &Path) -> Command {
+    let mut command = Command::new(DAEMON);
+    command.arg("--socket").arg(socket).args(["--group", "root"]);
+    command
+}
+
+fn in_own_mounts(preparation: &str, netmond: &Command) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", &format!("{preparation}; exec \"$@\""), "sh"]);
+    command.arg(netmond.get_program()).args(netmond.get_args());
+    command
+}
+
+fn failing_bpf(commands: &[u64], errno: i32) -> BpfProgram {
+    let rule = |command: &u64| {
+        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *command).unwrap();
+        SeccompRule::new(vec![condition]).unwrap()
+    };
+    let rules = [(libc::SYS_bpf, commands.iter().map(rule).collect())].into();
+    let (pass, fail) = (SeccompAction::Allow, SeccompAction::Errno(errno as u32));
+    SeccompFilter::new(rules, pass, fail, std::env::consts::ARCH.try_into().unwrap()).unwrap().try_into().unwrap()
+}
+
+/// What `status` says of the tools that are not available.
+fn reasons(client: &mut Client) -> Vec<(String, String)> {
+    let status = client.call("status", json!({})).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let lost = status["tools"].as_array().unwrap().iter().filter(|tool| tool["available"] == false);
+    lost.map(|tool| (text(&tool["name"]), text(&tool["reason"]))).collect()
+}
+
+/// What needs no eBPF works whatever the kernel refuses of it.
+fn the_rest_works(client: &mut Client) {
+    let answer = client.call("snapshot_interfaces", json!({"duration_ms": 100})).unwrap();
+    assert!(answer["interfaces"].as_array().unwrap().iter().any(|i| i["name"] == "lo"), "{answer}");
+}
+
+/// Every tool that loads eBPF is unavailable for a reason with `words`, and says so when it is asked.
+fn refused_with(daemon: &Faulty, words: &str) {
+    let mut client = Client::connect(&daemon.socket);
+    let reasons = reasons(&mut client);
+    assert!(reasons.iter().any(|(tool, _)| tool == "network-monitor"), "{reasons:?}");
+    for (tool, reason) in &reasons {
+        assert!(reason.contains(words), "{tool}: {reason}");
+    }
+    let text = client.call("network-monitor", json!({"operation": "incoming"})).unwrap_err();
+    assert!(text.contains("not available on this host") && text.contains(words), "{text}");
+    the_rest_works(&mut client);
+}
+
+#[test]
+fn no_memory_for_a_map() {
+    refused_with(&Faulty::refusing(&[MAP_CREATE], libc::ENOMEM), "MemoryMax=");
+}
+
+#[test]
+fn no_space_in_a_map() {
+    refused_with(&Faulty::refusing(&[MAP_UPDATE_ELEM], libc::ENOSPC), "No space left on device");
+}
+
+#[test]
+fn a_program_that_the_verifier_refuses() {
+    refused_with(&Faulty::refusing(&[PROG_LOAD], libc::EACCES), "it needs Linux");
+}
+
+#[test]
+fn types_that_the_kernel_refuses() {
+    refused_with(&Faulty::refusing(&[BTF_LOAD], libc::EINVAL), "it needs Linux");
+}
+
+#[test]
+fn a_link_that_the_kernel_refuses() {
+    refused_with(&Faulty::refusing(&[RAW_TRACEPOINT_OPEN], libc::ENOMEM), "MemoryMax=");
+}
+
+#[test]
+fn a_kernel_without_btf() {
+    require_root();
+    let folder = TempDir::new().unwrap();
+    let daemon = netmond(&folder.path().join("netmond.sock"));
+    let output = in_own_mounts("mount -t tmpfs none /sys/kernel/btf", &daemon).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("CONFIG_DEBUG_INFO_BTF=y"), "{text}");
+}
+
+#[test]
+fn a_read_only_file_system() {
+    require_root();
+    let read_only = "mount -t tmpfs none /run; mount -o remount,ro,bind /run";
+    let output = in_own_mounts(read_only, &netmond(Path::new("/run/netmon/netmond.sock"))).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("cannot be served") && text.contains("Read-only"), "{text}");
+    // Where its socket is elsewhere, nothing else of it writes.
+    let daemon = Faulty::after("mount --bind $SOCKET $SOCKET; mount -o remount,ro,bind /");
+    let mut client = Client::connect(&daemon.socket);
+    assert_eq!(reasons(&mut client), []);
+    the_rest_works(&mut client);
+}
+
+/// The answer of a call of `outgoing`, while connections to `to` are made in `netns`.
+fn outgoing(client: &mut Client, netns: &Netns, to: SocketAddr) -> Value {
+    let id = client.begin_call("network-monitor", json!({"operation": "outgoing", "duration": 20}));
+    connect_until_answered(client, id, netns, to)
+}
+
+fn connect_until_answered(client: &mut Client, id: i64, netns: &Netns, to: SocketAddr) -> Value {
+    let (done, stop) = std::sync::mpsc::channel::<()>();
+    let goes_on = |stop: &Receiver<()>| stop.recv_timeout(Duration::from_millis(20)) == Err(RecvTimeoutError::Timeout);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let stop = stop;
+            while goes_on(&stop) {
+                let _ = connect(netns, to);
+            }
+        });
+        let answer = client.end_call(id);
+        drop(done);
+        answer.unwrap()
+    })
+}
+
+/// A connection that `outgoing` reports, of a namespace that is gone by then. Other tests connect as well.
+fn reported_connection(socket: &Path) -> Value {
+    let mut client = Client::connect(socket);
+    until("our connection is reported", || {
+        let netns = Netns::new();
+        let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        let answer = outgoing(&mut client, &netns, listener.local_addr().unwrap());
+        let inode = netns.inode();
+        answer["connections"].as_array().unwrap().iter().find(|c| c["owner"]["netns"] == inode).cloned()
+    })
+}
+
+#[test]
+fn a_proc_that_hides_other_processes() {
+    let daemon = Faulty::after("mount -t proc -o hidepid=invisible proc /proc");
+    let connection = reported_connection(&daemon.socket);
+    assert_eq!(connection["owner"]["pid"], std::process::id(), "the kernel's record needs no /proc: {connection}");
+}
+
+#[test]
+fn no_cgroups_to_name_units_by() {
+    let daemon = Faulty::after("mount -t tmpfs none /sys/fs/cgroup");
+    let connection = reported_connection(&daemon.socket);
+    assert_eq!((&connection["owner"]["pid"], &connection["owner"]["unit"]), (&json!(std::process::id()), &Value::Null));
+}
+
+#[test]
+fn a_ring_that_overflows() {
+    const CONNECTS: usize = 10_000; // of two events with 120 bytes each: the ring has 512 KiB
+    let netns = Netns::new();
+    let daemon = daemon_in(&netns);
+    let mut client = Client::connect(&daemon.socket);
+    // Its own loopback, on which nobody else connects.
+    let id = client.begin_call("network-monitor", json!({"operation": "outgoing", "interface": "lo", "duration": 30}));
+    client.until_open("network-monitor", 1);
+    run(&format!("kill -STOP {}", daemon.pid()));
+    netns.enter(|| {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        (0..CONNECTS).for_each(|_| drop(TcpStream::connect(closed)));
+    });
+    run(&format!("kill -CONT {}", daemon.pid()));
+    let answer = client.end_call(id).unwrap();
+    assert!(answer["measured"]["lost_events"].as_u64().unwrap() > 0, "{}", answer["measured"]);
+    client.until_detached("network-monitor");
+}
+
+#[test]
+fn a_namespace_that_vanishes() {
+    let daemon = Daemon::start();
+    let connection = reported_connection(&daemon.socket);
+    assert_eq!(connection["owner"]["pid"], std::process::id(), "what happened in it is still told: {connection}");
+    the_rest_works(&mut Client::connect(&daemon.socket));
+}
+
+/// Steps the wall clock, and back when dropped.
+struct Step(i64);
+
+impl Step {
+    fn by(seconds: i64) -> Step {
+        let now = clock_gettime(ClockId::Realtime);
+        clock_settime(ClockId::Realtime, Timespec { tv_sec: now.tv_sec + seconds, ..now }).unwrap();
+        Step(seconds)
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        let now = clock_gettime(ClockId::Realtime);
+        let _ = clock_settime(ClockId::Realtime, Timespec { tv_sec: now.tv_sec - self.0, ..now });
+    }
+}
+
+#[test]
+fn a_clock_that_is_stepped_during_a_window() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    for seconds in [2, -2] {
+        let arguments = json!({"operation": "incoming", "interface": "lo", "duration": 1});
+        let id = client.begin_call("network-monitor", arguments);
+        client.until_open("network-monitor", 1);
+        let stepped = Step::by(seconds);
+        client.call("snapshot_interfaces", json!({"duration_ms": 100})).unwrap();
+        drop(stepped);
+        let answer = client.end_call(id).unwrap();
+        let window_ms = answer["measured"]["window_ms"].as_f64().unwrap();
+        assert!((900.0..1_900.0).contains(&window_ms), "{seconds} s: {window_ms}");
+    }
+}
+
+#[test]
+fn no_more_open_files() {
+    let descriptors = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let usual = descriptors(Daemon::start().pid());
+    let limit = usual + 64; // loading takes more than serving
+    let daemon = Faulty::start(|socket| {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limit}")).arg(DAEMON).arg("--socket").arg(socket).args(["--group", "root"]);
+        command
+    });
+    let mut client = Client::connect(&daemon.socket);
+    let window = json!({"version": 1, "tool": "network-monitor", "input": {"operation": "incoming", "interface": "lo", "duration": 60}});
+    let mut windows = Vec::new();
+    while descriptors(daemon.child.id()) < limit - 2 {
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        writeln!(stream, "{window}").unwrap();
+        windows.push(stream);
+        client.until_open("network-monitor", windows.len() as u64);
+    }
+    let text = client.call("network-monitor", json!({"operation": "outgoing", "duration": 1})).unwrap_err();
+    assert!(text.contains("LimitNOFILE="), "{text}");
+    drop(windows);
+    client.until_open("network-monitor", 0);
+    assert!(client.call("network-monitor", json!({"operation": "outgoing", "duration": 0.1})).is_ok());
+}
+
+/// A cgroup in which a process may have one thread: of cgroup v1's `pids`, else of v2.
+struct OneThread(PathBuf);
+
+impl OneThread {
+    fn of(pid: u32) -> OneThread {
+        let v1 = Path::new("/sys/fs/cgroup/pids");
+        let root = if v1.exists() { v1 } else { Path::new("/sys/fs/cgroup") };
+        let _ = std::fs::write(root.join("cgroup.subtree_control"), "+pids");
+        let group = OneThread(root.join(format!("netmon-test-{pid}")));
+        std::fs::create_dir(&group.0).unwrap();
+        std::fs::write(group.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        group.allow("1");
+        group
+    }
+
+    fn allow(&self, threads: &str) {
+        std::fs::write(self.0.join("pids.max"), threads).unwrap();
+    }
+}
+
+impl Drop for OneThread {
+    fn drop(&mut self) {
+        let _ = std::fs::read_to_string(self.0.join("cgroup.procs"))
+            .map(|pids| pids.lines().for_each(|pid| drop(std::fs::write(self.0.join("../cgroup.procs"), pid))));
+        until("the cgroup is empty", || std::fs::remove_dir(&self.0).ok());
+    }
+}
+
+#[test]
+fn no_more_threads() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let group = OneThread::of(daemon.pid());
+    let text = client.call("snapshot_interfaces", json!({"duration_ms": 100})).unwrap_err();
+    assert!(text.contains("no thread") && text.contains("try again"), "{text}");
+    group.allow("max");
+    the_rest_works(&mut client);
+}
