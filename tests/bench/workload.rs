@@ -82,17 +82,16 @@ impl Load {
             }),
             Load::Connects(pair, listener) => {
                 let to = listener.local_addr().unwrap();
-                let begun = std::cell::Cell::new(0.0);
                 let spent = pair.a.enter(|| {
                     real_time_on_one_cpu();
-                    begun.set(cpu_time());
+                    let begun = cpu_time();
                     (0..times).for_each(|_| {
                         let client = TcpStream::connect(to).unwrap();
                         // Reset at the close, so that no port waits in TIME_WAIT.
                         socket_linger(&client);
                         drop((listener.accept().unwrap(), client));
                     });
-                    cpu_time() - begun.get()
+                    cpu_time() - begun
                 });
                 return spent / f64::from(times);
             }
