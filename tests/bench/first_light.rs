@@ -16,13 +16,16 @@ fn incoming(interface: &str, seconds: f64) -> Value {
     json!({"operation": "incoming", "interface": interface, "duration": seconds})
 }
 
+/// What a figure is called, its load, and what is to be reached.
+type Case = (&'static str, fn(&Pair) -> Load, (f64, &'static str));
+
 pub fn incoming_cost() -> Vec<Figure> {
-    let loads: [(&str, fn(&Pair) -> Load, (f64, &'static str)); 3] = [
+    let loads: [Case; 3] = [
         ("TCP 64 KiB over veth, CPU, measuring / not", Load::tcp_bulk, (1.02, "<= 1.02")),
         ("TCP request/response, CPU, measuring / not", Load::tcp_requests, (1.01, "<= 1.01")),
         ("UDP request/response, CPU, measuring / not", Load::udp_requests, (1.01, "<= 1.01")),
     ];
-    let compare = |(name, load, reach): (&str, fn(&Pair) -> Load, (f64, &'static str))| {
+    let compare = |(name, load, reach): Case| {
         let pair = Pair::new();
         let daemon = daemon_in(&pair.b);
         cost::ratio(name, &daemon, &[(TOOL, incoming("v0", 60.0))], load(&pair), reach)

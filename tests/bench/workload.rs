@@ -4,7 +4,6 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream, UdpSocket},
-    time::Duration,
 };
 
 use crate::harness::{A, B, Pair};
@@ -14,7 +13,6 @@ pub enum Load {
     TcpRequests(TcpStream, TcpStream),
     TcpBulk(TcpStream, TcpStream),
     UdpRequests(UdpSocket, UdpSocket),
-    Connects(Pair, TcpListener),
 }
 
 impl Load {
@@ -49,12 +47,6 @@ impl Load {
         Load::UdpRequests(client, server)
     }
 
-    /// connect, accept, close.
-    pub fn connects(pair: Pair) -> Load {
-        let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
-        Load::Connects(pair, listener)
-    }
-
     /// Does it `times`, and returns the CPU nanoseconds of one.
     pub fn run(&mut self, times: u32) -> f64 {
         let begun = cpu_time();
@@ -80,28 +72,9 @@ impl Load {
                 server.send(&[1]).unwrap();
                 client.recv(&mut byte).unwrap();
             }),
-            Load::Connects(pair, listener) => {
-                let to = listener.local_addr().unwrap();
-                let spent = pair.a.enter(|| {
-                    real_time_on_one_cpu();
-                    let begun = cpu_time();
-                    (0..times).for_each(|_| {
-                        let client = TcpStream::connect(to).unwrap();
-                        // Reset at the close, so that no port waits in TIME_WAIT.
-                        socket_linger(&client);
-                        drop((listener.accept().unwrap(), client));
-                    });
-                    cpu_time() - begun
-                });
-                return spent / f64::from(times);
-            }
         }
         (cpu_time() - begun) / f64::from(times)
     }
-}
-
-fn socket_linger(stream: &TcpStream) {
-    rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
 }
 
 /// CPU time of this thread, in nanoseconds.
