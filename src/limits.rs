@@ -52,3 +52,45 @@ pub const CONNECT_BACKLOG: usize = 8_192;
 pub const CONNECT_LINGER: Duration = Duration::from_secs(1);
 /// Folders of cgroupfs that are searched for a cgroup id; a large Kubernetes node has about 3,000.
 pub const CGROUPS: usize = 50_000;
+
+/// HTTP connections at once. An idle one costs about 10 KB.
+pub const CONNECTIONS: usize = 1_024;
+/// A request's header, with a long token in it.
+pub const HEADER_BYTES: usize = 64 << 10;
+/// A request's header must be whole this soon after the connection or the last answer: what is slower is
+/// an attack, or idle; clients open a new connection without asking anybody.
+pub const HEADER_TIME: Duration = Duration::from_secs(30);
+/// A request's body: a tool's arguments. rmcp's own bound is 4 MiB.
+pub const BODY_BYTES: usize = 1 << 20;
+/// A request's body must be whole this soon after its header.
+pub const BODY_TIME: Duration = Duration::from_secs(10);
+/// A client that takes nothing of its answer for so long is cut off.
+pub const WRITE_TIME: Duration = Duration::from_secs(10);
+/// After a connection could not be taken (no descriptors left), so that the loop does not spin.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// Sessions at once, of about 50 KB each: 26 MB.
+pub const SESSIONS: usize = 512;
+/// A session that is not used for so long ends. Claude and opencode begin a new one without asking.
+pub const SESSION_IDLE: Duration = Duration::from_secs(300);
+/// For how long a session keeps an answer for a client that lost it.
+pub const SESSION_CACHE: Duration = Duration::from_secs(5);
+/// What a client that finds every session taken is told to wait.
+pub const SESSION_RETRY: Duration = Duration::from_secs(30);
+/// Tool calls of one client at once: half of [`CALLS`], so that no client takes the place of all others.
+pub const CALLS_PER_CALLER: usize = 32;
+/// How long a call may wait for its client's earlier calls, before it is refused.
+pub const CALL_WAIT: Duration = Duration::from_secs(10);
+/// Requests a second that a client may keep up. An agent sends one in seconds; 2,000 cost a tenth of a core.
+pub const RATE: u32 = 2_000;
+/// Seconds of [`RATE`] that a client may have saved up: what dashboards and load tests send at once.
+pub const BURST_S: f64 = 60.0;
+/// Clients whose rate is remembered.
+pub const CALLERS: usize = 10_000;
+/// A token shorter than this can be guessed: 128 bits in hexadecimal.
+pub const TOKEN_BYTES_MIN: usize = 32;
+/// What a line about a call shows of its arguments.
+pub const AUDIT_CHARS: usize = 1_024;
+/// How long a shutdown waits for answers to be taken. systemd kills after 90 s, people after 5.
+pub const FAREWELL: Duration = Duration::from_secs(3);
+/// How often a shutdown looks whether they were.
+pub const FAREWELL_LOOK: Duration = Duration::from_millis(5);

@@ -1,7 +1,7 @@
 //! Where log lines go: a person's terminal, or the journal when systemd runs us. Never stdout, which is MCP's.
 //!
 //! What happened is the message, and its particulars are fields (`NETMON_TOOL`, `NETMON_UID`, `NETMON_MS` … in the journal).
-//! What a client asked or was told is never logged.
+//! The daemon never logs what a client asked or was told. A gateway that serves HTTP logs what was asked, and by whom.
 
 use std::{
     io,

@@ -166,15 +166,22 @@ fn watchdog(microseconds: Option<u64>, of: Option<u32>, pid: u32) -> Option<Dura
 
 /// The listening socket that systemd opened, if it started us with one.
 pub fn activated() -> io::Result<Option<UnixListener>> {
+    let mut passed = passed();
+    match (passed.pop(), passed.len()) {
+        (None, _) => Ok(None),
+        (Some(fd), 0) => adopt(fd).map(Some),
+        (_, more) => Err(io::Error::other(format!("systemd passed {} sockets, and one is served", more + 1))),
+    }
+}
+
+/// Every descriptor that systemd passed to this process. Call it once: they are the caller's then.
+pub fn passed() -> Vec<OwnedFd> {
     if variable("LISTEN_PID") != Some(std::process::id()) {
-        return Ok(None);
+        return Vec::new();
     }
-    match variable("LISTEN_FDS") {
-        None | Some(0) => Ok(None),
-        // SAFETY: systemd passed this descriptor to this process, and nothing else here has it.
-        Some(1) => adopt(unsafe { OwnedFd::from_raw_fd(FIRST) }).map(Some),
-        Some(count) => Err(io::Error::other(format!("systemd passed {count} sockets, and one is served"))),
-    }
+    let count = variable("LISTEN_FDS").unwrap_or(0);
+    // SAFETY: systemd passed these descriptors to this process, and nothing else here has them.
+    (FIRST..FIRST + count).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
 }
 
 fn adopt(fd: OwnedFd) -> io::Result<UnixListener> {

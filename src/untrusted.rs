@@ -6,7 +6,12 @@ use crate::limits::NAME_CHARS;
 /// `text` without what could act on its reader: control characters, escape sequences, changes of
 /// writing direction, invisible characters; cut to [`NAME_CHARS`].
 pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if is_harmless(c) { c } else { '\u{fffd}' }).take(NAME_CHARS).collect()
+    text.chars().map(harmless).take(NAME_CHARS).collect()
+}
+
+/// The character, or a replacement if it could act on its reader.
+pub fn harmless(c: char) -> char {
+    if is_harmless(c) { c } else { '\u{fffd}' }
 }
 
 /// A C string of the kernel: up to the first NUL, any bytes, cleaned.

@@ -87,7 +87,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     tracing::info!(capabilities = sandbox::held().join(" "), "loading");
     let host = Host::load(&arguments.without);
     sandbox::cut_to(&host.keeps())?;
-    sandbox::confine(sandbox::Role::Daemon);
+    sandbox::confine(sandbox::Role::Daemon, &[]);
     tracing::info!(capabilities = sandbox::held().join(" "), "serving");
     serve::serve(&listener, &host, &Peers::new(arguments.allow_uid), &supervisor)?;
     Ok(())

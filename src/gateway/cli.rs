@@ -12,7 +12,14 @@ use clap_complete::Shell;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
-use super::{Failure, Gateway, clients, daemon::Daemon, doctor, stdio};
+use super::{
+    Failure, Gateway, clients,
+    daemon::Daemon,
+    doctor,
+    http::{self, tokens},
+    settings::{Settings, Transport},
+    stdio,
+};
 use crate::{
     answer, logging,
     sandbox::Role,
@@ -33,12 +40,14 @@ use crate::{
   sudo netmon-mcp call status        (no service: starts a daemon for the call)"
 )]
 pub struct Arguments {
-    /// Where netmond listens.
-    #[arg(long, global = true, value_name = "PATH", default_value = super::daemon::SOCKET)]
-    socket: PathBuf,
-    /// The interface that network-monitor measures when none is named.
-    #[arg(long, global = true, value_name = "NAME", env = "NET_IFACE")]
-    interface: Option<String>,
+    /// The file of settings [default: /etc/netmon/netmon.toml, if it is there].
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings, say what is wrong with them, and do nothing else.
+    #[arg(long)]
+    check_config: bool,
+    #[command(flatten)]
+    settings: Settings,
     /// How to log, on standard error: `auto` is the journal under systemd, else text.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: logging::Format,
@@ -50,6 +59,13 @@ pub struct Arguments {
 enum Command {
     /// Serve MCP on standard input and output (what happens without a command).
     Stdio,
+    /// Serve MCP over HTTP, at http://127.0.0.1:8080/mcp unless told otherwise.
+    Http,
+    /// Make a bearer token for a client: a line for the file of tokens.
+    Token {
+        /// What the log calls the client.
+        name: String,
+    },
     /// Ask one tool and print its answer.
     Call {
         /// The tool; `netmon-mcp tools` tells them apart.
@@ -81,38 +97,78 @@ enum Command {
 pub async fn run() -> ExitCode {
     let arguments = Arguments::parse();
     logging::start("warn,netmon_mcp=info", arguments.log_format);
-    let gateway = Gateway::new(Daemon::new(arguments.socket.clone(), Role::Gateway), arguments.interface.clone());
-    if matches!(arguments.command, None | Some(Command::Stdio | Command::Call { .. })) {
+    let settings = match Settings::find(arguments.config.as_deref()) {
+        Ok(file) => arguments.settings.over(file),
+        Err(fault) => return fail(&fault.to_string()),
+    };
+    if arguments.check_config {
+        return check(&settings);
+    }
+    let socket = settings.socket.clone().unwrap_or_else(|| super::daemon::SOCKET.into());
+    let daemon = Daemon::new(socket.clone(), Role::Gateway, settings.http.files());
+    let gateway = Gateway::new(daemon, settings.interface.clone());
+    let command = arguments.command.unwrap_or_else(|| default_command(settings.transport));
+    if matches!(command, Command::Stdio | Command::Call { .. }) {
         gateway.confine();
     }
-    let done = match arguments.command {
-        None | Some(Command::Stdio) => stdio::serve(gateway).await,
-        Some(Command::Call { tool, arguments, json }) => return call(&gateway, &tool, arguments, json).await,
-        Some(Command::Doctor) => {
-            let (text, well) = doctor::examine(&gateway, &arguments.socket).await;
+    let done = match command {
+        Command::Stdio => stdio::serve(gateway).await,
+        Command::Http => http::serve(&settings.http, gateway).await,
+        Command::Token { name } => token(&name),
+        Command::Call { tool, arguments, json } => return call(&gateway, &tool, arguments, json).await,
+        Command::Doctor => {
+            let (text, well) = doctor::examine(&gateway, &socket).await;
             print(&text);
             return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        Some(Command::Tools { tool }) => {
+        Command::Tools { tool } => {
             print(&tool.and_then(|name| Question::named(&name)).map_or_else(list, describe));
             Ok(())
         }
-        Some(Command::Clients) => {
+        Command::Clients => {
             let command =
                 std::env::current_exe().map_or_else(|_| "netmon-mcp".into(), |path| path.display().to_string());
             print(&clients::instructions(&command));
             Ok(())
         }
-        Some(Command::Completions { shell }) => {
+        Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "netmon-mcp", &mut io::stdout());
             Ok(())
         }
-        Some(Command::Man) => clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout()).map_err(Into::into),
+        Command::Man => clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout()).map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&format!("{e:#}")),
     }
+}
+
+/// What `MCP_TRANSPORT` or the file of settings says, where no command does.
+fn default_command(transport: Option<Transport>) -> Command {
+    if transport == Some(Transport::Sse) {
+        tracing::warn!("the transport sse was replaced by http in MCP 2025-03-26; serving http");
+    }
+    match transport {
+        None | Some(Transport::Stdio) => Command::Stdio,
+        Some(Transport::Http | Transport::Sse) => Command::Http,
+    }
+}
+
+/// Whether the settings would do: those of a file were read already, and what they name must be there.
+fn check(settings: &Settings) -> ExitCode {
+    match http::check(&settings.http) {
+        Ok(_) => {
+            print("The settings are good.\n");
+            ExitCode::SUCCESS
+        }
+        Err(e) => fail(&e.to_string()),
+    }
+}
+
+fn token(name: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(!name.contains(char::is_whitespace) && !name.starts_with('#'), "a client's name is one word");
+    print(&format!("{name} {}\n", tokens::generate()?));
+    Ok(())
 }
 
 /// Prints, and does not mind a reader who has seen enough.

@@ -38,6 +38,8 @@ pub struct Daemon {
     socket: PathBuf,
     /// What this process will be once it has its daemon.
     role: Role,
+    /// Folders in which this process goes on reading.
+    readable: Vec<PathBuf>,
     state: Mutex<State>,
 }
 
@@ -51,14 +53,14 @@ enum State {
 }
 
 impl Daemon {
-    pub fn new(socket: PathBuf, role: Role) -> Self {
-        Daemon { socket, role, state: Mutex::new(State::Undecided) }
+    pub fn new(socket: PathBuf, role: Role, readable: Vec<PathBuf>) -> Self {
+        Daemon { socket, role, readable, state: Mutex::new(State::Undecided) }
     }
 
     /// Gives up what serving does not need. Root may have to start a daemon yet, and does this thereafter.
     pub fn confine(&self) {
         if !sandbox::is_root() {
-            sandbox::confine(self.role);
+            sandbox::confine(self.role, &self.readable);
         }
     }
 
@@ -79,12 +81,19 @@ impl Daemon {
         }
     }
 
+    /// Gives all of it up now, root too, for which the daemon is found or started: for a server that strangers
+    /// talk to before anybody asks anything.
+    pub fn settle(&self) -> Result<(), Failure> {
+        self.confine();
+        if sandbox::is_root() { self.connect().map(drop) } else { Ok(()) }
+    }
+
     fn connect(&self) -> Result<UnixStream, Failure> {
         let mut state = lock(&self.state);
         if matches!(*state, State::Undecided) {
             let (decided, child) = self.decide()?;
             *state = decided;
-            sandbox::confine(self.role);
+            sandbox::confine(self.role, &self.readable);
             if let Some(mut child) = child {
                 std::thread::spawn(move || child.wait()); // so that it leaves no zombie
             }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -16,14 +16,19 @@ use crate::{
     untrusted, wire,
 };
 
+pub mod audit;
 pub mod cli;
 pub mod clients;
 pub mod daemon;
 pub mod doctor;
+pub mod http;
+pub mod metrics;
 pub mod server;
+pub mod settings;
 pub mod stdio;
 
 use daemon::Daemon;
+use metrics::Metrics;
 
 /// Why there is no answer. The message tells the reader what to do next.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub enum Failure {
     Absent(String),
     /// A bound of the gateway was reached.
     Busy(String),
+    /// The gateway was told to stop.
+    Ending,
 }
 
 impl fmt::Display for Failure {
@@ -47,6 +54,25 @@ impl fmt::Display for Failure {
             }
             Failure::Daemon(e) => e.fmt(f),
             Failure::Absent(text) | Failure::Busy(text) => f.write_str(text),
+            Failure::Ending => {
+                f.write_str("netmon-mcp is shutting down and ended the measurement; call again when it is back")
+            }
+        }
+    }
+}
+
+impl Failure {
+    /// One word for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Failure::UnknownTool(_) => "unknown_tool",
+            Failure::Daemon(wire::Error::Cancelled) => "cancelled",
+            Failure::Daemon(wire::Error::InvalidInput(_)) => "invalid_input",
+            Failure::Daemon(wire::Error::Busy(_)) | Failure::Busy(_) => "busy",
+            Failure::Daemon(wire::Error::Unavailable { .. }) => "unavailable",
+            Failure::Daemon(_) => "failed",
+            Failure::Absent(_) => "no_daemon",
+            Failure::Ending => "shutting_down",
         }
     }
 }
@@ -57,14 +83,13 @@ impl From<wire::Error> for Failure {
     }
 }
 
-/// One client's gateway.
+/// The way to the daemon, for any number of clients.
 pub struct Gateway {
     daemon: Daemon,
     /// What `interface` is where a tool takes one and the caller names none.
     interface: Option<String>,
     calls: Semaphore,
-    /// Where the last answer of a tool that can be continued ended.
-    ended: Mutex<Option<(Instant, Value)>>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// A call that is ready to be made: its input is checked.
@@ -77,7 +102,12 @@ pub struct Call {
 
 impl Gateway {
     pub fn new(daemon: Daemon, interface: Option<String>) -> Self {
-        Gateway { daemon, interface, calls: Semaphore::new(limits::CALLS), ended: Mutex::default() }
+        Gateway { daemon, interface, calls: Semaphore::new(limits::CALLS), metrics: Arc::default() }
+    }
+
+    /// Gives up now what answering does not need, and root, if we are root.
+    pub fn settle(&self) -> Result<(), Failure> {
+        self.daemon.settle()
     }
 
     /// Gives up what answering does not need, for good: see [`sandbox`](crate::sandbox).
@@ -94,16 +124,13 @@ impl Gateway {
     }
 
     /// Makes a call. Dropping the future ends the measurement.
-    pub async fn call(&self, mut call: Call) -> Result<Answer, Failure> {
+    pub async fn call(&self, call: Call) -> Result<Answer, Failure> {
         let Ok(_permit) = self.calls.try_acquire() else {
             return Err(Failure::Busy(format!(
                 "{} calls are under way, which is the limit; try again when one has ended",
                 limits::CALLS
             )));
         };
-        if call.question.continues {
-            self.resume(&mut call.input);
-        }
         let request = wire::Request { version: wire::VERSION, tool: call.question.name.into(), input: call.input };
         let sample = match self.daemon.ask(&request, call.duration).await {
             Err(Failure::Absent(reason)) => {
@@ -111,21 +138,32 @@ impl Gateway {
             }
             result => result?,
         };
-        let answer = (call.question.report)(request.input, sample.get())?;
-        if let Some(next) = answer.structured.get("next").filter(|_| call.question.continues) {
-            *lock(&self.ended) = Some((Instant::now(), next.clone()));
-        }
-        Ok(answer)
+        Ok((call.question.report)(request.input, sample.get())?)
     }
+}
 
+/// Where one client's last answer ended, for tools that can be continued.
+#[derive(Default)]
+pub struct Continuation(Mutex<Option<(Instant, Value)>>);
+
+impl Continuation {
     /// Lets a call that follows at once begin where the last one ended, so that nothing is missed in between.
-    fn resume(&self, input: &mut Value) {
-        let ended = lock(&self.ended).take();
-        if let (Some((at, next)), Some(input)) = (ended, input.as_object_mut())
+    fn resume(&self, call: &mut Call) {
+        if !call.question.continues {
+            return;
+        }
+        let ended = lock(&self.0).take();
+        if let (Some((at, next)), Some(input)) = (ended, call.input.as_object_mut())
             && at.elapsed() < limits::CONNECT_LINGER
             && input.get("after").is_none_or(Value::is_null)
         {
             input.insert("after".into(), next);
+        }
+    }
+
+    fn note(&self, question: &Question, answer: &Answer) {
+        if let Some(next) = answer.structured.get("next").filter(|_| question.continues) {
+            *lock(&self.0) = Some((Instant::now(), next.clone()));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Each layer is tried, and `status` and the log say which of them this kernel did not apply. A layer
 //! that is missing is no reason not to serve: the capabilities, which are, have been dropped before.
 
-use std::{io, sync::OnceLock};
+use std::{io, path::PathBuf, sync::OnceLock};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use schemars::JsonSchema;
@@ -32,9 +32,9 @@ impl Layer {
 pub enum Role {
     /// Serve samples: attach what is loaded, read maps and the kernel's tables.
     Daemon,
-    /// Talk MCP and ask the daemon. It has read its files and listens by now; nothing else is open to it.
+    /// Talk MCP and ask the daemon. It listens by now; nothing is open to it but files that it was told to reread.
     Gateway,
-    /// A gateway that asks other hosts: it starts ssh, which does what ssh does.
+    /// A gateway that asks other hosts: it starts ssh, which does what ssh does, or resolves names and connects.
     SshGateway,
 }
 
@@ -42,12 +42,12 @@ const MEMORY: &str = "memory";
 
 static LAYERS: OnceLock<Vec<Layer>> = OnceLock::new();
 
-/// Confines this process to `role`, for good. Call it while there is one thread: Landlock is a thread's own
+/// Confines this process to `role`, for good; a gateway may go on reading what is in or below `readable`. Call it while there is one thread: Landlock is a thread's own
 /// and only inherited by those it starts.
-pub fn confine(role: Role) -> &'static [Layer] {
+pub fn confine(role: Role, readable: &[PathBuf]) -> &'static [Layer] {
     LAYERS.get_or_init(|| {
         let _ = super::no_new_privileges(); // seccomp and Landlock of an ordinary user want it, and say so
-        let layers = vec![no_core_dumps(), memory(role), files::restrict(role), syscalls::restrict(role)];
+        let layers = vec![no_core_dumps(), memory(role), files::restrict(role, readable), syscalls::restrict(role)];
         for Layer { name, detail, .. } in layers.iter().filter(|layer| !layer.applied) {
             // Swap is the administrator's choice; that the kernel lacks a sandbox is news.
             match name == MEMORY {

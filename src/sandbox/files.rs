@@ -1,5 +1,7 @@
 //! Landlock: which files a process may open, whatever their permissions say.
 
+use std::path::{Path, PathBuf};
+
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
@@ -22,13 +24,18 @@ const READ: [&str; 8] = [
 /// The newest rules that we have tried. Older kernels apply what they know of them, and `status` says so.
 const NEWEST: ABI = ABI::V7;
 
-/// Takes the file system away but for what `role` reads.
-pub fn restrict(role: Role) -> Layer {
+/// Takes the file system away but for what `role` reads; a gateway reads only `readable`.
+pub fn restrict(role: Role, readable: &[PathBuf]) -> Layer {
     let result = match role {
         Role::Daemon => {
-            apply(&READ).map(|kept| format!("{kept}: reads /proc, cgroups, interfaces; writes nothing, no TCP"))
+            apply(READ).map(|kept| format!("{kept}: reads /proc, cgroups, interfaces; writes nothing, no TCP"))
         }
-        Role::Gateway => apply(&[]).map(|kept| format!("{kept}: opens no file, no TCP")),
+        Role::Gateway if readable.is_empty() => apply(readable).map(|kept| format!("{kept}: opens no file, no TCP")),
+        Role::Gateway => {
+            let paths: Vec<_> = readable.iter().map(|path| path.display().to_string()).collect();
+            let paths = paths.join(", ");
+            apply(readable).map(|kept| format!("{kept}: opens no file but in {paths}, no new TCP"))
+        }
         Role::SshGateway => {
             Err("not applied: hosts are configured, and ssh reads the keys and settings of its user".into())
         }
@@ -37,7 +44,7 @@ pub fn restrict(role: Role) -> Layer {
 }
 
 /// Says how much of it this kernel enforces.
-fn apply(readable: &[&str]) -> Result<String, String> {
+fn apply(readable: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<String, String> {
     // Before Linux 7.0 it is for the calling thread and those that it starts.
     let others = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count().saturating_sub(1));
     let status = ruleset(readable).and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
@@ -52,7 +59,7 @@ fn apply(readable: &[&str]) -> Result<String, String> {
     }
 }
 
-fn ruleset(readable: &[&str]) -> Result<RulesetCreated, RulesetError> {
+fn ruleset(readable: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<RulesetCreated, RulesetError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)

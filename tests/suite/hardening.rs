@@ -100,7 +100,7 @@ fn a_process_that_is_taken_over_is_left_with_little() {
         _ => None,
     };
     if let Some(role) = role {
-        sandbox::confine(role);
+        sandbox::confine(role, &[]);
         for (what, result) in attempts() {
             // A wrong argument is past the filter: it is what the kernel says of an empty question.
             let passed = result.is_ok_or_is(&[libc::EINVAL, libc::EBADF, libc::ENOENT, libc::EFAULT]);

@@ -8,6 +8,9 @@ mod harness;
 
 mod faults;
 mod gateway;
+mod http;
+#[allow(dead_code)]
+mod http_harness;
 mod interfaces;
 mod network_monitor;
 #[allow(dead_code)]

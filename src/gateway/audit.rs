@@ -1,0 +1,92 @@
+//! One line a call: who asked what, and what came of it. Fields of their own in the journal.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{Failure, http::callers::Sender, metrics::Metrics};
+use crate::{
+    limits,
+    tools::{Answer, Question},
+    untrusted,
+};
+
+/// A call's arguments, as text that is safe to log and not long.
+pub struct Arguments(String);
+
+impl Arguments {
+    pub fn of(arguments: &Map<String, Value>) -> Self {
+        if arguments.is_empty() {
+            return Arguments("{}".into());
+        }
+        let text = serde_json::to_string(arguments).unwrap_or_default();
+        // Quotes and backslashes are JSON's own; what could act on a terminal is not.
+        let shown = text.chars().map(untrusted::harmless);
+        Arguments(match text.len() > limits::AUDIT_CHARS {
+            true => shown.take(limits::AUDIT_CHARS).chain(['…']).collect(),
+            false => shown.collect(),
+        })
+    }
+}
+
+/// A call that has ended.
+pub struct Entry<'a> {
+    pub tool: &'a str,
+    pub arguments: Arguments,
+    /// Who asked, over HTTP. A client on standard input is whoever started us, and netmond logs its user.
+    pub sender: Option<&'a Sender>,
+    pub took: Duration,
+}
+
+impl Entry<'_> {
+    /// Writes the line and counts the call.
+    pub fn write(&self, result: &Result<Answer, Failure>, metrics: &Metrics) {
+        let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
+        let lost = result.as_ref().ok().and_then(|answer| answer.structured["measured"]["lost_events"].as_u64());
+        let known = Question::named(self.tool).map_or("unknown", |question| question.name);
+        metrics.called(known, outcome, self.took, lost.unwrap_or_default());
+        let Some(sender) = self.sender else { return };
+        let rows = result.as_ref().ok().and_then(rows);
+        let error = result.as_ref().err().map(ToString::to_string);
+        tracing::info!(
+            target: "netmon_mcp::audit",
+            tool = untrusted::clean(self.tool),
+            arguments = self.arguments.0,
+            who = sender.caller.name,
+            peer = %sender.peer,
+            ms = self.took.as_millis() as u64,
+            rows,
+            outcome,
+            error,
+            "call"
+        );
+    }
+}
+
+/// How many rows an answer has: those of its longest list.
+fn rows(answer: &Answer) -> Option<u64> {
+    let lists = answer.structured.as_object()?.values().filter_map(Value::as_array);
+    lists.map(|list| list.len() as u64).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_short_and_do_not_act() {
+        let shown = |value: Value| Arguments::of(value.as_object().unwrap()).0;
+        assert_eq!(shown(json!({})), "{}");
+        assert_eq!(shown(json!({"a": "\u{1b}[2J\u{202e}"})), "{\"a\":\"\\u001b[2J\u{fffd}\"}");
+        assert_eq!(shown(json!({"a": "é".repeat(100_000)})).chars().count(), limits::AUDIT_CHARS + 1);
+    }
+
+    #[test]
+    fn the_rows_are_those_of_the_longest_list() {
+        let answer = |structured| Answer { structured, text: String::new() };
+        assert_eq!(rows(&answer(json!({"a": [1], "b": [1, 2], "c": 9}))), Some(2));
+        assert_eq!(rows(&answer(json!({"a": 1}))), None);
+    }
+}

@@ -1,0 +1,250 @@
+//! MCP over HTTP: `/mcp` for clients, `/metrics` for Prometheus, `/healthz` for who starts us.
+
+use std::{io, sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Gateway, metrics::Metrics, server::Server, settings};
+use crate::{limits, supervisor::Supervisor};
+
+pub mod callers;
+pub mod connection;
+pub mod guard;
+pub mod listen;
+pub mod sessions;
+pub mod tokens;
+
+use callers::{Callers, Sender};
+use connection::Connections;
+use guard::Refusal;
+use listen::{Listen, Listener, Peer};
+use sessions::Sessions;
+use tokens::Tokens;
+
+const METRICS: &str = "/metrics";
+const HEALTH: &str = "/healthz";
+
+/// What the requests share.
+pub struct Http {
+    tokens: Option<Tokens>,
+    trust_unix: bool,
+    open_metrics: bool,
+    /// Names of ours, for `Host`.
+    hosts: Vec<String>,
+    /// For `Origin`.
+    origins: Vec<String>,
+    rate: u32,
+    callers: Callers,
+    sessions: Sessions,
+    connections: Arc<Connections>,
+    gateway: Arc<Gateway>,
+    metrics: Arc<Metrics>,
+}
+
+impl Http {
+    /// Checks the settings and opens the sockets: what can fail, fails here.
+    pub fn open(settings: &settings::Http, gateway: Arc<Gateway>) -> anyhow::Result<(Http, Vec<(Listen, Listener)>)> {
+        let tokens = check(settings)?;
+        let listeners = Listener::open(settings)?;
+        protected(&tokens, listeners.iter().map(|(place, _)| place))?; // systemd's sockets are not in the settings
+        let mut hosts = settings.allowed_hosts.clone();
+        hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(String::from));
+        hosts.extend(listen::addresses(&listeners));
+        let http = Http {
+            tokens,
+            trust_unix: settings.trust_unix.unwrap_or(false),
+            open_metrics: settings.open_metrics.unwrap_or(false),
+            hosts,
+            origins: settings.allowed_origins.clone(),
+            rate: settings.rate.unwrap_or(limits::RATE),
+            callers: Callers::new(settings.max_calls.unwrap_or(limits::CALLS_PER_CALLER)),
+            sessions: Sessions::new(settings.max_sessions.unwrap_or(limits::SESSIONS)),
+            connections: Arc::new(Connections::new(settings.max_connections.unwrap_or(limits::CONNECTIONS))),
+            metrics: Arc::clone(&gateway.metrics),
+            gateway,
+        };
+        Ok((http, listeners))
+    }
+
+    /// Whether a path is for everyone. What it shows says nothing about this host or its network.
+    fn is_open(&self, path: &str) -> bool {
+        path == HEALTH || (path == METRICS && self.open_metrics)
+    }
+
+    /// The name of the client that sends a request.
+    async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<String, Refusal> {
+        let trusted = match peer {
+            Peer::Unix { .. } => self.trust_unix || self.tokens.is_none(),
+            Peer::Tcp(_) => self.tokens.is_none(), // loopback: `open` saw to that
+        };
+        let Some(tokens) = self.tokens.as_ref().filter(|_| !trusted) else {
+            return Ok(match peer {
+                Peer::Unix { uid } => format!("uid {uid}"),
+                Peer::Tcp(address) => address.ip().to_string(),
+            });
+        };
+        let token = bearer(headers).ok_or_else(|| Refusal::unauthorized("a bearer token is needed", ""))?;
+        let wrong = || Refusal::unauthorized("the token is not known here", ", error=\"invalid_token\"");
+        tokens.name(token).ok_or_else(wrong)
+    }
+
+    fn forget(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.forget();
+        }
+    }
+}
+
+/// What can be said of the settings without opening a socket: the tokens, or what is wrong.
+pub fn check(settings: &settings::Http) -> anyhow::Result<Option<Tokens>> {
+    let tokens = settings.tokens_file().map(|path| Tokens::load(&path)).transpose()?;
+    protected(&tokens, &settings.listen)?;
+    Ok(tokens)
+}
+
+/// Refuses to let other hosts in without a question.
+fn protected<'a>(tokens: &Option<Tokens>, places: impl IntoIterator<Item = &'a Listen>) -> anyhow::Result<()> {
+    let Some(place) = listen::exposed(places).filter(|_| tokens.is_none()) else { return Ok(()) };
+    anyhow::bail!(
+        "other hosts could reach {place}, and none would have to say who it is; name a file of tokens (tokens, --tokens), \
+         or listen on 127.0.0.1 or a Unix socket and come in through `ssh -L`"
+    )
+}
+
+/// The token of `Authorization: Bearer …`. Two such headers are none.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(one), None) = (all.next(), all.next()) else { return None };
+    let (scheme, token) = one.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Serves until SIGTERM or SIGINT. Windows that are open then end, and their clients get an answer.
+pub async fn serve(settings: &settings::Http, gateway: Gateway) -> anyhow::Result<()> {
+    raise_file_limit();
+    let supervisor = Supervisor::from_environment(); // a connection, so before the sandbox closes
+    let (http, listeners) = Http::open(settings, Arc::new(gateway))?;
+    http.gateway.settle().map_err(|e| anyhow::anyhow!("{e}"))?;
+    let http = Arc::new(http);
+    let (ending, ended, streams) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let router = router(&http, &ended, &streams);
+    let mut serving = tokio::task::JoinSet::new();
+    for (place, listener) in listeners {
+        tracing::info!("serving {place}");
+        let connections = Arc::clone(&http.connections);
+        serving.spawn(connections.serve(listener, router.clone(), ending.clone()));
+    }
+    supervisor.ready();
+    until_told_to_stop(&http, &supervisor).await?;
+    supervisor.stopping();
+    // In this order: nobody new comes in, windows end and are answered, then the streams that only listen.
+    ending.cancel();
+    ended.cancel();
+    let deadline = Instant::now() + limits::FAREWELL;
+    while http.connections.owed() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(limits::FAREWELL_LOOK).await;
+    }
+    streams.cancel();
+    while http.connections.count() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(limits::FAREWELL_LOOK).await;
+    }
+    Ok(())
+}
+
+async fn until_told_to_stop(http: &Http, supervisor: &Supervisor) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let alive = || async {
+        match supervisor.interval() {
+            Some(interval) => tokio::time::sleep(interval).await,
+            None => std::future::pending().await,
+        }
+    };
+    loop {
+        tokio::select! {
+            () = alive() => supervisor.alive(),
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => http.forget(),
+        }
+    }
+}
+
+fn router(http: &Arc<Http>, ended: &CancellationToken, streams: &CancellationToken) -> Router {
+    // Host and Origin are the guard's, for every path alike.
+    let config = StreamableHttpServerConfig::default()
+        .disable_allowed_hosts()
+        .with_json_response(true)
+        .with_legacy_session_mode(http.sessions.enabled())
+        .with_max_request_body_bytes(limits::BODY_BYTES)
+        .with_cancellation_token(streams.clone());
+    let (gateway, ended) = (Arc::clone(&http.gateway), ended.clone());
+    let mcp = StreamableHttpService::new(
+        move || Ok(Server::new(Arc::clone(&gateway), ended.clone())),
+        Arc::clone(&http.sessions.manager),
+        config,
+    );
+    let mcp =
+        Router::new().route_service("/mcp", mcp).layer(middleware::from_fn_with_state(Arc::clone(http), own_sessions));
+    Router::new()
+        .merge(mcp)
+        .route(HEALTH, get(async || "ok\n"))
+        .route(METRICS, get(metrics))
+        .layer(middleware::from_fn_with_state(Arc::clone(http), guard::guard))
+        .with_state(Arc::clone(http))
+}
+
+/// Notes whose a session is that MCP has just begun.
+async fn own_sessions(State(http): State<Arc<Http>>, request: Request, next: Next) -> Response {
+    let sender = request.extensions().get::<Sender>().cloned();
+    let response = next.run(request).await;
+    if let (Some(sender), Some(id)) = (sender, sessions::id(response.headers())) {
+        http.sessions.note(&sender.caller.name, id).await;
+    }
+    response
+}
+
+async fn metrics(State(http): State<Arc<Http>>) -> Response {
+    let (connections, sessions) = (http.connections.count(), http.sessions.count().await);
+    let text = http.metrics.render(&http.gateway, connections, sessions).await;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// A connection is a descriptor, and the usual soft limit of 1,024 is for who uses select(2).
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_in_one_bearer_header_or_nowhere() {
+        let headers = |values: &[&str]| {
+            let mut map = HeaderMap::new();
+            for value in values {
+                map.append(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            map
+        };
+        assert_eq!(bearer(&headers(&["Bearer abc"])), Some("abc"));
+        assert_eq!(bearer(&headers(&["bearer  abc"])), Some("abc"));
+        for values in [&[][..], &["abc"], &["Basic abc"], &["Bearer a", "Bearer b"]] {
+            assert_eq!(bearer(&headers(values)), None, "{values:?}");
+        }
+    }
+}

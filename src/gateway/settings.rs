@@ -1,0 +1,265 @@
+//! Every setting of the gateway: one TOML file, each key of it also a flag. Flags win over the
+//! environment, which wins over the file.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use clap::Args;
+use serde::{Deserialize, Deserializer};
+
+use super::http::listen::Listen;
+use crate::untrusted;
+
+/// The file that is read when none is named and this one exists.
+pub const FILE: &str = "/etc/netmon/netmon.toml";
+
+/// What the file holds at its top.
+#[derive(Args, Deserialize, Clone, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where netmond listens [default: /run/netmon/netmond.sock].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The interface that network-monitor measures when none is named.
+    #[arg(long, global = true, value_name = "NAME", env = "NET_IFACE")]
+    pub interface: Option<String>,
+    /// What to serve MCP over when no command says: stdio, or http (sse, which http replaced, means http).
+    #[arg(long, global = true, value_name = "TRANSPORT", env = "MCP_TRANSPORT")]
+    pub transport: Option<Transport>,
+    #[command(flatten)]
+    pub http: Http,
+}
+
+/// The table `[http]`.
+#[derive(Args, Deserialize, Clone, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "HTTP")]
+pub struct Http {
+    /// Where to listen: ADDRESS:PORT or unix:/PATH; may be repeated [default: 127.0.0.1:8080].
+    #[arg(long, global = true, value_name = "WHERE")]
+    pub listen: Vec<Listen>,
+    /// The port of the default address, where --listen says nothing.
+    #[arg(long, global = true, value_name = "PORT", env = "MCP_PORT")]
+    pub port: Option<u16>,
+    /// The group that may use Unix sockets [default: the group of this process].
+    #[arg(long, global = true, value_name = "GROUP", hide_short_help = true)]
+    pub unix_group: Option<String>,
+    /// The mode of Unix sockets [default: 0660].
+    #[arg(long, global = true, value_name = "OCTAL", hide_short_help = true)]
+    pub unix_mode: Option<Mode>,
+    /// Ask no token of who comes over a Unix socket: its mode and group decide who does.
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_short_help = true)]
+    pub trust_unix: Option<bool>,
+    /// A file of bearer tokens, a line each: NAME TOKEN [default: the systemd credential `tokens`].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// A name under which clients may reach this server, beside localhost; may be repeated.
+    #[arg(long = "allowed-host", global = true, value_name = "HOST", hide_short_help = true)]
+    pub allowed_hosts: Vec<String>,
+    /// An origin whose web pages may use this server; may be repeated [default: none].
+    #[arg(long = "allowed-origin", global = true, value_name = "ORIGIN", hide_short_help = true)]
+    pub allowed_origins: Vec<String>,
+    /// Sessions of clients of MCP 2025-11-25 and older at once; 0 serves them without sessions [default: 512].
+    #[arg(long, global = true, value_name = "N", hide_short_help = true)]
+    pub max_sessions: Option<usize>,
+    /// Connections at once [default: 1024].
+    #[arg(long, global = true, value_name = "N", hide_short_help = true)]
+    pub max_connections: Option<usize>,
+    /// Tool calls of one client that are worked on at once [default: 32].
+    #[arg(long, global = true, value_name = "N", hide_short_help = true)]
+    pub max_calls: Option<usize>,
+    /// Requests a second that one client may keep up; 0 is no limit [default: 2000].
+    #[arg(long, global = true, value_name = "N", hide_short_help = true)]
+    pub rate: Option<u32>,
+    /// Show /metrics to who has no token.
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_short_help = true)]
+    pub open_metrics: Option<bool>,
+}
+
+impl Http {
+    /// The file of tokens that was named, else the credential of that name that systemd passed.
+    pub fn tokens_file(&self) -> Option<PathBuf> {
+        let credential = || Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join("tokens"));
+        self.tokens.clone().or_else(|| credential().filter(|path| path.exists()))
+    }
+
+    /// The folders of the files that are read again when they change; a rename brings another inode, so the
+    /// files themselves would not do.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.tokens_file().iter().filter_map(|path| path.parent().map(Path::to_path_buf)).collect()
+    }
+}
+
+/// `file` where `flags` say nothing.
+macro_rules! merge {
+    ($flags:ident, $file:ident; $($option:ident)*; $($list:ident)*) => {
+        $(if $flags.$option.is_none() { $flags.$option = $file.$option; })*
+        $(if $flags.$list.is_empty() { $flags.$list = $file.$list; })*
+    };
+}
+
+impl Settings {
+    /// What the flags and the environment say, and for the rest what the file says.
+    pub fn over(mut self, file: Settings) -> Settings {
+        let (flags, rest) = (&mut self.http, file.http);
+        merge!(flags, rest;
+            port unix_group unix_mode trust_unix tokens max_sessions max_connections max_calls rate open_metrics;
+            listen allowed_hosts allowed_origins);
+        merge!(self, file; socket interface transport;);
+        self
+    }
+
+    /// Reads a file of settings.
+    pub fn read(path: &Path) -> Result<Settings, Fault> {
+        let text = fs::read_to_string(path).map_err(|e| Fault::of(path, None, &e))?;
+        parse(&text).map_err(|(place, reason)| Fault { path: path.into(), place: Some(place), reason })
+    }
+
+    /// The file that was named, else the usual one if it is there and this user may read it.
+    pub fn find(named: Option<&Path>) -> Result<Settings, Fault> {
+        let Some(path) = named else {
+            return match fs::read_to_string(FILE) {
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                    Ok(Settings::default())
+                }
+                _ => Settings::read(Path::new(FILE)),
+            };
+        };
+        Settings::read(path)
+    }
+}
+
+/// What is wrong with a file of settings, and where.
+#[derive(Debug)]
+pub struct Fault {
+    path: PathBuf,
+    place: Option<Place>,
+    reason: String,
+}
+
+#[derive(Debug, PartialEq)]
+struct Place {
+    line: usize,
+    key: String,
+}
+
+impl Fault {
+    fn of(path: &Path, place: Option<Place>, reason: &dyn fmt::Display) -> Self {
+        Fault { path: path.into(), place, reason: reason.to_string() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let path = self.path.display();
+        match &self.place {
+            None => write!(f, "{path}: {}", self.reason),
+            Some(Place { line, key }) if key.is_empty() => write!(f, "{path}:{line}: {}", self.reason),
+            Some(Place { line, key }) => write!(f, "{path}:{line}: {key}: {}", self.reason),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+fn parse(text: &str) -> Result<Settings, (Place, String)> {
+    let line = |e: &toml::de::Error| {
+        let start = e.span().map_or(0, |span| span.start);
+        text.get(..start).map_or(1, |before| before.matches('\n').count() + 1)
+    };
+    let reason = |e: &toml::de::Error| untrusted::clean(e.message());
+    let deserializer =
+        toml::Deserializer::parse(text).map_err(|e| (Place { line: line(&e), key: String::new() }, reason(&e)))?;
+    serde_path_to_error::deserialize(deserializer).map_err(|e| {
+        let path = e.path().to_string();
+        let key = if path == "." { String::new() } else { path };
+        (Place { line: line(e.inner()), key }, reason(e.inner()))
+    })
+}
+
+/// What to serve MCP over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Transport {
+    Stdio,
+    Http,
+    /// A name of the past for [`Transport::Http`].
+    Sse,
+}
+
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stdio" => Ok(Transport::Stdio),
+            "http" => Ok(Transport::Http),
+            "sse" => Ok(Transport::Sse),
+            _ => Err("is one of stdio, http (and sse, which means http)".into()),
+        }
+    }
+}
+
+/// The permission bits of a socket, in octal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mode(pub u32);
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+        mode.map(Mode).ok_or_else(|| format!("{} is no mode, such as 0660", untrusted::clean(text)))
+    }
+}
+
+/// Lets the file say in a string what a flag says.
+macro_rules! from_string {
+    ($($type:ty)*) => {
+        $(impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        })*
+    };
+}
+
+from_string!(Transport Mode Listen);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_named_by_line_and_key() {
+        for (text, line, key, reason) in [
+            (
+                "socket = \"/s\"\n\n[http]\nlisten = [\"127.0.0.1:8080\", \"nowhere\"]\n",
+                4,
+                "http.listen[1]",
+                "ADDRESS:PORT",
+            ),
+            ("[http]\nport = 70000\n", 2, "http.port", "u16"),
+            ("transport = \"carrier pigeon\"\n", 1, "transport", "stdio, http"),
+            ("[http]\nunix_mode = \"rwx\"\n", 2, "http.unix_mode", "0660"),
+            ("\n[http]\nlisten_on = []\n", 3, "http.listen_on", "unknown field"),
+            ("[http\n", 1, "", ""),
+        ] {
+            let (place, said) = parse(text).unwrap_err();
+            assert_eq!(place, Place { line, key: key.into() }, "{text}: {said}");
+            assert!(said.contains(reason), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = parse("socket = \"/file\"\ninterface = \"lo\"\n[http]\nport = 1\nlisten = [\"[::1]:1\"]\n").unwrap();
+        let flags = Settings { socket: Some("/flag".into()), ..Settings::default() };
+        let both = flags.over(file);
+        assert_eq!(both.socket, Some("/flag".into()));
+        assert_eq!(both.interface.as_deref(), Some("lo"));
+        assert_eq!(both.http.listen, ["[::1]:1".parse().unwrap()]);
+    }
+}

@@ -1,0 +1,286 @@
+//! MCP over HTTP: both eras of the protocol, who may come in, and how it ends.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
+    thread,
+    time::Instant,
+};
+
+use rustix::process::Signal;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{harness::*, http_harness::*};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const OTHER: &str = "fedcba9876543210fedcba9876543210";
+
+const NOBODY: u32 = 65534;
+
+/// A file of tokens that only its owner may read: the user that the gateway becomes.
+fn token_file(folder: &TempDir, text: &str) -> String {
+    let (new, path) = (folder.path().join("new"), folder.path().join("tokens"));
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&new, Some(NOBODY), None).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, &path).unwrap();
+    path.to_str().unwrap().into()
+}
+
+fn protected(daemon: &Daemon, folder: &TempDir) -> Server {
+    let file = token_file(folder, &format!("laptop {TOKEN}\n"));
+    let mut server = Server::start(&daemon.socket, &["--tokens", &file]);
+    server.token = Some(TOKEN.into());
+    server
+}
+
+#[test]
+fn both_eras_are_served_with_sessions_for_the_older() {
+    let daemon = Daemon::start();
+    let server = Server::start(&daemon.socket, &[]);
+    let modern = server.call("status", json!({}));
+    assert_eq!(modern.header("content-type"), Some("application/json"), "nothing streams: {modern:?}");
+    assert!(modern.header("content-length").is_some(), "{modern:?}");
+    assert_eq!(modern.json()["result"]["structuredContent"]["daemon"]["connected"], true, "{modern:?}");
+    let begun = server.initialize();
+    let session = begun.header("mcp-session-id").unwrap();
+    assert_eq!(begun.json()["result"]["protocolVersion"], LEGACY);
+    let headers = format!("Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: {LEGACY}\r\n");
+    server.post(&headers, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string());
+    let call = message("tools/call", json!({"name": "status", "arguments": {}}));
+    let legacy = server.post(&headers, &call);
+    assert_eq!(legacy.json()["result"]["structuredContent"]["daemon"]["connected"], true, "{legacy:?}");
+    assert_eq!(server.post("Mcp-Session-Id: another\r\n", &call).status, 404);
+}
+
+#[test]
+fn progress_streams_and_the_answer_follows() {
+    let daemon = Daemon::start();
+    let server = Server::start(&daemon.socket, &[]);
+    let arguments = json!({"operation": "incoming", "interface": "lo", "duration": 1.2, "progress": "p"});
+    let reply = server.call("network-monitor", arguments);
+    assert_eq!(reply.header("content-type"), Some("text/event-stream"), "{reply:?}");
+    let messages = reply.messages();
+    assert_eq!(messages[0]["method"], "notifications/progress", "{reply:?}");
+    assert_eq!(messages.last().unwrap()["result"]["structuredContent"]["interface"], "lo", "{reply:?}");
+}
+
+#[test]
+fn only_who_has_a_token_comes_in_and_the_log_says_who_did_not() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let mut server = protected(&daemon, &folder);
+    assert_eq!(server.call("status", json!({})).status, 200);
+    let line = server.until_logged(&["call", "tool=\"status\"", "who=\"laptop\"", "outcome=\"ok\"", "rows="]);
+    assert!(line.contains("peer=127.0.0.1:") && line.contains("ms="), "{line}");
+    server.token = None;
+    let none = server.call("status", json!({}));
+    assert_eq!((none.status, none.header("www-authenticate")), (401, Some("Bearer realm=\"netmon\"")));
+    server.token = Some(OTHER.into());
+    let wrong = server.call("status", json!({}));
+    assert_eq!(wrong.status, 401);
+    assert!(wrong.header("www-authenticate").unwrap().contains("invalid_token"), "{wrong:?}");
+    assert_eq!(server.get("/metrics", "").status, 401);
+    assert_eq!(server.get("/healthz", "").body, "ok\n");
+    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/metrics\""]);
+    let log = server.log();
+    assert!(!log.contains(TOKEN) && !log.contains(OTHER), "a token in the log: {log}");
+}
+
+#[test]
+fn a_session_is_its_opener_s_alone() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let mut server = protected(&daemon, &folder);
+    token_file(&folder, &format!("laptop {TOKEN}\ndesk {OTHER}\n"));
+    let session = server.initialize().header("mcp-session-id").unwrap().to_owned();
+    let ping = message("ping", json!({}));
+    let headers = format!("Mcp-Session-Id: {session}\r\n");
+    server.post(&headers, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string());
+    assert_eq!(server.post(&headers, &ping).status, 200);
+    server.token = Some(OTHER.into());
+    assert_eq!(server.post(&headers, &ping).status, 404);
+}
+
+#[test]
+fn a_changed_file_of_tokens_counts_at_once() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let mut server = protected(&daemon, &folder);
+    assert_eq!(server.call("status", json!({})).status, 200);
+    token_file(&folder, &format!("desk {OTHER}\n"));
+    assert_eq!(server.call("status", json!({})).status, 401);
+    server.token = Some(OTHER.into());
+    assert_eq!(server.call("status", json!({})).status, 200);
+    server.signal(Signal::HUP);
+    assert_eq!(server.call("status", json!({})).status, 200);
+    token_file(&folder, "not a line of tokens at all\n");
+    assert_eq!(server.call("status", json!({})).status, 200, "a broken file changes nothing");
+    server.until_logged(&["the tokens stay as they were", "line 1"]);
+}
+
+#[test]
+fn a_strange_host_or_origin_is_refused_on_every_path() {
+    let daemon = Daemon::start();
+    let server =
+        Server::start(&daemon.socket, &["--allowed-host", "netmon.example", "--allowed-origin", "https://app.example"]);
+    let (headers, body) = modern_call("status", json!({}));
+    let status = |more: &str| server.post(&format!("{headers}{more}"), &body).status;
+    for good in [
+        "",
+        "Host: 127.0.0.1:8080\r\n",
+        "Host: [::1]\r\n",
+        "Host: NETMON.example\r\n",
+        "Origin: https://app.example\r\n",
+    ] {
+        assert_eq!(status(good), 200, "{good}");
+    }
+    for evil in [
+        "Host: evil.example\r\n",
+        "Host: localhost.evil.example\r\n",
+        "Origin: https://evil.example\r\n",
+        "Origin: null\r\n",
+        "Origin: http://localhost\r\n",
+    ] {
+        assert_eq!(status(evil), 403, "{evil}");
+    }
+    assert_eq!(server.get("/metrics", "Origin: https://evil.example\r\n").status, 403);
+    server.until_logged(&["refused", "host=\"evil.example\"", "status=403"]);
+    server.until_logged(&["refused", "origin=\"https://evil.example\"", "status=403"]);
+    let reply = server.post(&format!("{headers}Origin: https://app.example\r\n"), &body);
+    assert_eq!(reply.header("access-control-allow-origin"), None);
+}
+
+#[test]
+fn other_hosts_are_not_let_in_without_tokens() {
+    let output = Command::new(GATEWAY).args(["http", "--listen", "0.0.0.0:0"]).output().unwrap();
+    let reason = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && reason.contains("--tokens") && reason.contains("ssh -L"), "{reason}");
+}
+
+#[test]
+fn a_unix_socket_has_its_mode_and_knows_its_peer() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let path = folder.path().join("mcp.sock");
+    let mut command = Command::new(GATEWAY);
+    command.arg("http").arg("--listen").arg(format!("unix:{}", path.display())).arg("--socket").arg(&daemon.socket);
+    command.args(["--unix-mode", "0600", "--unix-group", "root"]);
+    let server = Server::spawn(command);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let (headers, body) = modern_call("status", json!({}));
+    assert_eq!(exchange(unix(&path), &server.request(&headers, &body)).status, 200);
+    server.until_logged(&["call", "who=\"uid 0\"", "peer=uid 0"]);
+}
+
+#[test]
+fn systemd_may_open_the_socket() {
+    let daemon = Daemon::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = Command::new("sh");
+    // The shell's pid is the gateway's, after exec.
+    command.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" http --socket \"$1\"", GATEWAY]).arg(&daemon.socket);
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
+    // SAFETY: both calls are async-signal-safe, and the descriptor is open as long as `listener` is.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::dup2(fd, 3) == 3 && libc::fcntl(3, libc::F_SETFD, 0) == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
+        });
+    }
+    let server = Server::spawn(command);
+    assert_eq!(server.address, listener.local_addr().unwrap());
+    drop(listener);
+    assert_eq!(server.call("status", json!({})).status, 200);
+}
+
+#[test]
+fn a_shutdown_answers_who_is_waiting() {
+    let daemon = Daemon::start();
+    let mut server = Server::start(&daemon.socket, &[]);
+    let mut client = Client::connect(&daemon.socket);
+    thread::scope(|scope| {
+        let long = json!({"operation": "incoming", "interface": "lo", "duration": 60});
+        let waiting = scope.spawn(|| server.call("network-monitor", long));
+        client.until_open("network-monitor", 1);
+        let told = Instant::now();
+        server.signal(Signal::TERM);
+        let reply = waiting.join().unwrap();
+        let result = &reply.json()["result"];
+        assert_eq!(result["isError"], true, "{reply:?}");
+        assert!(result["content"][0]["text"].as_str().unwrap().contains("shutting down"), "{reply:?}");
+        assert!(told.elapsed().as_secs() < 3, "{:?}", told.elapsed());
+    });
+    client.until_detached("network-monitor");
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_window() {
+    let daemon = Daemon::start();
+    let server = Server::start(&daemon.socket, &[]);
+    let mut client = Client::connect(&daemon.socket);
+    let (headers, body) =
+        modern_call("network-monitor", json!({"operation": "incoming", "interface": "lo", "duration": 60}));
+    let mut stream = server.connect();
+    std::io::Write::write_all(&mut stream, server.request(&headers, &body).as_bytes()).unwrap();
+    client.until_open("network-monitor", 1);
+    drop(stream);
+    client.until_detached("network-monitor");
+    server.until_logged(&["call", "outcome=\"cancelled\""]);
+}
+
+#[test]
+fn metrics_tell_of_calls_and_of_the_daemon() {
+    let daemon = Daemon::start();
+    let server = Server::start(&daemon.socket, &[]);
+    server.call("status", json!({}));
+    server.call("network-monitor", json!({"operation": "nonsense"}));
+    let page = server.get("/metrics", "").body;
+    for line in [
+        "netmon_calls_total{tool=\"status\",outcome=\"ok\"} 1",
+        "netmon_calls_total{tool=\"network-monitor\",outcome=\"invalid_input\"} 1",
+        "netmond_up 1",
+        "netmond_tool_available{tool=\"network-monitor\"} 1",
+        "netmond_windows_open{tool=\"network-monitor\"} 0",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+    assert!(page.contains("netmond_bpf_runs_total{tool=\"network-monitor\",program="), "{page}");
+}
+
+#[test]
+fn the_environment_chooses_the_transport_as_it_always_did() {
+    let daemon = Daemon::start();
+    let mut command = Command::new(GATEWAY);
+    command.env("MCP_TRANSPORT", "sse").env("MCP_PORT", "0").arg("--socket").arg(&daemon.socket);
+    let server = Server::spawn(command);
+    server.until_logged(&["sse", "serving http"]);
+    assert_eq!(server.call("status", json!({})).status, 200);
+    let output = Command::new(GATEWAY).env("MCP_TRANSPORT", "pigeon").output().unwrap();
+    let reason = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && reason.contains("stdio, http"), "{reason}");
+}
+
+#[test]
+fn check_config_names_the_line_and_the_key() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("netmon.toml");
+    let check = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let output = Command::new(GATEWAY).arg("--check-config").arg("--config").arg(&file).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    assert!(check("interface = \"lo\"\n[http]\nlisten = [\"127.0.0.1:8080\"]\n").0);
+    let (good, said) = check("[http]\n# where\nlisten = [\"somewhere\"]\n");
+    assert!(!good && said.contains("netmon.toml:3: http.listen[0]: somewhere"), "{said}");
+    let (good, said) = check("[http]\nlisten = [\"0.0.0.0:8080\"]\n");
+    assert!(!good && said.contains("tokens"), "{said}");
+    let (good, said) = check("[http]\ntokens = \"/nowhere\"\n");
+    assert!(!good && said.contains("/nowhere"), "{said}");
+}
