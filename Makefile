@@ -26,7 +26,9 @@ nix-eval:
 	@scripts/prerequisites nix-bin python3 systemd
 	tests/nix/check
 
-nix-check: nix-eval
+nix-check:
+	@scripts/prerequisites $(PREREQUISITES) nix-bin python3 systemd
+	tests/nix/check whole
 	tests/nix/tools
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/nixfmt --check
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/deadnix --fail

@@ -31,6 +31,7 @@ rustPlatform.buildRustPackage {
         (
           lib.fileset.unions [
             ../tests/nix
+            ../tests/oci
             ../tests/vm
           ]
         );

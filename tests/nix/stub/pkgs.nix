@@ -18,6 +18,7 @@ let
     }
     // builtins.intersectAttrs {
       pname = null;
+      src = null;
       version = null;
     } attributes
     // {
