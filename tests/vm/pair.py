@@ -12,13 +12,13 @@ for node in [client, server]:
 def begin(node, tool, *arguments):
     """Starts a measurement and waits until everything that it needs is attached."""
     command = f"netmon-mcp call {tool} {' '.join(arguments)} --json"
-    node.succeed(f"({command} >/tmp/answer 2>&1; echo $? >/tmp/code) </dev/null >/dev/null 2>&1 &")
+    node.succeed(f"({command} >/tmp/answer 2>&1 || true; touch /tmp/ended) </dev/null >/dev/null 2>&1 &")
     node.wait_until_succeeds(f"netmon-mcp call status --json | jq -e '.tools[] | select(.name == \"{tool}\") | .windows > 0'")
 
 
 def end(node):
-    node.wait_until_succeeds("test -s /tmp/code", timeout=90)
-    answer = node.succeed("cat /tmp/answer; rm /tmp/answer /tmp/code")
+    node.wait_until_succeeds("test -e /tmp/ended", timeout=90)
+    answer = node.succeed("cat /tmp/answer; rm /tmp/answer /tmp/ended")
     return json.loads(answer)
 
 
