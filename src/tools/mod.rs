@@ -313,3 +313,32 @@ impl Loaded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::window::Kept;
+
+    #[test]
+    fn a_tool_that_panics_answers_and_its_window_is_closed() {
+        let panics: Sample = Box::new(|_, _, window| {
+            window.opened();
+            panic!("on purpose")
+        });
+        let none = caps::CapsHashSet::new();
+        let loaded = Loaded { programs: vec![], keeps: none, windows: AtomicUsize::new(0), sample: Ok(panics) };
+        let host = Host { tools: BTreeMap::from([("broken", loaded)]), started: Instant::now() };
+        let (client, _peer) = UnixStream::pair().unwrap();
+        let (stop, _stopping) = rustix::pipe::pipe().unwrap();
+        let kept = Kept::default();
+        let window = Window::new(&client, &stop, Instant::now(), &kept);
+        for _ in 0..2 {
+            let error = host.sample("broken", &Value::Null, &window).unwrap_err();
+            assert_eq!(error, Error::Panicked("broken".into()));
+        }
+        assert_eq!(host.tools["broken"].windows.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert_eq!(host.sample("absent", &Value::Null, &window).unwrap_err(), Error::UnknownTool("absent".into()));
+    }
+}
