@@ -17,12 +17,15 @@ use std::{
     },
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapMut, ProgramMut, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
+use libbpf_rs::{MapHandle, MapMut, ProgramMut, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
 use libbpf_sys::{
     BPF_TCX_EGRESS, BPF_TCX_INGRESS, BPF_TRACE_ITER, BPF_XDP, bpf_iter_create, bpf_iter_link_info, bpf_link_create,
-    bpf_link_create_opts, bpf_map_batch_opts, bpf_map_lookup_batch, bpf_prog_get_info_by_fd, bpf_prog_info,
-    bpf_raw_tracepoint_open,
+    bpf_link_create_opts, bpf_prog_get_info_by_fd, bpf_prog_info, bpf_raw_tracepoint_open,
 };
+
+mod maps;
+
+pub use maps::{counter, entries, per_cpu, set};
 
 /// A C struct of a BPF program that any bytes of its size are a value of.
 ///
@@ -112,11 +115,23 @@ impl Program {
 
     /// Runs and nanoseconds; zero unless `kernel.bpf_stats_enabled` is 1.
     pub fn cost(&self) -> io::Result<(u64, u64)> {
+        self.info().map(|info| (info.run_cnt, info.run_time_ns))
+    }
+
+    /// How often it was not run because it was running on that processor already: a tracepoint that
+    /// fires in an interrupt of its own program is skipped.
+    pub fn misses(&self) -> io::Result<u64> {
+        self.info().map(|info| info.recursion_misses)
+    }
+
+    fn info(&self) -> io::Result<bpf_prog_info> {
         let mut info = bpf_prog_info::default();
         let mut size = size_of::<bpf_prog_info>() as u32;
         // SAFETY: `info` is a zeroed struct of the size that is passed.
-        check(unsafe { bpf_prog_get_info_by_fd(self.0.fd.as_raw_fd(), &mut info, &mut size) })?;
-        Ok((info.run_cnt, info.run_time_ns))
+        match unsafe { bpf_prog_get_info_by_fd(self.0.fd.as_raw_fd(), &mut info, &mut size) } {
+            0 => Ok(info),
+            errno => Err(io::Error::from_raw_os_error(-errno)),
+        }
     }
 
     /// Attaches a `tp_btf` program to its tracepoint.
@@ -320,60 +335,6 @@ impl<K: Ord + Clone> Drop for Held<K> {
                 held.remove(&self.key);
             }
         }
-    }
-}
-
-/// A per-CPU value, one element a CPU.
-pub fn per_cpu<T: Pod>(map: &MapHandle, key: u32) -> libbpf_rs::Result<Vec<T>> {
-    let values = map.lookup_percpu(bytes(&key), MapFlags::ANY)?.unwrap_or_default();
-    Ok(values.iter().filter_map(|value| read(value)).collect())
-}
-
-/// A `__u64` of `.bss`, where our programs count what they lost; `offset` is `offset_of!(types::bss, FIELD)`, since
-/// what else is there, and in which order, is the compiler's to say.
-pub fn counter(bss: &MapHandle, offset: usize) -> libbpf_rs::Result<u64> {
-    let value = bss.lookup(bytes(&0u32), MapFlags::ANY)?;
-    Ok(value.and_then(|value| read(value.get(offset..)?)).unwrap_or(0))
-}
-
-/// All entries of a hash map, in batches of a few thousand (libbpf-rs 0.27's own batches lose rows:
-/// a batch that the kernel cut short at a bucket is taken for the last).
-pub fn entries<K: Pod, V: Pod>(map: &MapHandle) -> io::Result<Vec<(K, V)>> {
-    let mut batch = 4096u32;
-    let mut out = Vec::new();
-    let (mut from, mut token, mut first) = (0u32, 0u32, true);
-    loop {
-        let (mut keys, mut values) =
-            (vec![0u8; batch as usize * size_of::<K>()], vec![0u8; batch as usize * size_of::<V>()]);
-        let mut count = batch;
-        let options = bpf_map_batch_opts { sz: size_of::<bpf_map_batch_opts>() as _, ..Default::default() };
-        let start = if first { ptr::null_mut() } else { ptr::from_mut(&mut from).cast() };
-        // SAFETY: the buffers hold `batch` keys and values; the token of a hash map is a u32.
-        let result = unsafe {
-            bpf_map_lookup_batch(
-                map.as_fd().as_raw_fd(),
-                start,
-                ptr::from_mut(&mut token).cast(),
-                keys.as_mut_ptr().cast(),
-                values.as_mut_ptr().cast(),
-                &mut count,
-                &options,
-            )
-        };
-        match -result {
-            libc::ENOSPC => {
-                batch *= 2; // one bucket holds more than the batch
-                continue;
-            }
-            0 | libc::ENOENT => {}
-            errno => return Err(io::Error::from_raw_os_error(errno)),
-        }
-        let rows = keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>()));
-        out.extend(rows.take(count as usize).filter_map(|(k, v)| Some((read(k)?, read(v)?))));
-        if result != 0 {
-            return Ok(out); // ENOENT: that was the last
-        }
-        (from, first) = (token, false);
     }
 }
 

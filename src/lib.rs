@@ -33,6 +33,7 @@ pub mod answer;
 pub mod attribution;
 pub mod bpf;
 pub mod events;
+pub mod filter;
 pub mod gateway;
 pub mod largest;
 pub mod limits;

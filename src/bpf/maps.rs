@@ -1,0 +1,71 @@
+//! Reading maps whole, and the parts of them that libbpf-rs does not read right.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+    ptr,
+};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_sys::{bpf_map_batch_opts, bpf_map_lookup_batch};
+
+use super::{Pod, bytes, read};
+
+/// A per-CPU value, one element a CPU.
+pub fn per_cpu<T: Pod>(map: &MapHandle, key: u32) -> libbpf_rs::Result<Vec<T>> {
+    let values = map.lookup_percpu(bytes(&key), MapFlags::ANY)?.unwrap_or_default();
+    Ok(values.iter().filter_map(|value| read(value)).collect())
+}
+
+/// A `__u64` of `.bss`, where our programs count what they lost; `offset` is `offset_of!(types::bss, FIELD)`, since
+/// what else is there, and in which order, is the compiler's to say.
+pub fn counter(bss: &MapHandle, offset: usize) -> libbpf_rs::Result<u64> {
+    let value = bss.lookup(bytes(&0u32), MapFlags::ANY)?;
+    Ok(value.and_then(|value| read(value.get(offset..)?)).unwrap_or(0))
+}
+
+/// Sets an entry of a map, which needs no capability, unlike making a map.
+pub fn set<K: Pod, V: Pod>(map: &MapHandle, key: K, value: &V) -> libbpf_rs::Result<()> {
+    map.update(bytes(&key), bytes(value), MapFlags::ANY)
+}
+
+/// All entries of a hash map, in batches of a few thousand (libbpf-rs 0.27's own batches lose rows:
+/// a batch that the kernel cut short at a bucket is taken for the last).
+pub fn entries<K: Pod, V: Pod>(map: &MapHandle) -> io::Result<Vec<(K, V)>> {
+    let mut batch = 4096u32;
+    let mut out = Vec::new();
+    let (mut from, mut token, mut first) = (0u32, 0u32, true);
+    loop {
+        let (mut keys, mut values) =
+            (vec![0u8; batch as usize * size_of::<K>()], vec![0u8; batch as usize * size_of::<V>()]);
+        let mut count = batch;
+        let options = bpf_map_batch_opts { sz: size_of::<bpf_map_batch_opts>() as _, ..Default::default() };
+        let start = if first { ptr::null_mut() } else { ptr::from_mut(&mut from).cast() };
+        // SAFETY: the buffers hold `batch` keys and values; the token of a hash map is a u32.
+        let result = unsafe {
+            bpf_map_lookup_batch(
+                map.as_fd().as_raw_fd(),
+                start,
+                ptr::from_mut(&mut token).cast(),
+                keys.as_mut_ptr().cast(),
+                values.as_mut_ptr().cast(),
+                &mut count,
+                &options,
+            )
+        };
+        match -result {
+            libc::ENOSPC => {
+                batch *= 2; // one bucket holds more than the batch
+                continue;
+            }
+            0 | libc::ENOENT => {}
+            errno => return Err(io::Error::from_raw_os_error(errno)),
+        }
+        let rows = keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>()));
+        out.extend(rows.take(count as usize).filter_map(|(k, v)| Some((read(k)?, read(v)?))));
+        if result != 0 {
+            return Ok(out); // ENOENT: that was the last
+        }
+        (from, first) = (token, false);
+    }
+}
