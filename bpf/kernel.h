@@ -78,8 +78,23 @@ struct ns_common {
 	unsigned int inum;
 };
 
+struct fib_table;
+struct fib6_info;
+
+struct netns_ipv4 {
+	struct fib_table *fib_default;
+	bool fib_has_custom_rules;
+};
+
+struct netns_ipv6 {
+	struct fib6_info *fib6_null_entry;
+	bool fib6_has_custom_rules;
+};
+
 struct net {
 	struct ns_common ns;
+	struct netns_ipv4 ipv4;
+	struct netns_ipv6 ipv6;
 };
 
 typedef struct {
@@ -101,6 +116,7 @@ struct sock_common {
 	__u16 skc_num;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned long skc_flags;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -139,6 +155,24 @@ struct numa_drop_counters {
 	atomic_t drops1;
 };
 
+struct sk_buff {
+	char cb[48];
+};
+
+struct sk_buff_head {
+	struct sk_buff *next;
+	struct sk_buff *prev;
+};
+
+struct sock_extended_err {
+	__u32 ee_errno;
+};
+
+/* What `cb` holds of a packet in an error queue. */
+struct sock_exterr_skb {
+	struct sock_extended_err ee;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	struct {
@@ -154,6 +188,8 @@ struct sock {
 	__u32 sk_max_ack_backlog;
 	__u16 sk_protocol;
 	int sk_err;
+	int sk_err_soft;
+	struct sk_buff_head sk_error_queue;
 	struct dst_entry *sk_dst_cache;
 };
 
@@ -216,12 +252,68 @@ struct tcp_sock {
 	__u8 chrono_type;
 };
 
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
 struct task_struct {
 	struct task_struct *group_leader;
+	struct nsproxy *nsproxy;
+	struct css_set *cgroups;
 	unsigned int flags;
 	int pid;
 	int tgid;
 	char comm[16];
+};
+
+/* A process' registers as it entered the kernel: which system call, with which arguments. */
+struct pt_regs {
+	unsigned long orig_ax; /* x86_64 */
+	unsigned long si;
+	__s32 syscallno; /* arm64 */
+	__u64 regs[31];
+};
+
+/* A route look-up: what is looked for, and what was found. */
+struct flowi_common {
+	__u8 flowic_proto;
+};
+
+struct flow_ports {
+	__be16 dport;
+	__be16 sport;
+};
+
+union flowi_uli {
+	struct flow_ports ports;
+};
+
+struct flowi4 {
+	struct flowi_common __fl_common;
+	__be32 saddr;
+	__be32 daddr;
+	union flowi_uli uli;
+};
+
+struct flowi6 {
+	struct flowi_common __fl_common;
+	struct in6_addr daddr;
+	struct in6_addr saddr;
+	union flowi_uli uli;
+};
+
+struct fib6_result {
+	struct fib6_info *f6i;
+	__u32 fib6_flags;
+	__u8 fib6_type;
+};
+
+struct fib6_table {
+	__u32 tb6_id;
 };
 
 /* Contexts of iterators. */
@@ -236,6 +328,12 @@ struct bpf_iter__task_file {
 	struct task_struct *task;
 	__u32 fd;
 	struct file *file;
+};
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct sock *sk;
+	void *value;
 };
 
 struct bpf_iter__tcp {

@@ -33,6 +33,7 @@ netmon-mcp measures this Linux host's network in the kernel, with eBPF. Pick a t
 - which links are there, are they up, errors, rates: snapshot_interfaces
 - packets a second on one interface, or who opens the next TCP connection: network-monitor
 - open sockets and listeners, their queues, owners, what limits them: snapshot_sockets
+- who connects where, what fails and why, how long it takes: trace_connections
 - a tool is unavailable, or an answer names limits: status
 
 Windows: tools watch for as long as you say (duration_ms, 100 to 60000; network-monitor: duration in seconds). Nothing is attached to the \

@@ -91,6 +91,7 @@ tools! {
     network_monitor,
     snapshot_interfaces,
     snapshot_sockets,
+    trace_connections,
     status,
 }
 

@@ -4,6 +4,7 @@ use std::{
     env,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
@@ -71,6 +72,7 @@ fn play() {
     match words[0] {
         "tcp-listen" => tcp_listen(to()),
         "tcp-listen-fork" => tcp_listen_fork(to()),
+        "tcp-serve-fork" => tcp_serve_fork(to()),
         "tcp-send" => tcp_send(to(), size()),
         "udp-open" => udp_open(to(), size()),
         "udp-send" => udp_send(to(), size()),
@@ -115,6 +117,24 @@ fn tcp_listen_fork(at: SocketAddr) {
         child => say(child),
     }
     wait();
+}
+
+/// Serves each connection in a child of its own, and says which: the child closes as soon as the client has.
+fn tcp_serve_fork(at: SocketAddr) {
+    let listener = TcpListener::bind(at).unwrap();
+    say("listening");
+    for stream in listener.incoming() {
+        let stream = stream.unwrap();
+        let (connection, mut byte) = (stream.as_raw_fd(), 0u8);
+        // SAFETY: the child makes system calls only, so it takes no lock that another thread may hold.
+        match unsafe { libc::fork() } {
+            0 => unsafe {
+                libc::read(connection, std::ptr::from_mut(&mut byte).cast(), 1);
+                libc::_exit(0)
+            },
+            child => say(child),
+        }
+    }
 }
 
 /// Connects, and sends so many bytes for every go.

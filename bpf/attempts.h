@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Attempts to connect that end before a packet is made, when no state changes.
+ *
+ * Where fexit programs load, connect() itself says so, at no cost to anything
+ * else. Elsewhere what shows an attempt without a route is the look-up: its
+ * tracepoint sees every look-up of the host, so a found route is let go at once.
+ */
+#pragma once
+#include "connections.h"
+
+enum { RTN_BLACKHOLE = 6, RTN_UNREACHABLE = 7, RTN_PROHIBIT = 8, RTN_THROW = 9 };
+enum { RTF_REJECT = 0x200, RT6_TABLE_MAIN = 254 };
+enum { CONNECT_X86_64 = 42, CONNECT_ARM64 = 203 };
+enum { UNDECIDED = 4096 };
+enum { AGAIN = 1 << 30 }; /* in place of a table's number: the same table, looked into again by one attempt */
+
+/* A look-up that found nothing in one table, of a host whose rules may name another. */
+struct undecided {
+	struct connection connection;
+	__u32 table; /* in which the attempt was looked up first: when it comes again, so did a new attempt */
+	__u32 pad;
+};
+const struct undecided *undecided_type __attribute__((unused));
+
+/* By thread. What is still there when a window ends has failed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, UNDECIDED);
+	__type(key, __u32);
+	__type(value, struct undecided);
+} undecided SEC(".maps");
+
+struct sockaddr_start {
+	__u16 family;
+	__be16 port;
+	__be32 address;
+};
+
+/*
+ * Whether the running process is in connect() to this destination. The look-up
+ * could be of another packet, for which an interrupt borrowed the process.
+ */
+static __always_inline bool connects_to(struct task_struct *task, const __u8 address[16], __be16 port)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
+	const void *pointer;
+	struct sockaddr_start start;
+	struct in6_addr ipv6;
+	const __u32 *word = (const void *)address;
+
+	if (bpf_core_field_exists(regs->orig_ax)) {
+		if (regs->orig_ax != CONNECT_X86_64)
+			return false;
+		pointer = (void *)regs->si;
+	} else {
+		if (regs->syscallno != CONNECT_ARM64)
+			return false;
+		pointer = (void *)regs->regs[1];
+	}
+	if (bpf_probe_read_user(&start, sizeof(start), pointer) || start.port != port)
+		return false;
+	if (start.family == AF_INET)
+		return start.address == word[3];
+	if (bpf_probe_read_user(&ipv6, sizeof(ipv6), pointer + sizeof(start)))
+		return false;
+	return ipv6.in6_u.u6_addr32[3] == word[3];
+}
+
+/* Fills in who tries to connect; the caller has set where to. */
+static __always_inline void load_attempt(struct connection *c, __u32 netns, int error)
+{
+	current_owner(&c->owner);
+	c->owner.netns = netns;
+	c->start_ns = c->end_ns = bpf_ktime_get_ns();
+	c->direction = OUTBOUND;
+	c->end = FAILED;
+	c->error = error;
+}
+
+/* A table without the route, and there may be another table: decided by what the thread does next. */
+static __always_inline void not_in(__u32 table, const struct connection *c)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	struct undecided *earlier = bpf_map_lookup_elem(&undecided, &thread),
+			 now = { .connection = *c, .table = table };
+
+	if (earlier && earlier->table != table)
+		return; /* the same attempt, in its next table */
+	if (earlier)
+		emit(&earlier->connection);
+	else
+		__sync_fetch_and_add(&figures.undecided, 1);
+	if (bpf_map_update_elem(&undecided, &thread, &now, BPF_ANY)) {
+		__sync_fetch_and_add(&figures.undecided, -1);
+		__sync_fetch_and_add(&figures.lost, 1);
+	}
+}
+
+/* The thread's attempt did find a route. */
+static __always_inline void decided(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	if (!bpf_map_delete_elem(&undecided, &thread))
+		__sync_fetch_and_add(&figures.undecided, -1);
+}
+
+SEC("tp_btf/fib_table_lookup")
+int BPF_PROG(route_ipv4, __u32 table, const struct flowi4 *flow, const void *next_hop, int error)
+{
+	struct connection c = {};
+	struct task_struct *task;
+	struct net *net;
+	bool more = false;
+
+	if ((!error && !figures.undecided) || flow->__fl_common.flowic_proto != IPPROTO_TCP)
+		return 0;
+	task = bpf_get_current_task_btf();
+	mapped(c.endpoints.local, flow->saddr);
+	mapped(c.endpoints.remote, flow->daddr);
+	if (!connects_to(task, c.endpoints.remote, flow->uli.ports.dport))
+		return 0;
+	if (!error) {
+		decided();
+		return 0;
+	}
+	c.endpoints.remote_port = bpf_ntohs(flow->uli.ports.dport);
+	net = task->nsproxy->net_ns;
+	if (bpf_core_field_exists(net->ipv4.fib_has_custom_rules))
+		more = net->ipv4.fib_has_custom_rules || net->ipv4.fib_default;
+	load_attempt(&c, net->ns.inum, error == -EAGAIN ? ENETUNREACH : -error);
+	if (error == -EAGAIN && more)
+		not_in(table, &c);
+	else
+		emit(&c);
+	return 0;
+}
+
+/* What a route that rejects makes connect() return; the table's own null entry stands for no route. */
+static __always_inline int route_error(const struct net *net, const struct fib6_result *result)
+{
+	if (result->f6i == net->ipv6.fib6_null_entry)
+		return ENETUNREACH;
+	switch (result->fib6_type) {
+	case RTN_BLACKHOLE:
+		return EINVAL;
+	case RTN_UNREACHABLE:
+		return EHOSTUNREACH;
+	case RTN_PROHIBIT:
+		return EACCES;
+	}
+	return ENETUNREACH;
+}
+
+static __always_inline bool has_rules(const struct net *net)
+{
+	return !bpf_core_field_exists(net->ipv6.fib6_has_custom_rules) || net->ipv6.fib6_has_custom_rules;
+}
+
+static __always_inline bool no_address(const struct in6_addr *address)
+{
+	const __u32 *word = address->in6_u.u6_addr32;
+
+	return !(word[0] | word[1] | word[2] | word[3]);
+}
+
+/* For a socket without an address, IPv6 looks the route up a second time, with the address that it chose. */
+SEC("tp_btf/fib6_table_lookup")
+int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result, struct fib6_table *table,
+	     const struct flowi6 *flow)
+{
+	bool found = !(result->fib6_flags & RTF_REJECT);
+	__u32 id = table->tb6_id;
+	struct connection c = {};
+	bool last;
+	int error;
+
+	if ((found && !figures.undecided) || flow->__fl_common.flowic_proto != IPPROTO_TCP)
+		return 0;
+	copy_address(c.endpoints.local, &flow->saddr);
+	copy_address(c.endpoints.remote, &flow->daddr);
+	if (!connects_to(bpf_get_current_task_btf(), c.endpoints.remote, flow->uli.ports.dport))
+		return 0;
+	if (found) {
+		decided();
+		return 0;
+	}
+	c.endpoints.remote_port = bpf_ntohs(flow->uli.ports.dport);
+	error = route_error(net, result);
+	load_attempt(&c, net->ns.inum, error);
+	/* The local table comes before the main one, and no other after it; but rules can name more. */
+	last = error != ENETUNREACH || (!has_rules(net) && id == RT6_TABLE_MAIN);
+	if (no_address(&flow->saddr)) {
+		not_in(id, &c);
+	} else if (!last) {
+		not_in(id | AGAIN, &c);
+	} else {
+		if (figures.undecided)
+			decided();
+		emit(&c);
+	}
+	return 0;
+}

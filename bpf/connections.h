@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* What is reported of a TCP connection, to whom it is reported, and attempts that end before there is one. */
+#pragma once
+#include "sockets.h"
+
+enum { EAGAIN = 11, EACCES = 13, EINVAL = 22, EAFNOSUPPORT = 97, EADDRNOTAVAIL = 99, ENETUNREACH = 101 };
+enum { EISCONN = 106, EHOSTUNREACH = 113, EALREADY = 114, EINPROGRESS = 115, ERESTARTSYS = 512 };
+enum { SOCK_DONE = 1 };           /* sk_flags: the peer's FIN has come */
+enum { PF_KTHREAD = 0x00200000 }; /* task_struct.flags */
+
+enum direction { UNKNOWN, OUTBOUND, INBOUND };
+
+enum end {
+	OPEN,
+	CONNECTING,
+	CLOSED,  /* by both sides, in order */
+	ABORTED, /* by a reset that this side sent */
+	BROKEN,  /* was established, and ended with an error */
+	FAILED,  /* never was */
+};
+
+struct connection {
+	__u64 start_ns;       /* CLOCK_MONOTONIC; 0 = before anyone watched */
+	__u64 established_ns; /* 0 = not established, or before anyone watched */
+	__u64 end_ns;         /* 0 = still open */
+	__u64 rx_bytes;       /* payload, each byte once */
+	__u64 tx_bytes;
+	struct owner owner;
+	struct endpoints endpoints;
+	__u32 rtt_us; /* smoothed */
+	__u32 retransmits;
+	__s32 error; /* errno */
+	__u8 direction;
+	__u8 end;
+	__u8 pad[6];
+};
+const struct connection *connection_type __attribute__((unused));
+
+/* What every open window asks for; zero where they ask for different things, or for all. */
+struct wanted {
+	__u64 remote[2]; /* of a range: the part that `mask` covers */
+	__u64 mask[2];
+	__u32 pid;
+	__u16 port; /* of either end */
+	__u8 direction;
+	__u8 failed; /* only what did not end well */
+	char comm[16];
+};
+const struct wanted *wanted_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct wanted);
+} filter SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 512 * 1024);
+} connections SEC(".maps");
+
+struct figures {
+	__u64 lost;      /* connections that found the ring buffer full, or no memory for their track */
+	__u64 undecided; /* about how many entries that map has */
+} figures;
+
+/* A reader that is woken for each event costs its sender more than the event; it looks every 50 ms anyway. */
+enum { WAKE_BYTES = 64 * 1024 };
+
+/* Up to the end of the name: what follows it may be left from an older one. */
+static __always_inline bool same_name(const char a[16], const char b[16])
+{
+	for (int i = 0; i < 16; i++) {
+		if (a[i] != b[i])
+			return false;
+		if (!a[i])
+			return true;
+	}
+	return true;
+}
+
+static __always_inline bool wanted(const struct connection *c)
+{
+	__u32 zero = 0;
+	const struct wanted *w = bpf_map_lookup_elem(&filter, &zero);
+	const __u64 *remote = (const void *)c->endpoints.remote;
+
+	if (!w)
+		return true;
+	if (w->direction && w->direction != c->direction)
+		return false;
+	if (w->failed && c->end <= CLOSED)
+		return false;
+	if (w->port && w->port != c->endpoints.remote_port && w->port != c->endpoints.local_port)
+		return false;
+	if (w->pid && w->pid != c->owner.pid)
+		return false;
+	if (w->comm[0] && !same_name(w->comm, c->owner.comm))
+		return false;
+	return (remote[0] & w->mask[0]) == w->remote[0] && (remote[1] & w->mask[1]) == w->remote[1];
+}
+
+static __always_inline void emit(const struct connection *c)
+{
+	__u64 flags = BPF_RB_NO_WAKEUP;
+
+	if (!wanted(c))
+		return;
+	if (bpf_ringbuf_query(&connections, BPF_RB_AVAIL_DATA) >= WAKE_BYTES)
+		flags = BPF_RB_FORCE_WAKEUP;
+	if (bpf_ringbuf_output(&connections, (void *)c, sizeof(*c), flags))
+		__sync_fetch_and_add(&figures.lost, 1);
+}
+
+static __always_inline bool current_is_kernel(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, flags) & PF_KTHREAD;
+}
+
+static __always_inline __u64 task_cgroup(struct task_struct *task)
+{
+	return task->cgroups->dfl_cgrp->kn->id;
+}
