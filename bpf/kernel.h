@@ -40,6 +40,8 @@ enum { BPF_SK_STORAGE_GET_F_CREATE = 1 };
 enum { BPF_HDR_START_MAC = 0, BPF_HDR_START_NET = 1 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2, BPF_RB_AVAIL_DATA = 0 };
 enum { XDP_PASS = 2 };
+enum { PF_KTHREAD = 0x00200000, MSG_PEEK = 2 };
+enum { SOCK_DONE = 1 }; /* enum sock_flags, a bit of skc_flags: the peer has sent its FIN */
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { ETH_P_IP = 0x0800, ETH_P_ARP = 0x0806, ETH_P_8021Q = 0x8100, ETH_P_IPV6 = 0x86dd, ETH_P_8021AD = 0x88a8 };
 enum { IPPROTO_ICMP = 1, IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_ICMPV6 = 58 };
@@ -339,6 +341,15 @@ struct bpf_iter__bpf_sk_storage_map {
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
 	struct sock_common *sk_common;
+};
+
+struct bpf_map;
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	void *value;
 };
 
 struct bpf_iter__udp {

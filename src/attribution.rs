@@ -51,6 +51,15 @@ pub fn own_netns() -> u32 {
     fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32)
 }
 
+/// The names that network namespaces have (`ip netns`, Docker), by inode.
+pub fn netns_names() -> HashMap<u32, String> {
+    let folders = ["/run/netns", "/run/docker/netns"].into_iter().filter_map(|folder| fs::read_dir(folder).ok());
+    let files = folders.flatten().flatten().take(limits::CGROUPS);
+    files
+        .filter_map(|file| Some((fs::metadata(file.path()).ok()?.ino() as u32, file.file_name().into_string().ok()?)))
+        .collect()
+}
+
 /// The systemd unit of a cgroup path: the innermost service or scope, else the slice.
 /// A user's own manager runs under `user@UID.service`; what it starts is named first.
 pub fn unit(cgroup: &str) -> Option<&str> {

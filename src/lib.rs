@@ -32,6 +32,7 @@
 pub mod answer;
 pub mod attribution;
 pub mod bpf;
+pub mod btf;
 pub mod events;
 pub mod filter;
 pub mod gateway;

@@ -32,6 +32,7 @@ pub const INSTRUCTIONS: &str = "\
 netmon-mcp measures this Linux host's network in the kernel, with eBPF. Pick a tool by what you want to know, cheapest first:
 - which links are there, are they up, errors, rates: snapshot_interfaces
 - packets a second on one interface, or who opens the next TCP connection: network-monitor
+- who uses the bandwidth, by process, remote, unit, container, port: top_traffic
 - open sockets and listeners, their queues, owners, what limits them: snapshot_sockets
 - who connects where, what fails and why, how long it takes: trace_connections
 - a tool is unavailable, or an answer names limits: status

@@ -91,7 +91,7 @@ tools! {
     network_monitor,
     snapshot_interfaces,
     snapshot_sockets,
-    trace_connections,
+    top_traffic,
     status,
 }
 

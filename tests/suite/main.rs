@@ -20,4 +20,4 @@ mod separation;
 mod service;
 mod snapshot_sockets;
 mod tidy;
-mod trace_connections;
+mod top_traffic;

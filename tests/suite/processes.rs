@@ -4,8 +4,8 @@ use std::{
     env,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd,
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use crate::harness::*;
@@ -22,7 +22,18 @@ pub struct Process {
 impl Process {
     /// Plays `role` in a network namespace: the name of a function below and its arguments.
     pub fn in_netns(netns: &Netns, role: &str) -> Process {
-        let mut command = netns.command(env::current_exe().unwrap().to_str().unwrap());
+        Process::start(netns.command(env::current_exe().unwrap().to_str().unwrap()), role)
+    }
+
+    /// The same in a cgroup, from its start.
+    pub fn in_cgroup(netns: &Netns, cgroup: &Path, role: &str) -> Process {
+        let mut command = netns.command("sh");
+        let join = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.display());
+        command.args(["-c", &join, "sh", env::current_exe().unwrap().to_str().unwrap()]);
+        Process::start(command, role)
+    }
+
+    fn start(mut command: Command, role: &str) -> Process {
         command.args(["--exact", "processes::play", "--nocapture"]).env(ROLE, role);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));

@@ -1,0 +1,291 @@
+//! Counting in the kernel while a window is open, and reading what was counted.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+
+use super::{
+    Bytes, Gaps, Input, Sample,
+    ledger::{Before, Ledger},
+    skel::{self, types},
+};
+use crate::{
+    answer::Protocols,
+    bpf::{self, Link, Loader, Pod, Program, lock},
+    limits::TRAFFIC_SPREAD,
+    window::{Window, monotonic_ns},
+    wire::Error,
+};
+
+// SAFETY: integers, arrays of integers, and structs of such, without padding.
+unsafe impl Pod for types::socket_bytes {}
+// SAFETY: integers and a struct of such, without padding.
+unsafe impl Pod for types::flow {}
+// SAFETY: integers, without padding.
+unsafe impl Pod for types::traffic {}
+// SAFETY: integers, without padding.
+unsafe impl Pod for types::admission {}
+
+/// What was loaded, and who uses it.
+pub struct Counting {
+    tcp_state: Program,
+    /// On a kernel with the tracepoints.
+    udp: Option<[Program; 2]>,
+    list_held: Program,
+    list_tcp: Program,
+    list_marked: Program,
+    forget_marks: Program,
+    marks: MapHandle,
+    traffic: MapHandle,
+    udp_flows: MapHandle,
+    tcp_closed: MapHandle,
+    bss: MapHandle,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    tcp: Attached,
+    udp: Attached,
+    /// When each open window began (CLOCK_MONOTONIC).
+    open: Vec<u64>,
+}
+
+/// Links that windows share.
+#[derive(Default)]
+struct Attached {
+    windows: usize,
+    links: Vec<Link>,
+}
+
+impl Attached {
+    fn add(&mut self, programs: &[Program]) -> io::Result<()> {
+        if self.windows == 0 {
+            self.links = programs.iter().map(Program::trace).collect::<io::Result<_>>()?;
+        }
+        self.windows += 1;
+        Ok(())
+    }
+
+    fn remove(&mut self) {
+        self.windows -= 1;
+        if self.windows == 0 {
+            self.links.clear();
+        }
+    }
+}
+
+/// One window's share of the counting.
+struct Session {
+    counting: Arc<Counting>,
+    tcp: bool,
+    udp: bool,
+    since_ns: u64,
+}
+
+/// One reading of what is counted by slot, and of what could not be tracked.
+struct Counted {
+    slots: Vec<types::traffic>,
+    admission: types::admission,
+}
+
+impl Counting {
+    pub fn new(loader: &mut Loader, skel: &skel::TopTrafficSkel, counts_udp: bool) -> Result<Self, Error> {
+        let (progs, maps) = (&skel.progs, &skel.maps);
+        let udp = match counts_udp {
+            true => Some([loader.program(&progs.udp_sent)?, loader.program(&progs.udp_received)?]),
+            false => None,
+        };
+        Ok(Counting {
+            tcp_state: loader.program(&progs.tcp_state)?,
+            udp,
+            list_held: loader.program(&progs.list_held)?,
+            list_tcp: loader.program(&progs.list_tcp)?,
+            list_marked: loader.program(&progs.list_marked)?,
+            forget_marks: loader.program(&progs.forget_marks)?,
+            marks: loader.map(&maps.marks)?,
+            traffic: loader.map(&maps.traffic)?,
+            udp_flows: loader.map(&maps.udp_flows)?,
+            tcp_closed: loader.map(&maps.tcp_closed)?,
+            bss: loader.map(&maps.bss)?,
+            state: Mutex::default(),
+        })
+    }
+
+    pub fn rehearse(&self) -> io::Result<()> {
+        self.udp.iter().flatten().chain([&self.tcp_state]).try_for_each(|program| program.trace().map(drop))?;
+        self.list_held.try_iterator()?;
+        self.list_tcp.try_iterator()?;
+        self.forget()
+    }
+
+    pub fn sample(self: &Arc<Self>, input: &Input, window: &Window) -> Result<Sample, Error> {
+        let session = self.open(input.protocol)?;
+        let begun = Instant::now();
+        let counted = session.counted()?;
+        let mut before = Before::default();
+        if session.tcp {
+            self.sockets(|socket| before.add(socket))?;
+        }
+        let opened = window.opened();
+        window.wait(opened, input.duration_ms.duration())?;
+        let window_ns = begun.elapsed().as_nanos() as u64;
+        let counted = session.counted()?.since(&counted);
+        let sample = session.settle(input, before, &counted, window_ns)?;
+        window.keep(session);
+        Ok(sample)
+    }
+
+    fn open(self: &Arc<Self>, protocols: Protocols) -> Result<Session, Error> {
+        let mut state = lock(&self.state);
+        let udp = self.udp.as_ref().filter(|_| protocols != Protocols::Tcp);
+        let tcp = protocols != Protocols::Udp;
+        if let Some(programs) = udp {
+            state.udp.add(programs)?;
+        }
+        if tcp && let Err(e) = state.tcp.add(std::slice::from_ref(&self.tcp_state)) {
+            udp.iter().for_each(|_| state.udp.remove());
+            return Err(e.into());
+        }
+        let since_ns = monotonic_ns();
+        state.open.push(since_ns);
+        Ok(Session { counting: Arc::clone(self), tcp, udp: udp.is_some(), since_ns })
+    }
+
+    /// Every socket with something to count, once for each process that holds it; those of process 1 after the
+    /// others, since it holds what it activates for them, and what nobody holds last.
+    fn sockets(&self, mut take: impl FnMut(&types::socket_bytes)) -> io::Result<()> {
+        let mut held_by_init = Vec::new();
+        self.list_held.each(|socket: &types::socket_bytes| match socket.pid {
+            1 => held_by_init.push(*socket),
+            _ => take(socket),
+        })?;
+        held_by_init.iter().for_each(&mut take);
+        self.list_marked.each_in(&self.marks, &mut take)?;
+        self.list_tcp.each(&mut take)
+    }
+
+    fn admission(&self) -> Result<types::admission, Error> {
+        let bytes = self.bss.lookup(bpf::bytes(&0u32), MapFlags::ANY)?.unwrap_or_default();
+        bpf::read(&bytes).ok_or_else(|| Error::Kernel("the counters of admission are gone".into()))
+    }
+
+    fn forget(&self) -> io::Result<()> {
+        self.forget_marks.each_in(&self.marks, |_: &u32| {})
+    }
+
+    /// Lets go of all that was counted: nothing counts any more.
+    fn clear(&self) -> Result<(), Error> {
+        self.forget()?;
+        remove(&self.udp_flows, |_| true)?;
+        remove(&self.tcp_closed, |_| true)?;
+        let none = types::admission { slots: 0, udp_untracked: 0, tcp_untracked: 0, tcp_unknown: 0 };
+        Ok(self.bss.update(bpf::bytes(&0u32), bpf::bytes(&none), MapFlags::ANY)?)
+    }
+}
+
+/// Deletes the flows that nobody needs.
+fn remove(map: &MapHandle, unneeded: impl Fn(&types::flow) -> bool) -> Result<(), Error> {
+    let flows = bpf::entries::<u64, types::flow>(map)?;
+    let keys: Vec<u8> =
+        flows.iter().filter(|(_, flow)| unneeded(flow)).flat_map(|(cookie, _)| cookie.to_ne_bytes()).collect();
+    let count = (keys.len() / size_of::<u64>()) as u32;
+    if count > 0 {
+        map.delete_batch(&keys, count, MapFlags::ANY, MapFlags::ANY)?;
+    }
+    Ok(())
+}
+
+impl Session {
+    fn counted(&self) -> Result<Counted, Error> {
+        let admission = self.counting.admission()?;
+        if admission.slots == 0 && admission.tcp_untracked == 0 {
+            return Ok(Counted { slots: Vec::new(), admission });
+        }
+        let slots = bpf::entries::<u32, types::traffic>(&self.counting.traffic)?;
+        Ok(Counted { slots: slots.into_iter().map(|(_, traffic)| traffic).collect(), admission })
+    }
+
+    /// What every socket has moved in the window.
+    fn settle(&self, input: &Input, before: Before, counted: &Counted, window_ns: u64) -> Result<Sample, Error> {
+        let counting = &self.counting;
+        let mut ledger = Ledger::new(input, before);
+        counting.sockets(|socket| ledger.open(socket))?;
+        if self.tcp {
+            let closed = bpf::entries::<u64, types::flow>(&counting.tcp_closed)?;
+            let closed = closed.iter().map(|(_, flow)| flow).filter(|flow| flow.closed_ns >= self.since_ns);
+            closed.for_each(|flow| ledger.closed(&flow.socket));
+            ledger.untracked(counted.sum(TRAFFIC_SPREAD..2 * TRAFFIC_SPREAD));
+        }
+        if self.udp {
+            for (_, flow) in bpf::entries::<u64, types::flow>(&counting.udp_flows)? {
+                ledger.udp(&flow.socket, counted.at(flow.slot as usize));
+            }
+            ledger.untracked(counted.sum(0..TRAFFIC_SPREAD));
+        }
+        let gaps = Gaps {
+            udp_uncounted: input.protocol != Protocols::Tcp && !self.udp,
+            udp_untracked: if self.udp { counted.admission.udp_untracked } else { 0 },
+            tcp_untracked: if self.tcp { counted.admission.tcp_untracked } else { 0 },
+            tcp_unknown: if self.tcp { counted.admission.tcp_unknown } else { 0 },
+            other_netns: false,
+        };
+        Ok(ledger.finish(gaps, window_ns))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut state = lock(&self.counting.state);
+        if self.tcp {
+            state.tcp.remove();
+        }
+        if self.udp {
+            state.udp.remove();
+        }
+        if let Some(i) = state.open.iter().position(|since| *since == self.since_ns) {
+            state.open.swap_remove(i);
+        }
+        let done = match state.open.iter().min() {
+            None => self.counting.clear(),
+            Some(oldest) => remove(&self.counting.tcp_closed, |flow| flow.closed_ns < *oldest),
+        };
+        if let Err(e) = done {
+            tracing::warn!("what top_traffic has counted could not be cleared: {e}");
+        }
+    }
+}
+
+impl Counted {
+    /// What was counted between an earlier reading and this one.
+    fn since(mut self, before: &Counted) -> Counted {
+        for (now, before) in self.slots.iter_mut().zip(&before.slots) {
+            // A slot that was given to a socket in between starts again at 0.
+            now.rx_bytes = now.rx_bytes.checked_sub(before.rx_bytes).unwrap_or(now.rx_bytes);
+            now.tx_bytes = now.tx_bytes.checked_sub(before.tx_bytes).unwrap_or(now.tx_bytes);
+        }
+        let (now, before) = (&mut self.admission, &before.admission);
+        now.udp_untracked -= before.udp_untracked;
+        now.tcp_untracked -= before.tcp_untracked;
+        now.tcp_unknown -= before.tcp_unknown;
+        self
+    }
+
+    fn at(&self, slot: usize) -> Bytes {
+        self.slots.get(slot).map_or(Bytes::default(), bytes)
+    }
+
+    fn sum(&self, slots: std::ops::Range<usize>) -> Bytes {
+        let mut sum = Bytes::default();
+        slots.for_each(|slot| sum += self.at(slot));
+        sum
+    }
+}
+
+pub fn bytes(traffic: &types::traffic) -> Bytes {
+    Bytes { rx_bytes: traffic.rx_bytes, tx_bytes: traffic.tx_bytes }
+}

@@ -1,0 +1,159 @@
+use serde_json::json;
+
+use super::{
+    ledger::{Before, Ledger},
+    skel::types::{endpoints, socket_bytes, traffic},
+    *,
+};
+
+const KB: Bytes = Bytes { rx_bytes: 1_000, tx_bytes: 2_000 };
+
+fn input(value: serde_json::Value) -> Input {
+    serde_json::from_value(value).unwrap()
+}
+
+fn address(last: u8) -> [u8; 16] {
+    std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets()
+}
+
+fn tcp(cookie: u64, pid: u32, rx_bytes: u64, tx_bytes: u64) -> socket_bytes {
+    let mut comm = [0; 16];
+    comm[..4].copy_from_slice(&b"curl".map(|b| b as _));
+    let endpoints = endpoints { local: address(1), remote: address(2), local_port: 40_000, remote_port: 443 };
+    let traffic = traffic { rx_bytes, tx_bytes };
+    socket_bytes { cookie, cgroup: 0, traffic, pid, netns: 7, comm, endpoints, protocol: 6 }
+}
+
+fn udp(cookie: u64, pid: u32) -> socket_bytes {
+    let mut socket = tcp(cookie, pid, 0, 0);
+    (socket.protocol, socket.endpoints.remote, socket.endpoints.remote_port) = (17, [0; 16], 0);
+    socket
+}
+
+fn before(sockets: &[socket_bytes]) -> Before {
+    let mut before = Before::default();
+    sockets.iter().for_each(|socket| before.add(socket));
+    before
+}
+
+fn moved(sample: &Sample) -> Vec<(u32, u64, u64, u64)> {
+    let rows = sample.rows.iter();
+    rows.map(|row| (row.process.pid, row.bytes.rx_bytes, row.bytes.tx_bytes, row.connections)).collect()
+}
+
+#[test]
+fn a_socket_is_counted_from_the_windows_start_and_once() {
+    let input = input(json!({}));
+    let mut ledger = Ledger::new(&input, before(&[tcp(1, 10, 5_000, 5_000), tcp(2, 10, 9, 9)]));
+    ledger.open(&tcp(1, 10, 6_000, 7_000));
+    ledger.open(&tcp(1, 20, 6_000, 7_000)); // a child that inherited it
+    ledger.open(&tcp(2, 10, 9, 9)); // idle
+    ledger.open(&tcp(3, 30, 100, 0)); // opened in the window
+    ledger.closed(&tcp(1, 10, 6_000, 7_000)); // closed by the peer, and still held
+    ledger.closed(&tcp(4, 40, 0, 50)); // opened and closed
+    let sample = ledger.finish(Gaps::default(), 1);
+    assert_eq!(moved(&sample), [(10, 1_000, 2_000, 1), (30, 100, 0, 1), (40, 0, 50, 1)]);
+    assert_eq!(sample.total, Bytes { rx_bytes: 1_100, tx_bytes: 2_050 });
+}
+
+#[test]
+fn a_closed_socket_belongs_to_who_held_it() {
+    let input = input(json!({}));
+    let mut ledger = Ledger::new(&input, before(&[tcp(1, 10, 0, 0)]));
+    ledger.closed(&tcp(1, 0, 10, 0));
+    ledger.closed(&tcp(2, 0, 1, 0));
+    assert_eq!(moved(&ledger.finish(Gaps::default(), 1)), [(10, 10, 0, 1), (0, 1, 0, 1)]);
+}
+
+#[test]
+fn a_socket_that_was_connected_anew_starts_at_zero() {
+    let input = input(json!({}));
+    let mut ledger = Ledger::new(&input, before(&[tcp(1, 10, 5_000, 5_000)]));
+    ledger.open(&tcp(1, 10, 70, 7));
+    assert_eq!(moved(&ledger.finish(Gaps::default(), 1)), [(10, 70, 7, 1)]);
+}
+
+#[test]
+fn udp_is_its_present_holders_else_the_one_who_sent() {
+    let input = input(json!({"group_by": "connection"}));
+    let mut ledger = Ledger::new(&input, Before::default());
+    let mut connected = udp(1, 20);
+    (connected.endpoints.remote, connected.endpoints.remote_port) = (address(9), 53);
+    ledger.open(&connected);
+    ledger.udp(&udp(1, 10), KB);
+    ledger.udp(&udp(2, 30), Bytes { rx_bytes: 1, tx_bytes: 0 });
+    ledger.untracked(Bytes { rx_bytes: 5, tx_bytes: 6 });
+    let sample = ledger.finish(Gaps::default(), 1);
+    assert_eq!(moved(&sample), [(20, 1_000, 2_000, 1), (30, 1, 0, 1)]);
+    assert_eq!(sample.rows[0].remote.map(|r| (r.address.to_string(), r.port)), Some(("10.0.0.9".into(), Some(53))));
+    assert_eq!(sample.rows[1].remote, None);
+    assert_eq!(sample.total, Bytes { rx_bytes: 1_006, tx_bytes: 2_006 });
+}
+
+#[test]
+fn every_grouping_adds_up() {
+    for group_by in ["process", "connection", "remote", "unit", "container", "netns", "port"] {
+        let input = input(json!({"group_by": group_by, "limit": 2}));
+        let mut ledger = Ledger::new(&input, Before::default());
+        for i in 0..100u64 {
+            let mut socket = tcp(i, i as u32 % 5, i, 2 * i);
+            (socket.cgroup, socket.netns) = (0, i as u32 % 3);
+            (socket.endpoints.remote, socket.endpoints.local_port) = (address(i as u8 % 7), i as u16 % 11 + 1);
+            ledger.open(&socket);
+        }
+        ledger.untracked(KB);
+        let output = T::report(input.clone(), ledger.finish(Gaps::default(), 1_000_000_000));
+        let sum = output.rows.iter().fold((0, 0), |sum, row| (sum.0 + row.rx_bytes, sum.1 + row.tx_bytes));
+        assert_eq!((sum.0 + output.other.rx_bytes, sum.1 + output.other.tx_bytes), (4_950 + 1_000, 9_900 + 2_000));
+        assert!(output.rows.len() <= 2 && output.total.rx_bytes == 5_950, "{group_by}: {output:?}");
+    }
+}
+
+fn group(cgroup: &str, bytes: Bytes) -> Group {
+    let process = Process { pid: 4_194_304, comm: "fifteen-letters".into(), cgroup: Some(cgroup.into()), netns: 4_026_532_000 };
+    let (local, remote) = ("fd00:10:244::5555:6666".parse().unwrap(), "fd00:10:244::5555:7777".parse().unwrap());
+    Group {
+        process,
+        netns_name: None,
+        protocol: Some(Transport::Tcp),
+        local: Some(Endpoint { address: local, port: 40_000 }),
+        remote: Some(Remote { address: remote, port: Some(40_000) }),
+        port: None,
+        bytes,
+        connections: 1,
+    }
+}
+
+#[test]
+fn the_cgroups_of_a_unit_are_one_row() {
+    let rows = ["/a.slice/x.service", "/a.slice/x.service/worker", "/a.slice/y.service"].map(|path| group(path, KB));
+    let total = Bytes { rx_bytes: 3_000, tx_bytes: 6_000 };
+    let sample = Sample { rows: rows.into(), total, window_ns: 1_000_000_000, ..Sample::default() };
+    let output = T::report(input(json!({"group_by": "unit", "limit": 1})), sample);
+    let row = &output.rows[0];
+    assert_eq!((row.owner.unit.as_deref(), row.rx_bytes, row.connections), (Some("x.service"), 2_000, 2));
+    assert_eq!((row.rx_bits_per_second, row.share), (16_000.0, 0.6667));
+    assert_eq!((output.other.rows, output.other.rx_bytes, output.measured.rows_cut), (1, 1_000, 1));
+}
+
+#[test]
+fn a_default_answer_is_small_and_a_screen_long() {
+    let id = "0123456789abcdef".repeat(4);
+    let row = group(&format!("/system.slice/docker-{id}.scope"), Bytes { rx_bytes: 123_456_789_012, tx_bytes: 123_456_789_012 });
+    let total = Bytes { rx_bytes: 12_345_678_901_234, tx_bytes: 12_345_678_901_234 };
+    let gaps = Gaps { udp_uncounted: true, udp_untracked: 1, tcp_untracked: 1, tcp_unknown: 1, other_netns: true };
+    let rows = vec![row; ROWS.rows()];
+    let sample = Sample { rows, rows_cut: 99, total, gaps, window_ns: 1_234_567_890 };
+    let output = T::report(input(json!({"group_by": "connection"})), sample);
+    let json = serde_json::to_string(&output).unwrap();
+    assert!(json.len() < 8_192, "{} bytes", json.len());
+    let text = T::text(&output);
+    assert!(text.lines().count() <= ROWS.rows() + 8, "{text}");
+    assert!(text.contains("fifteen-letters[4194304] [fd00:10:244::5555:6666]:40000 → ") && text.contains("other (99 rows)"), "{text}");
+}
+
+#[test]
+fn nothing_is_said_to_be_nothing() {
+    let text = T::text(&T::report(input(json!({})), Sample { window_ns: 1_000_000_000, ..Sample::default() }));
+    assert!(text.contains("No socket moved anything."), "{text}");
+}
