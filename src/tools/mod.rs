@@ -92,6 +92,7 @@ tools! {
     snapshot_interfaces,
     snapshot_sockets,
     top_traffic,
+    trace_connections,
     status,
 }
 

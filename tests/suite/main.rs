@@ -21,3 +21,4 @@ mod service;
 mod snapshot_sockets;
 mod tidy;
 mod top_traffic;
+mod trace_connections;

@@ -4,6 +4,7 @@ use std::{
     env,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
