@@ -5,8 +5,6 @@
 
 enum { EAGAIN = 11, EACCES = 13, EINVAL = 22, EAFNOSUPPORT = 97, EADDRNOTAVAIL = 99, ENETUNREACH = 101 };
 enum { EISCONN = 106, EHOSTUNREACH = 113, EALREADY = 114, EINPROGRESS = 115, ERESTARTSYS = 512 };
-enum { SOCK_DONE = 1 };           /* sk_flags: the peer's FIN has come */
-enum { PF_KTHREAD = 0x00200000 }; /* task_struct.flags */
 
 enum direction { UNKNOWN, OUTBOUND, INBOUND };
 
