@@ -122,3 +122,24 @@ fn install_and_uninstall_leave_the_settings() {
     assert_eq!(files(), ["etc/netmon/netmon.toml"]);
     assert_eq!(read("etc/netmon/netmon.toml"), "# mine\n");
 }
+
+#[test]
+fn the_packaged_settings_name_only_what_there_is() {
+    let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/netmon.toml");
+    let check = |path: &Path| run(&format!("{GATEWAY} --config {} --check-config", path.display()));
+    check(&packaged);
+    let text = std::fs::read_to_string(&packaged).unwrap();
+    let written: Vec<_> = text.lines().map(written_out).collect();
+    assert!(written.iter().filter(|line| line.contains(" = ")).count() > 10, "{written:?}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), written.join("\n")).unwrap();
+    check(file.path());
+}
+
+/// A line of the settings, with its default as if somebody had set it. The tokens would have to be there.
+fn written_out(line: &str) -> &str {
+    match line.strip_prefix('#') {
+        Some(setting) if !setting.starts_with(' ') && !setting.starts_with("tokens") => setting,
+        _ => line,
+    }
+}
