@@ -101,3 +101,25 @@ pub const UDP_SOCKETS_COUNTED: usize = 65_536 - 2 * TRAFFIC_SPREAD;
 pub const TRAFFIC_SPREAD: usize = 64;
 /// Connections that closed in a window and are kept for its end: `FLOWS` of `top_traffic.bpf.c`, 8 MB when full.
 pub const TCP_CLOSED_KEPT: usize = 65_536;
+
+/// How long it may take to reach another host: a TCP connection, an ssh handshake, the other gateway's start.
+pub const HOST_CONNECT: Duration = Duration::from_secs(10);
+/// For how long a host that could not be reached is not tried again.
+pub const HOST_RETRY: Duration = Duration::from_secs(5);
+/// How long `hosts` waits for the state of a host.
+pub const HOST_LOOK: Duration = Duration::from_secs(3);
+/// What is read of a complaint of ssh's.
+pub const COMPLAINT_BYTES: u64 = 64 << 10;
+/// How long to wait for it after the connection has failed.
+pub const COMPLAINT_TIME: Duration = Duration::from_secs(1);
+
+/// A TLS handshake is two round trips.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long an authorization server may take to show its keys.
+pub const JWKS_TIME: Duration = Duration::from_secs(5);
+/// After this its keys are fetched again: one that it has withdrawn is good no longer.
+pub const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
+/// An unknown key does not have them fetched sooner than this after the last time.
+pub const JWKS_MIN_AGE: Duration = Duration::from_secs(10);
+/// By how much its clock and ours may differ.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(30);

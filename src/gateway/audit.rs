@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Failure, http::callers::Sender, metrics::Metrics};
+use super::{Failure, hosts, http::callers::Sender, metrics::Metrics};
 use crate::{
     limits,
     tools::{Answer, Question},
@@ -43,7 +43,11 @@ impl Entry<'_> {
     pub fn write(&self, result: &Result<Answer, Failure>, metrics: &Metrics) {
         let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
         let lost = result.as_ref().ok().and_then(|answer| answer.structured["measured"]["lost_events"].as_u64());
-        let known = Question::named(self.tool).map_or("unknown", |question| question.name);
+        let known = match Question::named(self.tool) {
+            Some(question) => question.name,
+            None if self.tool == hosts::TOOL => hosts::TOOL,
+            None => "unknown",
+        };
         metrics.called(known, outcome, self.took, lost.unwrap_or_default());
         let Some(sender) = self.sender else { return };
         let rows = result.as_ref().ok().and_then(rows);

@@ -16,6 +16,7 @@ use super::{
     Failure, Gateway, clients,
     daemon::Daemon,
     doctor,
+    hosts::Host,
     http::{self, tokens},
     settings::{Settings, Transport},
     stdio,
@@ -105,8 +106,11 @@ pub async fn run() -> ExitCode {
         return check(&settings);
     }
     let socket = settings.socket.clone().unwrap_or_else(|| super::daemon::SOCKET.into());
-    let daemon = Daemon::new(socket.clone(), Role::Gateway, settings.http.files());
-    let gateway = Gateway::new(daemon, settings.interface.clone());
+    let role = if settings.connects() { Role::SshGateway } else { Role::Gateway };
+    let daemon = Daemon::new(socket.clone(), role, settings.http.files());
+    let ways = settings.ways();
+    let hosts = settings.hosts.iter().map(|named| Host::new(named.clone(), &ways)).collect();
+    let gateway = Gateway::new(daemon, settings.interface.clone(), hosts);
     let command = arguments.command.unwrap_or_else(|| default_command(settings.transport));
     if matches!(command, Command::Stdio | Command::Call { .. }) {
         gateway.confine();

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -21,22 +21,29 @@ pub mod callers;
 pub mod connection;
 pub mod guard;
 pub mod listen;
+pub mod oauth;
 pub mod sessions;
+pub mod tls;
 pub mod tokens;
 
 use callers::{Callers, Sender};
 use connection::Connections;
 use guard::Refusal;
 use listen::{Listen, Listener, Peer};
+use oauth::{Denied, OAuth};
 use sessions::Sessions;
+use tls::Tls;
 use tokens::Tokens;
 
+/// What this host is called on itself.
+const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 const METRICS: &str = "/metrics";
 const HEALTH: &str = "/healthz";
 
 /// What the requests share.
 pub struct Http {
-    tokens: Option<Tokens>,
+    credentials: Credentials,
+    tls: Option<Arc<Tls>>,
     trust_unix: bool,
     open_metrics: bool,
     /// Names of ours, for `Host`.
@@ -54,14 +61,15 @@ pub struct Http {
 impl Http {
     /// Checks the settings and opens the sockets: what can fail, fails here.
     pub fn open(settings: &settings::Http, gateway: Arc<Gateway>) -> anyhow::Result<(Http, Vec<(Listen, Listener)>)> {
-        let tokens = check(settings)?;
+        let (credentials, tls) = check(settings)?;
         let listeners = Listener::open(settings)?;
-        protected(&tokens, listeners.iter().map(|(place, _)| place))?; // systemd's sockets are not in the settings
+        protected(&credentials, listeners.iter().map(|(place, _)| place))?; // systemd's sockets are not in the settings
         let mut hosts = settings.allowed_hosts.clone();
-        hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(String::from));
+        hosts.extend(LOCAL_HOSTS.map(String::from));
         hosts.extend(listen::addresses(&listeners));
         let http = Http {
-            tokens,
+            credentials,
+            tls,
             trust_unix: settings.trust_unix.unwrap_or(false),
             open_metrics: settings.open_metrics.unwrap_or(false),
             hosts,
@@ -78,43 +86,93 @@ impl Http {
 
     /// Whether a path is for everyone. What it shows says nothing about this host or its network.
     fn is_open(&self, path: &str) -> bool {
-        path == HEALTH || (path == METRICS && self.open_metrics)
+        path == HEALTH || path.starts_with(oauth::METADATA) || (path == METRICS && self.open_metrics)
     }
 
     /// The name of the client that sends a request.
     async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<String, Refusal> {
         let trusted = match peer {
-            Peer::Unix { .. } => self.trust_unix || self.tokens.is_none(),
-            Peer::Tcp(_) => self.tokens.is_none(), // loopback: `open` saw to that
+            Peer::Unix { .. } => self.trust_unix || !self.credentials.are_wanted(),
+            Peer::Tcp(_) => !self.credentials.are_wanted(), // loopback: `open` saw to that
         };
-        let Some(tokens) = self.tokens.as_ref().filter(|_| !trusted) else {
-            return Ok(match peer {
-                Peer::Unix { uid } => format!("uid {uid}"),
-                Peer::Tcp(address) => address.ip().to_string(),
-            });
-        };
-        let token = bearer(headers).ok_or_else(|| Refusal::unauthorized("a bearer token is needed", ""))?;
-        let wrong = || Refusal::unauthorized("the token is not known here", ", error=\"invalid_token\"");
-        tokens.name(token).ok_or_else(wrong)
+        match peer {
+            Peer::Unix { uid } if trusted => Ok(format!("uid {uid}")),
+            Peer::Tcp(address) if trusted => Ok(address.ip().to_string()),
+            _ => self.credentials.name(headers).await,
+        }
     }
 
     fn forget(&self) {
-        if let Some(tokens) = &self.tokens {
+        if let Some(tokens) = &self.credentials.tokens {
             tokens.forget();
+        }
+        if let Some(tls) = &self.tls {
+            tls.forget();
         }
     }
 }
 
-/// What can be said of the settings without opening a socket: the tokens, or what is wrong.
-pub fn check(settings: &settings::Http) -> anyhow::Result<Option<Tokens>> {
+/// What clients show to be let in: a token of the file, or one of the authorization server.
+pub struct Credentials {
+    tokens: Option<Tokens>,
+    oauth: Option<OAuth>,
+}
+
+impl Credentials {
+    fn are_wanted(&self) -> bool {
+        self.tokens.is_some() || self.oauth.is_some()
+    }
+
+    async fn name(&self, headers: &HeaderMap) -> Result<String, Refusal> {
+        let challenge = self.oauth.as_ref().map(OAuth::challenge).unwrap_or_default();
+        let token = bearer(headers).ok_or_else(|| Refusal::unauthorized("a bearer token is needed", &challenge))?;
+        if let Some(name) = self.tokens.as_ref().and_then(|tokens| tokens.name(token)) {
+            return Ok(name);
+        }
+        let denied = match &self.oauth {
+            Some(oauth) => match oauth.name(token).await {
+                Ok(name) => return Ok(name),
+                Err(denied) => denied,
+            },
+            None => Denied::Invalid("it is not known here".into()),
+        };
+        Err(match denied {
+            Denied::Invalid(reason) => {
+                let parameters = format!(", error=\"invalid_token\"{challenge}");
+                Refusal::unauthorized(&format!("the token is not good: {reason}"), &parameters)
+            }
+            Denied::Scope => Refusal::forbidden(
+                &format!("the token does not allow {}", oauth::SCOPE),
+                &format!(", error=\"insufficient_scope\"{challenge}"),
+            ),
+        })
+    }
+}
+
+/// What can be said of the settings without opening a socket: the files that they name, or what is wrong.
+pub fn check(settings: &settings::Http) -> anyhow::Result<(Credentials, Option<Arc<Tls>>)> {
     let tokens = settings.tokens_file().map(|path| Tokens::load(&path)).transpose()?;
-    protected(&tokens, &settings.listen)?;
-    Ok(tokens)
+    let oauth = match (&settings.oauth_issuer, &settings.oauth_audience) {
+        (None, None) => None,
+        (Some(issuer), Some(audience)) => Some(OAuth::new(issuer, audience, settings.oauth_jwks.as_deref())),
+        _ => {
+            anyhow::bail!("http.oauth_issuer and http.oauth_audience go together: who makes tokens, and for which URL")
+        }
+    };
+    let oauth = oauth.transpose().map_err(anyhow::Error::msg)?;
+    let tls = match (&settings.tls_certificate, &settings.tls_key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(Arc::new(Tls::load(certificate, key)?)),
+        _ => anyhow::bail!("http.tls_certificate and http.tls_key go together"),
+    };
+    let credentials = Credentials { tokens, oauth };
+    protected(&credentials, &settings.listen)?;
+    Ok((credentials, tls))
 }
 
 /// Refuses to let other hosts in without a question.
-fn protected<'a>(tokens: &Option<Tokens>, places: impl IntoIterator<Item = &'a Listen>) -> anyhow::Result<()> {
-    let Some(place) = listen::exposed(places).filter(|_| tokens.is_none()) else { return Ok(()) };
+fn protected<'a>(credentials: &Credentials, places: impl IntoIterator<Item = &'a Listen>) -> anyhow::Result<()> {
+    let Some(place) = listen::exposed(places).filter(|_| !credentials.are_wanted()) else { return Ok(()) };
     anyhow::bail!(
         "other hosts could reach {place}, and none would have to say who it is; name a file of tokens (tokens, --tokens), \
          or listen on 127.0.0.1 or a Unix socket and come in through `ssh -L`"
@@ -140,9 +198,16 @@ pub async fn serve(settings: &settings::Http, gateway: Gateway) -> anyhow::Resul
     let router = router(&http, &ended, &streams);
     let mut serving = tokio::task::JoinSet::new();
     for (place, listener) in listeners {
-        tracing::info!("serving {place}");
+        let tls = http.tls.clone().filter(|_| matches!(listener, Listener::Tcp(_)));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tracing::info!("serving {}", place.to_string().replacen("http", scheme, 1));
+        if tls.is_none() && listen::exposed([&place]).is_some() {
+            tracing::warn!(
+                "tokens for {place} travel in the clear: set tls_certificate and tls_key, or put a proxy before it"
+            );
+        }
         let connections = Arc::clone(&http.connections);
-        serving.spawn(connections.serve(listener, router.clone(), ending.clone()));
+        serving.spawn(connections.serve(listener, tls, router.clone(), ending.clone()));
     }
     supervisor.ready();
     until_told_to_stop(&http, &supervisor).await?;
@@ -201,6 +266,8 @@ fn router(http: &Arc<Http>, ended: &CancellationToken, streams: &CancellationTok
         .merge(mcp)
         .route(HEALTH, get(async || "ok\n"))
         .route(METRICS, get(metrics))
+        .route(oauth::METADATA, get(metadata))
+        .route(&format!("{}/mcp", oauth::METADATA), get(metadata))
         .layer(middleware::from_fn_with_state(Arc::clone(http), guard::guard))
         .with_state(Arc::clone(http))
 }
@@ -213,6 +280,14 @@ async fn own_sessions(State(http): State<Arc<Http>>, request: Request, next: Nex
         http.sessions.note(&sender.caller.name, id).await;
     }
     response
+}
+
+/// Where to get a token, if anywhere.
+async fn metadata(State(http): State<Arc<Http>>) -> Response {
+    match &http.credentials.oauth {
+        Some(oauth) => ([(header::CONTENT_TYPE, "application/json")], oauth.metadata().to_string()).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn metrics(State(http): State<Arc<Http>>) -> Response {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,7 @@ pub mod cli;
 pub mod clients;
 pub mod daemon;
 pub mod doctor;
+pub mod hosts;
 pub mod http;
 pub mod metrics;
 pub mod server;
@@ -28,6 +29,7 @@ pub mod settings;
 pub mod stdio;
 
 use daemon::Daemon;
+use hosts::Host;
 use metrics::Metrics;
 
 /// Why there is no answer. The message tells the reader what to do next.
@@ -41,6 +43,8 @@ pub enum Failure {
     Absent(String),
     /// A bound of the gateway was reached.
     Busy(String),
+    /// Another host has no answer; its own words.
+    Elsewhere(String),
     /// The gateway was told to stop.
     Ending,
 }
@@ -53,7 +57,7 @@ impl fmt::Display for Failure {
                 write!(f, "no tool named {name}; there are: {}", names.join(", "))
             }
             Failure::Daemon(e) => e.fmt(f),
-            Failure::Absent(text) | Failure::Busy(text) => f.write_str(text),
+            Failure::Absent(text) | Failure::Busy(text) | Failure::Elsewhere(text) => f.write_str(text),
             Failure::Ending => {
                 f.write_str("netmon-mcp is shutting down and ended the measurement; call again when it is back")
             }
@@ -71,6 +75,7 @@ impl Failure {
             Failure::Daemon(wire::Error::Busy(_)) | Failure::Busy(_) => "busy",
             Failure::Daemon(wire::Error::Unavailable { .. }) => "unavailable",
             Failure::Daemon(_) => "failed",
+            Failure::Elsewhere(_) => "failed_elsewhere",
             Failure::Absent(_) => "no_daemon",
             Failure::Ending => "shutting_down",
         }
@@ -89,6 +94,9 @@ pub struct Gateway {
     /// What `interface` is where a tool takes one and the caller names none.
     interface: Option<String>,
     calls: Semaphore,
+    hosts: Vec<Arc<Host>>,
+    /// The tools as clients see them, once they were listed.
+    tools: OnceLock<Vec<rmcp::model::Tool>>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -96,13 +104,46 @@ pub struct Gateway {
 pub struct Call {
     question: &'static Question,
     input: Value,
+    /// The host to ask, if it is not this one.
+    host: Option<Arc<Host>>,
     /// How long it will watch.
     pub duration: Duration,
 }
 
 impl Gateway {
-    pub fn new(daemon: Daemon, interface: Option<String>) -> Self {
-        Gateway { daemon, interface, calls: Semaphore::new(limits::CALLS), metrics: Arc::default() }
+    pub fn new(daemon: Daemon, interface: Option<String>, hosts: Vec<Host>) -> Self {
+        let hosts = hosts.into_iter().map(Arc::new).collect();
+        Gateway {
+            daemon,
+            interface,
+            calls: Semaphore::new(limits::CALLS),
+            hosts,
+            tools: OnceLock::new(),
+            metrics: Arc::default(),
+        }
+    }
+
+    /// The other hosts that may be asked.
+    pub fn hosts(&self) -> &[Arc<Host>] {
+        &self.hosts
+    }
+
+    /// Takes `host` out of a call's arguments.
+    fn host(&self, arguments: &mut Map<String, Value>) -> Result<Option<Arc<Host>>, Failure> {
+        if self.hosts.is_empty() {
+            return Ok(None); // then no tool has such an argument, and says so itself
+        }
+        let name = match arguments.shift_remove("host") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(name) => name,
+        };
+        let known = self.hosts.iter().find(|host| name == host.named.name.as_str());
+        known.cloned().map(Some).ok_or_else(|| {
+            let names: Vec<_> = self.hosts.iter().map(|host| host.named.name.as_str()).collect();
+            let text =
+                format!("no host is named {}; there are: {}", untrusted::clean(&name.to_string()), names.join(", "));
+            wire::Error::InvalidInput(text).into()
+        })
     }
 
     /// Gives up now what answering does not need, and root, if we are root.
@@ -116,11 +157,14 @@ impl Gateway {
     }
 
     /// Checks a call without making it.
-    pub fn prepare(&self, name: &str, arguments: Map<String, Value>) -> Result<Call, Failure> {
+    pub fn prepare(&self, name: &str, mut arguments: Map<String, Value>) -> Result<Call, Failure> {
         let question = Question::named(name).ok_or_else(|| Failure::UnknownTool(untrusted::clean(name)))?;
+        let host = self.host(&mut arguments)?;
         let mut input = Value::Object(arguments);
-        let duration = (question.prepare)(&mut input, self.interface.as_deref())?;
-        Ok(Call { question, input, duration })
+        // The interface that this gateway was set to is this host's.
+        let interface = self.interface.as_deref().filter(|_| host.is_none());
+        let duration = (question.prepare)(&mut input, interface)?;
+        Ok(Call { question, input, host, duration })
     }
 
     /// Makes a call. Dropping the future ends the measurement.
@@ -131,6 +175,9 @@ impl Gateway {
                 limits::CALLS
             )));
         };
+        if let (Some(host), Value::Object(arguments)) = (&call.host, &call.input) {
+            return host.call(call.question.name, arguments.clone(), call.duration).await;
+        }
         let request = wire::Request { version: wire::VERSION, tool: call.question.name.into(), input: call.input };
         let sample = match self.daemon.ask(&request, call.duration).await {
             Err(Failure::Absent(reason)) => {
@@ -149,7 +196,7 @@ pub struct Continuation(Mutex<Option<(Instant, Value)>>);
 impl Continuation {
     /// Lets a call that follows at once begin where the last one ended, so that nothing is missed in between.
     fn resume(&self, call: &mut Call) {
-        if !call.question.continues {
+        if !call.question.continues || call.host.is_some() {
             return;
         }
         let ended = lock(&self.0).take();

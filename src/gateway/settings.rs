@@ -2,6 +2,7 @@
 //! environment, which wins over the file.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs, io,
     path::{Path, PathBuf},
     str::FromStr,
@@ -10,7 +11,10 @@ use std::{
 use clap::Args;
 use serde::{Deserialize, Deserializer};
 
-use super::http::listen::Listen;
+use super::{
+    hosts::{Named, Ways},
+    http::listen::Listen,
+};
 use crate::untrusted;
 
 /// The file that is read when none is named and this one exists.
@@ -29,8 +33,48 @@ pub struct Settings {
     /// What to serve MCP over when no command says: stdio, or http (sse, which http replaced, means http).
     #[arg(long, global = true, value_name = "TRANSPORT", env = "MCP_TRANSPORT")]
     pub transport: Option<Transport>,
+    /// Another host, which every tool then takes as `host`: NAME=ssh:USER@HOST, NAME=https://HOST/mcp or
+    /// NAME=unix:/PATH; may be repeated.
+    #[arg(long = "host", global = true, value_name = "NAME=TARGET")]
+    #[serde(deserialize_with = "table")]
+    pub hosts: Vec<Named>,
+    /// The file of the token that a host wants: NAME=FILE; may be repeated.
+    #[arg(long = "host-token", global = true, value_name = "NAME=FILE", value_parser = name_and_file, hide_short_help = true)]
+    #[serde(deserialize_with = "table")]
+    pub host_tokens: Vec<(String, PathBuf)>,
+    /// The settings with which ssh is started [default: ssh's own].
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub ssh_config: Option<PathBuf>,
     #[command(flatten)]
     pub http: Http,
+}
+
+/// What a key and its string in a table make.
+trait Entry: Sized {
+    fn entry(key: String, value: String) -> Result<Self, String>;
+}
+
+impl Entry for Named {
+    fn entry(key: String, value: String) -> Result<Self, String> {
+        Named::new(&key, &value)
+    }
+}
+
+impl Entry for (String, PathBuf) {
+    fn entry(key: String, value: String) -> Result<Self, String> {
+        Ok((key, value.into()))
+    }
+}
+
+/// A list that is a table in the file, by name.
+fn table<'de, T: Entry, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let entries = BTreeMap::<String, String>::deserialize(deserializer)?;
+    entries.into_iter().map(|(key, value)| T::entry(key, value).map_err(serde::de::Error::custom)).collect()
+}
+
+fn name_and_file(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("a host's token is NAME=FILE")?;
+    Ok((name.into(), file.into()))
 }
 
 /// The table `[http]`.
@@ -56,6 +100,21 @@ pub struct Http {
     /// A file of bearer tokens, a line each: NAME TOKEN [default: the systemd credential `tokens`].
     #[arg(long, global = true, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
+    /// The certificate chain for TLS, in PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The OAuth authorization server whose tokens (JWTs with the scope netmon:read) are good here.
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub oauth_issuer: Option<String>,
+    /// The URL of this server as clients know it, for which the tokens must be.
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub oauth_audience: Option<String>,
+    /// Where the authorization server's keys are [default: where its metadata says].
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub oauth_jwks: Option<String>,
     /// A name under which clients may reach this server, beside localhost; may be repeated.
     #[arg(long = "allowed-host", global = true, value_name = "HOST", hide_short_help = true)]
     pub allowed_hosts: Vec<String>,
@@ -89,7 +148,8 @@ impl Http {
     /// The folders of the files that are read again when they change; a rename brings another inode, so the
     /// files themselves would not do.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.tokens_file().iter().filter_map(|path| path.parent().map(Path::to_path_buf)).collect()
+        let files = [self.tokens_file(), self.tls_certificate.clone(), self.tls_key.clone()];
+        files.iter().flatten().filter_map(|path| path.parent().map(Path::to_path_buf)).collect()
     }
 }
 
@@ -106,10 +166,20 @@ impl Settings {
     pub fn over(mut self, file: Settings) -> Settings {
         let (flags, rest) = (&mut self.http, file.http);
         merge!(flags, rest;
-            port unix_group unix_mode trust_unix tokens max_sessions max_connections max_calls rate open_metrics;
+            port tls_certificate tls_key oauth_issuer oauth_audience oauth_jwks unix_group unix_mode trust_unix tokens max_sessions max_connections max_calls rate open_metrics;
             listen allowed_hosts allowed_origins);
-        merge!(self, file; socket interface transport;);
+        merge!(self, file; socket interface transport ssh_config; hosts host_tokens);
         self
+    }
+
+    /// Whether the gateway itself connects anywhere but to its daemon.
+    pub fn connects(&self) -> bool {
+        !self.hosts.is_empty() || self.http.oauth_issuer.is_some()
+    }
+
+    /// How the hosts are reached.
+    pub fn ways(&self) -> Ways {
+        Ways { ssh_config: self.ssh_config.clone(), tokens: self.host_tokens.clone() }
     }
 
     /// Reads a file of settings.
@@ -245,6 +315,7 @@ mod tests {
             ("transport = \"carrier pigeon\"\n", 1, "transport", "stdio, http"),
             ("[http]\nunix_mode = \"rwx\"\n", 2, "http.unix_mode", "0660"),
             ("\n[http]\nlisten_on = []\n", 3, "http.listen_on", "unknown field"),
+            ("[hosts]\na = \"ssh:x\"\n\"b c\" = \"ssh:x\"\n", 1, "hosts", "b c"),
             ("[http\n", 1, "", ""),
         ] {
             let (place, said) = parse(text).unwrap_err();

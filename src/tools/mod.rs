@@ -173,7 +173,7 @@ fn input_schema<T: JsonSchema>() -> Value {
 
 /// The same of an answer. What every tool has in common is explained once, in the server's
 /// instructions, and not again in each schema.
-fn output_schema<T: JsonSchema>() -> Value {
+pub fn output_schema<T: JsonSchema>() -> Value {
     fn terse(schema: &mut Schema) {
         drop_formats(schema);
         for keyword in ["minimum", "default"] {

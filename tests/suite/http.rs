@@ -132,6 +132,7 @@ fn a_strange_host_or_origin_is_refused_on_every_path() {
         "Host: [::1]\r\n",
         "Host: NETMON.example\r\n",
         "Origin: https://app.example\r\n",
+        "Origin: http://localhost:6274\r\n",
     ] {
         assert_eq!(status(good), 200, "{good}");
     }
@@ -140,7 +141,7 @@ fn a_strange_host_or_origin_is_refused_on_every_path() {
         "Host: localhost.evil.example\r\n",
         "Origin: https://evil.example\r\n",
         "Origin: null\r\n",
-        "Origin: http://localhost\r\n",
+        "Origin: https://localhost.evil.example\r\n",
     ] {
         assert_eq!(status(evil), 403, "{evil}");
     }

@@ -50,10 +50,14 @@ impl Server {
         let log = until("the gateway serves", || {
             let log = server.log();
             assert!(server.child.try_wait().unwrap().is_none(), "the gateway ended: {log}");
-            (log.contains("serving http://") || log.contains("serving unix:")).then_some(log)
+            ["serving http://", "serving https://", "serving unix:"]
+                .iter()
+                .any(|text| log.contains(text))
+                .then_some(log)
         });
-        if let Some(rest) = log.split("serving http://").nth(1) {
-            server.address = rest.split("/mcp").next().unwrap().parse().unwrap();
+        let place = log.lines().find_map(|line| line.split_once("serving http")?.1.split_once("://"));
+        if let Some(rest) = place {
+            server.address = rest.1.split("/mcp").next().unwrap().parse().unwrap();
         }
         server
     }

@@ -18,10 +18,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Sleep,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::listen::{Listener, Peer, Stream};
+use super::{
+    listen::{Listener, Peer, Stream},
+    tls::{self, Tls},
+};
 use crate::{bpf::lock, limits};
 
 /// A connection, as its requests see it.
@@ -84,7 +88,13 @@ impl Connections {
     }
 
     /// Takes connections until `ending` is cancelled.
-    pub async fn serve(self: Arc<Self>, listener: Listener, router: Router, ending: CancellationToken) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: Listener,
+        tls: Option<Arc<Tls>>,
+        router: Router,
+        ending: CancellationToken,
+    ) {
         loop {
             let (stream, peer) = tokio::select! {
                 () = ending.cancelled() => return,
@@ -101,7 +111,13 @@ impl Connections {
             let id = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(connection) = self.admit(id, peer) else { continue };
             let all = Arc::clone(&self);
-            let work = talk(stream, connection, router.clone(), ending.clone());
+            let secured = secured(stream, tls.as_deref().map(Tls::acceptor), connection.close.clone());
+            let (router, ending) = (router.clone(), ending.clone());
+            let work = async move {
+                if let Some(stream) = secured.await {
+                    talk(stream, connection, router, ending).await;
+                }
+            };
             tokio::spawn(async move {
                 work.await;
                 lock(&all.open).remove(&id);
@@ -131,6 +147,22 @@ impl Connections {
         });
         open.insert(id, Arc::clone(&connection));
         Some(connection)
+    }
+}
+
+/// The stream, encrypted where that is wanted and the client is quick enough about it.
+async fn secured(
+    stream: Pin<Box<dyn Stream>>,
+    acceptor: Option<TlsAcceptor>,
+    close: CancellationToken,
+) -> Option<Pin<Box<dyn Stream>>> {
+    let Some(acceptor) = acceptor else { return Some(stream) };
+    tokio::select! {
+        () = close.cancelled() => None,
+        () = tokio::time::sleep(limits::HANDSHAKE_TIME) => None,
+        secured = tls::secure(acceptor, stream) => {
+            secured.inspect_err(|e| tracing::debug!("no TLS with a client: {e}")).ok()
+        }
     }
 }
 

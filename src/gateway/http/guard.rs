@@ -21,7 +21,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Frame, SizeHint};
 
 use super::{
-    Http,
+    Http, LOCAL_HOSTS,
     callers::Sender,
     connection::{Busy, Connection},
     listen::Peer,
@@ -46,8 +46,17 @@ impl Refusal {
 
     /// No token, or a wrong one. `parameters` extend the challenge (RFC 6750, RFC 9728).
     pub fn unauthorized(reason: &str, parameters: &str) -> Self {
+        Refusal::challenge(StatusCode::UNAUTHORIZED, reason, parameters)
+    }
+
+    /// A token that does not allow it.
+    pub fn forbidden(reason: &str, parameters: &str) -> Self {
+        Refusal::challenge(StatusCode::FORBIDDEN, reason, parameters)
+    }
+
+    fn challenge(status: StatusCode, reason: &str, parameters: &str) -> Self {
         let header = Some((header::WWW_AUTHENTICATE, format!("Bearer realm=\"netmon\"{parameters}")));
-        Refusal { header, ..Refusal::new(StatusCode::UNAUTHORIZED, reason) }
+        Refusal { header, ..Refusal::new(status, reason) }
     }
 
     /// Come back later.
@@ -161,13 +170,24 @@ fn meant_for_us(http: &Http, headers: &HeaderMap, uri: &Uri) -> Result<(), Refus
         return Err(Refusal::new(StatusCode::FORBIDDEN, reason));
     }
     match headers.get(header::ORIGIN) {
-        Some(origin) if !http.origins.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes())) => {
+        Some(origin)
+            if !is_local(origin)
+                && !http.origins.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes())) =>
+        {
             let reason =
                 "web pages of that Origin may not use this server; its administrator can allow it (allowed_origins)";
             Err(Refusal::new(StatusCode::FORBIDDEN, reason))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a page of this very host sent it, an inspector's say: it could connect anyway, and without leave
+/// to read the answer (CORS) its browser shows it none.
+fn is_local(origin: &HeaderValue) -> bool {
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
+    let authority = authority.and_then(|authority| authority.parse::<Authority>().ok());
+    authority.is_some_and(|authority| LOCAL_HOSTS.contains(&authority.host()))
 }
 
 /// The request with all of its body, and the body, if that is small and comes soon.

@@ -1,0 +1,181 @@
+//! Other hosts, through one gateway: over a real sshd on loopback, over HTTP with a token, over a Unix socket.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{harness::*, http_harness::*};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// Whom a gateway becomes that root has started.
+const NOBODY: u32 = 65534;
+
+/// An sshd on loopback that lets one key do one thing: be a remote MCP server.
+struct Sshd {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Sshd {
+    fn start(daemon: &Daemon) -> Sshd {
+        let folder = TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        for key in ["host", "user"] {
+            let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]).status();
+            assert!(made.unwrap().success());
+        }
+        let public = fs::read_to_string(path("user.pub")).unwrap();
+        let forced = format!("command=\"{GATEWAY} --socket {}\",restrict {public}", daemon.socket.display());
+        fs::write(path("authorized_keys"), forced).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
+             PidFile none\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n",
+            path("host"),
+            path("authorized_keys"),
+        );
+        fs::write(path("sshd_config"), config).unwrap();
+        let client = format!(
+            "Host loop\nHostName 127.0.0.1\nPort {port}\nUser root\nIdentityFile {}\nIdentitiesOnly yes\n\
+             StrictHostKeyChecking accept-new\nUserKnownHostsFile {}\n",
+            path("user"),
+            path("known_hosts"),
+        );
+        fs::write(path("ssh_config"), client).unwrap();
+        for file in ["", "user", "ssh_config"] {
+            chown(folder.path().join(file), Some(NOBODY), None).unwrap();
+        }
+        fs::create_dir_all("/run/sshd").unwrap();
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f", &path("sshd_config")]).stdin(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("openssh-server is installed");
+        until("sshd listens", || {
+            assert!(child.try_wait().unwrap().is_none(), "sshd ended");
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        Sshd { child, folder }
+    }
+
+    fn client_config(&self) -> String {
+        self.folder.path().join("ssh_config").display().to_string()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn gateway(daemon: &Daemon, arguments: &[&str]) -> Command {
+    let mut command = Command::new(GATEWAY);
+    command.arg("--socket").arg(&daemon.socket).args(arguments);
+    command
+}
+
+#[test]
+fn ssh_alone_is_a_remote_server() {
+    let daemon = Daemon::start();
+    let sshd = Sshd::start(&daemon);
+    let mut command = Command::new("ssh");
+    command.args(["-T", "-F", &sshd.client_config(), "loop", "netmon-mcp"]);
+    let mut client = Client::connect_to(command);
+    assert_eq!(client.call("status", json!({})).unwrap()["daemon"]["connected"], true);
+    // The forced command is all there is: no shell, no tunnel.
+    let output =
+        Command::new("ssh").args(["-T", "-F", &sshd.client_config(), "loop", "id"]).stdin(Stdio::null()).output();
+    assert!(!String::from_utf8_lossy(&output.unwrap().stdout).contains("uid="));
+}
+
+#[test]
+fn every_tool_asks_any_host_and_hosts_tells_of_each() {
+    let (daemon, far, folder) = (Daemon::start(), Daemon::start(), TempDir::new().unwrap());
+    let sshd = Sshd::start(&far);
+    let token = folder.path().join("token");
+    fs::write(&token, format!("test {TOKEN}\n")).unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    for path in [folder.path(), &token] {
+        chown(path, Some(NOBODY), None).unwrap();
+    }
+    let http = Server::start(&far.socket, &["--tokens", token.to_str().unwrap()]);
+    let path = folder.path().join("mcp.sock");
+    let mut unix = Command::new(GATEWAY);
+    unix.args(["http", "--unix-mode", "0666", "--listen", &format!("unix:{}", path.display()), "--socket"])
+        .arg(&far.socket);
+    let _unix = Server::spawn(unix);
+    let mut client = Client::connect_to(gateway(
+        &daemon,
+        &[
+            &format!("--host=web=http://{}/mcp", http.address),
+            &format!("--host-token=web={}", token.display()),
+            &format!("--host=sock=unix:{}", path.display()),
+            "--host=shell=ssh:loop",
+            &format!("--ssh-config={}", sshd.client_config()),
+            "--host=down=http://127.0.0.1:1/mcp",
+        ],
+    ));
+    let listed = client.request("tools/list", json!({}));
+    let tools = listed["result"]["tools"].as_array().unwrap();
+    assert!(tools.iter().any(|tool| tool["name"] == "hosts"), "{listed}");
+    let names = &tools[0]["inputSchema"]["properties"]["host"]["enum"];
+    assert_eq!(names, &json!(["web", "sock", "shell", "down"]));
+    let near_pid = client.call("status", json!({})).unwrap()["daemon"]["pid"].clone();
+    assert_eq!(near_pid, daemon.pid());
+    for host in ["web", "sock", "shell"] {
+        let status = client.call("status", json!({"host": host})).unwrap();
+        assert_eq!(status["daemon"]["pid"], far.pid(), "{host}: {status}");
+        let wrong =
+            client.call("network-monitor", json!({"host": host, "operation": "incoming", "interface": "nope0"}));
+        assert!(wrong.unwrap_err().starts_with(&format!("{host} says: ")));
+    }
+    let down = client.call("status", json!({"host": "down"})).unwrap_err();
+    assert!(down.contains("down cannot be asked"), "{down}");
+    let unknown = client.call("status", json!({"host": "elsewhere"})).unwrap_err();
+    assert!(unknown.contains("there are: web, sock, shell, down"), "{unknown}");
+    let states = client.call("hosts", json!({})).unwrap();
+    let connected: Vec<_> = states["hosts"].as_array().unwrap().iter().map(|host| host["connected"] == true).collect();
+    assert_eq!(connected, [true, true, true, false], "{states}");
+}
+
+#[test]
+fn a_window_elsewhere_ends_when_its_caller_leaves_and_a_silent_host_delays_nobody() {
+    let (daemon, far) = (Daemon::start(), Daemon::start());
+    let sshd = Sshd::start(&far);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections and says nothing
+    let mut client = Client::connect_to(gateway(
+        &daemon,
+        &[
+            "--host=shell=ssh:loop",
+            &format!("--ssh-config={}", sshd.client_config()),
+            &format!("--host=silent=http://{}/mcp", silent.local_addr().unwrap()),
+        ],
+    ));
+    let mut watcher = Client::connect(&far.socket);
+    let waiting = client.begin_call("status", json!({"host": "silent"}));
+    let asked = Instant::now();
+    let window = json!({"host": "shell", "operation": "incoming", "interface": "lo", "duration": 60});
+    let id = client.begin_call("network-monitor", window);
+    watcher.until_open("network-monitor", 1);
+    assert!(client.call("status", json!({"host": "shell"})).is_ok());
+    assert!(asked.elapsed().as_secs() < 8, "{:?}", asked.elapsed());
+    client.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}}));
+    watcher.until_open("network-monitor", 0);
+    assert!(client.end_call(waiting).unwrap_err().contains("did not answer"));
+}
+
+#[test]
+fn an_unreachable_host_says_what_ssh_said() {
+    let daemon = Daemon::start();
+    let mut client =
+        Client::connect_to(gateway(&daemon, &["--host=nowhere=ssh:nobody@127.0.0.1:x", "--ssh-config=/dev/null"]));
+    let reason = client.call("status", json!({"host": "nowhere"})).unwrap_err();
+    assert!(reason.contains("nowhere cannot be asked") && reason.contains("ssh"), "{reason}");
+}

@@ -1,0 +1,165 @@
+//! OAuth tokens and TLS: what a stranger would try, and what a renewal must not break.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    path::Path,
+    process::Command,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::signature::Ed25519KeyPair;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{harness::*, http_harness::*};
+
+const AUDIENCE: &str = "http://localhost:8080/mcp";
+
+/// An authorization server that does nothing but show its keys.
+struct Issuer {
+    url: String,
+    key: EncodingKey,
+}
+
+fn key() -> EncodingKey {
+    EncodingKey::from_ed_der(Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap().as_ref())
+}
+
+impl Issuer {
+    fn start() -> Issuer {
+        let key = key();
+        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::EdDSA).unwrap();
+        jwk.common.key_id = Some("one".into());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (jwks, metadata) = (json!({"keys": [jwk]}), json!({"issuer": url, "jwks_uri": format!("{url}/jwks")}));
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let request = lines.next().unwrap_or_default();
+                lines.find(String::is_empty);
+                let (status, body) = match request.split(' ').nth(1) {
+                    Some("/jwks") => ("200 OK", jwks.to_string()),
+                    Some("/.well-known/oauth-authorization-server") => ("200 OK", metadata.to_string()),
+                    _ => ("404 Not Found", String::new()),
+                };
+                let length = body.len();
+                let _ =
+                    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            }
+        });
+        Issuer { url, key }
+    }
+
+    /// A token with these claims instead of the good ones.
+    fn token(&self, changes: Value) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let mut claims =
+            json!({"iss": self.url, "aud": AUDIENCE, "exp": now + 600, "sub": "alice", "scope": "other netmon:read"});
+        for (name, value) in changes.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        self.sign(&claims, &self.key, "one")
+    }
+
+    fn sign(&self, claims: &Value, key: &EncodingKey, id: &str) -> String {
+        encode(&Header { kid: Some(id.into()), ..Header::new(Algorithm::EdDSA) }, claims, key).unwrap()
+    }
+}
+
+#[test]
+fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
+    let (daemon, issuer) = (Daemon::start(), Issuer::start());
+    let mut server = Server::start(&daemon.socket, &["--oauth-issuer", &issuer.url, "--oauth-audience", AUDIENCE]);
+    let mut status = |token: String| {
+        server.token = Some(token);
+        let reply = server.call("status", json!({}));
+        (reply.status, reply.header("www-authenticate").unwrap_or_default().to_owned())
+    };
+    assert_eq!(status(issuer.token(json!({}))).0, 200);
+    let (code, challenge) = status(issuer.token(json!({"exp": 1_000_000_000})));
+    assert_eq!(code, 401, "expired");
+    assert!(challenge.contains("/.well-known/oauth-protected-resource/mcp\""), "{challenge}");
+    for (what, changes) in [
+        ("another audience", json!({"aud": "https://elsewhere.example/mcp"})),
+        ("another issuer", json!({"iss": "https://elsewhere.example"})),
+        ("not yet", json!({"nbf": 4_000_000_000_u64})),
+        ("no expiry", json!({"exp": null})),
+    ] {
+        assert_eq!(status(issuer.token(changes)).0, 401, "{what}");
+    }
+    let (code, challenge) = status(issuer.token(json!({"scope": "netmon:write"})));
+    assert_eq!(code, 403);
+    assert!(challenge.contains("insufficient_scope"), "{challenge}");
+    let claims =
+        json!({"iss": issuer.url, "aud": AUDIENCE, "exp": 4_000_000_000_u64, "sub": "eve", "scope": "netmon:read"});
+    assert_eq!(status(issuer.sign(&claims, &key(), "one")).0, 401, "another key");
+    assert_eq!(status(issuer.sign(&claims, &key(), "two")).0, 401, "an unknown key");
+    let shared = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"guess")).unwrap();
+    assert_eq!(status(shared).0, 401, "a shared secret");
+    for nonsense in ["a.b.c", "nonsense", "eyJhbGciOiJub25lIn0.e30."] {
+        assert_eq!(status(nonsense.into()).0, 401, "{nonsense}");
+    }
+    server.until_logged(&["call", "who=\"alice\"", "outcome=\"ok\""]);
+    server.until_logged(&["refused", "status=401", "ExpiredSignature"]);
+    server.until_logged(&["refused", "status=403"]);
+    let metadata = server.get("/.well-known/oauth-protected-resource/mcp", "").json();
+    assert_eq!((&metadata["resource"], &metadata["authorization_servers"][0]), (&json!(AUDIENCE), &json!(issuer.url)));
+}
+
+#[test]
+fn without_an_authorization_server_none_is_named() {
+    let daemon = Daemon::start();
+    let server = Server::start(&daemon.socket, &[]);
+    assert_eq!(server.get("/.well-known/oauth-protected-resource", "").status, 404);
+}
+
+/// A certificate of its own making, for localhost.
+fn certificate(folder: &Path, name: &str) {
+    let (key, new) = (folder.join("key.pem"), folder.join("new.pem"));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+    command.args(["-subj", &format!("/CN={name}"), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
+    assert!(command.arg("-keyout").arg(&key).arg("-out").arg(&new).output().unwrap().status.success());
+    fs::rename(&new, folder.join("certificate.pem")).unwrap();
+    for path in [&key, &folder.to_path_buf()] {
+        std::os::unix::fs::chown(path, Some(65534), None).unwrap(); // whom the gateway becomes
+    }
+}
+
+/// The subject of the certificate that a server shows.
+fn shown(server: &Server) -> String {
+    let line =
+        format!("openssl s_client -connect {} < /dev/null 2>/dev/null | openssl x509 -noout -subject", server.address);
+    String::from_utf8(Command::new("sh").args(["-c", &line]).output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_to_the_next_client() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    certificate(folder.path(), "first");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (certificate_file, key_file) = (file("certificate.pem"), file("key.pem"));
+    let mut command = Command::new(GATEWAY);
+    command.args(["http", "--listen", "127.0.0.1:0", "--tls-certificate", &certificate_file, "--tls-key", &key_file]);
+    let server = Server::spawn({
+        command.arg("--socket").arg(&daemon.socket);
+        command
+    });
+    assert!(shown(&server).contains("first"), "{}", shown(&server));
+    let (headers, body) = modern_call("status", json!({}));
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--cacert", &certificate_file, "-H", "Accept: application/json, text/event-stream"]);
+    curl.args(["-H", "Content-Type: application/json", "-d", &body]);
+    for header in headers.lines() {
+        curl.args(["-H", header]);
+    }
+    let answer = curl.arg(format!("https://{}/mcp", server.address)).output().unwrap();
+    assert!(String::from_utf8_lossy(&answer.stdout).contains("\"connected\":true"), "{answer:?}");
+    certificate(folder.path(), "second");
+    until("the new certificate is shown", || shown(&server).contains("second").then_some(()));
+}
