@@ -8,14 +8,17 @@ mod harness;
 
 mod faults;
 mod gateway;
+mod hosts;
 mod http;
 #[allow(dead_code)]
 mod http_harness;
 mod interfaces;
 mod network_monitor;
+mod oauth;
 #[allow(dead_code)]
 mod processes;
 mod protocol;
+mod sdks;
 mod separation;
 mod service;
 mod snapshot_sockets;

@@ -1,0 +1,141 @@
+//! Other people's clients: the official SDKs, the Inspector, the agents, and the conformance suite, over standard
+//! input and over HTTP. `tests/clients/install` has their versions.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::OnceLock,
+};
+
+use crate::{harness::*, http_harness::*};
+
+/// The folder with everything installed.
+fn installed() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
+        let status = Command::new(driver("install")).arg(&folder).status().unwrap();
+        assert!(
+            status.success(),
+            "tests/clients/install failed; it needs npm, python3 with venv, and their registries"
+        );
+        folder
+    })
+}
+
+fn driver(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+fn node() -> Command {
+    let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    Command::new(installed().join(format!("node/node_modules/node-linux-{machine}/bin/node")))
+}
+
+fn python(script: &str) -> Command {
+    let mut command = Command::new(installed().join("python/bin/python"));
+    command.arg(driver(script));
+    command
+}
+
+/// A program of a package, run by the node that came along.
+fn program(script: &str) -> Command {
+    let mut command = node();
+    command.arg(installed().join("node/node_modules").join(script));
+    command
+}
+
+fn succeeds(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{}", text(&output.stdout), text(&output.stderr));
+    output
+}
+
+/// Runs a driver against a server of each kind.
+fn visits(driver: impl Fn() -> Command) {
+    let daemon = Daemon::start();
+    let server = Server::start(&daemon.socket, &[]);
+    let mut http = driver();
+    http.arg(format!("http://{}/mcp", server.address));
+    succeeds(http);
+    let mut stdio = driver();
+    stdio.arg(GATEWAY).arg("--socket").arg(&daemon.socket);
+    succeeds(stdio);
+}
+
+#[test]
+fn the_python_sdk_is_served_in_both_eras() {
+    visits(|| python("python_sdk.py"));
+}
+
+#[test]
+fn fastmcp_is_served() {
+    visits(|| python("fastmcp_client.py"));
+}
+
+#[test]
+fn the_typescript_sdks_are_served_in_both_eras() {
+    visits(|| {
+        let mut command = node();
+        command.arg(driver("typescript_sdk.mjs")).arg(installed().join("node"));
+        command
+    });
+}
+
+#[test]
+fn the_inspector_has_no_complaint() {
+    let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
+    let inspect = |era: &str, arguments: &[&str]| {
+        let mut command = program(".bin/mcp-inspector");
+        command.env("MCP_CATALOG_PATH", folder.path().join("catalog")).arg("--cli").arg(GATEWAY).arg("--socket");
+        command.arg(&daemon.socket).args(["--protocol-era", era, "--format", "json", "-q"]).args(arguments);
+        String::from_utf8(succeeds(command).stdout).unwrap()
+    };
+    for era in ["legacy", "modern"] {
+        inspect(era, &["--method", "tools/list", "--strict"]);
+        let called = inspect(era, &["--method", "tools/call", "--tool-name", "status"]);
+        assert!(called.contains("structuredContent"), "{called}");
+    }
+}
+
+#[test]
+fn the_conformance_suite_finds_no_fault_of_the_protocol() {
+    let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
+    let server = Server::start(&daemon.socket, &[]);
+    for requirements in ["2025-11-25", "2026-07-28"] {
+        let mut command = program("@modelcontextprotocol/conformance/dist/index.js");
+        command.args(["server", "--url", &format!("http://{}/mcp", server.address), "--requirements", requirements]);
+        command.arg("--expected-failures").arg(driver(&format!("conformance-{requirements}.yml")));
+        command.arg("-o").arg(folder.path());
+        succeeds(command);
+    }
+}
+
+#[test]
+fn the_agents_connect() {
+    let (daemon, home) = (Daemon::start(), tempfile::TempDir::new().unwrap());
+    let server = Server::start(&daemon.socket, &[]);
+    let url = format!("http://{}/mcp", server.address);
+    let socket = daemon.socket.to_str().unwrap();
+    let agent = |script: &str, arguments: &[&str]| {
+        let mut command = Command::new(installed().join("node/node_modules/.bin").join(script));
+        command.args(arguments).env_clear().env("HOME", home.path()).current_dir(home.path());
+        command
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("DISABLE_TELEMETRY", "1")
+            .env("DISABLE_AUTOUPDATER", "1");
+        String::from_utf8(succeeds(command).stdout).unwrap()
+    };
+    agent("claude", &["mcp", "add", "--scope", "user", "stdio", "--", GATEWAY, "--socket", socket]);
+    agent("claude", &["mcp", "add", "--scope", "user", "--transport", "http", "http", &url]);
+    let listed = agent("claude", &["mcp", "list"]);
+    assert_eq!(listed.matches('✔').count() + listed.matches('✓').count(), 2, "{listed}");
+    let settings = serde_json::json!({"mcp": {
+        "stdio": {"type": "local", "command": [GATEWAY, "--socket", socket]},
+        "http": {"type": "remote", "url": url, "oauth": false},
+    }});
+    std::fs::write(home.path().join("opencode.json"), settings.to_string()).unwrap();
+    let listed = agent("opencode", &["mcp", "list"]);
+    assert_eq!(listed.matches("connected").count(), 2, "{listed}");
+}
