@@ -69,6 +69,8 @@ enum {
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct sk_buff;
+
 struct in6_addr {
 	union {
 		__u8 u6_addr8[16];
@@ -105,11 +107,33 @@ typedef struct {
 
 struct net_device {
 	int ifindex;
+	char name[16];
+	possible_net_t nd_net;
 };
 
 struct dst_entry {
 	struct net_device *dev;
+	int (*input)(struct sk_buff *);
 };
+
+typedef unsigned int sk_buff_data_t;
+
+struct sk_buff {
+	struct net_device *dev;
+	struct sock *sk;
+	unsigned long _skb_refdst;
+	int skb_iif;
+	unsigned int len;
+	__be16 protocol;
+	__u16 network_header;
+	sk_buff_data_t tail;
+	unsigned char *head;
+	unsigned char *data;
+};
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
 
 struct sock_common {
 	__be32 skc_daddr;
@@ -122,6 +146,7 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
 };
 
 typedef struct {
@@ -262,10 +287,20 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
 struct task_struct {
 	struct task_struct *group_leader;
 	struct nsproxy *nsproxy;
 	struct css_set *cgroups;
+	struct files_struct *files;
 	unsigned int flags;
 	int pid;
 	int tgid;
@@ -330,6 +365,12 @@ struct bpf_iter__task_file {
 	struct task_struct *task;
 	__u32 fd;
 	struct file *file;
+};
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	void *key;
+	void *value;
 };
 
 struct bpf_iter__tcp {

@@ -35,6 +35,43 @@ static __always_inline __u32 sock_netns(const struct sock *sk)
 	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 }
 
+/* Neither a time-wait nor a request socket, which end after the fields they share with all others. */
+static __always_inline bool is_full(const struct sock *sk)
+{
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+
+	return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
+}
+
+enum { FILES_AT_ONCE = 16, FILES = 256 };
+
+/*
+ * Whether the running task has the socket among its first files. On a path where `current` may be
+ * whoever was interrupted, this proves that it is the owner, or does not claim it.
+ */
+static __always_inline bool current_owns(const struct sock *sk)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct file *files[FILES_AT_ONCE], *file, **table;
+	__u32 max;
+
+	if (!is_full(sk))
+		return false;
+	file = BPF_CORE_READ(sk, sk_socket, file);
+	table = BPF_CORE_READ(task, files, fdt, fd);
+	max = BPF_CORE_READ(task, files, fdt, max_fds);
+	if (!file || !table)
+		return false;
+	for (int i = 0; i < FILES && i < max; i += FILES_AT_ONCE) {
+		if (bpf_probe_read_kernel(files, sizeof(files), table + i))
+			return false;
+		for (int j = 0; j < FILES_AT_ONCE; j++)
+			if (files[j] == file)
+				return true;
+	}
+	return false;
+}
+
 static __always_inline void mapped(__u8 address[16], __be32 ipv4)
 {
 	__u32 *word = (void *)address;

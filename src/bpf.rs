@@ -25,7 +25,7 @@ use libbpf_sys::{
 
 mod maps;
 
-pub use maps::{counter, entries, per_cpu, set};
+pub use maps::{counter, entries, per_cpu, per_cpu_array, set};
 
 /// A C struct of a BPF program that any bytes of its size are a value of.
 ///

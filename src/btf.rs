@@ -2,7 +2,7 @@
 
 use libbpf_rs::btf::{
     Btf,
-    types::{Enum, FuncProto, Ptr, Typedef},
+    types::{Enum, Func, FuncProto, Ptr, Typedef},
 };
 
 /// The kernel's own type information. A few megabytes: it is read while loading, and dropped.
@@ -25,5 +25,10 @@ impl Kernel {
         let pointer = Ptr::try_from(self.0.type_by_name::<Typedef>(&format!("btf_trace_{tracepoint}"))?.next_type()?);
         let function = FuncProto::try_from(pointer.ok()?.next_type()?).ok()?;
         Some(function.len().saturating_sub(1)) // the first is the tracepoint's own
+    }
+
+    /// Whether the kernel has a function that programs may call, or any other of that name.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.0.type_by_name::<Func>(name).is_some()
     }
 }

@@ -14,8 +14,9 @@
 //!
 //! - [`tools`]: the slices. A tool is `Input` → `Sample` → `Output`, in `tools/NAME.rs` and `bpf/NAME.bpf.c`.
 //! - The daemon's half: [`serve`] takes requests, [`window`] is the time in which one watches, [`bpf`] loads, attaches and
-//!   reads, [`events`] fans rare events out, [`netlink`] and [`attribution`] put names to numbers, [`sandbox`] gives rights up.
-//! - The gateway's half: [`gateway`].
+//!   reads, [`events`] fans rare events out, [`btf`], [`netlink`], [`holders`] and [`attribution`] put names to numbers, [`sandbox`] gives
+//!   rights up.
+//! - The gateway's half: [`gateway`]; [`packet`] and [`dns`] parse what came from outside.
 //! - Both: [`wire`] between them, [`answer`] for what answers have in common, [`untrusted`] for text from outside,
 //!   [`limits`] for every bound.
 //!
@@ -33,13 +34,16 @@ pub mod answer;
 pub mod attribution;
 pub mod bpf;
 pub mod btf;
+pub mod dns;
 pub mod events;
 pub mod filter;
 pub mod gateway;
+pub mod holders;
 pub mod largest;
 pub mod limits;
 pub mod logging;
 pub mod netlink;
+pub mod packet;
 pub mod peers;
 pub mod sandbox;
 pub mod serve;

@@ -123,3 +123,29 @@ pub const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
 pub const JWKS_MIN_AGE: Duration = Duration::from_secs(10);
 /// By how much its clock and ours may differ.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
+
+/// Dropped flows that are told apart at once, all CPUs together: 0.9 MB. More are counted by place only.
+pub const DROP_FLOWS: usize = 4_096;
+/// On a host of many CPUs each still tells some flows apart: packets may arrive at a few of them only.
+pub const DROP_FLOWS_PER_CPU_MIN: usize = 128;
+/// `FLOWS` of `trace_drops.bpf.c`: their ids are one value of a per-CPU map, which may have 32 KiB.
+pub const DROP_FLOWS_PER_CPU_MAX: usize = 2_048;
+/// Sockets whose owner is looked for among all open files: `wanted` of `holders.h`.
+pub const SOCKETS_WANTED: usize = 4_096;
+/// Kernel symbols that one answer asks for: `addresses` of `trace_drops.bpf.c`. Some 50 are usual.
+pub const SYMBOLS: usize = 512;
+/// Rows of drops where the caller set no `limit`: each carries its explanation, and 12 stay under 8 KB.
+pub const DROP_ROWS_DEFAULT: usize = 12;
+
+/// DNS messages of a window: 2,000 queries and answers, each seen at two interfaces, 6 MB.
+pub const DNS_MESSAGES: usize = 8_192;
+/// Bytes of a DNS message that are surely captured: `CAPTURE` of `trace_dns.bpf.c` less the longest headers.
+pub const DNS_CAPTURE: usize = 512;
+/// TCP connections whose DNS messages are put together.
+pub const DNS_STREAMS: usize = 1_024;
+/// A query without an answer that is younger than this is not called unanswered: a resolver that asks
+/// others may need as long.
+pub const DNS_PATIENCE: Duration = Duration::from_secs(1);
+/// Within this time the same id and name, from another address and without a socket, are the same query
+/// behind a translation of addresses.
+pub const DNS_TRANSLATION: Duration = Duration::from_secs(2);

@@ -17,6 +17,31 @@ pub fn per_cpu<T: Pod>(map: &MapHandle, key: u32) -> libbpf_rs::Result<Vec<T>> {
     Ok(values.iter().filter_map(|value| read(value)).collect())
 }
 
+/// Every element of a per-CPU array: for each index one value a CPU, CPU after CPU.
+pub fn per_cpu_array<T: Pod>(map: &MapHandle) -> io::Result<Vec<T>> {
+    let stride = size_of::<T>().next_multiple_of(8);
+    let cpus = libbpf_rs::num_possible_cpus().map_err(|e| io::Error::other(format!("{e:#}")))?;
+    let (mut count, mut token) = (map.max_entries(), 0u32);
+    let (mut keys, mut values) = (vec![0u32; count as usize], vec![0u8; count as usize * cpus * stride]);
+    let options = bpf_map_batch_opts { sz: size_of::<bpf_map_batch_opts>() as _, ..Default::default() };
+    // SAFETY: the buffers hold every key and every value; the token of an array is a u32.
+    let result = unsafe {
+        bpf_map_lookup_batch(
+            map.as_fd().as_raw_fd(),
+            ptr::null_mut(),
+            ptr::from_mut(&mut token).cast(),
+            keys.as_mut_ptr().cast(),
+            values.as_mut_ptr().cast(),
+            &mut count,
+            &options,
+        )
+    };
+    match -result {
+        0 | libc::ENOENT => Ok(values.chunks_exact(stride).filter_map(read).collect()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// A `__u64` of `.bss`, where our programs count what they lost; `offset` is `offset_of!(types::bss, FIELD)`, since
 /// what else is there, and in which order, is the compiler's to say.
 pub fn counter(bss: &MapHandle, offset: usize) -> libbpf_rs::Result<u64> {

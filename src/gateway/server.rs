@@ -39,6 +39,8 @@ netmon-mcp measures this Linux host's network in the kernel, with eBPF. Pick a t
 - who uses the bandwidth, by process, remote, unit, container, port: top_traffic
 - open sockets and listeners, their queues, owners, what limits them: snapshot_sockets
 - who connects where, what fails and why, how long it takes: trace_connections
+- packets do not arrive, who drops them and why: trace_drops
+- names do not resolve, or slowly: trace_dns
 - a tool is unavailable, or an answer names limits: status
 
 Windows: tools watch for as long as you say (duration_ms, 100 to 60000; network-monitor: duration in seconds). Nothing is attached to the \

@@ -93,6 +93,8 @@ tools! {
     snapshot_sockets,
     top_traffic,
     trace_connections,
+    trace_drops,
+    trace_dns,
     status,
 }
 

@@ -5,6 +5,7 @@ mod clients;
 mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;
+mod injected;
 
 mod faults;
 mod gateway;
@@ -25,3 +26,5 @@ mod snapshot_sockets;
 mod tidy;
 mod top_traffic;
 mod trace_connections;
+mod trace_dns;
+mod trace_drops;

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Which process has a socket open: for packets that were not seen in its context.
+ *
+ * The files of every process, not iter/tcp: that is one network namespace's and knows no process.
+ */
+#pragma once
+#include "sockets.h"
+
+/* Sockets that a window asks for, by cookie or address. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u32);
+} wanted SEC(".maps");
+
+/* A socket that a process has open: one that was asked for, or a TCP listener. */
+struct open_socket {
+	__u64 cookie;
+	__u64 address;
+	struct owner owner;
+	struct endpoints endpoints;
+	__u32 dropped;
+	__u32 accept_queue;
+	__u32 accept_queue_max;
+	__u8 listener;
+	__u8 pad[3];
+};
+const struct open_socket *open_socket_type __attribute__((unused));
+
+SEC("iter/task_file")
+int open_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct open_socket s = {};
+	struct socket *socket;
+	struct sock *sk;
+
+	if (!file || !task)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	sk = socket ? socket->sk : 0;
+	if (!sk)
+		return 0;
+	s.listener = is_inet(sk) && sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN;
+	s.cookie = s.listener ? bpf_get_socket_cookie(sk) : sk->__sk_common.skc_cookie.counter;
+	s.address = (__u64)BPF_CORE_READ(socket, sk);
+	if (!s.listener && !bpf_map_lookup_elem(&wanted, &s.cookie) && !bpf_map_lookup_elem(&wanted, &s.address))
+		return 0;
+	load_holder(task, &s.owner.pid, s.owner.comm);
+	s.owner.cgroup = load_cgroup(sk);
+	s.owner.netns = load_netns(&sk->__sk_common);
+	load_endpoints(&sk->__sk_common, &s.endpoints);
+	if (s.listener) {
+		s.dropped = sk->sk_drops.counter;
+		s.accept_queue = sk->sk_ack_backlog;
+		s.accept_queue_max = sk->sk_max_ack_backlog;
+	}
+	bpf_seq_write(ctx->meta->seq, &s, sizeof(s));
+	return 0;
+}
+
+/*
+ * What names the socket of a packet: its cookie, or its address where it has none yet. The helper
+ * that would give it a cookie wants a reference, which `skb` has and we do not; the address is read
+ * as a number, since the verifier lets no pointer into a hash.
+ */
+static __always_inline __u64 socket_of(struct sk_buff *skb)
+{
+	struct sock *sk = skb->sk;
+
+	if (!sk)
+		return 0;
+	return sk->__sk_common.skc_cookie.counter ?: (__u64)BPF_CORE_READ(skb, sk);
+}

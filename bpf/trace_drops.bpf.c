@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Packets that the kernel dropped: how many, where, why, whose.
+ *
+ * Every drop is counted by place (reason and kernel function), exactly. Beside that a bounded table
+ * tells flows apart. Both are the CPU's own and searched by hash within a few neighboring slots: no
+ * lock, nothing allocated, so a packet of a flood or a scan costs what any other costs.
+ */
+#include "holders.h"
+#include "packet.h"
+
+enum { PLACES = 256, FLOWS = 2048, PROBES = 8 };
+
+/* Set before loading: slots for flows less one (a power of two less one), and a secret for the hash. */
+const volatile __u32 flow_mask = 255;
+const volatile __u64 seed = 0;
+
+/* Every window sees flows of its own time only: a slot of another epoch is free. */
+volatile __u32 epoch = 1;
+
+/* A reason and a location in the kernel. Never freed: there are as many as kfree_skb has callers. */
+struct place {
+	__u64 location;
+	__u64 packets;
+	__u32 reason;
+	__u32 epoch;
+	__u32 flows; /* slots that it has taken in this epoch */
+	__u32 pad;
+};
+
+/* Which flow has a slot: a hash, and the epoch in its last 16 bits. Apart from the flows and close together, for the
+ * cache. */
+struct ids {
+	__u64 of[FLOWS];
+};
+
+/* Packets of one flow that died in one place. The first one is described. */
+struct flow {
+	__u64 id;
+	__u64 location;
+	__u64 packets;
+	__u64 socket; /* cookie of its socket, or address where it has none yet; 0 = none */
+	__u64 input;  /* dst->input: where its route would have taken it */
+	struct owner owner;
+	char interface[16];
+	__u32 reason;
+	__u32 epoch;
+	__u32 ifindex;
+	__u32 iif;   /* where it came in; 0 = it was made here */
+	__u32 netns; /* of the interface, else of the socket; 0 = not known */
+	__u16 protocol;
+	__u16 family; /* of the socket */
+	__u16 port;   /* of the socket */
+	__u8 length;
+	__u8 receiver; /* the socket is the one that the packet was for */
+	__u8 header[HEADER];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PLACES);
+	__type(key, __u32);
+	__type(value, struct place);
+} places SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ids);
+} ids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+/* Drops whose place found no slot. */
+__u64 unplaced;
+
+static __always_inline struct place *place_of(__u64 location, __u32 reason)
+{
+	__u32 hash = mix(location, reason) >> 32;
+
+	for (int i = 0; i < PROBES; i++) {
+		__u32 slot = (hash + i) % PLACES;
+		struct place *place = bpf_map_lookup_elem(&places, &slot);
+
+		if (!place)
+			return 0;
+		if (!place->location) {
+			place->location = location;
+			place->reason = reason;
+		}
+		if (place->location == location && place->reason == reason)
+			return place;
+	}
+	return 0;
+}
+
+/* The slot of a flow, or a free one for it, or none. Slots are freed all at once: a flow is never behind a free one. */
+static __always_inline __u64 *slot_of(__u64 id, __u32 *slot)
+{
+	__u32 zero = 0;
+	struct ids *table = bpf_map_lookup_elem(&ids, &zero);
+
+	for (int i = 0; table && i < PROBES; i++) {
+		__u32 at = ((__u32)(id >> 32) + i) & flow_mask & (FLOWS - 1);
+
+		*slot = at;
+		if (table->of[at] == id || (__u16)table->of[at] != (__u16)id)
+			return &table->of[at];
+	}
+	return 0;
+}
+
+/* What only the first packet of a flow pays for. */
+static __always_inline void describe(struct flow *flow, struct sk_buff *skb, const struct sock *sk, __u64 receiver)
+{
+	struct dst_entry *dst = (void *)(skb->_skb_refdst & ~1ul);
+	struct net_device *dev = skb->dev;
+
+	__builtin_memset(&flow->owner, 0, sizeof(flow->owner));
+	__builtin_memset(flow->interface, 0, sizeof(flow->interface));
+	flow->netns = flow->family = flow->port = 0;
+	flow->receiver = receiver != 0;
+	flow->socket = receiver ?: socket_of(skb);
+	flow->protocol = bpf_ntohs(skb->protocol);
+	flow->input = (__u64)BPF_CORE_READ(dst, input);
+	/* On its way out a packet gets its device late, but has a route. */
+	if (!dev)
+		dev = BPF_CORE_READ(dst, dev);
+	flow->ifindex = BPF_CORE_READ(dev, ifindex);
+	if (flow->ifindex) {
+		BPF_CORE_READ_INTO(&flow->interface, dev, name);
+		flow->netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
+	}
+	flow->iif = skb->skb_iif;
+	if (!sk)
+		return;
+	flow->family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	flow->port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	flow->owner.netns = sock_netns(sk);
+	if (!flow->netns)
+		flow->netns = flow->owner.netns;
+	if (current_owns(sk))
+		current_owner(&flow->owner);
+}
+
+/* `receiver` is the cookie of `sk` where it is the socket that the packet was for; otherwise it is the sender's, if
+ * any. */
+static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reason, const struct sock *sk,
+				 __u64 receiver)
+{
+	struct place *place = place_of(location, reason);
+	__u8 header[HEADER] __attribute__((aligned(8))) = {};
+	__u32 now = epoch, length, slot = 0;
+	struct flow *flow;
+	__u64 id, *known;
+
+	if (!place) {
+		__sync_fetch_and_add(&unplaced, 1);
+		return 0;
+	}
+	place->packets++;
+	if (place->epoch != now) {
+		place->epoch = now;
+		place->flows = 0;
+	}
+	length = copy_header(skb, header);
+	id = mix(mix(seed, location), (__u64)reason << 32 | skb->skb_iif);
+	if (sk)
+		id = mix(mix(id, load_netns(&sk->__sk_common)), receiver);
+	id = mix_flow(id, header, skb->protocol);
+	id = (id & ~0xffffull) | (__u16)now;
+	known = slot_of(id, &slot);
+	if (!known)
+		return 0;
+	if (*known != id) {
+		/* One place may fill a quarter of the table: a scan leaves room for what else goes wrong. */
+		if (place->flows > flow_mask / 4)
+			return 0;
+		flow = bpf_map_lookup_elem(&flows, &slot);
+		if (!flow)
+			return 0;
+		place->flows++;
+		describe(flow, skb, sk, receiver);
+		__builtin_memcpy(flow->header, header, HEADER);
+		flow->length = length;
+		flow->location = location;
+		flow->reason = reason;
+		flow->id = id;
+		flow->packets = 1;
+		flow->epoch = now;
+		*known = id;
+		return 0;
+	}
+	flow = bpf_map_lookup_elem(&flows, &slot);
+	if (flow)
+		flow->packets++;
+	return 0;
+}
+
+/*
+ * kfree_skb, not a function that drops (there are hundreds): the kernel calls it for packets that
+ * die, and consume_skb for those that arrive.
+ */
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(drop, struct sk_buff *skb, void *location, __u32 reason)
+{
+	return count(skb, (__u64)location, reason, skb->sk, 0);
+}
+
+/* Linux 6.11 and newer name the socket that would have received the packet. */
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(drop_with_receiver, struct sk_buff *skb, void *location, __u32 reason, struct sock *receiver)
+{
+	if (receiver)
+		return count(skb, (__u64)location, reason, receiver, bpf_get_socket_cookie(receiver));
+	return count(skb, (__u64)location, reason, skb->sk, 0);
+}
+
+/* Addresses in the kernel whose symbol a window wants to know. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 512);
+	__type(key, __u64);
+	__type(value, __u32);
+} addresses SEC(".maps");
+
+struct symbol {
+	__u64 address;
+	char name[64];
+};
+const struct symbol *symbol_type __attribute__((unused));
+
+/* /proc/kallsyms shows zeros to who has no CAP_SYSLOG; %ps prints the symbol for anyone. */
+SEC("iter/bpf_map_elem")
+int symbols(struct bpf_iter__bpf_map_elem *ctx)
+{
+	__u64 *address = ctx->key;
+	struct symbol symbol = {};
+
+	if (!address)
+		return 0;
+	symbol.address = *address;
+	BPF_SNPRINTF(symbol.name, sizeof(symbol.name), "%ps", symbol.address);
+	bpf_seq_write(ctx->meta->seq, &symbol, sizeof(symbol));
+	return 0;
+}

@@ -1,0 +1,248 @@
+//! Reading DNS messages, from bytes that anyone may have sent. Runs in the gateway.
+//!
+//! Only what a measurement needs: the header, the question, and whose records an answer has (multicast
+//! DNS is matched by these). RFC 1035; `parse` takes any bytes, so a fuzzer can call it.
+
+use std::fmt::Write;
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    pub id: u16,
+    pub is_response: bool,
+    pub truncated: bool,
+    pub rcode: u8,
+    pub name: String,
+    pub kind: u16,
+    /// Names and types of the records in the answer section.
+    pub answers: Vec<(String, u16)>,
+}
+
+/// A compressed name points back at most this often; real ones do once.
+const POINTERS: usize = 16;
+/// Records of an answer that are looked at.
+const RECORDS: usize = 32;
+/// RFC 1035: the longest name, in bytes on the wire.
+const NAME_BYTES: usize = 255;
+
+/// Reads a message as far as it is there: a capture may have cut it behind the question. `None` if it is
+/// not a query or response about a name.
+pub fn parse(bytes: &[u8]) -> Option<Message> {
+    let flags = u16_at(bytes, 2)?;
+    let opcode = flags >> 11 & 15;
+    let (questions, records) = (u16_at(bytes, 4)?, u16_at(bytes, 6)?);
+    if opcode != 0 || questions > 1 && flags & 0x8000 != 0 {
+        return None;
+    }
+    let mut message = Message {
+        id: u16_at(bytes, 0)?,
+        is_response: flags & 0x8000 != 0,
+        truncated: flags & 0x0200 != 0,
+        rcode: (flags & 15) as u8,
+        name: String::new(),
+        kind: 0,
+        answers: Vec::new(),
+    };
+    let mut at = 12;
+    if questions > 0 {
+        (message.name, at) = name(bytes, at)?;
+        message.kind = u16_at(bytes, at)?;
+        at = at.checked_add(4)?;
+    } else if !message.is_response {
+        return None;
+    }
+    if questions <= 1 {
+        message.answers = answers(bytes, at, usize::from(records).min(RECORDS));
+    }
+    Some(message)
+}
+
+fn answers(bytes: &[u8], mut at: usize, count: usize) -> Vec<(String, u16)> {
+    let mut found = Vec::new();
+    for _ in 0..count {
+        let Some((owner, end)) = name(bytes, at) else { break };
+        let (Some(kind), Some(length)) = (u16_at(bytes, end), u16_at(bytes, end + 8)) else { break };
+        found.push((owner, kind));
+        at = end + 10 + usize::from(length);
+    }
+    found
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at.checked_add(1)?)?]))
+}
+
+/// A name, and where what follows it begins. What is not a letter, digit or ordinary sign is written `\DDD`.
+fn name(bytes: &[u8], start: usize) -> Option<(String, usize)> {
+    let (mut text, mut at, mut end, mut pointers, mut length) = (String::new(), start, None, 0, 0);
+    loop {
+        let size = usize::from(*bytes.get(at)?);
+        match size >> 6 {
+            0 if size == 0 => break,
+            0 => {
+                length += size + 1;
+                if length > NAME_BYTES {
+                    return None;
+                }
+                label(&mut text, bytes.get(at + 1..at + 1 + size)?);
+                at += size + 1;
+            }
+            3 => {
+                let to = (size & 0x3f) << 8 | usize::from(*bytes.get(at + 1)?);
+                end.get_or_insert(at + 2);
+                pointers += 1;
+                if to >= at || pointers > POINTERS {
+                    return None; // it only ever points back
+                }
+                at = to;
+            }
+            _ => return None,
+        }
+    }
+    if text.is_empty() {
+        text.push('.');
+    }
+    Some((text, end.unwrap_or(at + 1)))
+}
+
+fn label(text: &mut String, label: &[u8]) {
+    if !text.is_empty() {
+        text.push('.');
+    }
+    for byte in label {
+        match byte {
+            b'.' | b'\\' => text.extend(['\\', *byte as char]),
+            0x21..=0x7e => text.push(byte.to_ascii_lowercase() as char), // resolvers mix case against spoofing
+            _ => {
+                let _ = write!(text, "\\{byte:03}");
+            }
+        }
+    }
+}
+
+/// The name of a record type.
+pub fn type_name(kind: u16) -> String {
+    let name = match kind {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        15 => "MX",
+        16 => "TXT",
+        28 => "AAAA",
+        33 => "SRV",
+        35 => "NAPTR",
+        43 => "DS",
+        46 => "RRSIG",
+        48 => "DNSKEY",
+        52 => "TLSA",
+        64 => "SVCB",
+        65 => "HTTPS",
+        252 => "AXFR",
+        255 => "ANY",
+        257 => "CAA",
+        _ => return format!("TYPE{kind}"),
+    };
+    name.into()
+}
+
+/// The name of a response code.
+pub fn rcode_name(rcode: u8) -> String {
+    let name = match rcode {
+        0 => "NOERROR",
+        1 => "FORMERR",
+        2 => "SERVFAIL",
+        3 => "NXDOMAIN",
+        4 => "NOTIMP",
+        5 => "REFUSED",
+        9 => "NOTAUTH",
+        _ => return format!("RCODE{rcode}"),
+    };
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A query for `labels`, type A.
+    fn query(labels: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in labels {
+            bytes.push(label.len() as u8);
+            bytes.extend(*label);
+        }
+        bytes.extend([0, 0, 1, 0, 1]);
+        bytes
+    }
+
+    #[test]
+    fn a_query_and_its_response() {
+        let mut bytes = query(&[b"wWw", b"example", b"org"]);
+        let message = parse(&bytes).unwrap();
+        assert_eq!((message.id, message.is_response, message.kind), (0x1234, false, 1));
+        assert_eq!(message.name, "www.example.org");
+        (bytes[2], bytes[3], bytes[7]) = (0x81, 0x83, 1);
+        bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1]);
+        let response = parse(&bytes).unwrap();
+        assert!(response.is_response && rcode_name(response.rcode) == "NXDOMAIN");
+        assert_eq!(response.answers, [("www.example.org".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn names_hold_no_surprises() {
+        let name = |labels: &[&[u8]]| parse(&query(labels)).unwrap().name;
+        assert_eq!(name(&[]), ".");
+        assert_eq!(name(&[b"a.b", b"c\\d"]), "a\\.b.c\\\\d");
+        assert_eq!(name(&[b"\x1b[31m\n\0\xff"]), "\\027[31m\\010\\000\\255");
+    }
+
+    #[test]
+    fn what_leads_in_circles_or_beyond_the_end_is_refused() {
+        let with = |tail: &[u8]| [&[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], tail].concat();
+        for tail in [
+            &b"\xc0\x0c\0\x01\0\x01"[..],
+            b"\xc0\xff\0\x01\0\x01",
+            b"\x3fabc",
+            b"\x80",
+            b"\x40x",
+            b"\x01a\xc0\x0c",
+            b"\x01",
+            b"",
+        ] {
+            assert_eq!(parse(&with(tail)), None, "{tail:?}");
+        }
+        assert_eq!(parse(&query(&[&[b'a'; 63][..]; 5])), None, "longer than a name may be");
+        let cut = &query(&[b"a"])[..16];
+        assert_eq!(parse(cut), None);
+    }
+
+    #[test]
+    fn a_response_that_is_cut_short_keeps_what_is_there() {
+        let mut bytes = query(&[b"a"]);
+        (bytes[2], bytes[6], bytes[7]) = (0x81, 0xff, 0xff);
+        bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0xff, 0xff, 1]);
+        assert_eq!(parse(&bytes).unwrap().answers, [("a".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_harm() {
+        let mut state = 7u64;
+        let mut random = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        };
+        for round in 0..50_000usize {
+            let mut bytes: Vec<u8> = (0..round % 64).map(|_| random()).collect();
+            if bytes.len() > 12 {
+                (bytes[2], bytes[4], bytes[5], bytes[6]) = (random() & 0x80, 0, 1, 0);
+                let at = 12 + usize::from(random()) % (bytes.len() - 12);
+                bytes[at] = [0, 1, 0xc0, 0xc1][usize::from(random() & 3)];
+            }
+            if let Some(message) = parse(&bytes) {
+                assert!(message.name.is_ascii() && message.name.len() <= 4 * NAME_BYTES);
+            }
+        }
+    }
+}

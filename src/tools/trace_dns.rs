@@ -1,0 +1,259 @@
+//! Is name resolution failing or slow? Every DNS query and its answer, as they pass this host's interfaces.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    mem::offset_of,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use libbpf_rs::{
+    MapHandle,
+    skel::{OpenSkel, SkelBuilder},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Host, Tool};
+use crate::{
+    answer::{Endpoint, Limit, Measured, Owner, WindowMs},
+    attribution::Process,
+    bpf::{self, Loader, Pod, Program, lock},
+    btf::Kernel,
+    events::Events,
+    holders::Holders,
+    limits,
+    packet::Bytes,
+    window::{Window, monotonic_ns},
+    wire::Error,
+};
+
+mod matching;
+mod report;
+
+#[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case)]
+mod skel {
+    include!(concat!(env!("OUT_DIR"), "/trace_dns.rs"));
+}
+use skel::types;
+
+// SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
+unsafe impl Pod for types::message {}
+// SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
+unsafe impl Pod for types::open_socket {}
+
+/// The daemon's side: what was loaded.
+pub struct T {
+    programs: [Program; 2],
+    events: Arc<Events<types::message>>,
+    bss: MapHandle,
+    holders: Holders,
+    /// Whether the kernel lets us read data in pages, where TCP puts what it sends.
+    pages: bool,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Default 5000, which is how long most resolvers wait.
+    #[serde(default = "five_seconds")]
+    pub duration_ms: WindowMs,
+    /// Only queries of processes with this name.
+    #[serde(default)]
+    pub process: Option<String>,
+    /// Only names that end so, such as example.org.
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub limit: Limit,
+}
+
+fn five_seconds() -> WindowMs {
+    WindowMs::new(5_000)
+}
+
+#[derive(Serialize, Deserialize, Debug, Default)]
+pub struct Sample {
+    messages: Vec<Seen>,
+    /// Messages for which there was no room.
+    lost: u64,
+    pages: bool,
+    window_ns: u64,
+}
+
+/// A DNS message at an interface.
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+pub struct Seen {
+    /// Since the window opened.
+    at_ns: u64,
+    /// A number of its socket, 0 where it has none.
+    socket: u64,
+    egress: bool,
+    interface: (u32, u32),
+    protocol: u16,
+    process: Process,
+    /// From the network header on.
+    packet: Bytes,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug)]
+pub struct Output {
+    /// Failed, unanswered and slow ones first.
+    pub queries: Vec<Query>,
+    pub summary: Summary,
+    pub measured: Measured,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+pub struct Query {
+    /// Of the socket that sent it.
+    pub owner: Owner,
+    /// Untrusted text.
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub server: Endpoint,
+    pub transport: Transport,
+    /// null while unanswered.
+    pub rcode: Option<String>,
+    /// From the first query to the answer, as they pass this host's interfaces.
+    pub latency_us: Option<u64>,
+    pub answered: bool,
+    /// How often it was sent with the same id.
+    pub sent: u64,
+    /// Unanswered, but too young to be called so: less than a second.
+    pub pending: bool,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Default, PartialEq)]
+pub struct Summary {
+    pub queries: u64,
+    pub answered: u64,
+    /// Not those that are pending.
+    pub unanswered: u64,
+    pub pending: u64,
+    /// Answered with an rcode other than NOERROR.
+    pub failed: u64,
+    /// Of these: the name does not exist.
+    pub nxdomain: u64,
+    pub latency_us: Latency,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Default, PartialEq)]
+pub struct Latency {
+    pub p50: Option<u64>,
+    pub p99: Option<u64>,
+    pub max: Option<u64>,
+}
+
+impl Tool for T {
+    const NAME: &'static str = "trace_dns";
+    const TITLE: &'static str = "Watch DNS queries and their answers";
+    const DESCRIPTION: &'static str = "Is name resolution failing or slow, and who asks? Every DNS query over UDP or TCP (ports 53 and \
+        5353), of any process and network namespace, loopback included: name, server, rcode, latency, or that no answer came.";
+    const NEEDS: &'static str = "Linux 5.17 or newer with BTF (CONFIG_DEBUG_INFO_BTF)";
+    type Input = Input;
+    type Sample = Sample;
+    type Output = Output;
+
+    fn load(loader: &mut Loader) -> Result<Self, Error> {
+        let pages = Kernel::read()?.has_function("bpf_dynptr_from_skb");
+        let mut object = bpf::object();
+        let skel = skel::TraceDnsSkelBuilder::default().open(&mut object)?.load()?;
+        let programs = [loader.program(&skel.progs.sent)?, loader.program(&skel.progs.received)?];
+        let attached = programs.clone();
+        let attach = move || Ok(attached.iter().map(Program::trace).collect::<io::Result<_>>()?);
+        Ok(T {
+            events: Events::new(&loader.map(&skel.maps.messages)?, attach)?,
+            bss: loader.map(&skel.maps.bss)?,
+            holders: Holders::new(loader.program(&skel.progs.open_sockets)?, loader.map(&skel.maps.wanted)?),
+            programs,
+            pages,
+        })
+    }
+
+    fn rehearse(&self) -> io::Result<()> {
+        self.holders.rehearse()?;
+        self.programs.iter().try_for_each(|program| program.trace().map(drop))
+    }
+
+    fn sample(&self, input: &Input, _: &Host, window: &Window) -> Result<Sample, Error> {
+        let seen = Arc::new(Mutex::new((Vec::new(), 0u64)));
+        let filled = Arc::clone(&seen);
+        let subscription = self.events.subscribe(move |message: &types::message| {
+            let (messages, beyond) = &mut *lock(&filled);
+            if messages.len() < limits::DNS_MESSAGES { messages.push(*message) } else { *beyond += 1 }
+        })?;
+        let lost = || bpf::counter(&self.bss, offset_of!(types::bss, lost));
+        let (from, lost_before) = (monotonic_ns(), lost()?);
+        window.wait(window.opened(), Self::duration(input))?;
+        let to = monotonic_ns();
+        subscription.drain();
+        let lost = lost()? - lost_before;
+        window.keep(subscription);
+        let (messages, beyond) = std::mem::take(&mut *lock(&seen));
+        let within: Vec<_> = messages.iter().filter(|m| (from..to).contains(&m.time_ns)).collect();
+        let owners = self.owners(&within)?;
+        Ok(Sample {
+            messages: within.into_iter().map(|m| resolve(m, &owners, from)).collect(),
+            lost: lost + beyond,
+            pages: self.pages,
+            window_ns: to - from,
+        })
+    }
+
+    fn duration(input: &Input) -> Duration {
+        input.duration_ms.duration()
+    }
+
+    fn report(input: Input, sample: Sample) -> Output {
+        report::report(&input, sample)
+    }
+
+    fn text(output: &Output) -> String {
+        report::text(output)
+    }
+}
+
+impl T {
+    /// The processes that have the messages' sockets open now, by cookie and by address.
+    fn owners(&self, messages: &[&types::message]) -> Result<HashMap<u64, types::open_socket>, Error> {
+        let known: HashSet<_> = messages.iter().filter(|m| m.owner.pid != 0).map(|m| m.socket).collect();
+        let unknown = messages.iter().map(|m| m.socket).filter(|socket| *socket != 0 && !known.contains(socket));
+        let wanted: HashSet<_> = unknown.take(limits::SOCKETS_WANTED).collect();
+        let mut owners = HashMap::new();
+        if !wanted.is_empty() {
+            for socket in self.holders.find::<types::open_socket>(wanted)? {
+                owners.entry(socket.cookie).or_insert(socket);
+                owners.entry(socket.address).or_insert(socket);
+            }
+        }
+        Ok(owners)
+    }
+}
+
+fn resolve(m: &types::message, owners: &HashMap<u64, types::open_socket>, from: u64) -> Seen {
+    // Memory of a closed socket is used again: at the same address it must be the same port, too.
+    let same = |s: &&types::open_socket| (s.owner.netns, s.endpoints.local_port) == (m.owner.netns, m.port);
+    let open = owners.get(&m.socket).filter(|_| m.owner.pid == 0).filter(same);
+    let owner = open.map_or(&m.owner, |socket| &socket.owner);
+    let netns = if owner.netns != 0 { owner.netns } else { m.netns };
+    Seen {
+        at_ns: m.time_ns - from,
+        socket: m.socket,
+        egress: m.egress != 0,
+        interface: (m.netns, m.ifindex),
+        protocol: m.protocol,
+        process: Process::new(owner.pid, &owner.comm.map(|c| c as u8), owner.cgroup, netns),
+        packet: Bytes(m.data[..usize::from(m.length).min(m.data.len())].to_vec()),
+    }
+}

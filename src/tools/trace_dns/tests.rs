@@ -1,0 +1,142 @@
+use serde_json::json;
+
+use super::super::*;
+use crate::tools::Tool;
+
+const QUERY: bool = false;
+const ANSWER: bool = true;
+
+/// A message about `www.example.org`, type A.
+fn message(id: u16, is_answer: bool, rcode: u8) -> Vec<u8> {
+    let mut bytes = id.to_be_bytes().to_vec();
+    bytes.extend([if is_answer { 0x81 } else { 1 }, rcode, 0, 1, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(b"\x03www\x07example\x03org\0\0\x01\0\x01");
+    bytes
+}
+
+fn ip(protocol: u8, from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+    packet.extend(from.0);
+    packet.extend(to.0);
+    packet.extend(from.1.to_be_bytes());
+    packet.extend(to.1.to_be_bytes());
+    packet
+}
+
+const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 1], 40_000);
+const SERVER: ([u8; 4], u16) = ([10, 0, 0, 53], 53);
+
+fn seen(at_ms: u64, packet: Vec<u8>) -> Seen {
+    Seen { at_ns: at_ms * 1_000_000, egress: true, interface: (1, 2), protocol: 0x0800, packet: Bytes(packet), ..Seen::default() }
+}
+
+fn udp(at_ms: u64, id: u16, is_answer: bool, rcode: u8) -> Seen {
+    let (from, to) = if is_answer { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
+    let mut packet = ip(17, from, to);
+    packet.extend([0; 4]);
+    packet.extend(message(id, is_answer, rcode));
+    seen(at_ms, packet)
+}
+
+fn tcp(at_ms: u64, is_answer: bool, sequence: u32, data: &[u8]) -> Seen {
+    let (from, to) = if is_answer { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
+    let mut packet = ip(6, from, to);
+    packet.extend(sequence.to_be_bytes());
+    packet.extend([0, 0, 0, 0, 5 << 4, 0x18, 0, 0, 0, 0, 0, 0]);
+    packet.extend(data);
+    seen(at_ms, packet)
+}
+
+fn answer(input: serde_json::Value, messages: Vec<Seen>) -> Output {
+    let sample = Sample { messages, pages: true, window_ns: 5_000_000_000, ..Sample::default() };
+    T::report(serde_json::from_value(input).unwrap(), sample)
+}
+
+#[test]
+fn a_query_is_matched_with_its_answer() {
+    let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), udp(130, 7, ANSWER, 3)]);
+    let row = &output.queries[0];
+    assert_eq!((row.name.as_str(), row.kind.as_str(), row.rcode.as_deref()), ("www.example.org", "A", Some("NXDOMAIN")));
+    assert_eq!((row.latency_us, row.server.to_string()), (Some(30_000), "10.0.0.53:53".into()));
+    assert_eq!((output.summary.failed, output.summary.nxdomain, output.summary.latency_us.p99), (1, 1, Some(30_000)));
+    assert!(T::text(&output).contains("1 queries in 5.0 s: 1 answered, 0 unanswered, 1 failed (1 NXDOMAIN)"), "{}", T::text(&output));
+}
+
+#[test]
+fn silence_is_told_from_youth() {
+    let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), udp(4_500, 8, QUERY, 0)]);
+    assert_eq!((output.summary.unanswered, output.summary.pending), (1, 1));
+    assert!(!output.queries[0].pending && output.queries[1].pending, "the worst first");
+    assert!(output.measured.limits[0].contains("too young"), "{:?}", output.measured.limits);
+}
+
+#[test]
+fn a_retransmission_is_the_same_query_and_so_is_a_sight_at_another_interface() {
+    let elsewhere = Seen { interface: (9, 9), egress: false, ..udp(101, 7, QUERY, 0) };
+    let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), elsewhere, udp(2_000, 7, QUERY, 0), udp(2_010, 7, ANSWER, 0)]);
+    assert_eq!((output.queries.len(), output.queries[0].sent, output.queries[0].latency_us), (1, 2, Some(1_910_000)));
+}
+
+#[test]
+fn an_address_translation_makes_no_second_query() {
+    let own = Seen { socket: 5, process: Process { pid: 9, comm: "dig".into(), ..Process::default() }, ..udp(100, 7, QUERY, 0) };
+    let mut packet = ip(17, ([192, 0, 2, 1], 6_000), SERVER);
+    packet.extend([0; 4]);
+    packet.extend(message(7, false, 0));
+    let behind = Seen { interface: (3, 3), ..seen(101, packet) };
+    let mut packet = ip(17, SERVER, ([192, 0, 2, 1], 6_000));
+    packet.extend([0; 4]);
+    packet.extend(message(7, true, 0));
+    let output = answer(json!({}), vec![own, behind, seen(120, packet)]);
+    assert_eq!((output.queries.len(), output.queries[0].latency_us, output.queries[0].owner.pid), (1, Some(20_000), Some(9)));
+}
+
+#[test]
+fn tcp_messages_are_put_together_from_segments() {
+    let framed = |bytes: Vec<u8>| [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
+    let query = framed(message(7, false, 0));
+    let parts = vec![
+        tcp(100, false, 1_000, &query[..2]),
+        tcp(101, false, 1_002, &query[2..]),
+        tcp(150, true, 5_000, &framed(message(7, true, 2))),
+    ];
+    let output = answer(json!({}), parts);
+    let row = &output.queries[0];
+    assert_eq!((row.transport, row.rcode.as_deref(), row.latency_us), (Transport::Tcp, Some("SERVFAIL"), Some(49_000)));
+}
+
+#[test]
+fn filters_are_of_process_and_name() {
+    let own = || vec![Seen { process: Process { pid: 9, comm: "dig".into(), ..Process::default() }, ..udp(100, 7, QUERY, 0) }];
+    for (input, found) in [
+        (json!({"process": "dig"}), 1),
+        (json!({"process": "di"}), 0),
+        (json!({"name": "Example.org."}), 1),
+        (json!({"name": "www.example.org"}), 1),
+        (json!({"name": "ample.org"}), 0),
+    ] {
+        assert_eq!(answer(input.clone(), own()).queries.len(), found, "{input}");
+    }
+}
+
+#[test]
+fn noise_is_no_query_and_hostile_names_are_harmless() {
+    let mut hostile = udp(100, 7, QUERY, 0);
+    hostile.packet.0[41..44].copy_from_slice(b"\x1b[3");
+    let output = answer(json!({}), vec![seen(1, vec![0x45; 20]), seen(2, Vec::new()), tcp(3, true, 1, b"\0"), hostile]);
+    assert_eq!(output.queries.len(), 1);
+    assert_eq!(output.queries[0].name, "\\027[3.example.org");
+    assert!(!T::text(&output).contains('\x1b'));
+}
+
+#[test]
+fn a_default_answer_stays_under_8_kb() {
+    let query = |i: u16| {
+        let cgroup = Some("/system.slice/a-rather-long-unit-name.service".to_owned());
+        let process = Process { pid: 1_000_000, comm: "fifteen-letters".into(), cgroup, netns: 4_026_531_840 };
+        Seen { process, ..udp(u64::from(i), i, QUERY, 0) }
+    };
+    let output = answer(json!({}), (0..100).map(query).collect());
+    let size = serde_json::to_string(&output).unwrap().len();
+    assert!(output.queries.len() == 20 && size < 8_000, "{size} bytes");
+}

@@ -1,0 +1,203 @@
+//! Where packets die: every drop in the kernel with its reason, place, endpoints and owner, and the
+//! counters of losses that no packet shows.
+
+use std::{io, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Host, Tool};
+use crate::{
+    answer::{Endpoint, Limit, Measured, Owner, WindowMs},
+    attribution::Process,
+    bpf::Loader,
+    limits,
+    packet::Bytes,
+    window::Window,
+    wire::Error,
+};
+
+mod counters;
+mod kernel;
+mod reasons;
+mod report;
+
+pub use counters::Counters;
+
+#[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case)]
+mod skel {
+    include!(concat!(env!("OUT_DIR"), "/trace_drops.rs"));
+}
+
+/// The daemon's side: what was loaded.
+pub struct T(kernel::Drops);
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Default 3000.
+    #[serde(default = "three_seconds")]
+    pub duration_ms: WindowMs,
+    /// Also what is dropped in ordinary operation: duplicates, data of closed sockets, frames nobody handles.
+    #[serde(default)]
+    pub include_benign: bool,
+    /// Rows. Default 12.
+    #[serde(default)]
+    pub limit: Option<Limit>,
+}
+
+/// Long enough to see a neighbor fail: the kernel asks three times, a second apart.
+fn three_seconds() -> WindowMs {
+    WindowMs::new(3_000)
+}
+
+#[derive(Serialize, Deserialize, Debug, Default)]
+pub struct Sample {
+    places: Vec<Place>,
+    flows: Vec<Flow>,
+    listeners: Vec<Listener>,
+    counters: Counters,
+    /// Whether the kernel names the socket that a packet was for.
+    receivers: bool,
+    /// Of the daemon, and so of the counters.
+    netns: u32,
+    /// Drops that could not be counted.
+    missed: u64,
+    window_ns: u64,
+}
+
+/// Everything that died in one place for one reason.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Place {
+    reason: String,
+    location: String,
+    packets: u64,
+}
+
+/// The part of it that was told apart.
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+pub struct Flow {
+    reason: String,
+    location: String,
+    packets: u64,
+    protocol: u16,
+    family: u16,
+    /// `process` is whom the packets were for, and not who sent them.
+    receiver: bool,
+    /// They came in by an interface; otherwise they were made here.
+    arrived: bool,
+    /// What their route would have called next.
+    input: Option<String>,
+    interface: Option<String>,
+    process: Process,
+    header: Bytes,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Listener {
+    process: Process,
+    local: Endpoint,
+    accept_queue: u32,
+    accept_queue_max: u32,
+    dropped: u64,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug)]
+pub struct Output {
+    /// Of every network namespace, most packets first.
+    pub drops: Vec<Drop>,
+    /// Packets dropped in all, benign ones included.
+    pub packets: u64,
+    /// Of these, in ordinary operation.
+    pub benign_packets: u64,
+    /// Losses without a packet event, of netmond's own network namespace.
+    pub counters: Counters,
+    /// TCP listeners of every namespace that dropped connections, or whose accept queue is full.
+    pub listeners: Vec<ListenerDrops>,
+    pub measured: Measured,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+pub struct Drop {
+    /// As this kernel names it.
+    pub reason: String,
+    /// The kernel function that dropped it.
+    pub location: String,
+    pub protocol: Option<String>,
+    /// From the first packet: TCP flags, or the ICMP message.
+    pub kind: Option<String>,
+    pub source: Option<End>,
+    pub destination: Option<End>,
+    pub interface: Option<String>,
+    /// input, output or forward.
+    pub path: Option<Path>,
+    /// Of the socket it was for, else of the one that sent it.
+    pub owner: Owner,
+    pub count: u64,
+    pub explanation: String,
+    /// What to look at next.
+    pub check: String,
+    pub benign: bool,
+}
+
+/// One end of a packet. null: there is none, or the packets of this row differ in it.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct End {
+    pub address: Option<std::net::IpAddr>,
+    pub port: Option<u16>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Path {
+    Input,
+    Output,
+    Forward,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug)]
+pub struct ListenerDrops {
+    pub owner: Owner,
+    pub local: Endpoint,
+    pub accept_queue: u32,
+    pub accept_queue_max: u32,
+    /// In the window.
+    pub dropped: u64,
+}
+
+impl Tool for T {
+    const NAME: &'static str = "trace_drops";
+    const TITLE: &'static str = "Find where packets are dropped, and why";
+    const DESCRIPTION: &'static str = "Where packets die on this host, in any network namespace: reason, kernel function, endpoints, interface, \
+        process, and what to check. Firewall, closed port, full buffer or queue, MTU, route, neighbor, tc, XDP; and counters of full accept \
+        queues, conntrack, NIC. Use when traffic does not arrive.";
+    const NEEDS: &'static str = "Linux 5.17 or newer with BTF (CONFIG_DEBUG_INFO_BTF): kfree_skb tells reasons since then";
+    type Input = Input;
+    type Sample = Sample;
+    type Output = Output;
+
+    fn load(loader: &mut Loader) -> Result<Self, Error> {
+        kernel::Drops::load(loader).map(T)
+    }
+
+    fn rehearse(&self) -> io::Result<()> {
+        self.0.rehearse()
+    }
+
+    fn sample(&self, input: &Input, _: &Host, window: &Window) -> Result<Sample, Error> {
+        self.0.sample(input.duration_ms.duration(), window)
+    }
+
+    fn duration(input: &Input) -> Duration {
+        input.duration_ms.duration()
+    }
+
+    fn report(input: Input, sample: Sample) -> Output {
+        report::report(input.include_benign, input.limit.map_or(limits::DROP_ROWS_DEFAULT, Limit::rows), &sample)
+    }
+
+    fn text(output: &Output) -> String {
+        report::text(output)
+    }
+}

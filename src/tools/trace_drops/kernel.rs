@@ -1,0 +1,291 @@
+//! The daemon's half: attaches, reads twice, and puts names to what the kernel counted.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt::Write,
+    io,
+    mem::offset_of,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use libbpf_rs::{
+    MapCore, MapFlags, MapHandle,
+    skel::{OpenSkel, SkelBuilder},
+};
+
+use super::{Counters, Flow, Listener, Place, Sample, skel};
+use crate::{
+    answer::Endpoint,
+    attribution::{self, Process},
+    bpf::{self, Loader, Pod, Program, Shared, lock},
+    btf::Kernel,
+    holders::Holders,
+    limits, netlink,
+    packet::Bytes,
+    untrusted,
+    window::{Window, monotonic_ns},
+    wire::Error,
+};
+use skel::types;
+
+// SAFETY: integers.
+unsafe impl Pod for types::place {}
+// SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
+unsafe impl Pod for types::flow {}
+// SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
+unsafe impl Pod for types::open_socket {}
+// SAFETY: an integer and an array of integers.
+unsafe impl Pod for types::symbol {}
+
+pub struct Drops {
+    program: Program,
+    holders: Holders,
+    symbols: Program,
+    places: MapHandle,
+    flows: MapHandle,
+    addresses: MapHandle,
+    data: MapHandle,
+    bss: MapHandle,
+    links: Arc<Shared<()>>,
+    /// The names of this kernel's drop reasons.
+    reasons: HashMap<u32, String>,
+    /// Whether the kernel names the socket that a packet was for.
+    receivers: bool,
+    /// Symbols found so far; the lock is on the kernel's list of addresses, too.
+    known: Mutex<HashMap<u64, String>>,
+}
+
+/// What the kernel has counted by a moment.
+#[derive(Default)]
+struct Reading {
+    /// Packets by location and reason.
+    places: HashMap<(u64, u32), u64>,
+    flows: HashMap<u64, types::flow>,
+    listeners: HashMap<u64, types::open_socket>,
+    counters: Counters,
+    unplaced: u64,
+}
+
+impl Drops {
+    pub fn load(loader: &mut Loader) -> Result<Self, Error> {
+        let kernel = Kernel::read()?;
+        let receivers = match kernel.arguments("kfree_skb") {
+            Some(arguments @ 3..) => arguments > 3,
+            _ => return Err(Error::Kernel("this kernel gives no reasons for drops".into())),
+        };
+        let reasons = kernel.names("skb_drop_reason", "SKB_DROP_REASON_").into_iter().collect();
+        drop(kernel);
+        let mut object = bpf::object();
+        let mut open = skel::TraceDropsSkelBuilder::default().open(&mut object)?;
+        open.progs.drop.set_autoload(!receivers);
+        open.progs.drop_with_receiver.set_autoload(receivers);
+        let slots = flow_slots(libbpf_rs::num_possible_cpus()?);
+        open.maps.flows.set_max_entries(slots)?;
+        if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
+            (constants.flow_mask, constants.seed) = (slots - 1, monotonic_ns());
+        }
+        let skel = open.load()?;
+        Ok(Drops {
+            program: loader.program(if receivers { &skel.progs.drop_with_receiver } else { &skel.progs.drop })?,
+            holders: Holders::new(loader.program(&skel.progs.open_sockets)?, loader.map(&skel.maps.wanted)?),
+            symbols: loader.program(&skel.progs.symbols)?,
+            places: loader.map(&skel.maps.places)?,
+            flows: loader.map(&skel.maps.flows)?,
+            addresses: loader.map(&skel.maps.addresses)?,
+            data: loader.map(&skel.maps.data)?,
+            bss: loader.map(&skel.maps.bss)?,
+            links: Shared::new(),
+            reasons,
+            receivers,
+            known: Mutex::default(),
+        })
+    }
+
+    pub fn rehearse(&self) -> io::Result<()> {
+        self.symbols.each_in(&self.addresses, |_: &types::symbol| ())?;
+        self.holders.rehearse()?;
+        self.program.trace().map(drop)
+    }
+
+    pub fn sample(&self, duration: Duration, window: &Window) -> Result<Sample, Error> {
+        let held = self.links.hold((), || {
+            self.forget_flows()?;
+            Ok::<_, Error>(vec![self.program.trace()?])
+        })?;
+        let (before, from, missed) = (self.read()?, monotonic_ns(), self.program.missed()?);
+        window.wait(window.opened(), duration)?;
+        let (after, to) = (self.read()?, monotonic_ns());
+        let missed = self.program.missed()? - missed + after.unplaced - before.unplaced;
+        window.keep(held);
+        let mut sample = self.difference(&before, &after)?;
+        (sample.window_ns, sample.missed) = (to - from, missed);
+        Ok(sample)
+    }
+
+    /// Begins a new epoch of flows: all slots are free again.
+    fn forget_flows(&self) -> libbpf_rs::Result<()> {
+        let epoch: u32 = self.data.lookup(bpf::bytes(&0u32), MapFlags::ANY)?.and_then(|v| bpf::read(&v)).unwrap_or(0);
+        self.data.update(bpf::bytes(&0u32), bpf::bytes(&epoch.wrapping_add(1)), MapFlags::ANY)
+    }
+
+    fn read(&self) -> Result<Reading, Error> {
+        let epoch = self.data.lookup(bpf::bytes(&0u32), MapFlags::ANY)?.and_then(|v| bpf::read::<u32>(&v));
+        let mut reading =
+            Reading { counters: Counters::read(), unplaced: bpf::counter(&self.bss, offset_of!(types::bss, unplaced))?, ..Reading::default() };
+        // Flows before places: what arrives in between is then not told apart, and not more than there is.
+        for flow in bpf::per_cpu_array::<types::flow>(&self.flows)? {
+            if Some(flow.epoch) == epoch {
+                reading.flows.entry(flow.id).and_modify(|f| f.packets += flow.packets).or_insert(flow);
+            }
+        }
+        for place in bpf::per_cpu_array::<types::place>(&self.places)? {
+            if place.location != 0 {
+                *reading.places.entry((place.location, place.reason)).or_default() += place.packets;
+            }
+        }
+        for socket in self.holders.find::<types::open_socket>([])? {
+            reading.listeners.entry(socket.cookie).or_insert(socket);
+        }
+        Ok(reading)
+    }
+
+    /// Remembers the symbols of these addresses.
+    fn resolve(&self, addresses: &HashSet<u64>) -> Result<HashMap<u64, String>, Error> {
+        let mut known = lock(&self.known);
+        let unknown: Vec<_> = addresses.iter().filter(|a| !known.contains_key(a)).take(limits::SYMBOLS).collect();
+        if !unknown.is_empty() {
+            for address in &unknown {
+                self.addresses.update(bpf::bytes(*address), bpf::bytes(&0u32), MapFlags::ANY)?;
+            }
+            let found = self.symbols.each_in(&self.addresses, |symbol: &types::symbol| {
+                let name = untrusted::name(&symbol.name.map(|c| c as u8));
+                let function = name.split(['.', ' ']).next().unwrap_or_default(); // without `.constprop.0` and the module
+                known.insert(symbol.address, function.to_owned());
+            });
+            for address in &unknown {
+                self.addresses.delete(bpf::bytes(*address))?;
+            }
+            found?;
+        }
+        Ok(addresses.iter().filter_map(|a| Some((*a, known.get(a)?.clone()))).collect())
+    }
+
+    fn difference(&self, before: &Reading, after: &Reading) -> Result<Sample, Error> {
+        let grown = |key: &(u64, u32), packets: u64| packets - before.places.get(key).copied().unwrap_or(0);
+        let places: BTreeMap<_, _> =
+            after.places.iter().map(|(key, n)| (*key, grown(key, *n))).filter(|(_, n)| *n > 0).collect();
+        let mut flows: Vec<_> = after.flows.values().copied().collect();
+        for flow in &mut flows {
+            flow.packets = flow.packets.saturating_sub(before.flows.get(&flow.id).map_or(0, |f| f.packets));
+        }
+        flows.retain(|flow| flow.packets > 0);
+        flows.sort_by_key(|flow| (std::cmp::Reverse(flow.packets), flow.id));
+        flows.truncate(limits::DROP_FLOWS);
+        let addresses = places.keys().map(|(l, _)| *l).chain(flows.iter().map(|f| f.input)).filter(|a| *a != 0);
+        let symbols = self.resolve(&addresses.collect())?;
+        let owners = self.owners(&flows)?;
+        let place = |(&(location, reason), &packets): (&(u64, u32), &u64)| Place {
+            reason: self.reason(reason),
+            location: symbol(&symbols, location),
+            packets,
+        };
+        Ok(Sample {
+            places: places.iter().map(place).collect(),
+            flows: flows.iter().map(|f| self.flow(f, &symbols, &owners)).collect(),
+            listeners: listeners(before, after),
+            counters: after.counters.since(&before.counters),
+            receivers: self.receivers,
+            netns: attribution::own_netns(),
+            ..Sample::default()
+        })
+    }
+
+    /// The flows' sockets that processes have open now, by cookie and by address.
+    fn owners(&self, flows: &[types::flow]) -> Result<HashMap<u64, types::open_socket>, Error> {
+        let nameless = flows.iter().filter(|f| f.socket != 0 && f.owner.pid == 0).map(|f| f.socket);
+        let wanted: HashSet<_> = nameless.take(limits::SOCKETS_WANTED).collect();
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut owners = HashMap::new();
+        for socket in self.holders.find::<types::open_socket>(wanted)? {
+            owners.entry(socket.cookie).or_insert(socket);
+            owners.entry(socket.address).or_insert(socket);
+        }
+        Ok(owners)
+    }
+
+    fn reason(&self, number: u32) -> String {
+        self.reasons.get(&number).cloned().unwrap_or_else(|| {
+            // The upper half names a subsystem with reasons of its own, such as mac80211.
+            let mut name = String::from("reason ");
+            let _ = write!(name, "0x{number:x}");
+            name
+        })
+    }
+
+    fn flow(
+        &self,
+        f: &types::flow,
+        symbols: &HashMap<u64, String>,
+        owners: &HashMap<u64, types::open_socket>,
+    ) -> Flow {
+        // Memory of a closed socket is used again: at the same address it must be the same port, too.
+        let same = |s: &&types::open_socket| (s.owner.netns, s.endpoints.local_port) == (f.owner.netns, f.port);
+        let open = owners.get(&f.socket).filter(|_| f.owner.pid == 0).filter(same);
+        let owner = open.map_or(&f.owner, |socket| &socket.owner);
+        let netns = if owner.netns != 0 { owner.netns } else { f.netns };
+        let named = f.interface.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect::<Vec<_>>();
+        let interface = match (named.is_empty(), f.iif) {
+            (false, _) => Some(String::from_utf8_lossy(&named).into_owned()),
+            (true, index @ 1..) if f.netns == attribution::own_netns() => netlink::name(index),
+            (true, _) => None,
+        };
+        Flow {
+            reason: self.reason(f.reason),
+            location: symbol(symbols, f.location),
+            packets: f.packets,
+            protocol: f.protocol,
+            family: f.family,
+            receiver: f.receiver != 0,
+            arrived: f.iif != 0,
+            input: symbols.get(&f.input).cloned(),
+            interface,
+            process: Process::new(owner.pid, &owner.comm.map(|c| c as u8), owner.cgroup, netns),
+            header: Bytes(f.header[..usize::from(f.length).min(f.header.len())].to_vec()),
+        }
+    }
+}
+
+/// Slots for flows on each CPU: [`limits::DROP_FLOWS`] in all, a power of two, and some on every CPU.
+fn flow_slots(cpus: usize) -> u32 {
+    let slots = limits::DROP_FLOWS / cpus.next_power_of_two();
+    slots.clamp(limits::DROP_FLOWS_PER_CPU_MIN, limits::DROP_FLOWS_PER_CPU_MAX) as u32
+}
+
+fn symbol(symbols: &HashMap<u64, String>, address: u64) -> String {
+    symbols.get(&address).cloned().unwrap_or_else(|| "unknown".into())
+}
+
+/// Listeners that dropped something, or whose queue is full now.
+fn listeners(before: &Reading, after: &Reading) -> Vec<Listener> {
+    let grown = |socket: &types::open_socket| {
+        socket.dropped.wrapping_sub(before.listeners.get(&socket.cookie).map_or(0, |b| b.dropped))
+    };
+    let troubled = |s: &&types::open_socket| s.listener != 0 && (grown(s) > 0 || s.accept_queue > s.accept_queue_max);
+    let mut listeners: Vec<_> = after
+        .listeners
+        .values()
+        .filter(troubled)
+        .map(|s| Listener {
+            process: Process::new(s.owner.pid, &s.owner.comm.map(|c| c as u8), s.owner.cgroup, s.owner.netns),
+            local: Endpoint::new(s.endpoints.local, s.endpoints.local_port),
+            accept_queue: s.accept_queue,
+            accept_queue_max: s.accept_queue_max,
+            dropped: grown(s).into(),
+        })
+        .collect();
+    listeners.sort_by_key(|l| std::cmp::Reverse(l.dropped));
+    listeners
+}

@@ -1,0 +1,146 @@
+//! What the kernel's drop reasons mean, by name: numbers differ from one kernel to the next.
+
+/// A reason, for a person.
+#[derive(Clone, Copy)]
+pub struct Meaning {
+    pub explanation: &'static str,
+    /// What to look at next.
+    pub check: &'static str,
+    /// Part of ordinary operation: nothing that anyone waits for was lost.
+    pub benign: bool,
+}
+
+const fn fault(explanation: &'static str, check: &'static str) -> Meaning {
+    Meaning { explanation, check, benign: false }
+}
+
+const fn benign(explanation: &'static str) -> Meaning {
+    Meaning { explanation, check: "Nothing to do.", benign: true }
+}
+
+/// Names of reasons that mean the same, and what that is.
+#[rustfmt::skip]
+const REASONS: &[(&[&str], Meaning)] = &[
+    (&["NETFILTER_DROP"], fault("A firewall rule dropped it.", "`nft list ruleset`; `nft monitor trace` names the rule.")),
+    (&["NO_SOCKET"], fault("Nothing listens on the destination port.", "Is the service up, on this address and port?")),
+    (&["SOCKET_RCVBUFF"],
+        fault("The receiving socket's buffer was full: its process reads too slowly.", "The owner's load; SO_RCVBUF, net.core.rmem_max.")),
+    (&["SOCKET_BACKLOG"], fault("The socket's backlog was full while its process held it.", "The owner's load; net.ipv4.tcp_rmem.")),
+    (&["SOCKET_FILTER"], fault("A BPF filter on the socket dropped it.", "Who attached a filter to the socket: `ss -b`.")),
+    (&["PROTO_MEM"], fault("The protocol's memory limit for all sockets was reached.", "net.ipv4.tcp_mem or udp_mem.")),
+    (&["QDISC_DROP", "QDISC_OVERLIMIT", "QDISC_CONGESTED", "CAKE_FLOOD", "FQ_BAND_LIMIT", "FQ_FLOW_LIMIT", "FQ_HORIZON_LIMIT", "DUALPI2_STEP_DROP"],
+        fault("The interface's queue was full: more was sent than the link or its shaper lets through.",
+        "`tc -s qdisc show`; top_traffic tells who sends.")),
+    (&["TC_EGRESS"], fault("A tc filter or eBPF program on egress dropped it.", "`tc filter show dev … egress`, `bpftool net`.")),
+    (&["TC_INGRESS"], fault("A tc filter or eBPF program on ingress dropped it.", "`tc filter show dev … ingress`, `bpftool net`.")),
+    (&["XDP"], fault("An XDP program dropped it.", "`ip link` shows the program, `bpftool net` its owner.")),
+    (&["BPF_CGROUP_EGRESS"], fault("A cgroup's eBPF program denied it.", "The unit's IPAddressDeny=; `bpftool cgroup tree`.")),
+    (&["SECURITY_HOOK"], fault("A security module (SELinux, AppArmor) denied it.", "The audit log.")),
+    (&["XFRM_POLICY"], fault("An IPsec policy refused it.", "`ip xfrm policy`.")),
+    (&["PKT_TOO_BIG"],
+        fault("It is larger than the next hop's MTU and may not be fragmented.", "`ip link` for the MTUs of the path; are ICMP errors filtered?")),
+    (&["PKT_TOO_SMALL", "HDR_TRUNC"], fault("It is shorter than its headers say.", "The sender or a tunnel on the way.")),
+    (&["NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_HH_FILLFAIL"],
+        fault("The next hop does not answer ARP or neighbor discovery.", "`ip neigh`; is the host up, on this link?")),
+    (&["NEIGH_QUEUEFULL"], fault("Too many packets waited for a next hop's address.", "`ip neigh`: the next hop does not answer.")),
+    (&["NEIGH_CREATEFAIL"], fault("The neighbor table is full.", "net.ipv4.neigh.default.gc_thresh3.")),
+    (&["IP_OUTNOROUTES", "IP_INNOROUTES"], fault("There is no route to the destination.", "`ip route get ADDRESS`.")),
+    (&["IP_RPFILTER"],
+        fault("Reverse-path filter: the source is not reached through the interface it came by.", "Routes; net.ipv4.conf.*.rp_filter.")),
+    (&["IP_INADDRERRORS", "IP_INVALID_DEST"], fault("The destination address is not valid here.", "Routes, ip_forward.")),
+    (&["IP_INVALID_SOURCE", "IP_LOCAL_SOURCE", "IP_LOCALNET", "MAC_INVALID_SOURCE"],
+        fault("The source address is one that may not arrive this way.", "Spoofing, or an address used twice.")),
+    (&["IP_CSUM", "TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM"],
+        fault("Its checksum is wrong.", "Cabling, NIC offloads (`ethtool -K`), a broken middlebox.")),
+    (&["IP_INHDR", "TCP_FLAGS", "TCP_INVALID_SYN", "IPV6_BAD_EXTHDR", "INVALID_PROTO", "DEV_HDR"],
+        fault("Its headers are not valid.", "The sender; a scan looks like this.")),
+    (&["TCP_MINTTL"], fault("Its TTL is below the socket's minimum.", "The peer is farther away than expected.")),
+    (&["CPU_BACKLOG"], fault("A CPU's packet backlog was full.", "net.core.netdev_max_backlog; spread the load (RSS, RPS).")),
+    (&["FULL_RING"], fault("The device's ring was full.", "`ethtool -g`; the guest or process behind it is slow.")),
+    (&["DEV_READY", "NO_TX_TARGET"], fault("The device was not ready to send.", "`ip link`: is it up, has it a carrier?")),
+    (&["NOMEM", "PFMEMALLOC"], fault("The kernel had no memory for it.", "Free memory; vm.min_free_kbytes.")),
+    (&["FRAG_REASM_TIMEOUT", "FRAG_TOO_FAR"],
+        fault("Not all fragments arrived in time.", "A lossy path, or a filter that drops fragments.")),
+    (&["TCP_MD5NOTFOUND", "TCP_MD5UNEXPECTED", "TCP_MD5FAILURE", "TCP_AUTH_HDR", "TCP_AONOTFOUND", "TCP_AOUNEXPECTED", "TCP_AOKEYNOTFOUND", "TCP_AOFAILURE"],
+        fault("TCP authentication (MD5, TCP-AO) failed.",
+        "The keys of both ends, of BGP for example.")),
+    (&["TCP_LISTEN_OVERFLOW"], fault("The listener's accept queue was full.", "`listeners`; its process accepts too slowly.")),
+    (&["TCP_ZEROWINDOW", "TCP_OVERWINDOW"],
+        fault("It does not fit the receive window: the process reads too slowly.", "profile_tcp; the owner's load.")),
+    (&["TCP_OFO_QUEUE_PRUNE", "TCP_OFO_DROP"],
+        fault("Out-of-order data was dropped for want of memory.", "net.ipv4.tcp_rmem; losses on the path.")),
+    (&["IPV6DISABLED"], fault("IPv6 is disabled on the interface.", "net.ipv6.conf.*.disable_ipv6.")),
+    (&["IP_NOPROTO"], fault("No one handles this IP protocol.", "A tunnel or daemon that is not running.")),
+    (&["VXLAN_VNI_NOT_FOUND"], fault("No VXLAN interface has this VNI.", "`ip -d link show type vxlan`.")),
+    (&["RECURSION_LIMIT"], fault("It went in circles between devices.", "Tunnels that route through themselves.")),
+    (&["UNHANDLED_PROTO"], benign("No one on this host handles this kind of frame (LLDP, STP and the like).")),
+    (&["OTHERHOST"], benign("It was for another host; the interface is promiscuous or bridged.")),
+    (&["UNICAST_IN_L2_MULTICAST"], benign("A unicast packet in a broadcast frame, which is ignored.")),
+    (&["SOCKET_CLOSE", "UNIX_DISCONNECT", "UNIX_SKIP_OOB"], benign("Its socket was closed with data left in it.")),
+    (&["QUEUE_PURGE"], benign("A queue was emptied when its socket or device went away.")),
+    (&["TCP_OLD_DATA", "TCP_OLD_SEQUENCE", "TCP_OLD_ACK", "TCP_TOO_OLD_ACK", "TCP_OFOMERGE", "TCP_RFC7323_PAWS_ACK"],
+        benign("TCP has it already: a duplicate, as retransmissions make them.")),
+    (&["TCP_RESET", "TCP_CLOSE", "TCP_ABORT_ON_DATA", "TCP_FASTOPEN"], benign("It belongs to a connection that was over.")),
+    (&["TCP_RFC7323_PAWS", "TCP_RFC7323_TW_PAWS", "TCP_RFC7323_TSECR", "TCP_INVALID_SEQUENCE", "TCP_INVALID_END_SEQUENCE", "TCP_INVALID_ACK_SEQUENCE", "TCP_ACK_UNSENT_DATA"],
+        fault("It does not fit the connection's sequence numbers.",
+        "NAT with reused ports; a peer that restarted.")),
+    (&["DUP_FRAG"], benign("A fragment that had arrived before.")),
+    (&["IPV6_NDISC_NS_OTHERHOST", "ARP_PVLAN_DISABLE"], benign("A question about another host's address.")),
+    (&["PACKET_SOCK_ERROR"], benign("A capture (AF_PACKET) could not take its copy; the packet itself went on.")),
+];
+
+/// What `reason` means where it happened. An unknown name is explained as such.
+pub fn meaning(reason: &str, location: &str) -> Meaning {
+    if reason == "NOT_SPECIFIED" {
+        return unspecified(location);
+    }
+    let known = REASONS.iter().find(|(names, _)| names.contains(&reason));
+    let unknown = || fault("A reason that this release does not know.", "The kernel function in `location` says more.");
+    known.map_or_else(unknown, |(_, meaning)| *meaning)
+}
+
+/// The kernel gives no reason in places that it has not converted yet; some of them are known.
+fn unspecified(location: &str) -> Meaning {
+    if location.contains("xdp") {
+        return fault("An XDP program dropped it.", "`ip link` shows the program, `bpftool net` its owner.");
+    }
+    let teardown = ["destruct", "release", "purge", "close", "kill_queues", "destroy", "flush", "shutdown", "free"];
+    if teardown.iter().any(|word| location.contains(word)) {
+        return benign("A queue was emptied when its socket or device went away.");
+    }
+    match location {
+        "ip6_mc_input" | "ip_mr_input" => benign("Multicast that no socket of this host asked for."),
+        "tcp_v4_do_rcv" | "tcp_v6_do_rcv" | "tcp_rcv_state_process" | "tcp_v4_conn_request" | "tcp_conn_request" => {
+            fault("TCP refused it, without a reason from this kernel.", "`listeners` and `counters`: an accept queue may be full.")
+        }
+        location if location.contains("netlink") || location.contains("unix") || location.contains("bpf_prog_test_run") => {
+            benign("Not a network packet.")
+        }
+        _ => fault("This kernel gives no reason here.", "The kernel function in `location` says more."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_reason_is_a_fault_that_points_at_its_place() {
+        let unknown = meaning("SOMETHING_NEW", "tcp_v4_rcv");
+        assert!(!unknown.benign && unknown.check.contains("location"));
+    }
+
+    #[test]
+    fn without_a_reason_the_place_decides() {
+        assert!(meaning("NOT_SPECIFIED", "udp_destruct_common").benign);
+        assert!(meaning("NOT_SPECIFIED", "veth_xdp_rcv_skb").explanation.contains("XDP"));
+        assert!(!meaning("NOT_SPECIFIED", "ip_forward").benign);
+    }
+
+    #[test]
+    fn texts_are_short_enough_for_twelve_rows() {
+        for (names, Meaning { explanation, check, .. }) in REASONS {
+            assert!(explanation.len() + check.len() < 170, "{names:?}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+use serde_json::json;
+
+use super::super::*;
+use crate::{attribution::Process, packet::Bytes, tools::Tool};
+
+/// A TCP or UDP packet from 10.77.0.1 to 10.77.0.2.
+fn flow(reason: &str, location: &str, packets: u64, protocol: u8, ports: (u16, u16)) -> Flow {
+    let mut header = vec![0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2];
+    header.extend(ports.0.to_be_bytes());
+    header.extend(ports.1.to_be_bytes());
+    header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0xa0, 0x02]);
+    Flow {
+        reason: reason.into(),
+        location: location.into(),
+        packets,
+        protocol: 0x0800,
+        arrived: true,
+        interface: Some("eth0".into()),
+        process: Process { netns: 7, ..Process::default() },
+        header: Bytes(header),
+        ..Flow::default()
+    }
+}
+
+fn sample(flows: Vec<Flow>) -> Sample {
+    let place = |f: &Flow| Place { reason: f.reason.clone(), location: f.location.clone(), packets: f.packets };
+    Sample { places: flows.iter().map(place).collect(), flows, receivers: true, netns: 7, window_ns: 1_000_000_000, ..Sample::default() }
+}
+
+fn answer(input: serde_json::Value, sample: Sample) -> Output {
+    T::report(serde_json::from_value(input).unwrap(), sample)
+}
+
+#[test]
+fn a_closed_port_is_named_with_its_endpoints() {
+    let output = answer(json!({}), sample(vec![flow("NO_SOCKET", "tcp_v4_rcv", 3, 6, (40000, 81))]));
+    let row = &output.drops[0];
+    assert_eq!((row.protocol.as_deref(), row.kind.as_deref(), row.count), (Some("tcp"), Some("SYN"), 3));
+    assert_eq!(row.source.unwrap().to_string(), "10.77.0.1:40000");
+    assert_eq!(row.destination.unwrap().to_string(), "10.77.0.2:81");
+    assert_eq!(row.path, Some(Path::Input));
+    assert!(output.measured.limits.is_empty(), "{:?}", output.measured.limits);
+    let text = T::text(&output);
+    assert!(text.contains("10.77.0.2:81") && text.contains("Nothing listens"), "{text}");
+}
+
+#[test]
+fn benign_drops_are_counted_and_hidden() {
+    let mut reset = flow("NO_SOCKET", "tcp_v4_rcv", 2, 6, (40000, 81));
+    reset.header.0[33] = 0x04;
+    let flows = || vec![flow("TCP_OLD_DATA", "tcp_data_queue", 5, 6, (1, 2)), reset.clone()];
+    let output = answer(json!({}), sample(flows()));
+    assert_eq!((output.drops.len(), output.packets, output.benign_packets), (0, 7, 7));
+    assert!(T::text(&output).contains("7 packets were dropped in ordinary operation"), "{}", T::text(&output));
+    let output = answer(json!({"include_benign": true}), sample(flows()));
+    assert!(output.drops.len() == 2 && output.drops.iter().all(|row| row.benign));
+}
+
+#[test]
+fn a_full_conntrack_table_is_not_a_firewall_rule() {
+    let flows = || vec![flow("NETFILTER_DROP", "nf_hook_slow", 9, 6, (40000, 80))];
+    let full = Sample { counters: Counters { conntrack_drops: Some(9), ..Counters::default() }, ..sample(flows()) };
+    assert!(answer(json!({}), full).drops[0].explanation.contains("tracking table is full"));
+    let rule = Sample { counters: Counters { conntrack_drops: Some(0), ..Counters::default() }, ..sample(flows()) };
+    assert!(answer(json!({}), rule).drops[0].explanation.contains("iptables"));
+    let elsewhere = Sample { netns: 8, ..sample(flows()) };
+    let output = answer(json!({}), elsewhere);
+    assert!(output.drops[0].explanation.contains("or that namespace's"), "{}", output.drops[0].explanation);
+    assert!(output.measured.limits.iter().any(|limit| limit.contains("own network namespace")));
+}
+
+#[test]
+fn rows_that_differ_in_an_ephemeral_port_are_one() {
+    let flows = (0..100).map(|i| flow("NO_SOCKET", "tcp_v4_rcv", 2, 6, (40000 + i, 81))).collect();
+    let output = answer(json!({}), sample(flows));
+    assert_eq!((output.drops.len(), output.drops[0].count), (1, 200));
+    assert_eq!(output.drops[0].source.unwrap().to_string(), "10.77.0.1");
+}
+
+#[test]
+fn a_flood_from_many_addresses_is_one_row() {
+    let from = |i: u8| {
+        let mut flow = flow("NO_SOCKET", "tcp_v4_rcv", 1, 6, (40000 + u16::from(i), 81));
+        flow.header.0[15] = i;
+        flow
+    };
+    let output = answer(json!({}), sample((0..200).map(from).collect()));
+    assert_eq!((output.drops.len(), output.drops[0].count), (1, 200));
+    assert_eq!(output.drops[0].source.unwrap().to_string(), "*");
+}
+
+#[test]
+fn what_is_not_told_apart_is_still_counted() {
+    let mut sample = sample(vec![flow("NO_SOCKET", "tcp_v4_rcv", 10, 6, (1, 2))]);
+    sample.places[0].packets = 1_000;
+    let output = answer(json!({}), sample);
+    assert_eq!((output.packets, output.drops[0].count, output.drops[0].source), (1_000, 990, None));
+    assert!(output.measured.limits[0].starts_with("990 packets"), "{:?}", output.measured.limits);
+}
+
+#[test]
+fn an_answer_of_the_longest_rows_stays_under_8_kb() {
+    let row = |i: u16| {
+        let mut flow = flow("SOCKET_RCVBUFF", "__udp_enqueue_schedule_skb", 1_000_000 + u64::from(i), 17, (1, 40_000 + i));
+        flow.receiver = true;
+        flow.header.0[19] = i as u8;
+        let cgroup = "/system.slice/a-rather-long-unit-name.service".to_owned();
+        flow.process = Process { pid: 1_000_000 + u32::from(i), comm: "fifteen-letters".into(), cgroup: Some(cgroup), netns: 4_026_531_840 };
+        flow
+    };
+    let output = answer(json!({}), sample((0..50).map(row).collect()));
+    let size = serde_json::to_string(&output).unwrap().len();
+    assert!(output.drops.len() == 12 && size < 8_000, "{size} bytes");
+    assert_eq!(output.measured.rows_cut, 38);
+}
+
+#[test]
+fn hostile_headers_are_harmless() {
+    for length in 0..40 {
+        let mut noise = flow("NO_SOCKET", "tcp_v4_rcv", 1, 6, (1, 2));
+        noise.header.0 = vec![0x4f; length];
+        assert_eq!(answer(json!({}), sample(vec![noise])).packets, 1);
+    }
+}

@@ -1,0 +1,233 @@
+//! `trace_dns`: a small server in a namespace that answers, fails, is slow or silent, and what is said of it.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+const TOOL: &str = "trace_dns";
+const SLOW: Duration = Duration::from_millis(300);
+
+/// A query for a name, type A.
+fn query(id: u16, name: &str) -> Vec<u8> {
+    let mut bytes = id.to_be_bytes().to_vec();
+    bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        bytes.push(label.len() as u8);
+        bytes.extend(label.bytes());
+    }
+    bytes.extend([0, 0, 1, 0, 1]);
+    bytes
+}
+
+/// What the server says to a query: its first label decides.
+fn response(query: &[u8]) -> Option<Vec<u8>> {
+    let rcode = match &query[13..13 + usize::from(query[12])] {
+        b"silent" => return None,
+        b"missing" => 3,
+        b"failing" => 2,
+        b"slow" => {
+            thread::sleep(SLOW);
+            0
+        }
+        _ => 0,
+    };
+    let mut response = query.to_vec();
+    (response[2], response[3]) = (0x81, 0x80 | rcode);
+    Some(response)
+}
+
+/// Serves DNS over UDP and TCP until the test ends.
+fn serve(netns: &Netns, address: &str, port: u16) -> SocketAddr {
+    let at = SocketAddr::new(address.parse().unwrap(), port);
+    let (udp, tcp) = netns.enter(|| (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap()));
+    thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = udp.recv_from(&mut buffer) {
+            response(&buffer[..length]).map(|response| udp.send_to(&response, from));
+        }
+    });
+    thread::spawn(move || {
+        for mut stream in tcp.incoming().flatten() {
+            let (mut length, mut bytes) = ([0; 2], [0; 512]);
+            stream.read_exact(&mut length).unwrap();
+            let message = &mut bytes[..usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(message).unwrap();
+            let response = response(message).unwrap();
+            stream.write_all(&framed(&response)).unwrap();
+        }
+    });
+    at
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes()[..], message].concat()
+}
+
+/// Asks over UDP from a namespace and waits for the answer, a moment at most.
+fn ask_udp(from: &Netns, server: SocketAddr, id: u16, name: &str) -> UdpSocket {
+    from.enter(|| {
+        let any: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0)).unwrap();
+        socket.send_to(&query(id, name), server).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(if name.starts_with("silent") { 1 } else { 5_000 })))
+            .unwrap();
+        let _ = socket.recv(&mut [0; 512]);
+        socket
+    })
+}
+
+fn answer_to<T>(daemon: &Daemon, input: Value, work: impl FnOnce() -> T) -> (Value, T) {
+    let mut client = Client::connect(&daemon.socket);
+    let id = client.begin_call(TOOL, input);
+    client.until_open(TOOL, 1);
+    let done = work();
+    (client.end_call(id).unwrap(), done)
+}
+
+/// The queries for names that end so.
+fn queries(answer: &Value, suffix: &str) -> Vec<Value> {
+    let all = answer["queries"].as_array().unwrap();
+    all.iter().filter(|q| q["name"].as_str().unwrap().ends_with(suffix)).cloned().collect()
+}
+
+fn find(answer: &Value, name: &str) -> Value {
+    let found = queries(answer, name);
+    assert_eq!(found.len(), 1, "{name} in {answer:#}");
+    found[0].clone()
+}
+
+#[test]
+fn outcomes_over_ipv4_ipv6_and_loopback() {
+    for (address, port) in [(B, 53), (B6, 53), ("127.0.0.1", 53), ("::1", 53), (B, 5353)] {
+        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let server = serve(&pair.b, address, port);
+        let asker = if server.ip().is_loopback() { &pair.b } else { &pair.a };
+        let zone = format!("outcomes-{}", pair.b.inode());
+        let names = ["fine", "missing", "failing", "slow", "silent"].map(|name| format!("{name}.{zone}"));
+        let input = json!({"duration_ms": 2_500, "name": zone});
+        let ask = || -> Vec<_> { names.iter().zip(1..).map(|(name, id)| ask_udp(asker, server, id, name)).collect() };
+        let (answer, sockets) = answer_to(&daemon, input, ask);
+        for (name, rcode) in
+            names.iter().zip([Some("NOERROR"), Some("NXDOMAIN"), Some("SERVFAIL"), Some("NOERROR"), None])
+        {
+            let row = find(&answer, name);
+            assert_eq!(row["rcode"].as_str(), rcode, "{row:#}");
+            assert_eq!(
+                (&row["answered"], &row["transport"], &row["type"]),
+                (&json!(rcode.is_some()), &json!("udp"), &json!("A"))
+            );
+            assert_eq!(row["server"], json!({"address": address, "port": port}));
+            assert_eq!(
+                (&row["owner"]["pid"], &row["owner"]["netns"]),
+                (&json!(std::process::id()), &json!(asker.inode())),
+                "{row:#}"
+            );
+        }
+        let slow = find(&answer, &names[3])["latency_us"].as_u64().unwrap();
+        assert!(slow >= SLOW.as_micros() as u64 && slow < 2_000_000, "{slow}");
+        assert!(find(&answer, &names[0])["latency_us"].as_u64().unwrap() < SLOW.as_micros() as u64);
+        let summary = &answer["summary"];
+        assert_eq!(
+            (&summary["queries"], &summary["answered"], &summary["failed"]),
+            (&json!(5), &json!(4), &json!(2)),
+            "{summary}"
+        );
+        assert_eq!((&summary["unanswered"], &summary["pending"]), (&json!(1), &json!(0)), "{summary}");
+        drop(sockets);
+    }
+}
+
+#[test]
+fn queries_over_tcp() {
+    for address in [B, B6] {
+        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let server = serve(&pair.b, address, 53);
+        let name = format!("missing.tcp-{}", pair.b.inode());
+        let (answer, _) = answer_to(&daemon, json!({"duration_ms": 1_500, "name": name}), || {
+            let mut stream = connect(&pair.a, server).unwrap();
+            stream.write_all(&framed(&query(77, &name))).unwrap();
+            stream.read_exact(&mut [0; 14]).unwrap();
+            stream
+        });
+        let row = find(&answer, &name);
+        assert_eq!((&row["transport"], &row["rcode"]), (&json!("tcp"), &json!("NXDOMAIN")), "{row:#}");
+        assert_eq!(row["owner"]["pid"], std::process::id(), "{row:#}");
+        assert!(row["latency_us"].as_u64().unwrap() > 0, "{row:#}");
+    }
+}
+
+#[test]
+fn a_process_that_is_gone_is_named_and_a_young_query_is_not_judged() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = serve(&pair.b, B, 53);
+    let zone = format!("gone-{}", pair.b.inode());
+    pair.a.run(&format!("ping -c 1 {B}")); // so that the neighbor is known and the query leaves at once
+    let escaped: String = query(9, &format!("silent.{zone}")).iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let (answer, ()) = answer_to(&daemon, json!({"duration_ms": 700, "name": zone}), || {
+        let script = format!("printf '{escaped}' > /dev/udp/{}/{}", server.ip(), server.port());
+        assert!(pair.a.command("bash").args(["-c", &script]).status().unwrap().success());
+    });
+    let row = find(&answer, &zone);
+    assert_eq!(row["owner"]["process"], "bash", "{row:#}");
+    assert_eq!(
+        (&row["answered"], &row["pending"], &row["rcode"]),
+        (&json!(false), &json!(true), &Value::Null),
+        "{row:#}"
+    );
+    assert!(answer["measured"]["limits"].to_string().contains("too young"), "{answer:#}");
+}
+
+#[test]
+fn a_query_that_is_sent_again_is_one_query() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = serve(&pair.b, B, 53);
+    let name = format!("silent.again-{}", pair.b.inode());
+    let (answer, _) = answer_to(&daemon, json!({"duration_ms": 1_500, "name": name}), || {
+        let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+        for _ in 0..3 {
+            socket.send_to(&query(5, &name), server).unwrap();
+        }
+        socket
+    });
+    let row = find(&answer, &name);
+    assert_eq!((&row["sent"], &answer["summary"]["queries"]), (&json!(3), &json!(1)), "{answer:#}");
+}
+
+#[test]
+fn a_thousand_queries_are_all_there() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = serve(&pair.b, B, 53);
+    let zone = format!("many-{}", pair.b.inode());
+    let (answer, _) = answer_to(&daemon, json!({"duration_ms": 3_000, "name": zone, "limit": 10_000}), || {
+        let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+        for id in 0..1_000u16 {
+            socket.send_to(&query(id, &format!("n{id}.{zone}")), server).unwrap();
+            socket.recv(&mut [0; 512]).unwrap();
+        }
+    });
+    assert_eq!((&answer["summary"]["answered"], &answer["measured"]["lost_events"]), (&json!(1_000), &json!(0)));
+    assert_eq!(queries(&answer, &zone).len(), 1_000);
+}
+
+#[test]
+fn nothing_is_attached_when_no_window_is_open_and_other_traffic_is_no_query() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let mut client = Client::connect(&daemon.socket);
+    let server = echo_server(&pair.b, B);
+    let id = client.begin_call(TOOL, json!({"duration_ms": 400}));
+    client.until_open(TOOL, 1);
+    assert_eq!(client.links(TOOL).len(), 2);
+    let mut stream: TcpStream = connect(&pair.a, server).unwrap();
+    stream.write_all(&framed(&query(1, "not.dns"))).unwrap();
+    let answer = client.end_call(id).unwrap();
+    assert!(queries(&answer, "not.dns").is_empty(), "{answer:#}");
+    client.until_detached(TOOL);
+}

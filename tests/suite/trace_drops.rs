@@ -1,0 +1,318 @@
+//! `trace_drops`: real faults in namespaces of the test's own, each with its reason, place, endpoints and owner.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+use serde_json::{Value, json};
+
+use crate::{harness::*, injected::*};
+
+const TOOL: &str = "trace_drops";
+
+/// The answer of a window in which `fault` happens.
+fn answer_to<T>(daemon: &Daemon, duration_ms: u64, fault: impl FnOnce() -> T) -> Value {
+    let mut client = Client::connect(&daemon.socket);
+    let id = client.begin_call(TOOL, json!({"duration_ms": duration_ms, "limit": 10_000}));
+    client.until_open(TOOL, 1);
+    fault();
+    client.end_call(id).unwrap()
+}
+
+/// The rows that are about a namespace.
+fn rows(answer: &Value, netns: &Netns) -> Vec<Value> {
+    let all = answer["drops"].as_array().unwrap();
+    all.iter().filter(|row| row["owner"]["netns"] == netns.inode()).cloned().collect()
+}
+
+/// The one row with this reason that is about a namespace.
+fn row(answer: &Value, netns: &Netns, reason: &str) -> Value {
+    let mut rows: Vec<_> = rows(answer, netns).into_iter().filter(|row| row["reason"] == reason).collect();
+    assert_eq!(rows.len(), 1, "{reason} in {answer:#}");
+    rows.remove(0)
+}
+
+fn is_own(row: &Value) {
+    assert_eq!(row["owner"]["pid"], std::process::id(), "{row:#}");
+}
+
+/// Sends datagrams of `bytes` from a namespace; returns the address that they came from.
+fn send(from: &Netns, to: SocketAddr, count: usize, bytes: usize) -> SocketAddr {
+    from.enter(|| {
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0)).unwrap();
+        for _ in 0..count {
+            let _ = socket.send_to(&vec![0; bytes], to); // a filter may refuse it at once
+        }
+        socket.local_addr().unwrap()
+    })
+}
+
+fn to(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), port)
+}
+
+#[test]
+fn a_closed_tcp_port() {
+    for (address, place) in [(B, "tcp_v4_rcv"), (B6, "tcp_v6_rcv")] {
+        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let answer = answer_to(&daemon, 600, || assert!(connect(&pair.a, to(address, 81)).is_err()));
+        let row = row(&answer, &pair.b, "NO_SOCKET");
+        assert_eq!((&row["location"], &row["protocol"], &row["kind"]), (&json!(place), &json!("tcp"), &json!("SYN")));
+        assert_eq!(row["destination"], json!({"address": address, "port": 81}));
+        assert_eq!((&row["interface"], &row["count"], &row["benign"]), (&json!("v0"), &json!(1), &json!(false)));
+        assert!(row["explanation"].as_str().unwrap().contains("Nothing listens"), "{row:#}");
+    }
+}
+
+#[test]
+fn a_closed_udp_port_counts_every_datagram() {
+    for (address, place) in [(B, "__udp4_lib_rcv"), (B6, "__udp6_lib_rcv")] {
+        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let mut from = None;
+        let answer = answer_to(&daemon, 800, || from = Some(send(&pair.a, to(address, 82), 500, 100)));
+        let row = row(&answer, &pair.b, "NO_SOCKET");
+        assert_eq!((&row["location"], &row["count"]), (&json!(place), &json!(500)), "{row:#}");
+        assert_eq!(row["source"]["port"], from.unwrap().port());
+        assert_eq!(answer["measured"]["lost_events"], 0);
+    }
+}
+
+#[test]
+fn a_firewall_on_input_and_output() {
+    for (hook, protocol) in [("input", "tcp"), ("input", "udp"), ("output", "tcp"), ("output", "udp")] {
+        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let filtered = if hook == "input" { &pair.b } else { &pair.a };
+        nft(filtered, hook, &format!("{protocol} dport 83 drop"));
+        let answer = answer_to(&daemon, 800, || {
+            if protocol == "udp" {
+                send(&pair.a, to(B, 83), 3, 10);
+            } else {
+                let timeout = Duration::from_millis(300);
+                assert!(pair.a.enter(|| TcpStream::connect_timeout(&to(B, 83), timeout)).is_err());
+            }
+        });
+        let row = row(&answer, filtered, "NETFILTER_DROP");
+        assert_eq!((&row["protocol"], &row["path"]), (&json!(protocol), &json!(hook)), "{row:#}");
+        assert_eq!(row["destination"], json!({"address": B, "port": 83}));
+        assert!(row["explanation"].as_str().unwrap().contains("firewall rule"), "{row:#}");
+        if hook == "output" {
+            is_own(&row);
+        }
+    }
+}
+
+#[test]
+fn a_firewall_on_forward_and_on_loopback() {
+    let (net, daemon) = (Routed::new(), Daemon::start());
+    nft(&net.router, "forward", "udp dport 84 drop");
+    nft(&net.b, "input", "iif lo udp dport 84 drop");
+    let answer = answer_to(&daemon, 800, || {
+        send(&net.a, to(FAR, 84), 5, 10);
+        send(&net.b, to("127.0.0.1", 84), 6, 10);
+    });
+    let forwarded = row(&answer, &net.router, "NETFILTER_DROP");
+    assert_eq!((&forwarded["path"], &forwarded["count"]), (&json!("forward"), &json!(5)), "{forwarded:#}");
+    assert_eq!((&forwarded["source"]["address"], &forwarded["interface"]), (&json!("10.78.0.2"), &json!("l0")));
+    let looped = row(&answer, &net.b, "NETFILTER_DROP");
+    assert_eq!((&looped["count"], &looped["interface"]), (&json!(6), &json!("lo")), "{looped:#}");
+}
+
+#[test]
+fn a_full_accept_queue() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    let listener = pair.b.enter(|| {
+        let listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&listener, &to(B, 85)).unwrap();
+        listen(&listener, 1).unwrap();
+        listener
+    });
+    let answer = answer_to(&daemon, 1_500, || {
+        pair.a.enter(|| {
+            let open = || TcpStream::connect_timeout(&to(B, 85), Duration::from_millis(100));
+            let held: Vec<_> = (0..8).map(|_| open()).collect();
+            assert!(held.iter().any(Result::is_err), "the queue is full");
+        })
+    });
+    assert!(answer["counters"]["listen_overflows"].as_u64().unwrap() > 0, "{answer:#}");
+    let listeners = answer["listeners"].as_array().unwrap();
+    let mine = listeners.iter().find(|l| l["owner"]["netns"] == pair.b.inode()).unwrap_or_else(|| panic!("{answer:#}"));
+    assert_eq!((&mine["local"]["port"], &mine["accept_queue_max"]), (&json!(85), &json!(1)), "{mine:#}");
+    assert!(mine["dropped"].as_u64().unwrap() > 0, "{mine:#}");
+    is_own(mine);
+    drop(listener);
+}
+
+#[test]
+fn a_full_udp_receive_buffer_is_its_owners() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let receiver = pair.b.enter(|| UdpSocket::bind((B, 86)).unwrap());
+    sockopt::set_socket_recv_buffer_size(&receiver, 2_304).unwrap();
+    let answer = answer_to(&daemon, 800, || send(&pair.a, to(B, 86), 200, 500));
+    let row = row(&answer, &pair.b, "SOCKET_RCVBUFF");
+    assert_eq!(row["destination"], json!({"address": B, "port": 86}), "{row:#}");
+    assert!((150..200).contains(&row["count"].as_u64().unwrap()), "{row:#}");
+    is_own(&row);
+}
+
+#[test]
+fn a_full_queueing_discipline() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    pair.a.run("tc qdisc add dev v0 root tbf rate 100kbit burst 2000 limit 3000");
+    let answer = answer_to(&daemon, 800, || send(&pair.a, to(B, 87), 100, 1_000));
+    let dropped: Vec<_> = rows(&answer, &pair.a);
+    let row = dropped.iter().find(|row| row["destination"]["port"] == 87).unwrap_or_else(|| panic!("{answer:#}"));
+    assert!(row["reason"].as_str().unwrap().starts_with("QDISC"), "{row:#}");
+    assert!(
+        row["count"].as_u64().unwrap() > 80 && row["explanation"].as_str().unwrap().contains("queue was full"),
+        "{row:#}"
+    );
+    is_own(row);
+}
+
+#[test]
+fn a_full_connection_tracking_table_is_told_from_a_rule() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    nft(&pair.b, "input", "ct state new accept");
+    let _limit = ConntrackMax::set(200);
+    let answer = answer_to(&daemon, 1_500, || {
+        pair.a.enter(|| (0..300).for_each(|_| drop(UdpSocket::bind((A, 0)).unwrap().send_to(b"x", (B, 88)))))
+    });
+    let row = row(&answer, &pair.b, "NETFILTER_DROP");
+    assert_eq!(row["location"], "nf_hook_slow", "{row:#}");
+    assert!(row["explanation"].as_str().unwrap().contains("connection tracking table is full"), "{row:#}");
+    assert_eq!(answer["counters"]["conntrack_drops"], row["count"], "{answer:#}");
+}
+
+#[test]
+fn a_small_mtu_a_missing_route_and_a_dead_neighbor_behind_a_router() {
+    let (net, daemon) = (Routed::new(), Daemon::start());
+    net.router.ip("link set r0 mtu 1000");
+    let answer = answer_to(&daemon, 4_500, || {
+        net.a.enter(|| {
+            let socket = UdpSocket::bind(("10.78.0.2", 0)).unwrap();
+            always_df(&socket);
+            for _ in 0..4 {
+                let _ = socket.send_to(&[0; 1_400], (FAR, 89));
+            }
+        });
+        send(&net.a, to("10.99.0.1", 89), 5, 10);
+        send(&net.a, to("10.79.0.77", 89), 2, 10);
+    });
+    let big = row(&answer, &net.router, "PKT_TOO_BIG");
+    assert_eq!((&big["location"], &big["path"]), (&json!("ip_forward"), &json!("forward")), "{big:#}");
+    let lost = row(&answer, &net.router, "IP_INNOROUTES");
+    assert_eq!((&lost["destination"]["address"], &lost["count"]), (&json!("10.99.0.1"), &json!(5)), "{lost:#}");
+    let dead = rows(&answer, &net.router);
+    let dead = dead.iter().find(|row| row["destination"]["address"] == "10.79.0.77" && row["protocol"] == "udp");
+    let dead = dead.unwrap_or_else(|| panic!("{answer:#}"));
+    assert_eq!((&dead["reason"], &dead["interface"]), (&json!("NEIGH_FAILED"), &json!("r0")), "{dead:#}");
+}
+
+#[test]
+fn a_dead_neighbor_of_a_process() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+    let answer = answer_to(&daemon, 4_500, || drop(socket.send_to(b"x", "10.77.0.99:90")));
+    let row = row(&answer, &pair.a, "NEIGH_FAILED");
+    assert_eq!((&row["destination"]["address"], &row["count"]), (&json!("10.77.0.99"), &json!(1)), "{row:#}");
+    is_own(&row);
+}
+
+#[test]
+fn programs_at_tc_and_xdp() {
+    const TC_ACT_SHOT: i32 = 2;
+    const XDP_DROP: i32 = 1;
+    let cases = [
+        (libbpf_sys::BPF_PROG_TYPE_SCHED_CLS, TC_ACT_SHOT, libbpf_sys::BPF_TCX_INGRESS, "TC_INGRESS"),
+        (libbpf_sys::BPF_PROG_TYPE_SCHED_CLS, TC_ACT_SHOT, libbpf_sys::BPF_TCX_EGRESS, "TC_EGRESS"),
+        (libbpf_sys::BPF_PROG_TYPE_XDP, XDP_DROP, libbpf_sys::BPF_XDP, "XDP"),
+    ];
+    for (kind, verdict, at, what) in cases {
+        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let netns = if at == libbpf_sys::BPF_TCX_EGRESS { &pair.a } else { &pair.b };
+        let link = pair.b.ip("-o link show v0");
+        let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
+        pair.a.ip(&format!("neigh replace {B} lladdr {mac} dev v0")); // ARP would be dropped, too
+        let _link = netns.enter(|| attach_constant(kind, verdict, at));
+        let answer = answer_to(&daemon, 800, || send(&pair.a, to(B, 91), 7, 10));
+        let rows: Vec<_> = answer["drops"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["destination"] == json!({"address": B, "port": 91}))
+            .collect();
+        assert_eq!(rows.len(), 1, "{answer:#}");
+        assert!(
+            rows[0]["explanation"].as_str().unwrap().contains(if what == "XDP" { "XDP program" } else { "tc filter" }),
+            "{:#}",
+            rows[0]
+        );
+        assert_eq!(rows[0]["count"], 7, "{:#}", rows[0]);
+        if what != "XDP" {
+            assert_eq!(rows[0]["reason"], what);
+            is_own(rows[0]); // on veth the packet still carries its sender's socket
+        }
+    }
+}
+
+#[test]
+fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
+    const PACKETS: usize = 30_000;
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    nft(&pair.b, "input", "udp dport 7 drop");
+    let answer = answer_to(&daemon, 3_000, || {
+        pair.a.enter(|| {
+            let socket = UdpSocket::bind((A, 0)).unwrap();
+            for i in 0..PACKETS {
+                socket.send_to(b"x", (B, 10_000 + i as u16)).unwrap();
+            }
+        });
+        send(&pair.a, to(B, 7), 5, 10);
+    });
+    // A few may have found the CPU's backlog full, which is counted as well.
+    let counted = answer["packets"].as_u64().unwrap() + answer["measured"]["lost_events"].as_u64().unwrap();
+    assert!(counted >= PACKETS as u64, "{counted} of {PACKETS}");
+    assert!(answer["measured"]["limits"].to_string().contains("counted by reason and location only"), "{answer:#}");
+    assert_eq!(row(&answer, &pair.b, "NETFILTER_DROP")["count"], 5, "a rule's drops have room beside a scan");
+}
+
+#[test]
+fn where_nothing_is_wrong_nothing_is_shown() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = echo_server(&pair.b, B);
+    let answer = answer_to(&daemon, 600, || {
+        for _ in 0..20 {
+            let mut stream = connect(&pair.a, server).unwrap();
+            std::io::Write::write_all(&mut stream, b"hello").unwrap();
+            std::io::Read::read_exact(&mut stream, &mut [0; 5]).unwrap();
+        }
+        let listener = pair.a.enter(|| TcpListener::bind((A, 0)).unwrap());
+        drop(listener);
+    });
+    let (a, b) = (rows(&answer, &pair.a), rows(&answer, &pair.b));
+    assert!(a.is_empty() && b.is_empty(), "{a:#?} {b:#?}");
+}
+
+#[test]
+fn windows_share_a_program_and_get_the_same() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let mut clients: Vec<_> = (0..3).map(|_| Client::connect(&daemon.socket)).collect();
+    let ids: Vec<_> =
+        clients.iter_mut().map(|c| c.begin_call(TOOL, json!({"duration_ms": 1_500, "limit": 10_000}))).collect();
+    clients[0].until_open(TOOL, 3);
+    send(&pair.a, to(B, 92), 40, 10);
+    assert_eq!(clients[0].links(TOOL).len(), 1);
+    for (client, id) in clients.iter_mut().zip(ids) {
+        let answer = client.end_call(id).unwrap();
+        assert_eq!(row(&answer, &pair.b, "NO_SOCKET")["count"], 40);
+    }
+    clients[0].until_detached(TOOL);
+    // A later window does not see what an earlier one counted.
+    let answer = answer_to(&daemon, 200, || ());
+    assert!(rows(&answer, &pair.b).is_empty(), "{answer:#}");
+}
