@@ -129,6 +129,7 @@ struct sk_buff {
 	sk_buff_data_t tail;
 	unsigned char *head;
 	unsigned char *data;
+	char cb[48];
 };
 
 typedef struct {
@@ -180,10 +181,6 @@ struct sock_cgroup_data {
 struct numa_drop_counters {
 	atomic_t drops0;
 	atomic_t drops1;
-};
-
-struct sk_buff {
-	char cb[48];
 };
 
 struct sk_buff_head {

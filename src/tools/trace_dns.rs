@@ -107,20 +107,20 @@ pub struct Output {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 pub struct Query {
-    /// Of the socket that sent it.
+    // Of the socket that sent it.
     pub owner: Owner,
-    /// Untrusted text.
+    // Untrusted text.
     pub name: String,
     #[serde(rename = "type")]
     pub kind: String,
     pub server: Endpoint,
     pub transport: Transport,
-    /// null while unanswered.
+    // null while unanswered.
     pub rcode: Option<String>,
-    /// From the first query to the answer, as they pass this host's interfaces.
+    // From the first query to the answer, as they pass this host's interfaces.
     pub latency_us: Option<u64>,
     pub answered: bool,
-    /// How often it was sent with the same id.
+    // How often it was sent with the same id.
     pub sent: u64,
     /// Unanswered, but too young to be called so: less than a second.
     pub pending: bool,
@@ -138,12 +138,12 @@ pub enum Transport {
 pub struct Summary {
     pub queries: u64,
     pub answered: u64,
-    /// Not those that are pending.
+    // Not those that are pending.
     pub unanswered: u64,
     pub pending: u64,
     /// Answered with an rcode other than NOERROR.
     pub failed: u64,
-    /// Of these: the name does not exist.
+    // Of these: the name does not exist.
     pub nxdomain: u64,
     pub latency_us: Latency,
 }

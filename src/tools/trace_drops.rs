@@ -38,7 +38,7 @@ pub struct Input {
     /// Default 3000.
     #[serde(default = "three_seconds")]
     pub duration_ms: WindowMs,
-    /// Also what is dropped in ordinary operation: duplicates, data of closed sockets, frames nobody handles.
+    /// Also what is dropped in ordinary operation.
     #[serde(default)]
     pub include_benign: bool,
     /// Rows. Default 12.
@@ -104,43 +104,43 @@ pub struct Listener {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// Of every network namespace, most packets first.
+    /// Most packets first.
     pub drops: Vec<Drop>,
-    /// Packets dropped in all, benign ones included.
+    // Dropped in all, benign ones included.
     pub packets: u64,
-    /// Of these, in ordinary operation.
+    // Of these, in ordinary operation.
     pub benign_packets: u64,
-    /// Losses without a packet event, of netmond's own network namespace.
+    /// Growth of what no packet shows, in netmond's own network namespace: listen_overflows, listen_drops, syn_cookies_sent, conntrack_drops, softnet_dropped, interface_dropped …
+    #[schemars(with = "std::collections::BTreeMap<String, Option<u64>>")]
     pub counters: Counters,
-    /// TCP listeners of every namespace that dropped connections, or whose accept queue is full.
+    /// Those that dropped connections, or whose accept queue is full.
     pub listeners: Vec<ListenerDrops>,
     pub measured: Measured,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 pub struct Drop {
-    /// As this kernel names it.
+    // As this kernel names it.
     pub reason: String,
-    /// The kernel function that dropped it.
+    // The kernel function that dropped it.
     pub location: String,
     pub protocol: Option<String>,
-    /// From the first packet: TCP flags, or the ICMP message.
+    /// TCP flags or ICMP message of the first packet.
     pub kind: Option<String>,
     pub source: Option<End>,
     pub destination: Option<End>,
     pub interface: Option<String>,
-    /// input, output or forward.
     pub path: Option<Path>,
     /// Of the socket it was for, else of the one that sent it.
     pub owner: Owner,
     pub count: u64,
     pub explanation: String,
-    /// What to look at next.
+    // What to look at next.
     pub check: String,
     pub benign: bool,
 }
 
-/// One end of a packet. null: there is none, or the packets of this row differ in it.
+/// null: the packets of this row differ in it, or have none.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct End {
     pub address: Option<std::net::IpAddr>,
@@ -162,7 +162,7 @@ pub struct ListenerDrops {
     pub local: Endpoint,
     pub accept_queue: u32,
     pub accept_queue_max: u32,
-    /// In the window.
+    // In the window.
     pub dropped: u64,
 }
 

@@ -2,13 +2,12 @@
 
 use std::{collections::HashMap, fs};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::netlink;
 
 /// Growth in the window. null: this kernel does not count it, or the module is not loaded.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct Counters {
     /// Connections refused because a listener's accept queue was full.
     pub listen_overflows: Option<u64>,

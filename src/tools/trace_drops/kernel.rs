@@ -113,10 +113,10 @@ impl Drops {
             self.forget_flows()?;
             Ok::<_, Error>(vec![self.program.trace()?])
         })?;
-        let (before, from, missed) = (self.read()?, monotonic_ns(), self.program.missed()?);
+        let (before, from, missed) = (self.read()?, monotonic_ns(), self.program.misses()?);
         window.wait(window.opened(), duration)?;
         let (after, to) = (self.read()?, monotonic_ns());
-        let missed = self.program.missed()? - missed + after.unplaced - before.unplaced;
+        let missed = self.program.misses()? - missed + after.unplaced - before.unplaced;
         window.keep(held);
         let mut sample = self.difference(&before, &after)?;
         (sample.window_ns, sample.missed) = (to - from, missed);
