@@ -214,7 +214,8 @@ static __always_inline bool load_tcp(struct tcp_sock *tp, struct socket_bytes *s
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 
 	socket->traffic.rx_bytes = tp->bytes_received;
-	socket->traffic.tx_bytes = tp->bytes_sent;
+	/* Each byte once: what was sent again is not more of it. */
+	socket->traffic.tx_bytes = tp->bytes_sent - tp->bytes_retrans;
 	/* The end of the stream is no byte, but has a place in the sequence. */
 	if (socket->traffic.rx_bytes && sk->__sk_common.skc_flags & (1 << SOCK_DONE))
 		socket->traffic.rx_bytes--;

@@ -187,9 +187,11 @@ fn hand_over(channel: &OwnedFd) -> io::Result<StdStream> {
 async fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<String> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line).await?;
+    // A daemon that refuses does so before it reads: its sentence is there all the same.
+    let written = stream.write_all(&line).await;
     let mut answer = String::new();
     BufReader::new(stream.take(limits::ANSWER_BYTES)).read_line(&mut answer).await?;
+    written.or_else(|e| if answer.is_empty() { Err(e) } else { Ok(()) })?;
     if answer.ends_with('\n') { Ok(answer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 

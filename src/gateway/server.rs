@@ -203,7 +203,7 @@ pub fn tools_with(hosts: &[Arc<Host>]) -> Vec<Tool> {
     let mut tool = Tool::new(hosts::TOOL, description, object(input));
     tool.title = Some("Other hosts".into());
     tool.output_schema = Some(object(output_schema::<hosts::States>()));
-    let annotations = ToolAnnotations::with_title("Other hosts");
+    let annotations = ToolAnnotations::new();
     tool.annotations = Some(annotations.read_only(true).destructive(false).idempotent(true).open_world(true));
     tools.push(tool);
     tools
@@ -221,11 +221,7 @@ fn tool(question: &Question) -> Tool {
     tool.title = Some(question.title.into());
     tool.output_schema = Some(object((question.output_schema)()));
     tool.annotations = Some(
-        ToolAnnotations::with_title(question.title)
-            .read_only(true)
-            .destructive(false)
-            .idempotent(true)
-            .open_world(question.open_world),
+        ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(question.open_world),
     );
     tool
 }

@@ -173,21 +173,22 @@ fn input_schema<T: JsonSchema>() -> Value {
     schema::<T>(plain)
 }
 
-/// The same of an answer. What every tool has in common is explained once, in the server's
-/// instructions, and not again in each schema.
+/// The same of an answer, which validates it without repeating in each tool what the server's instructions
+/// say once: what an owner, an endpoint and `measured` are. Bounds and required fields are for who writes a
+/// value, and this one is read.
 pub fn output_schema<T: JsonSchema>() -> Value {
     fn terse(schema: &mut Schema) {
         drop_formats(schema);
-        for keyword in ["minimum", "default"] {
+        for keyword in ["minimum", "maximum", "default", "required"] {
             schema.remove(keyword);
         }
+        let definitions = schema.get_mut("$defs").and_then(Value::as_object_mut);
+        for definition in definitions.into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_object_mut) {
+            definition.shift_remove("description"); // its fields have their own
+        }
         for shared in ["Owner", "Endpoint", "Measured"] {
-            let fields = schema.pointer_mut(&format!("/$defs/{shared}/properties")).and_then(Value::as_object_mut);
-            for field in fields.into_iter().flat_map(|fields| fields.values_mut()).filter_map(Value::as_object_mut) {
-                field.shift_remove("description");
-            }
-            if let Some(shared) = schema.pointer_mut(&format!("/$defs/{shared}")).and_then(Value::as_object_mut) {
-                shared.shift_remove("description");
+            if let Some(definition) = schema.pointer_mut(&format!("/$defs/{shared}")) {
+                *definition = serde_json::json!({"type": "object"});
             }
         }
     }

@@ -303,7 +303,7 @@ fn no_more_open_files() {
     let mut client = Client::connect(&daemon.socket);
     let window = json!({"version": 1, "tool": "network-monitor", "input": {"operation": "incoming", "interface": "lo", "duration": 60}});
     let mut windows = Vec::new();
-    while descriptors(daemon.child.id()) < limit - 2 {
+    while descriptors(daemon.child.id()) < limit - 1 {
         let mut stream = UnixStream::connect(&daemon.socket).unwrap();
         writeln!(stream, "{window}").unwrap();
         windows.push(stream);

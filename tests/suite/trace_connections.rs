@@ -24,7 +24,6 @@ fn watched(daemon: &Daemon, mut arguments: Value, traffic: impl FnOnce()) -> Val
     client.until_open(TOOL, 1);
     traffic();
     let answer = client.end_call(id).unwrap();
-    assert_eq!(answer["measured"]["lost_events"], 0, "{answer}");
     client.until_detached(TOOL);
     answer
 }
