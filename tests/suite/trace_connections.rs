@@ -12,7 +12,7 @@ use crate::{harness::*, processes::Process};
 
 const TOOL: &str = "trace_connections";
 /// How long a window may take until everything in it was made.
-const WINDOW_MS: u64 = 2_500;
+const WINDOW_MS: u64 = 4_000;
 
 /// Makes `traffic` while a window with these arguments is open, and returns the answer.
 fn watched(daemon: &Daemon, mut arguments: Value, traffic: impl FnOnce()) -> Value {
@@ -281,7 +281,7 @@ fn connecting_is_an_outcome_of_its_own() {
     pair.b.run("nft add chain inet t in { type filter hook input priority 0 ; policy drop ; }");
     let daemon = Daemon::start();
     let to = SocketAddr::new(B.parse().unwrap(), 7000);
-    let answer = watched(&daemon, json!({"remote": "10.77.0.0/24", "duration_ms": 2_000}), || {
+    let answer = watched(&daemon, json!({"remote": "10.77.0.0/24", "duration_ms": 5_000}), || {
         begin_connect(&pair.a, to);
         let sent = || pair.a.run("ss -Htan state syn-sent").contains("10.77.0.2").then_some(());
         until("a SYN is sent", sent);

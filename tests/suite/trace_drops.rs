@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use serde_json::{Value, json};
 
 use crate::{harness::*, injected::*};
@@ -125,7 +125,8 @@ fn a_full_accept_queue() {
     let pair = Pair::new();
     let daemon = daemon_in(&pair.b);
     let listener = pair.b.enter(|| {
-        let listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        // Closed on exec: programs that other tests start would hold it as well.
+        let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         bind(&listener, &to(B, 85)).unwrap();
         listen(&listener, 1).unwrap();
         listener
