@@ -33,7 +33,8 @@ impl Tls {
             key: Watched::new(key.into()),
             acceptor: Mutex::new(read(certificate, key)?),
         };
-        (tls.certificate.changed(), tls.key.changed()); // from now on
+        tls.certificate.changed(); // from now on
+        tls.key.changed();
         Ok(tls)
     }
 
