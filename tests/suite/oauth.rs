@@ -26,7 +26,7 @@ struct Issuer {
 }
 
 fn key() -> EncodingKey {
-    EncodingKey::from_ed_der(Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap().as_ref())
+    EncodingKey::from_ed_der(Ed25519KeyPair::generate().unwrap().to_pkcs8v1().unwrap().as_ref())
 }
 
 impl Issuer {
