@@ -18,6 +18,9 @@ run: build
 test: prerequisites
 	cargo test --locked
 
+bench: prerequisites
+	cargo bench --locked
+
 lint: prerequisites
 	cargo fmt --check
 	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
