@@ -219,7 +219,7 @@ struct tcp_sock {
 	__u32 segs_out;
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
-	__u8 chrono_type;
+	__u8 chrono_type : 2;
 };
 
 struct css_set {

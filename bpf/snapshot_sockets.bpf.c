@@ -81,7 +81,7 @@ static __always_inline void load_tcp(const struct tcp_sock *tp, struct socket_ro
 	row->segments_out = tp->segs_out;
 	row->rate_delivered = tp->rate_delivered;
 	row->rate_interval_us = tp->rate_interval_us;
-	row->chrono_type = tp->chrono_type;
+	row->chrono_type = BPF_CORE_READ_BITFIELD(tp, chrono_type);
 	row->retransmits = tp->inet_conn.icsk_retransmits;
 	bpf_probe_read_kernel(row->congestion_control, sizeof(row->congestion_control),
 			      tp->inet_conn.icsk_ca_ops->name);
