@@ -2,7 +2,6 @@
 //! every one ends in a clear statement, and everything else goes on working.
 
 use std::{
-    io::Write,
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
@@ -288,32 +287,6 @@ fn a_clock_that_is_stepped_during_a_window() {
         let window_ms = answer["measured"]["window_ms"].as_f64().unwrap();
         assert!((900.0..1_900.0).contains(&window_ms), "{seconds} s: {window_ms}");
     }
-}
-
-#[test]
-fn no_more_open_files() {
-    let descriptors = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let usual = descriptors(Daemon::start().pid());
-    let limit = usual + 64; // loading takes more than serving
-    let daemon = Faulty::start(|socket| {
-        let mut command = Command::new("prlimit");
-        command.arg(format!("--nofile={limit}")).arg(DAEMON).arg("--socket").arg(socket).args(["--group", "root"]);
-        command
-    });
-    let mut client = Client::connect(&daemon.socket);
-    let window = json!({"version": 1, "tool": "network-monitor", "input": {"operation": "incoming", "interface": "lo", "duration": 60}});
-    let mut windows = Vec::new();
-    while descriptors(daemon.child.id()) < limit - 1 {
-        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
-        writeln!(stream, "{window}").unwrap();
-        windows.push(stream);
-        client.until_open("network-monitor", windows.len() as u64);
-    }
-    let text = client.call("network-monitor", json!({"operation": "outgoing", "duration": 1})).unwrap_err();
-    assert!(text.contains("LimitNOFILE="), "{text}");
-    drop(windows);
-    client.until_open("network-monitor", 0);
-    assert!(client.call("network-monitor", json!({"operation": "outgoing", "duration": 0.1})).is_ok());
 }
 
 /// A cgroup in which a process may have one thread: of cgroup v1's `pids`, else of v2.
