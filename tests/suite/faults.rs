@@ -3,7 +3,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{net::UnixStream, process::CommandExt},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError},
