@@ -1,7 +1,7 @@
 //! Rare events from a ring buffer, fanned out to every open window.
 //!
-//! The first subscription attaches the programs and starts a thread that reads the ring; with the
-//! last one the programs are detached and the thread ends. So nothing runs while nobody asks.
+//! The first subscription attaches the programs, maps the ring and starts a thread that reads it; with the last one
+//! the programs are detached, the thread ends, and the ring is unmapped. So nothing runs or is held while nobody asks.
 
 use std::{
     sync::{
@@ -30,7 +30,8 @@ type Attach = Box<dyn Fn() -> Result<Vec<Link>, Error> + Send + Sync>;
 /// A stream of `T` from one ring buffer.
 pub struct Events<T: Pod> {
     attach: Attach,
-    ring: Mutex<RingBuffer<'static>>,
+    map: MapHandle,
+    ring: Mutex<Option<RingBuffer<'static>>>,
     state: Mutex<State>,
     subscribers: Subscribers<T>,
     next: AtomicU64,
@@ -55,49 +56,58 @@ impl<T: Pod> Events<T> {
         map: &MapHandle,
         attach: impl Fn() -> Result<Vec<Link>, Error> + Send + Sync + 'static,
     ) -> Result<Arc<Self>, Error> {
-        let subscribers: Subscribers<T> = Arc::default();
-        let fan_out = Arc::clone(&subscribers);
+        Ok(Arc::new(Events {
+            attach: Box::new(attach),
+            map: MapHandle::try_from(map)?,
+            ring: Mutex::default(),
+            state: Mutex::default(),
+            subscribers: Arc::default(),
+            next: AtomicU64::new(0),
+        }))
+    }
+
+    fn open(&self) -> Result<(), Error> {
+        let fan_out = Arc::clone(&self.subscribers);
         let mut builder = RingBufferBuilder::new();
-        builder.add(map, move |bytes| {
+        builder.add(&self.map, move |bytes| {
             if let Some(event) = bpf::read(bytes) {
                 lock(&fan_out).iter_mut().for_each(|(_, subscriber)| subscriber(&event));
             }
             0
         })?;
-        Ok(Arc::new(Events {
-            attach: Box::new(attach),
-            ring: Mutex::new(builder.build()?),
-            state: Mutex::default(),
-            subscribers,
-            next: AtomicU64::new(0),
-        }))
+        *lock(&self.ring) = Some(builder.build()?);
+        Ok(())
     }
 
     /// Calls `subscriber` with every event from now on, on the thread that reads the ring: it must
     /// be quick. The programs are attached when this returns.
     pub fn subscribe(self: &Arc<Self>, subscriber: impl FnMut(&T) + Send + 'static) -> Result<Subscription<T>, Error> {
         let mut state = lock(&self.state);
-        if state.subscriptions == 0 {
-            self.drain(); // what was left behind when the last window closed
-            state.links = (self.attach)()?;
+        if !state.reading {
+            self.open()?;
         }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.subscribers).push((id, Box::new(subscriber)));
-        state.subscriptions += 1;
+        let links = if state.subscriptions == 0 {
+            self.drain(); // what was left behind when the last window closed
+            (self.attach)()?
+        } else {
+            vec![]
+        };
         if !state.reading {
             let events = Arc::clone(self);
-            thread::Builder::new()
-                .name("events".into())
-                .stack_size(limits::THREAD_STACK)
-                .spawn(move || events.pump())?;
+            let pump = move || events.pump();
+            thread::Builder::new().name("events".into()).stack_size(limits::THREAD_STACK).spawn(pump)?;
             state.reading = true;
         }
+        state.links.extend(links);
+        state.subscriptions += 1;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.subscribers).push((id, Box::new(subscriber)));
         Ok(Subscription { events: Arc::clone(self), id })
     }
 
     fn pump(&self) {
-        let fd = lock(&self.ring).epoll_fd();
-        // SAFETY: the ring, which owns the descriptor, lives as long as `self`.
+        let Some(fd) = lock(&self.ring).as_ref().map(RingBuffer::epoll_fd) else { return };
+        // SAFETY: the ring, which owns the descriptor, is taken below, at the end of this function, and nowhere else.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         loop {
             let tick = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -105,6 +115,7 @@ impl<T: Pod> Events<T> {
             let mut state = lock(&self.state);
             if state.subscriptions == 0 {
                 state.reading = false;
+                *lock(&self.ring) = None;
                 return;
             }
             drop(state);
@@ -113,7 +124,9 @@ impl<T: Pod> Events<T> {
     }
 
     fn drain(&self) {
-        let _ = lock(&self.ring).consume();
+        if let Some(ring) = &*lock(&self.ring) {
+            let _ = ring.consume();
+        }
     }
 }
 
