@@ -15,7 +15,7 @@
 //! - [`tools`]: the slices. A tool is `Input` → `Sample` → `Output`, in `tools/NAME.rs` and `bpf/NAME.bpf.c`.
 //! - The daemon's half: [`serve`] takes requests, [`window`] is the time in which one watches, [`bpf`] loads, attaches and
 //!   reads, [`events`] fans rare events out, [`btf`], [`netlink`], [`holders`] and [`attribution`] put names to numbers, [`sandbox`] gives
-//!   rights up.
+//!   rights up, [`memory`] memory.
 //! - The gateway's half: [`gateway`]; [`packet`] and [`dns`] parse what came from outside.
 //! - Both: [`wire`] between them, [`answer`] for what answers have in common, [`untrusted`] for text from outside,
 //!   [`limits`] for every bound.
@@ -42,6 +42,7 @@ pub mod holders;
 pub mod largest;
 pub mod limits;
 pub mod logging;
+pub mod memory;
 pub mod netlink;
 pub mod packet;
 pub mod peers;

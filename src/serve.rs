@@ -24,6 +24,7 @@ use rustix::{
 use crate::{
     limits,
     logging::Throttle,
+    memory,
     peers::{self, Peer, Peers},
     sandbox,
     supervisor::{Progress, Supervisor, Watch},
@@ -158,6 +159,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
             let work = move || {
                 let _ =
                     answer(&asked, &peer, stop, host, progress).inspect_err(|e| tracing::debug!("a client left: {e}"));
+                memory::give_back();
             };
             if let Err(e) =
                 thread::Builder::new().name("request".into()).stack_size(limits::THREAD_STACK).spawn_scoped(scope, work)

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    netmon_mcp::memory::share_one_arena();
     let _ = netmon_mcp::sandbox::no_new_privileges();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

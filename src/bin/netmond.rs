@@ -8,7 +8,7 @@ use std::{
 
 use clap::{CommandFactory, Parser};
 use netmon_mcp::{
-    logging,
+    logging, memory,
     peers::Peers,
     sandbox::{self, Account},
     serve::{self, Listener},
@@ -48,6 +48,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    memory::share_one_arena();
     let arguments = Arguments::parse();
     logging::start("info", arguments.log_format);
     logging::adopt_libbpf();
