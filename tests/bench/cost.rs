@@ -1,4 +1,7 @@
 //! What open windows cost a load: CPU time with and without, in turn.
+//!
+//! Neighbours on a shared machine disturb in bursts. So a turn is many short slices, of which the middle one counts, and
+//! a turn with the windows open is compared with the turns without them before and after it.
 
 use std::thread;
 
@@ -12,7 +15,13 @@ use crate::{
 };
 
 /// Rounds of a comparison, each without and with; an odd number has a middle.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 31;
+
+/// Slices of a turn; an odd number has a middle.
+const SLICES: usize = 25;
+
+/// How long a slice is, in nanoseconds of CPU time.
+const SLICE_NS: f64 = 4e6;
 
 /// Compares a load without any window and with `windows` open, and says the ratio of CPU time.
 pub fn ratio(
@@ -24,13 +33,14 @@ pub fn ratio(
 ) -> Figure {
     let mut client = Client::connect(&daemon.socket);
     let times = calibrate(&mut load);
+    let mut before = measure(&mut load, times);
     let mut ratios: Vec<f64> = (0..ROUNDS)
         .map(|_| {
-            let without = measure(&mut load, times);
             let ids = open(&mut client, windows);
             let with = measure(&mut load, times);
             close(&mut client, windows, ids);
-            with / without
+            let after = measure(&mut load, times);
+            2.0 * with / (std::mem::replace(&mut before, after) + after)
         })
         .collect();
     let (middle, least, most) = median(&mut ratios);
@@ -42,18 +52,17 @@ pub fn ratio(
     }
 }
 
-/// How often makes about 150 ms.
+/// How often makes a slice.
 fn calibrate(load: &mut Load) -> u32 {
-    let one = measure(load, 200);
-    (150e6 / one).clamp(200.0, 50_000.0) as u32
+    (SLICE_NS / measure(load, 20)).clamp(20.0, 50_000.0) as u32
 }
 
-/// On a thread of its own, so that only it has the real-time priority.
+/// The CPU nanoseconds of one of the load, on a thread of its own, so that only it has the real-time priority.
 fn measure(load: &mut Load, times: u32) -> f64 {
     thread::scope(|scope| {
         let work = || {
             real_time_on_one_cpu();
-            load.run(times)
+            median(&mut (0..SLICES).map(|_| load.run(times)).collect::<Vec<_>>()).0
         };
         scope.spawn(work).join().unwrap()
     })
