@@ -26,6 +26,13 @@ lint: prerequisites
 	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
 	cargo clippy --locked --all-targets -- -D warnings
 	scripts/reproducible-bpf target/debug
+	scripts/check-dependencies
+
+# Every parser of bytes from outside, a minute each.
+.PHONY: fuzz
+FUZZ_SECONDS = 60
+fuzz: prerequisites
+	scripts/fuzz $(FUZZ_SECONDS)
 
 # The Nix files, over a stand-in for nixpkgs: nothing is built, and neither nixpkgs nor a network is needed.
 nix-eval:

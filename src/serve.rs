@@ -217,7 +217,8 @@ fn for_the_log(error: &Error) -> String {
     }
 }
 
-fn parse(line: &[u8]) -> Result<Request, Error> {
+/// A request, or what is wrong with the line.
+pub fn parse(line: &[u8]) -> Result<Request, Error> {
     if line.last() != Some(&b'\n') {
         return Err(Error::InvalidInput(format!("a request is one line of at most {} bytes", limits::REQUEST_BYTES)));
     }

@@ -195,7 +195,8 @@ async fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Strin
     if answer.ends_with('\n') { Ok(answer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-fn read(line: &str) -> Result<Box<RawValue>, Failure> {
+/// The sample in a line of the daemon, or why there is none.
+pub fn read(line: &str) -> Result<Box<RawValue>, Failure> {
     #[derive(serde::Deserialize)]
     struct Versioned {
         version: u32,

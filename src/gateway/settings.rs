@@ -210,8 +210,9 @@ pub struct Fault {
     reason: String,
 }
 
+/// Where in a file of settings.
 #[derive(Debug, PartialEq)]
-struct Place {
+pub struct Place {
     line: usize,
     key: String,
 }
@@ -235,7 +236,8 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-fn parse(text: &str) -> Result<Settings, (Place, String)> {
+/// What a file of settings says, or where it is wrong and why.
+pub fn parse(text: &str) -> Result<Settings, (Place, String)> {
     let line = |e: &toml::de::Error| {
         let start = e.span().map_or(0, |span| span.start);
         text.get(..start).map_or(1, |before| before.matches('\n').count() + 1)

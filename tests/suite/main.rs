@@ -8,6 +8,7 @@ mod harness;
 mod injected;
 
 mod faults;
+mod fuzzed;
 mod gateway;
 mod hosts;
 mod http;

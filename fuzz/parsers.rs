@@ -1,0 +1,55 @@
+//! What parses bytes from outside, with what must hold of any bytes. The fuzz targets run it on bytes that a fuzzer
+//! makes up, and the suite on `seeds`: real ones, and all that ever failed.
+
+use netmon_mcp::{answer::Endpoint, attribution, tools::Question, untrusted};
+
+/// A line of the socket between gateway and daemon, read by either side.
+pub fn wire(line: &[u8]) {
+    if let Ok(request) = netmon_mcp::serve::parse(line) {
+        // What is taken for a request can be said again, and means the same.
+        let again = serde_json::to_vec(&request).map(|mut line| {
+            line.push(b'\n');
+            netmon_mcp::serve::parse(&line).map(|request| request.tool)
+        });
+        assert!(matches!(again, Ok(Ok(tool)) if tool == request.tool));
+    }
+    if let Ok(line) = std::str::from_utf8(line) {
+        let _ = netmon_mcp::gateway::daemon::read(line);
+    }
+}
+
+/// A tool's question and its sample, as they arrive in the gateway: the tool's name, the input, the sample, a line each.
+pub fn reports(text: &str) {
+    let mut lines = text.splitn(3, '\n');
+    let (Some(name), Some(input), Some(sample)) = (lines.next(), lines.next(), lines.next()) else { return };
+    let (Some(question), Ok(mut input)) = (Question::named(name), serde_json::from_str(input)) else { return };
+    if (question.prepare)(&mut input, None).is_err() {
+        return;
+    }
+    if let Ok(answer) = (question.report)(input, sample) {
+        // Nothing that acts on a terminal gets through, whatever the names in the sample were.
+        assert!(answer.text.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", answer.text);
+    }
+}
+
+/// What the kernel's records hold of others' making: process names, addresses, the paths of cgroups.
+pub fn records(bytes: &[u8]) {
+    let name = untrusted::name(bytes);
+    assert!(name.chars().all(|c| !c.is_control()) && name.chars().count() <= netmon_mcp::limits::NAME_CHARS);
+    let mut process = attribution::Process::new(1, bytes, 0, 0);
+    if let Ok(path) = std::str::from_utf8(bytes) {
+        let (unit, container) = (attribution::unit(path), attribution::container(path));
+        assert!(unit.is_none_or(|unit| path.contains(unit)) && container.is_none_or(|id| id.len() == 64));
+        process.cgroup = Some(path.into());
+    }
+    let owner = process.owner();
+    assert!(owner.to_string().chars().chain(owner.unit.iter().flat_map(|unit| unit.chars())).all(|c| !c.is_control()));
+    if let Some(address) = bytes.first_chunk() {
+        assert!(!Endpoint::new(*address, 53).to_string().is_empty());
+    }
+}
+
+/// The file of settings.
+pub fn settings(text: &str) {
+    let _ = netmon_mcp::gateway::settings::parse(text);
+}
