@@ -29,10 +29,15 @@ lint: prerequisites
 	scripts/check-dependencies
 
 # Every parser of bytes from outside, a minute each.
-.PHONY: fuzz
+.PHONY: fuzz soak
 FUZZ_SECONDS = 60
 fuzz: prerequisites
 	scripts/fuzz $(FUZZ_SECONDS)
+
+# Fifty windows at once under load, for half an hour; then the daemon must hold what it held before.
+SOAK_SECONDS = 1800
+soak: prerequisites
+	NETMON_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --test suite soak -- --nocapture
 
 # The Nix files, over a stand-in for nixpkgs: nothing is built, and neither nixpkgs nor a network is needed.
 nix-eval:

@@ -24,6 +24,7 @@ mod sdks;
 mod separation;
 mod service;
 mod snapshot_sockets;
+mod soak;
 mod tidy;
 mod top_traffic;
 mod trace_connections;
