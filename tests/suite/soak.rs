@@ -172,6 +172,6 @@ fn nothing_grows_and_no_answer_is_lost() {
     println!("before: {before:?}\nafter:  {after:?}");
     assert_eq!(errors, Vec::<String>::new());
     assert_eq!((after.descriptors, after.threads), (before.descriptors, before.threads));
-    // The allocator keeps what the largest answers took; more than that is a leak.
-    assert!(after.memory_kb < before.memory_kb * 3 / 2 + 8_192, "{before:?} {after:?}");
+    // Give or take what attribution has learnt in the meantime.
+    assert!(after.memory_kb < before.memory_kb * 5 / 4 + 1_024, "{before:?} {after:?}");
 }
