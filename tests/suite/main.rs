@@ -1,6 +1,7 @@
 //! Tests against the real kernel and the real protocol: "run this, expect that answer". They need root, for network
 //! namespaces and for netmond, and fail without it. Each makes namespaces of its own and leaves nothing behind.
 
+mod abuse;
 mod clients;
 mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
