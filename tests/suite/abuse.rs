@@ -117,9 +117,12 @@ fn a_client_beyond_its_rate_is_told_when_to_come_back() {
 fn a_client_that_reads_nothing_is_cut_off() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
-    let (headers, body) = modern_call("status", json!({}));
+    let (headers, body) = modern_call("tools/list", json!({}));
+    let (headers, body) = (headers.replace("tools/call", "tools/list"), body.replace("tools/call", "tools/list"));
     let request = server.request(&headers, &body).replace("Connection: close\r\n", "");
     let mut stream: TcpStream = server.connect();
+    // Buffers that do not grow are full soon.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     // Requests until its answers fill every buffer on the way, and ours stop being taken.
     while stream.write_all(request.as_bytes()).is_ok() {}
