@@ -17,7 +17,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// Whom a gateway becomes that root has started.
 const NOBODY: u32 = 65534;
 
-/// An sshd on loopback that lets one key do one thing: be a remote MCP server.
+/// An sshd on loopback that lets one key be a remote MCP server, and another one forward ports, and nothing else.
 struct Sshd {
     child: Child,
     folder: TempDir,
@@ -27,13 +27,14 @@ impl Sshd {
     fn start(daemon: &Daemon) -> Sshd {
         let folder = TempDir::new().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
-        for key in ["host", "user"] {
+        for key in ["host", "user", "tunnel"] {
             let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]).status();
             assert!(made.unwrap().success());
         }
-        let public = fs::read_to_string(path("user.pub")).unwrap();
-        let forced = format!("command=\"{GATEWAY} --socket {}\",restrict {public}", daemon.socket.display());
-        fs::write(path("authorized_keys"), forced).unwrap();
+        let public = |key: &str| fs::read_to_string(path(key)).unwrap();
+        let forced = format!("command=\"{GATEWAY} --socket {}\",restrict", daemon.socket.display());
+        let keys = format!("{forced} {}restrict,port-forwarding {}", public("user.pub"), public("tunnel.pub"));
+        fs::write(path("authorized_keys"), keys).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
@@ -73,6 +74,33 @@ impl Drop for Sshd {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A child that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_tunnel_reaches_the_unix_socket() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let sshd = Sshd::start(&daemon);
+    let path = folder.path().join("mcp.sock");
+    let server = Server::spawn(gateway(&daemon, &["http", "--listen", &format!("unix:{}", path.display())]));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut tunnel = Command::new("ssh");
+    tunnel.args(["-N", "-F", &sshd.client_config(), "-i"]).arg(sshd.folder.path().join("tunnel"));
+    tunnel.args(["-L", &format!("127.0.0.1:{port}:{}", path.display()), "loop"]).stdin(Stdio::null());
+    let _tunnel = Ended(tunnel.spawn().unwrap());
+    let stream = until("the tunnel listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    let (headers, body) = modern_call("status", json!({}));
+    let reply = exchange(stream, &server.request(&headers, &body));
+    assert_eq!(reply.json()["result"]["structuredContent"]["daemon"]["connected"], true, "{reply:?}");
 }
 
 fn gateway(daemon: &Daemon, arguments: &[&str]) -> Command {
