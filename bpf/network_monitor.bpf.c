@@ -83,17 +83,21 @@ static __always_inline bool is_extension(__u8 number)
 
 /*
  * The transport protocol of a packet, and where its header starts, counted from
- * the network header. Through the helper, since not every device has an
- * Ethernet header (tun, WireGuard) and headers need not be in linear data.
+ * the network header. IPv4 is read where it lies; the rest through the helper,
+ * since headers need not be in linear data.
  */
-static __always_inline int parse(struct __sk_buff *skb, __u32 *offset)
+static __always_inline int parse(struct __sk_buff *skb, __u32 link_header_bytes, __u32 *offset)
 {
 	__u8 ip[10];
 
 	*offset = 0;
-	if (skb->protocol == bpf_htons(ETH_P_ARP))
-		return ARP;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		__u8 *linear = (void *)(long)skb->data + (link_header_bytes ? 14 : 0);
+
+		if (linear + 20 <= (__u8 *)(long)skb->data_end) {
+			*offset = (linear[0] & 15) * 4;
+			return l4(linear[9]);
+		}
 		if (bpf_skb_load_bytes_relative(skb, 0, ip, sizeof(ip), BPF_HDR_START_NET))
 			return OTHER;
 		*offset = (ip[0] & 15) * 4;
@@ -112,13 +116,13 @@ static __always_inline int parse(struct __sk_buff *skb, __u32 *offset)
 		}
 		return l4(next[0]);
 	}
-	return OTHER;
+	return skb->protocol == bpf_htons(ETH_P_ARP) ? ARP : OTHER;
 }
 
 static __always_inline void count(struct __sk_buff *skb, struct count *c, __u32 link_header_bytes)
 {
 	__u32 offset, segments = 1, bytes = skb->len;
-	int protocol = parse(skb, &offset);
+	int protocol = parse(skb, link_header_bytes, &offset);
 
 	if (skb->gso_size && (protocol == TCP || protocol == UDP)) {
 		/* Each packet on the wire repeats the headers in front of its part of the payload. */

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Rounds of a comparison, each without and with; an odd number has a middle.
-const ROUNDS: usize = 31;
+const ROUNDS: usize = 51;
 
 /// Slices of a turn; an odd number has a middle.
 const SLICES: usize = 25;
@@ -24,21 +24,27 @@ const SLICES: usize = 25;
 const SLICE_NS: f64 = 4e6;
 
 /// Compares a load without any window and with `windows` open, and says the ratio of CPU time.
-pub fn ratio(
+pub fn ratio(name: &str, daemon: &Daemon, windows: &[(&str, Value)], load: Load, reach: (f64, &'static str)) -> Figure {
+    let client = std::cell::RefCell::new(Client::connect(&daemon.socket));
+    let on = || open(&mut client.borrow_mut(), windows);
+    compare(name, load, reach, on, |ids| close(&mut client.borrow_mut(), windows, ids))
+}
+
+/// Compares a load before and after with the load between `on` and `off`.
+pub fn compare<T>(
     name: &str,
-    daemon: &Daemon,
-    windows: &[(&str, Value)],
     mut load: Load,
     reach: (f64, &'static str),
+    mut on: impl FnMut() -> T,
+    mut off: impl FnMut(T),
 ) -> Figure {
-    let mut client = Client::connect(&daemon.socket);
     let times = calibrate(&mut load);
     let mut before = measure(&mut load, times);
     let mut ratios: Vec<f64> = (0..ROUNDS)
         .map(|_| {
-            let ids = open(&mut client, windows);
+            let held = on();
             let with = measure(&mut load, times);
-            close(&mut client, windows, ids);
+            off(held);
             let after = measure(&mut load, times);
             2.0 * with / (std::mem::replace(&mut before, after) + after)
         })

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{Figure, cost, harness::*, median, workload::Load};
+use crate::{Figure, cost, floor::Empty, harness::*, median, workload::Load};
 
 const TOOL: &str = "network-monitor";
 
@@ -25,12 +25,24 @@ pub fn incoming_cost() -> Vec<Figure> {
         ("TCP request/response, CPU, measuring / not", Load::tcp_requests, (1.01, "<= 1.01")),
         ("UDP request/response, CPU, measuring / not", Load::udp_requests, (1.01, "<= 1.01")),
     ];
-    let compare = |(name, load, reach): Case| {
+    let mut figures = Vec::new();
+    for (name, load, reach) in loads {
         let pair = Pair::new();
         let daemon = daemon_in(&pair.b);
-        cost::ratio(name, &daemon, &[(TOOL, incoming("v0", 60.0))], load(&pair), reach)
-    };
-    loads.into_iter().map(compare).collect()
+        figures.push(cost::ratio(name, &daemon, &[(TOOL, incoming("v0", 60.0))], load(&pair), reach));
+        let attach = || pair.b.enter(|| Empty::attach(rustix::net::netdevice::name_to_index(&socket(), "v0").unwrap()));
+        figures.push(cost::compare("  an empty program at the same hooks", load(&pair), FLOOR, attach, drop));
+    }
+    let pair = Pair::new();
+    figures.push(cost::compare("  nothing ever (noise)", Load::udp_requests(&pair), FLOOR, || (), drop));
+    figures
+}
+
+/// What is measured for comparison only.
+const FLOOR: (f64, &str) = (f64::MAX, "for comparison");
+
+fn socket() -> UdpSocket {
+    UdpSocket::bind("127.0.0.1:0").unwrap()
 }
 
 /// Packets a second of a generator that sends 10,000 a second by the clock.

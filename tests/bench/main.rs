@@ -9,6 +9,7 @@ mod harness;
 
 mod cost;
 mod first_light;
+mod floor;
 mod workload;
 
 /// A figure: what it is called, what was measured, what was to be reached.

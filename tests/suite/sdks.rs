@@ -113,6 +113,21 @@ fn the_conformance_suite_finds_no_fault_of_the_protocol() {
 }
 
 #[test]
+fn a_fuzzer_of_every_request_leaves_the_server_as_it_was() {
+    let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
+    let server = Server::start(&daemon.socket, &[]);
+    let mut fuzzer = Command::new(installed().join("python/bin/mcp-fuzzer"));
+    fuzzer.current_dir(folder.path()).args(["--mode", "all", "--phase", "both", "--seed", "1", "--runs", "1"]);
+    fuzzer.args(["--runs-per-type", "2", "--no-runtime-probe", "--tool-timeout", "2", "--log-level", "ERROR"]);
+    fuzzer.args(["--protocol", "streamablehttp", "--endpoint", &format!("http://{}/mcp", server.address)]);
+    let report = String::from_utf8(succeeds(fuzzer).stdout).unwrap();
+    let crashes: Vec<_> = report.lines().filter(|line| line.contains(" crashes)")).collect();
+    assert!(crashes.len() > 5 && crashes.iter().all(|line| line.contains(" 0 crashes)")), "{report}");
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+    assert_eq!(server.call("status", serde_json::json!({})).status, 200);
+}
+
+#[test]
 fn the_agents_connect() {
     let (daemon, home) = (Daemon::start(), tempfile::TempDir::new().unwrap());
     let server = Server::start(&daemon.socket, &[]);
