@@ -30,7 +30,7 @@ pub fn incoming_cost() -> Vec<Figure> {
         let pair = Pair::new();
         let daemon = daemon_in(&pair.b);
         figures.push(cost::ratio(name, &daemon, &[(TOOL, incoming("v0", 60.0))], load(&pair), reach));
-        let attach = || pair.b.enter(|| Empty::attach(rustix::net::netdevice::name_to_index(&socket(), "v0").unwrap()));
+        let attach = || pair.b.enter(|| Empty::attach(rustix::net::netdevice::name_to_index(socket(), "v0").unwrap()));
         figures.push(cost::compare("  an empty program at the same hooks", load(&pair), FLOOR, attach, drop));
     }
     let pair = Pair::new();
