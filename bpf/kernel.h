@@ -177,8 +177,14 @@ struct tcp_congestion_ops {
 	char name[16];
 };
 
+/* Of a listener: handshakes that are not complete. */
+struct request_sock_queue {
+	atomic_t qlen;
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct request_sock_queue icsk_accept_queue;
 	const struct tcp_congestion_ops *icsk_ca_ops;
 	__u8 icsk_retransmits;
 };
@@ -219,6 +225,8 @@ struct tcp_sock {
 	__u32 segs_out;
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
+	__u32 chrono_start; /* jiffies */
+	__u32 chrono_stat[3];
 	__u8 chrono_type : 2;
 };
 

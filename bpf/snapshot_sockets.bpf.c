@@ -25,8 +25,9 @@ struct socket_row {
 	__u32 send_queue;    /* bytes; of a listener, how many connections may wait */
 	__u32 receive_queue; /* bytes; of a listener, how many connections wait */
 	__u32 drops;
-	__u32 srtt_us; /* smoothed, times 8 as the kernel holds it */
-	__u32 mdev_us; /* mean deviation, times 4 */
+	__u32 half_open; /* of a listener, handshakes that are not complete */
+	__u32 srtt_us;   /* smoothed, times 8 as the kernel holds it */
+	__u32 mdev_us;   /* mean deviation, times 4 */
 	__u32 min_rtt_us;
 	__u32 cwnd;
 	__u32 ssthresh;
@@ -40,12 +41,28 @@ struct socket_row {
 	__u32 segments_out;
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
+	__u32 waited[3]; /* jiffies since it opened, by enum tcp_chrono less one */
+	__u32 jiffies;   /* now */
 	__u8 protocol;
 	__u8 state;
 	__u8 chrono_type;
 	__u8 retransmits; /* of the oldest packet, in a row */
 };
 const struct socket_row *socket_row_type __attribute__((unused));
+
+/* As tcp_get_info() sums it up: what the chronometer has put down, and what it measures now. */
+static __always_inline void load_waits(const struct tcp_sock *tp, struct socket_row *row)
+{
+	__s32 running;
+
+	row->jiffies = bpf_jiffies64();
+	running = row->jiffies - tp->chrono_start;
+	for (int i = 0; i < 3; i++) {
+		row->waited[i] = tp->chrono_stat[i];
+		if (row->chrono_type == i + 1 && running > 0)
+			row->waited[i] += running;
+	}
+}
 
 static __always_inline void load_tcp(const struct tcp_sock *tp, struct socket_row *row)
 {
@@ -58,6 +75,7 @@ static __always_inline void load_tcp(const struct tcp_sock *tp, struct socket_ro
 		row->receive_queue = sk->sk_ack_backlog;
 		row->send_queue = sk->sk_max_ack_backlog;
 		row->drops = sk->sk_drops.counter;
+		row->half_open = tp->inet_conn.icsk_accept_queue.qlen.counter;
 		return;
 	}
 	row->send_queue = tp->write_seq - tp->snd_una;
@@ -82,6 +100,7 @@ static __always_inline void load_tcp(const struct tcp_sock *tp, struct socket_ro
 	row->rate_delivered = tp->rate_delivered;
 	row->rate_interval_us = tp->rate_interval_us;
 	row->chrono_type = BPF_CORE_READ_BITFIELD(tp, chrono_type);
+	load_waits(tp, row);
 	row->retransmits = tp->inet_conn.icsk_retransmits;
 	bpf_probe_read_kernel(row->congestion_control, sizeof(row->congestion_control),
 			      tp->inet_conn.icsk_ca_ops->name);

@@ -44,7 +44,7 @@ pub struct Sample {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// The interface with the default route, else the busiest.
+    // The interface with the default route, else the busiest.
     pub primary: Option<String>,
     pub interfaces: Vec<Link>,
     pub measured: Measured,
@@ -59,7 +59,7 @@ pub struct Link {
     /// The operational state; `unknown` is up with a driver that does not watch its carrier.
     pub state: String,
     pub mtu: u32,
-    /// With prefix length.
+    // With prefix length.
     pub addresses: Vec<String>,
     pub default_route: bool,
     pub speed_mbps: Option<u64>,
@@ -75,6 +75,9 @@ pub struct Traffic {
     pub bytes: u64,
     pub errors: u64,
     pub dropped: u64,
+    /// Of these, new in the window.
+    pub errors_in_window: u64,
+    pub dropped_in_window: u64,
     pub packets_per_second: f64,
     pub bits_per_second: f64,
 }
@@ -84,6 +87,7 @@ pub struct Qdisc {
     pub kind: String,
     pub backlog_bytes: u64,
     pub dropped: u64,
+    pub dropped_in_window: u64,
 }
 
 impl Tool for T {
@@ -157,13 +161,16 @@ impl Tool for T {
 
 fn link(before: &Interface, after: &Interface, default_routes: &[u32], window: Duration) -> Link {
     let (b, a) = (&before.counters, &after.counters);
-    let traffic = |packets: (u64, u64), bytes: (u64, u64), errors, dropped| Traffic {
+    let grown = |(before, after): (u64, u64)| after.saturating_sub(before);
+    let traffic = |packets: (u64, u64), bytes: (u64, u64), errors: (u64, u64), dropped: (u64, u64)| Traffic {
         packets: packets.1,
         bytes: bytes.1,
-        errors,
-        dropped,
-        packets_per_second: answer::per_second(packets.1.saturating_sub(packets.0), window),
-        bits_per_second: answer::per_second(bytes.1.saturating_sub(bytes.0) * 8, window),
+        errors: errors.1,
+        dropped: dropped.1,
+        errors_in_window: grown(errors),
+        dropped_in_window: grown(dropped),
+        packets_per_second: answer::per_second(grown(packets), window),
+        bits_per_second: answer::per_second(grown(bytes) * 8, window),
     };
     Link {
         name: untrusted::clean(&after.name),
@@ -174,9 +181,14 @@ fn link(before: &Interface, after: &Interface, default_routes: &[u32], window: D
         addresses: after.addresses.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect(),
         default_route: default_routes.contains(&after.index),
         speed_mbps: after.speed_mbps,
-        rx: traffic((b.rx_packets, a.rx_packets), (b.rx_bytes, a.rx_bytes), a.rx_errors, a.rx_dropped),
-        tx: traffic((b.tx_packets, a.tx_packets), (b.tx_bytes, a.tx_bytes), a.tx_errors, a.tx_dropped),
-        qdisc: after.qdisc.as_ref().map(|q| Qdisc { kind: q.kind.clone(), backlog_bytes: q.backlog_bytes, dropped: q.dropped }),
+        rx: traffic((b.rx_packets, a.rx_packets), (b.rx_bytes, a.rx_bytes), (b.rx_errors, a.rx_errors), (b.rx_dropped, a.rx_dropped)),
+        tx: traffic((b.tx_packets, a.tx_packets), (b.tx_bytes, a.tx_bytes), (b.tx_errors, a.tx_errors), (b.tx_dropped, a.tx_dropped)),
+        qdisc: after.qdisc.as_ref().map(|q| Qdisc {
+            kind: q.kind.clone(),
+            backlog_bytes: q.backlog_bytes,
+            dropped: q.dropped,
+            dropped_in_window: grown((before.qdisc.as_ref().map_or(q.dropped, |b| b.dropped), q.dropped)),
+        }),
     }
 }
 

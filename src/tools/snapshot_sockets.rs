@@ -39,19 +39,19 @@ pub struct T(kernel::Iterators);
 pub struct Input {
     #[serde(default)]
     pub protocol: Protocols,
-    /// Only sockets in this state.
+    // Only sockets in this state.
     #[serde(default)]
     pub state: Option<State>,
-    /// Only sockets of processes with this name (comm).
+    // Only sockets of processes with this name (comm).
     #[serde(default)]
     pub process: Option<String>,
-    /// Only sockets that this process holds.
+    // Only sockets that this process holds.
     #[serde(default)]
     pub pid: Option<u32>,
-    /// Only sockets with this local or remote port.
+    /// Of either end.
     #[serde(default)]
     pub port: Option<u16>,
-    /// Adds `tcp` to each socket: what `ss -i` shows.
+    /// Adds what `ss -i` shows.
     #[serde(default)]
     pub detail: bool,
     /// Rows of each list; default 8.
@@ -63,7 +63,7 @@ fn rows() -> Limit {
     ROWS
 }
 
-/// A TCP state; UDP sockets are `unconnected` or `established`.
+// A TCP state; UDP sockets are `unconnected` or `established`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -155,6 +155,9 @@ pub struct Tcp {
     rate_delivered: u32,
     rate_interval_us: u32,
     chrono: u8,
+    /// Jiffies since it opened: with data to send, of which waiting for the receiver, for its own send buffer; and now.
+    waited: [u32; 3],
+    jiffies: u32,
 }
 
 #[derive(Serialize, Deserialize, Debug, Clone)]
@@ -162,16 +165,18 @@ pub struct Listening {
     local: Endpoint,
     accept_queue: u32,
     accept_queue_max: u32,
+    half_open: u32,
     dropped: u32,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// All but listeners; those in trouble first: retransmitting, with the longest queues, with the most retransmits.
+    /// All but listeners, those in trouble first.
     pub sockets: Vec<Socket>,
-    /// TCP listeners, the fullest accept queue first.
+    /// The fullest accept queue first.
     pub listeners: Vec<Listener>,
-    /// How many sockets there are in each state, whatever the filter `state` and `limit` say.
+    /// Sockets in each state, whatever the filter `state` and `limit` say.
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub states: BTreeMap<State, u64>,
     pub measured: Measured,
 }
@@ -180,39 +185,40 @@ pub struct Output {
 pub struct Socket {
     pub owner: Owner,
     pub protocol: Transport,
+    #[schemars(with = "String")]
     pub state: State,
     pub local: Endpoint,
-    /// null: not connected.
+    // null: not connected.
     pub remote: Option<Endpoint>,
-    /// TCP: written and not acknowledged yet. UDP: memory of what is not sent yet.
+    /// TCP: not acknowledged yet. UDP: memory of what is not sent yet.
     pub send_queue_bytes: u32,
     /// TCP: not read yet. UDP: memory of what is not read yet.
     pub receive_queue_bytes: u32,
-    /// UDP: datagrams dropped because the socket could not take them.
+    /// UDP: datagrams that found no room.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwnd_packets: Option<u32>,
-    /// Segments sent again, in the connection's life.
+    // Segments sent again, in the connection's life.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u32>,
-    /// Payload, in the connection's life; not known for UDP (see top_traffic).
+    /// Payload, in the connection's life; TCP only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rx_bytes: Option<u64>,
-    /// The same; retransmissions count again.
+    // The same; retransmissions count again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx_bytes: Option<u64>,
-    /// What the sender waits for now; null: nothing to send.
+    /// What the sender waits for; null: nothing to send.
     pub limited_by: Option<LimitedBy>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub tcp: Option<TcpInfo>,
 }
 
 /// More of tcp_info, with `detail`.
-#[derive(Serialize, Deserialize, JsonSchema, Debug)]
-#[schemars(inline)]
+#[derive(Serialize, Deserialize, Debug)]
 pub struct TcpInfo {
     pub congestion_control: String,
     pub rtt_variation_us: u32,
@@ -228,6 +234,12 @@ pub struct TcpInfo {
     pub retransmitted_bytes: u64,
     pub pacing_bits_per_second: Option<u64>,
     pub delivery_bits_per_second: Option<u64>,
+    // Since it opened: how long it had data to send, and for how long of that it waited. The kernel's clock ticks 100 to
+    // 1,000 times a second, and does not say.
+    pub busy_jiffies: u32,
+    pub receiver_limited_jiffies: u32,
+    pub send_buffer_limited_jiffies: u32,
+    pub clock_jiffies: u32,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
@@ -235,10 +247,12 @@ pub struct Listener {
     pub owner: Owner,
     pub protocol: Transport,
     pub local: Endpoint,
-    /// Connections that wait to be accepted.
+    // Connections that wait to be accepted.
     pub accept_queue: u32,
     pub accept_queue_max: u32,
-    /// Connections that it dropped since it listens: its queue was full, or memory short.
+    // Handshakes that are not complete.
+    pub half_open: u32,
+    /// Since it listens.
     pub dropped: u32,
 }
 

@@ -221,6 +221,8 @@ fn tcp(row: &socket_row) -> Tcp {
         rate_delivered: row.rate_delivered,
         rate_interval_us: row.rate_interval_us,
         chrono: row.chrono_type,
+        waited: row.waited,
+        jiffies: row.jiffies,
     }
 }
 
@@ -229,6 +231,7 @@ fn listening(row: &socket_row) -> Listening {
         local: Endpoint::new(row.endpoints.local, row.endpoints.local_port),
         accept_queue: row.receive_queue,
         accept_queue_max: row.send_queue,
+        half_open: row.half_open,
         dropped: row.drops,
     }
 }

@@ -104,6 +104,10 @@ fn tcp_info(tcp: Tcp) -> TcpInfo {
         retransmitted_bytes: tcp.retransmitted_bytes,
         pacing_bits_per_second: (tcp.pacing_bytes_per_second < u64::MAX / 8).then(|| tcp.pacing_bytes_per_second * 8),
         delivery_bits_per_second: delivered.checked_div(tcp.rate_interval_us.into()).filter(|rate| *rate > 0),
+        busy_jiffies: tcp.waited.into_iter().fold(0, u32::wrapping_add),
+        receiver_limited_jiffies: tcp.waited[1],
+        send_buffer_limited_jiffies: tcp.waited[2],
+        clock_jiffies: tcp.jiffies,
     }
 }
 
@@ -114,6 +118,7 @@ fn listener(process: &Process, row: &Listening) -> Listener {
         local: row.local,
         accept_queue: row.accept_queue,
         accept_queue_max: row.accept_queue_max,
+        half_open: row.half_open,
         dropped: row.dropped,
     }
 }

@@ -47,6 +47,7 @@ fn listening() -> Listening {
         local: endpoint("fd00:10:244::5555:6666", 443),
         accept_queue: 129,
         accept_queue_max: 128,
+        half_open: 0,
         dropped: 7,
     }
 }
