@@ -230,7 +230,7 @@ impl T {
         let known: HashSet<_> = messages.iter().filter(|m| m.owner.pid != 0).map(|m| m.socket).collect();
         let unknown = messages.iter().map(|m| m.socket).filter(|socket| *socket != 0 && !known.contains(socket));
         let wanted: HashSet<_> = unknown.take(limits::SOCKETS_WANTED).collect();
-        let mut owners = HashMap::new();
+        let mut owners: HashMap<_, _> = messages.iter().filter(|m| m.owner.pid != 0).map(|m| (m.socket, sender(m))).collect();
         if !wanted.is_empty() {
             for socket in self.holders.find::<types::open_socket>(wanted)? {
                 owners.entry(socket.cookie).or_insert(socket);
@@ -239,6 +239,13 @@ impl T {
         }
         Ok(owners)
     }
+}
+
+/// What a message tells of its socket, for another one of it that had to wait for a neighbor and has no owner.
+fn sender(m: &types::message) -> types::open_socket {
+    let mut socket = types::open_socket { cookie: m.socket, owner: m.owner, ..Default::default() };
+    socket.endpoints.local_port = m.port;
+    socket
 }
 
 fn resolve(m: &types::message, owners: &HashMap<u64, types::open_socket>, from: u64) -> Seen {
