@@ -71,7 +71,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// The address family on the wire.
+// The address family on the wire.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -80,7 +80,7 @@ pub enum Family {
     Ipv6,
 }
 
-/// Which transport protocols a question is about.
+// Which transport protocols a question is about.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -91,7 +91,7 @@ pub enum Protocols {
     Udp,
 }
 
-/// A transport protocol.
+// A transport protocol.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]

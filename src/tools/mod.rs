@@ -186,13 +186,32 @@ pub fn output_schema<T: JsonSchema>() -> Value {
         for definition in definitions.into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_object_mut) {
             definition.shift_remove("description"); // its fields have their own
         }
-        for shared in ["Owner", "Endpoint", "Measured"] {
-            if let Some(definition) = schema.pointer_mut(&format!("/$defs/{shared}")) {
-                *definition = serde_json::json!({"type": "object"});
-            }
-        }
+        share(schema);
     }
     schema::<T>(terse)
+}
+
+/// Makes a plain object of what the instructions explain.
+fn share(schema: &mut Schema) {
+    const SHARED: [&str; 3] = ["Owner", "Endpoint", "Measured"];
+    let is_shared = |schema: &Value| {
+        let name = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
+        name.is_some_and(|name| SHARED.contains(&name))
+    };
+    if schema.get("anyOf").and_then(Value::as_array).is_some_and(|of| of.iter().any(is_shared)) {
+        schema.remove("anyOf");
+        schema.insert("type".into(), serde_json::json!(["object", "null"]));
+    }
+    if is_shared(schema.as_value()) {
+        schema.remove("$ref");
+        schema.insert("type".into(), "object".into());
+    }
+    if let Some(definitions) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
+        definitions.retain(|name, _| !SHARED.contains(&name.as_str()));
+        if definitions.is_empty() {
+            schema.remove("$defs");
+        }
+    }
 }
 
 /// Clients print warnings about integer formats such as `uint64`; a title repeats the name.

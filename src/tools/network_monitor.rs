@@ -33,7 +33,7 @@ pub struct T {
     outgoing: outgoing::Outgoing,
 }
 
-/// Which of the two questions.
+// Which of the two questions.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -56,15 +56,14 @@ pub enum Mode {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// incoming: packets a second on an interface. outgoing: the next TCP connection of any process.
     pub operation: Operation,
-    /// incoming: the interface; default: the one with the default route, else the busiest. outgoing: only connections over it; default: all.
+    /// incoming: default the one with the default route, else the busiest. outgoing: only connections over it.
     #[serde(default)]
     pub interface: Option<String>,
-    /// Seconds. Default 5; for outgoing 60, and it returns as soon as there is a connection.
+    /// Seconds. Default 5; outgoing 60, or until there is a connection.
     #[serde(default)]
     pub duration: Option<WindowSeconds>,
-    /// incoming: tcx (default) changes nothing. xdp: generic XDP. xdp_native: in the driver, may reset the link.
+    /// incoming: tcx changes nothing; xdp: generic; xdp_native: in the driver, may reset the link.
     #[serde(default)]
     pub mode: Mode,
     /// outgoing: `next` of the last answer, to continue there.
@@ -106,27 +105,27 @@ pub struct Connect {
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
     pub operation: Operation,
-    /// incoming: the interface that was measured.
+    // incoming: the interface that was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", flatten)]
     pub received: Option<Rates>,
-    /// incoming: packets received, by protocol.
+    // incoming: packets received, by protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by_protocol: Option<ByProtocol>,
-    /// incoming: what left the interface (not with xdp, which sees arrivals only).
+    /// incoming: what left (not with xdp).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transmitted: Option<Rates>,
-    /// outgoing: connections that were opened, the oldest first; empty if none was.
+    /// outgoing: the oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Vec<Connection>>,
-    /// outgoing: pass as `after` within a second to miss none in between.
+    /// outgoing: pass as `after` within a second to miss none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
     pub measured: Measured,
 }
 
-/// As on the wire: a GRO or TSO super-packet counts as its segments, bytes include the link-layer header.
+/// As on the wire: GRO and TSO packets count as their segments, with the link-layer header.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct Rates {
     pub packets_per_second: f64,
@@ -150,13 +149,13 @@ pub struct Connection {
     pub local: Endpoint,
     pub remote: Endpoint,
     pub family: Family,
-    /// Whether the handshake completed.
+    // Whether the handshake completed.
     pub established: bool,
-    /// Why it did not, as an errno name.
+    // Why it did not, as an errno name.
     pub error: Option<String>,
-    /// From connect() to its outcome.
+    // From connect() to its outcome.
     pub connect_latency_us: u64,
-    /// The interface of its route, in this network namespace.
+    // The interface of its route, in this network namespace.
     pub interface: Option<String>,
 }
 

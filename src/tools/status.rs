@@ -31,28 +31,28 @@ pub struct Sample {
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
     pub version: String,
-    /// The running kernel's release.
+    // The running kernel's release.
     pub kernel: Option<String>,
     pub daemon: Daemon,
     pub gateway: Gateway,
     pub tools: Vec<ToolStatus>,
-    /// Resident memory of the daemon.
+    // Resident memory of the daemon.
     pub memory_bytes: Option<u64>,
-    /// Of the daemon.
+    // Of the daemon.
     pub uptime_s: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Daemon {
     pub connected: bool,
-    /// Why it is not.
+    // Why it is not.
     pub reason: Option<String>,
     pub version: Option<String>,
     pub pid: Option<u32>,
     pub uid: Option<u32>,
-    /// What it holds while it serves.
+    // What it holds while it serves.
     pub capabilities: Vec<String>,
-    /// What it gave up before it served, and what this kernel did not let it give up.
+    /// What it gave up before it served.
     pub sandbox: Vec<Layer>,
 }
 
@@ -68,12 +68,12 @@ pub struct ToolStatus {
     pub available: bool,
     /// Why not, and which kernel or right it wants.
     pub reason: Option<String>,
-    /// Windows that are open now: measurements under way.
+    // Windows that are open now: measurements under way.
     pub windows: usize,
-    /// Programs that are attached now, once for each link.
+    /// Programs that are attached now.
     pub links: Vec<String>,
     pub programs: Vec<Program>,
-    /// Capabilities kept while serving because this kernel wants them for this tool.
+    /// Capabilities that this kernel wants for it while serving.
     pub keeps: Vec<String>,
 }
 

@@ -177,7 +177,7 @@ pub struct Row {
     pub remote: Option<Remote>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// `ip netns` name.
+    // `ip netns` name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns_name: Option<String>,
     pub rx_bytes: u64,
@@ -185,9 +185,9 @@ pub struct Row {
     pub tx_bytes: u64,
     pub rx_bits_per_second: f64,
     pub tx_bits_per_second: f64,
-    /// Sockets that moved something.
+    // Sockets that moved something.
     pub connections: u64,
-    /// Of all bytes: 0 to 1.
+    // Of all bytes: 0 to 1.
     pub share: f64,
 }
 

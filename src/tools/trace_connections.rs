@@ -220,7 +220,8 @@ pub struct Row {
 pub struct Output {
     /// Failures first, then the slowest.
     pub connections: Vec<Connection>,
-    /// Every connection that matched, also those cut from the list.
+    /// Also of those cut from the list.
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub outcomes: BTreeMap<Outcome, u64>,
     pub measured: Measured,
 }
@@ -229,22 +230,22 @@ pub struct Output {
 pub struct Connection {
     pub owner: Owner,
     pub direction: Direction,
-    /// null if the attempt ended before it had a port.
+    // null if the attempt ended before it had a port.
     pub local: Option<Endpoint>,
     pub remote: Endpoint,
-    /// established also when it closed in order; reset and timed_out also after it was established.
+    /// reset and timed_out also after it was established.
     pub outcome: Outcome,
-    /// The error's name.
+    // The error's name.
     pub errno: Option<String>,
     /// From connect() to its outcome; outbound only.
     pub connect_latency_us: Option<u64>,
     pub closed: bool,
-    /// From connect() or accept to its end, or so far.
+    /// To its end, or so far.
     pub duration_us: Option<u64>,
     /// Payload, each byte once.
     pub rx_bytes: u64,
     pub tx_bytes: u64,
-    /// Smoothed round-trip time at the end.
+    // Smoothed round-trip time at the end.
     pub rtt_us: Option<u32>,
     pub retransmits: u32,
 }
