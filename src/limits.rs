@@ -42,6 +42,14 @@ pub const COMM_BYTES: usize = 15;
 pub const ROWS_DEFAULT: usize = 20;
 /// The most rows that a `limit` may ask for.
 pub const ROWS_MAX: usize = 10_000;
+/// Rows that `diagnose` takes of each tool: enough that none that matters is cut, and 8 of these lists stay well under
+/// [`ANSWER_BYTES`].
+pub const DIAGNOSED_ROWS: usize = 5_000;
+
+/// TCP connections that `diagnose` follows through its window, in eleven readings: 1,000 of them are 8 MB of JSON.
+pub const DIAGNOSED_CONNECTIONS: usize = 1_000;
+/// Processes that are looked at for the network namespaces that they are in; each costs a few microseconds.
+pub const NAMESPACE_PROCESSES: usize = 10_000;
 
 /// Interfaces measured at once: `SLOTS` of `network_monitor.bpf.c`.
 pub const MEASURED_INTERFACES: u32 = 64;

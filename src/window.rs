@@ -29,6 +29,37 @@ pub struct Window<'a> {
     /// How many windows the tool has open, and whether this is one of them.
     open: Option<&'a AtomicUsize>,
     counted: AtomicBool,
+    /// Which part of a larger window this is.
+    part: Option<(&'a Parts, usize)>,
+}
+
+/// A window that is made of several tools' windows: which of them have opened, or ended without.
+pub struct Parts {
+    settled: Vec<AtomicBool>,
+    bell: Bell,
+}
+
+impl Parts {
+    pub fn new(count: usize) -> Result<Self, Error> {
+        Ok(Parts { settled: (0..count).map(|_| AtomicBool::new(false)).collect(), bell: Bell::new()? })
+    }
+
+    /// Says that a part has opened, or never will.
+    pub fn settle(&self, part: usize) {
+        self.settled[part].store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
+    /// Waits until all parts have settled, at most until `end`.
+    pub fn wait(&self, window: &Window, end: Instant) -> Result<(), Error> {
+        while !self.settled.iter().all(|settled| settled.load(Ordering::Acquire)) {
+            if !window.sleep_until_rung(end, &self.bell)? {
+                break;
+            }
+            self.bell.silence();
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Window<'_> {
@@ -42,19 +73,28 @@ impl Drop for Window<'_> {
 impl<'a> Window<'a> {
     /// A window of the client who asked at `asked`; `stop` hangs up when the daemon is to end.
     pub fn new(client: &'a UnixStream, stop: &'a OwnedFd, asked: Instant, kept: &'a Kept) -> Self {
-        Window { client, stop, asked, kept, open: None, counted: AtomicBool::new(false) }
+        Window { client, stop, asked, kept, open: None, counted: AtomicBool::new(false), part: None }
     }
 
     /// The same client's window with a tool that counts its open windows in `open`.
     pub fn of(&self, open: &'a AtomicUsize) -> Window<'a> {
+        let Window { client, stop, asked, kept, part, .. } = *self;
+        Window { client, stop, asked, kept, open: Some(open), counted: AtomicBool::new(false), part }
+    }
+
+    /// A part of this window, for another tool to watch in.
+    pub fn part<'b>(&'b self, parts: &'b Parts, part: usize) -> Window<'b> {
         let Window { client, stop, asked, kept, .. } = *self;
-        Window { client, stop, asked, kept, open: Some(open), counted: AtomicBool::new(false) }
+        Window { client, stop, asked, kept, open: None, counted: AtomicBool::new(false), part: Some((parts, part)) }
     }
 
     /// Says that the kernel counts from now on: everything is attached, the first reading taken.
     pub fn opened(&self) -> Instant {
         if let (Some(open), false) = (self.open, self.counted.swap(true, Ordering::Relaxed)) {
             open.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some((parts, part)) = self.part {
+            parts.settle(part);
         }
         Instant::now()
     }

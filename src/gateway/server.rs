@@ -34,6 +34,7 @@ use crate::{
 /// What a model reads before it picks a tool. Clients cut it at 2 KB.
 pub const INSTRUCTIONS: &str = "\
 netmon-mcp measures this Linux host's network in the kernel, with eBPF. Pick a tool by what you want to know, cheapest first:
+- something fails or is slow, and it is not clear what: diagnose
 - which links are there, are they up, errors, rates: snapshot_interfaces
 - packets a second on one interface, or who opens the next TCP connection: network-monitor
 - who uses the bandwidth, by process, remote, unit, container, port: top_traffic

@@ -88,6 +88,7 @@ macro_rules! tools {
 }
 
 tools! {
+    diagnose,
     network_monitor,
     snapshot_interfaces,
     snapshot_sockets,

@@ -1,0 +1,265 @@
+//! What the rules judge: the other tools' answers, reduced to what matters for a diagnosis. Plain data, so that a rule
+//! is tested with a few literal rows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use super::finding::Place;
+use crate::{
+    answer::{Endpoint, Owner},
+    tools::snapshot_sockets::State,
+};
+
+/// Everything that was seen in one window.
+#[derive(Default, Clone, Debug)]
+pub struct Evidence {
+    pub window: Duration,
+    pub connections: Vec<Connection>,
+    pub sockets: Vec<Socket>,
+    pub listeners: Vec<Listener>,
+    /// What each listener dropped, by network namespace and address.
+    pub dropped: BTreeMap<(Option<u32>, Endpoint), u64>,
+    pub remotes: Vec<Remote>,
+    /// Who held which connection at some time in the window, by its ends.
+    pub holders: BTreeMap<(Endpoint, Endpoint), Owner>,
+    pub resets: Vec<Reset>,
+    pub drops: Vec<Drop>,
+    pub counters: Counters,
+    pub queries: Vec<Query>,
+    pub links: Vec<Link>,
+    pub talkers: Vec<Talker>,
+    /// Addresses of this host, in every network namespace that a socket or an interface showed.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// A table of tracked connections is as good as full, in some network namespace.
+    pub conntrack_is_full: bool,
+}
+
+/// What became of a connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outcome {
+    #[default]
+    Established,
+    /// No answer yet, or none before the process gave up.
+    Unanswered,
+    TimedOut,
+    Refused,
+    Unreachable,
+    NoLocalPort,
+    /// Anything else; it decides nothing.
+    Other,
+}
+
+/// A TCP connection that opened, failed or closed in the window.
+#[derive(Default, Clone, Debug)]
+pub struct Connection {
+    pub owner: Owner,
+    pub outbound: bool,
+    pub local: Option<Endpoint>,
+    pub remote: Option<Endpoint>,
+    pub outcome: Outcome,
+    pub errno: Option<String>,
+    /// From connect to its outcome, or until the window's end.
+    pub waited: Duration,
+    /// It began before anyone watched, and nobody knows when.
+    pub before: bool,
+    /// From connect to close, if both were seen.
+    pub lived: Option<Duration>,
+    pub retransmits: u64,
+}
+
+/// A socket that is open at the window's end.
+#[derive(Default, Clone, Debug)]
+pub struct Socket {
+    pub owner: Owner,
+    pub tcp: bool,
+    pub state: Option<State>,
+    pub local: Option<Endpoint>,
+    pub remote: Option<Endpoint>,
+    pub send_queue_bytes: u64,
+    pub receive_queue_bytes: u64,
+    /// Segments sent again, since it opened.
+    pub retransmits: u64,
+}
+
+/// A listening TCP socket.
+#[derive(Default, Clone, Debug)]
+pub struct Listener {
+    pub owner: Owner,
+    pub local: Option<Endpoint>,
+    pub accept_queue: u64,
+    pub accept_queue_max: u64,
+    /// Connections dropped in the window.
+    pub dropped: u64,
+    /// Handshakes that are not complete.
+    pub half_open: u64,
+}
+
+/// TCP with one remote in the window.
+#[derive(Default, Clone, Debug)]
+pub struct Remote {
+    pub owner: Owner,
+    pub remote: Option<IpAddr>,
+    pub port: Option<u16>,
+    pub segments_out: u64,
+    pub retransmits: u64,
+    pub rtt: Option<Rtt>,
+    /// Shares of the window in which senders waited for the receiver, for their own send buffer.
+    pub receiver_share: f64,
+    pub send_buffer_share: f64,
+    pub tx_bits_per_second: f64,
+}
+
+/// Round trips as the kernel measured them.
+#[derive(Default, Clone, Copy, Debug)]
+pub struct Rtt {
+    pub min_us: u64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub samples: u64,
+}
+
+/// Resets of one kind at one pair of endpoints.
+#[derive(Default, Clone, Debug)]
+pub struct Reset {
+    pub owner: Owner,
+    pub local: Option<Endpoint>,
+    pub remote: Option<Endpoint>,
+    pub sent_by_us: bool,
+    pub count: u64,
+}
+
+/// Packets that died for one reason at one place.
+#[derive(Default, Clone, Debug)]
+pub struct Drop {
+    pub owner: Owner,
+    /// The kernel's `drop_reason`.
+    pub reason: String,
+    /// The kernel's symbol.
+    pub location: String,
+    pub protocol: String,
+    pub source: Option<Place>,
+    pub destination: Option<Place>,
+    pub interface: Option<String>,
+    pub count: u64,
+}
+
+/// Counters of the kernel that no packet shows, as they grew in the window.
+#[derive(Default, Clone, Debug)]
+pub struct Counters {
+    pub listen_overflows: u64,
+    pub listen_drops: u64,
+    pub syn_cookies_sent: u64,
+    pub conntrack_drops: u64,
+    pub softnet_dropped: u64,
+}
+
+/// A DNS query.
+#[derive(Default, Clone, Debug)]
+pub struct Query {
+    pub owner: Owner,
+    pub server: Option<Endpoint>,
+    pub name: String,
+    /// `None` while unanswered.
+    pub rcode: Option<String>,
+    pub latency: Option<Duration>,
+    /// Old enough to be called unanswered.
+    pub unanswered: bool,
+}
+
+/// An interface of our network namespace.
+#[derive(Default, Clone, Debug)]
+pub struct Link {
+    pub name: String,
+    pub kind: String,
+    pub speed_mbps: Option<u64>,
+    pub tx_bits_per_second: f64,
+    /// As they grew in the window.
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
+    pub qdisc: Option<String>,
+    pub qdisc_dropped: u64,
+    pub backlog_bytes: u64,
+}
+
+/// Somebody's share of the traffic.
+#[derive(Default, Clone, Debug)]
+pub struct Talker {
+    pub owner: Owner,
+    pub local: Option<Endpoint>,
+    pub remote: Option<Endpoint>,
+    pub rx_bits_per_second: f64,
+    pub tx_bits_per_second: f64,
+}
+
+impl Evidence {
+    /// Whether an address belongs to this host, as far as can be seen.
+    pub fn is_ours(&self, address: &IpAddr) -> bool {
+        address.is_loopback() || self.own_addresses.contains(address)
+    }
+
+    /// The listener that a connection to `endpoint` would reach.
+    pub fn listener(&self, at: impl Into<Place>) -> Option<&Listener> {
+        let at = at.into();
+        self.listeners.iter().find(|listener| listener.local.is_some_and(|local| takes(&local, &at)))
+    }
+
+    /// The UDP socket that a datagram to `at` would reach.
+    pub fn receiver(&self, at: impl Into<Place>) -> Option<&Socket> {
+        let at = at.into();
+        self.sockets.iter().find(|socket| !socket.tcp && socket.local.is_some_and(|local| takes(&local, &at)))
+    }
+}
+
+fn takes(local: &Endpoint, at: &Place) -> bool {
+    Some(local.port) == at.port && (local.address == at.address || local.address.is_unspecified())
+}
+
+impl Connection {
+    /// Told that the host cannot be reached, after as long as the kernel asks for a neighbour: three times a second.
+    pub fn no_neighbor(&self) -> bool {
+        const ASKED: Duration = Duration::from_millis(900);
+        self.errno.as_deref() == Some("EHOSTUNREACH") && (self.before || self.waited >= ASKED)
+    }
+
+    /// A SYN that nobody answered for longer than a slow path or a lost packet explains.
+    pub fn hangs(&self) -> bool {
+        /// The first retransmission is after 1 s; a round trip around the world takes 0.3 s.
+        const NO_ANSWER: Duration = Duration::from_millis(900);
+        self.outcome == Outcome::TimedOut
+            || (self.outcome == Outcome::Unanswered && (self.retransmits > 0 || self.waited >= NO_ANSWER))
+    }
+}
+
+/// The same owner whichever of its processes it was: what rows are grouped by.
+pub fn program(owner: &Owner) -> Owner {
+    Owner { pid: None, ..owner.clone() }
+}
+
+/// Rows in groups of one key, the largest group first.
+pub fn groups<'a, T, K: Ord>(rows: impl IntoIterator<Item = &'a T>, key: impl Fn(&T) -> K) -> Vec<(K, Vec<&'a T>)> {
+    let mut found = std::collections::BTreeMap::<K, Vec<&T>>::new();
+    for row in rows {
+        found.entry(key(row)).or_default().push(row);
+    }
+    let mut found: Vec<_> = found.into_iter().collect();
+    found.sort_by_key(|(_, rows)| std::cmp::Reverse(rows.len()));
+    found
+}
+
+/// The owner of a group: with its pid, if all have the same. Those of whom nothing is known do not count, unless there
+/// are no others.
+pub fn common<'a>(owners: impl IntoIterator<Item = &'a Owner>) -> Owner {
+    let (known, unknown): (Vec<_>, Vec<_>) = owners.into_iter().partition(|owner| is_known(owner));
+    let Some(first) = known.first().or(unknown.first()) else { return Owner::default() };
+    if known.iter().all(|owner| owner.pid == first.pid) { (*first).clone() } else { program(first) }
+}
+
+/// Whether there is a process, and not only its network namespace.
+pub fn is_known(owner: &Owner) -> bool {
+    owner.pid.is_some() || owner.process.is_some()
+}

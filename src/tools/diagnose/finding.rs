@@ -1,0 +1,205 @@
+//! What `diagnose` says: findings, their codes, and how one reads.
+
+use std::{fmt, net::IpAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::answer::{Endpoint, Owner};
+
+// How bad it is. The order is the order of the answer: worst first.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Severity {
+    // A service is unreachable, or refuses everyone, now.
+    Critical,
+    // Something fails or is slow for somebody.
+    Warning,
+    // Worth knowing; nobody is harmed.
+    Info,
+}
+
+/// What can be found. Causes stand before the symptoms that they explain; among findings of one severity the
+/// answer keeps this order.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    ConntrackFull,
+    FirewallDrop,
+    NeighborUnreachable,
+    MtuBlackHole,
+    SynFlood,
+    ListenQueueOverflow,
+    PortExhaustion,
+    LinkSaturated,
+    InterfaceDrops,
+    UdpReceiveBufferFull,
+    NoRoute,
+    Ipv6Broken,
+    ConnectionRefused,
+    ConnectTimeout,
+    DnsUnanswered,
+    DnsFailure,
+    DnsSlow,
+    Resets,
+    ReceiverLimited,
+    SenderLimited,
+    Retransmits,
+    HighRtt,
+    ConnectionChurn,
+    BandwidthHog,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        // The name is serde's to choose, so that there is one.
+        f.write_str(serde_json::to_value(self).ok().as_ref().and_then(Value::as_str).unwrap_or("?"))
+    }
+}
+
+/// One thing that is wrong, or worth knowing.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
+pub struct Finding {
+    pub code: Code,
+    pub severity: Severity,
+    pub summary: String,
+    /// Who, where, how much.
+    pub evidence: Map<String, Value>,
+    /// Commands; `netmon-mcp call TOOL key=value` is this server's tool.
+    pub next_step: String,
+    /// Where it happens, for telling causes from symptoms.
+    #[serde(skip)]
+    pub places: Vec<Place>,
+}
+
+/// A service, or all of a host.
+#[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub address: IpAddr,
+    /// `None` is every port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl Place {
+    /// Whether what happens here can be the cause of what happens at `other`.
+    pub fn covers(&self, other: &Place) -> bool {
+        self.address == other.address && (self.port.is_none() || other.port.is_none() || self.port == other.port)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.port {
+            Some(port) => Endpoint { address: self.address, port }.fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+impl From<Endpoint> for Place {
+    fn from(endpoint: Endpoint) -> Self {
+        Place { address: endpoint.address, port: Some(endpoint.port) }
+    }
+}
+
+impl From<IpAddr> for Place {
+    fn from(address: IpAddr) -> Self {
+        Place { address, port: None }
+    }
+}
+
+impl Finding {
+    pub fn new(code: Code, severity: Severity, summary: impl Into<String>) -> Self {
+        Finding {
+            code,
+            severity,
+            summary: summary.into(),
+            evidence: Map::new(),
+            next_step: String::new(),
+            places: Vec::new(),
+        }
+    }
+
+    /// Adds a figure or a name to the evidence. What is not known is left out.
+    pub fn with(mut self, key: &str, value: impl Serialize) -> Self {
+        match serde_json::to_value(value) {
+            Ok(Value::Null) | Err(_) => {}
+            Ok(value) => drop(self.evidence.insert(key.into(), value)),
+        }
+        self
+    }
+
+    /// Says whose it is, if anything is known of them.
+    pub fn owner(self, owner: &Owner) -> Self {
+        if *owner == Owner::default() { self } else { self.with("owner", owner) }
+    }
+
+    /// Says where it happens.
+    pub fn at(mut self, place: impl Into<Place>) -> Self {
+        self.places.push(place.into());
+        self
+    }
+
+    /// The tool that looks closer. Arguments are figures and addresses of ours, never names from outside: the line is
+    /// meant to be pasted into a shell.
+    pub fn look(self, tool: &str, arguments: &[(&str, String)]) -> Self {
+        let arguments = arguments.iter().map(|(key, value)| format!(" {key}={value}"));
+        let command = format!("netmon-mcp call {tool}{}", arguments.collect::<String>());
+        self.step(&command)
+    }
+
+    /// Another command, or what to check, as a line of its own.
+    pub fn step(mut self, line: &str) -> Self {
+        if !self.next_step.is_empty() {
+            self.next_step.push('\n');
+        }
+        self.next_step.push_str(line);
+        self
+    }
+}
+
+/// An owner as prose names it: cleaned already, and quoted, since it is not our text.
+pub fn quoted(owner: &Owner) -> String {
+    match (&owner.process, owner.pid) {
+        (Some(process), Some(pid)) => format!("\"{process}\" (pid {pid})"),
+        (Some(process), None) => format!("\"{process}\""),
+        (None, Some(pid)) => format!("pid {pid}"),
+        (None, None) => "an unknown process".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_the_names_of_the_contract() {
+        assert_eq!(Code::Ipv6Broken.to_string(), "ipv6_broken");
+        assert_eq!(Code::UdpReceiveBufferFull.to_string(), "udp_receive_buffer_full");
+        assert_eq!(serde_json::to_value(Code::SynFlood).unwrap(), "syn_flood");
+    }
+
+    #[test]
+    fn a_finding_says_what_is_known_and_nothing_else() {
+        let finding = Finding::new(Code::HighRtt, Severity::Info, "x")
+            .owner(&Owner::default())
+            .with("count", 3)
+            .with("interface", None::<String>)
+            .look("profile_tcp", &[("remote", "10.0.0.1".into())])
+            .step("ip route get 10.0.0.1");
+        assert_eq!(serde_json::to_value(&finding.evidence).unwrap(), serde_json::json!({"count": 3}));
+        assert_eq!(finding.next_step, "netmon-mcp call profile_tcp remote=10.0.0.1\nip route get 10.0.0.1");
+    }
+
+    #[test]
+    fn a_place_covers_its_ports() {
+        let place = |text: &str, port| Place { address: text.parse().unwrap(), port };
+        assert!(place("10.0.0.1", None).covers(&place("10.0.0.1", Some(80))));
+        assert!(place("10.0.0.1", Some(80)).covers(&place("10.0.0.1", Some(80))));
+        assert!(!place("10.0.0.1", Some(80)).covers(&place("10.0.0.1", Some(81))));
+        assert!(!place("10.0.0.1", None).covers(&place("10.0.0.2", Some(80))));
+    }
+}

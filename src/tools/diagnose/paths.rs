@@ -1,0 +1,153 @@
+//! How TCP fares towards each remote: from several readings of the same sockets, which the kernel's own counters and
+//! chronometers make comparable.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use super::evidence::{Evidence, Remote, Rtt, common, program};
+use crate::{
+    answer::{Endpoint, Owner},
+    tools::snapshot_sockets::{Output, Socket, State, TcpInfo},
+};
+
+/// One socket through the window.
+type Series = Vec<Socket>;
+
+/// What one socket did between its first reading and its last.
+struct Course {
+    owner: Owner,
+    remote: Endpoint,
+    outbound: bool,
+    segments_out: u64,
+    retransmits: u64,
+    tx_bytes: u64,
+    rtts_us: Vec<u64>,
+    min_rtt_us: Option<u64>,
+    /// Shares of the time in which it had data to send.
+    receiver_share: f64,
+    send_buffer_share: f64,
+}
+
+/// The remotes that somebody sent to in the window, with all that sent to them.
+pub fn remotes(readings: Vec<Output>, evidence: &Evidence) -> Vec<Remote> {
+    let mut sockets = BTreeMap::<(Option<u32>, Endpoint, Endpoint), Series>::new();
+    for socket in readings.into_iter().flat_map(|reading| reading.sockets) {
+        let connected = socket.state != State::SynSent && socket.tcp.is_some();
+        if let (Some(remote), true) = (socket.remote, connected) {
+            sockets.entry((socket.owner.netns, socket.local, remote)).or_default().push(socket);
+        }
+    }
+    let courses = sockets.into_values().filter_map(|series| course(&series, evidence));
+    let mut groups = BTreeMap::<(Owner, IpAddr, Option<u16>), Vec<Course>>::new();
+    for course in courses {
+        // A client's port says nothing; a service's does.
+        let port = course.outbound.then_some(course.remote.port);
+        groups.entry((program(&course.owner), course.remote.address, port)).or_default().push(course);
+    }
+    groups.into_iter().map(|((_, address, port), courses)| remote(address, port, &courses, evidence.window)).collect()
+}
+
+fn course(series: &Series, evidence: &Evidence) -> Option<Course> {
+    let (first, last) = (series.first()?, series.last()?);
+    let segments = |socket: &Socket| socket.tcp.as_ref().map_or(0, |tcp| u64::from(tcp.segments_out));
+    let grown = |figure: fn(&Socket) -> u64| figure(last).saturating_sub(figure(first));
+    let segments_out = segments(last).saturating_sub(segments(first));
+    let busy = waits(first, last, |tcp| tcp.busy_jiffies);
+    if segments_out == 0 && busy == 0 {
+        return None; // what it shows is of before the window
+    }
+    let clock = waits(first, last, |tcp| tcp.clock_jiffies);
+    let share = |waited| if busy as f64 >= BUSY * clock as f64 { waited as f64 / busy.max(1) as f64 } else { 0.0 };
+    let min_rtt = |socket: &Socket| socket.tcp.as_ref().and_then(|tcp| tcp.min_rtt_us).map(u64::from);
+    Some(Course {
+        owner: last.owner.clone(),
+        remote: last.remote?,
+        outbound: evidence.listener(last.local).is_none(),
+        segments_out,
+        retransmits: grown(|socket| socket.retransmits.unwrap_or_default().into()),
+        tx_bytes: grown(|socket| socket.tx_bytes.unwrap_or_default()),
+        rtts_us: rtts_us(series),
+        min_rtt_us: series.iter().filter_map(min_rtt).min(),
+        receiver_share: share(waits(first, last, |tcp| tcp.receiver_limited_jiffies)),
+        send_buffer_share: share(waits(first, last, |tcp| tcp.send_buffer_limited_jiffies)),
+    })
+}
+
+/// What a connection had to send in less than this share of the window is a burst, and what it waited for is over.
+const BUSY: f64 = 0.1;
+
+/// By how much a figure in jiffies, which wrap, grew between two readings.
+fn waits(first: &Socket, last: &Socket, figure: fn(&TcpInfo) -> u32) -> u32 {
+    let of = |socket: &Socket| socket.tcp.as_ref().map_or(0, figure);
+    of(last).wrapping_sub(of(first))
+}
+
+/// Round trips that were measured in the window: who sends nothing measures nothing, and its old figure stands.
+fn rtts_us(series: &Series) -> Vec<u64> {
+    let sent = series.windows(2).filter(|pair| pair[0].tx_bytes < pair[1].tx_bytes);
+    sent.filter_map(|pair| pair[1].rtt_us).map(u64::from).collect()
+}
+
+fn remote(address: IpAddr, port: Option<u16>, courses: &[Course], window: Duration) -> Remote {
+    let sum = |figure: fn(&Course) -> u64| courses.iter().map(figure).sum::<u64>();
+    // Of several connections the one that waits most is meant: the others' ease does not help it.
+    let share = |part: fn(&Course) -> f64| courses.iter().map(part).fold(0.0, f64::max);
+    let mut rtts: Vec<_> = courses.iter().flat_map(|course| course.rtts_us.iter().copied()).collect();
+    rtts.sort_unstable();
+    let at = |share: f64| rtts[((rtts.len() - 1) as f64 * share) as usize];
+    let rtt = (!rtts.is_empty()).then(|| Rtt {
+        min_us: courses.iter().filter_map(|course| course.min_rtt_us).min().unwrap_or(rtts[0]),
+        p50_us: at(0.5),
+        p99_us: at(0.99),
+        samples: rtts.len() as u64,
+    });
+    Remote {
+        owner: common(courses.iter().map(|course| &course.owner)),
+        remote: Some(address),
+        port,
+        segments_out: sum(|course| course.segments_out),
+        retransmits: sum(|course| course.retransmits),
+        rtt,
+        receiver_share: share(|course| course.receiver_share),
+        send_buffer_share: share(|course| course.send_buffer_share),
+        tx_bits_per_second: sum(|course| course.tx_bytes) as f64 * 8.0 / window.as_secs_f64().max(0.1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::Measured;
+
+    /// A reading at a time in which one connection has sent so many segments, so many of them again, and waited for the
+    /// receiver for so long.
+    fn reading(clock: u32, segments_out: u32, retransmits: u32, waited: u32) -> Output {
+        let socket = serde_json::json!({
+            "owner": {"pid": 7, "process": "client", "unit": null, "container": null, "netns": 1},
+            "protocol": "tcp", "state": "established",
+            "local": {"address": "10.0.0.9", "port": 40_000}, "remote": {"address": "10.0.0.1", "port": 80},
+            "send_queue_bytes": 0, "receive_queue_bytes": 0, "rtt_us": 1_000, "retransmits": retransmits,
+            "tx_bytes": segments_out * 1_000, "limited_by": null,
+            "tcp": {"congestion_control": "cubic", "rtt_variation_us": 1, "min_rtt_us": 500, "ssthresh_packets": null,
+                "mss_bytes": 1_448, "send_window_bytes": 1, "not_sent_bytes": 0, "unacked_packets": 0, "lost_packets": 0,
+                "segments_in": 0, "segments_out": segments_out, "retransmitted_bytes": 0, "pacing_bits_per_second": null,
+                "delivery_bits_per_second": null, "busy_jiffies": clock / 2, "receiver_limited_jiffies": waited,
+                "send_buffer_limited_jiffies": 0, "clock_jiffies": clock},
+        });
+        let sockets = vec![serde_json::from_value(socket).unwrap()];
+        Output { sockets, listeners: vec![], states: BTreeMap::new(), measured: Measured::default() }
+    }
+
+    #[test]
+    fn what_grew_in_the_window_counts() {
+        let evidence = Evidence { window: Duration::from_secs(8), ..Evidence::default() };
+        let readings = vec![reading(1_000, 100, 5, 50), reading(1_400, 150, 6, 70), reading(1_800, 300, 8, 150)];
+        let found = remotes(readings, &evidence);
+        assert_eq!((found.len(), found[0].segments_out, found[0].retransmits), (1, 200, 3));
+        assert_eq!((found[0].port, found[0].tx_bits_per_second), (Some(80), 200_000.0));
+        assert_eq!((found[0].receiver_share, found[0].send_buffer_share), (0.25, 0.0));
+        assert_eq!(found[0].rtt.map(|rtt| (rtt.min_us, rtt.p50_us, rtt.samples)), Some((500, 1_000, 2)));
+        assert!(remotes(vec![reading(9, 100, 5, 4), reading(9, 100, 5, 4)], &evidence).is_empty(), "idle");
+        let stuck = remotes(vec![reading(0, 100, 5, 0), reading(800, 100, 5, 400)], &evidence);
+        assert_eq!(stuck[0].receiver_share, 1.0, "nothing goes out, for want of a window");
+    }
+}

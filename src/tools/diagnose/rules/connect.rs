@@ -1,0 +1,239 @@
+//! Connections that do not come about: no answer, no route, no IPv6.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::{
+    answer::{Endpoint, Family, Owner},
+    tools::diagnose::{
+        evidence::{Connection, Evidence, Outcome, common, groups, program},
+        finding::{Code, Finding, Severity, quoted},
+    },
+};
+
+/// A program and where it connects to.
+pub(super) type Key = (Owner, Option<Endpoint>);
+
+pub(super) fn outbound(evidence: &Evidence) -> impl Iterator<Item = &Connection> {
+    evidence.connections.iter().filter(|connection| connection.outbound && connection.remote.is_some())
+}
+
+pub(super) fn by_target<'a>(rows: impl IntoIterator<Item = &'a Connection>) -> Vec<(Key, Vec<&'a Connection>)> {
+    groups(rows, |connection| (program(&connection.owner), connection.remote))
+}
+
+/// How often the same program reached the same target in the window.
+pub(super) fn successes(evidence: &Evidence, (who, remote): &Key) -> usize {
+    let same = |c: &&Connection| c.outcome == Outcome::Established && c.remote == *remote && program(&c.owner) == *who;
+    outbound(evidence).filter(same).count()
+}
+
+/// Whether the same program reached the same port over the other address family: what `connect` to a name does when
+/// one of its addresses does not answer.
+pub(super) fn other_family_works(evidence: &Evidence, (who, remote): &Key) -> bool {
+    let Some(remote) = remote else { return false };
+    outbound(evidence).any(|c| {
+        let other = c.remote.is_some_and(|r| r.port == remote.port && r.family() != remote.family());
+        other && c.outcome == Outcome::Established && program(&c.owner) == *who
+    })
+}
+
+pub(super) fn to_target(finding: Finding, remote: Endpoint) -> Finding {
+    finding.with("remote", remote).at(remote).look(
+        "trace_connections",
+        &[("outcome", "failed".into()), ("remote", remote.address.to_string()), ("port", remote.port.to_string())],
+    )
+}
+
+/// Nobody answers.
+pub fn connect_timeout(evidence: &Evidence) -> Vec<Finding> {
+    let hanging: Vec<_> = outbound(evidence).filter(|connection| connection.hangs()).collect();
+    let mut found = Vec::new();
+    for (key, rows) in by_target(hanging) {
+        let Some(remote) = key.1 else { continue };
+        let owner = common(rows.iter().map(|row| &row.owner));
+        let established = successes(evidence, &key);
+        let retransmits: u64 = rows.iter().map(|row| row.retransmits).sum();
+        // A SYN lost among many that were answered is loss, which `retransmits` judges; two lost in a row, or nobody
+        // answered at all, is silence.
+        let certain = rows.iter().any(|row| row.outcome == Outcome::TimedOut || row.retransmits >= 2);
+        if !certain && established > 0 {
+            continue;
+        }
+        // One attempt with one SYN sent again may be a lost packet still.
+        let severity = if certain || rows.len() >= 2 || rows[0].waited >= Duration::from_secs(2) {
+            Severity::Warning
+        } else {
+            Severity::Info
+        };
+        let waited = rows.iter().map(|row| row.waited).max().unwrap_or_default();
+        let summary = format!("{remote} does not answer {}: {} connects wait, or gave up", quoted(&owner), rows.len());
+        let finding = Finding::new(Code::ConnectTimeout, severity, summary)
+            .owner(&owner)
+            .with("attempts", rows.len())
+            .with("established", established)
+            .with("syn_retransmits", retransmits)
+            .with("longest_wait_ms", waited.as_millis() as u64);
+        found.push(to_target(finding, remote).look("trace_drops", &[]));
+    }
+    found
+}
+
+/// The routing table has no way, or says no.
+pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (key, rows) in by_target(outbound(evidence).filter(|c| c.outcome == Outcome::Unreachable && !c.no_neighbor())) {
+        let Some(remote) = key.1 else { continue };
+        let owner = common(rows.iter().map(|row| &row.owner));
+        // A host without IPv6 says so at once to everyone who tries it first: the connect over IPv4 follows at once.
+        let severity = if other_family_works(evidence, &key) { Severity::Info } else { Severity::Warning };
+        let summary =
+            format!("{} cannot reach {remote}: {} connects failed for want of a route", quoted(&owner), rows.len());
+        let finding = Finding::new(Code::NoRoute, severity, summary)
+            .owner(&owner)
+            .with("attempts", rows.len())
+            .with("errno", rows[0].errno.clone());
+        found.push(to_target(finding, remote).step(&format!("ip route get {}", remote.address)));
+    }
+    found.extend(forwarded_without_route(evidence));
+    found
+}
+
+/// This host forwards, and has no route for what arrives.
+fn forwarded_without_route(evidence: &Evidence) -> Vec<Finding> {
+    let strays = evidence.drops.iter().filter(|drop| drop.reason == "IP_INNOROUTES" || drop.reason == "IP_OUTNOROUTES");
+    let mut found = Vec::new();
+    for (address, rows) in groups(strays, |drop| drop.destination.map(|d| d.address)) {
+        let Some(address) = address.filter(|address| !address.is_multicast()) else { continue };
+        // Strangers may ask for any address; who sends from here is a client of ours.
+        let ours = rows.iter().any(|row| row.source.is_some_and(|source| evidence.is_ours(&source.address)));
+        let count: u64 = rows.iter().map(|row| row.count).sum();
+        let summary = format!("{count} packets to {address} were dropped for want of a route");
+        found.push(
+            Finding::new(Code::NoRoute, if ours { Severity::Warning } else { Severity::Info }, summary)
+                .owner(&common(rows.iter().map(|row| &row.owner)))
+                .with("remote_address", address)
+                .with("source", rows[0].source)
+                .with("interface", &rows[0].interface)
+                .with("packets", count)
+                .at(address)
+                .step(&format!("ip route get {address}")),
+        );
+    }
+    found
+}
+
+/// IPv6 fails where IPv4 works: every connect to a name with both costs a wait.
+pub fn ipv6_broken(evidence: &Evidence) -> Vec<Finding> {
+    let fails = |c: &&Connection| c.hangs() || c.outcome == Outcome::Unreachable;
+    let over_ipv6 = |c: &&Connection| c.remote.is_some_and(|remote| remote.family() == Family::Ipv6);
+    let key = |c: &Connection| (program(&c.owner), c.remote.map(|remote| remote.port));
+    let mut found = Vec::new();
+    for ((who, port), rows) in groups(outbound(evidence).filter(over_ipv6).filter(fails), key) {
+        let same = |c: &&Connection| c.outcome == Outcome::Established && key(c) == (who.clone(), port);
+        let (v6, v4): (Vec<_>, Vec<_>) = outbound(evidence).filter(same).partition(over_ipv6);
+        let (false, true) = (v4.is_empty(), v6.is_empty()) else { continue };
+        let waits = rows.iter().filter(|row| row.hangs()).count();
+        // Without IPv6 at all the connect fails at once, and costs nothing: only a wait, or a host that has a global
+        // IPv6 address and no way to use it, is broken.
+        let has_ipv6 = evidence
+            .sockets
+            .iter()
+            .any(|s| s.owner.netns == who.netns && s.local.is_some_and(|l| is_global_ipv6(&l.address)));
+        let severity = if waits > 0 || has_ipv6 { Severity::Warning } else { Severity::Info };
+        let owner = common(rows.iter().map(|row| &row.owner));
+        let summary = format!(
+            "{} reaches port {} over IPv4 but not over IPv6: {} IPv6 connects failed",
+            quoted(&owner),
+            port.unwrap_or_default(),
+            rows.len()
+        );
+        let mut finding = Finding::new(Code::Ipv6Broken, severity, summary)
+            .owner(&owner)
+            .with("failed_ipv6", rows.len())
+            .with("waited_ipv6", waits)
+            .with("established_ipv4", v4.len())
+            .with("remote", rows[0].remote)
+            .with("remote_ipv4", v4[0].remote)
+            .with("errno", rows[0].errno.clone());
+        for remote in rows.iter().filter_map(|row| row.remote).collect::<BTreeSet<_>>() {
+            finding = finding.at(remote);
+        }
+        found.push(
+            finding
+                .look(
+                    "trace_connections",
+                    &[("outcome", "failed".into()), ("port", port.unwrap_or_default().to_string())],
+                )
+                .step("ip -6 route show default"),
+        );
+    }
+    found
+}
+
+fn is_global_ipv6(address: &std::net::IpAddr) -> bool {
+    matches!(address, std::net::IpAddr::V6(ip) if ip.segments()[0] >> 13 == 1) // 2000::/3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+    use crate::tools::diagnose::evidence::Socket;
+
+    fn evidence(connections: Vec<Connection>) -> Evidence {
+        Evidence { connections, ..quiet() }
+    }
+
+    fn waiting(remote: &str, retransmits: u64, waited_ms: u64) -> Connection {
+        let waited = Duration::from_millis(waited_ms);
+        Connection { retransmits, waited, ..connection(remote, 443, Outcome::Unanswered) }
+    }
+
+    #[test]
+    fn silence_is_a_timeout() {
+        for rows in
+            [vec![waiting("10.0.0.1", 2, 3_000)], vec![waiting("10.0.0.1", 0, 1_000), waiting("10.0.0.1", 0, 950)]]
+        {
+            assert_eq!(told(&connect_timeout(&evidence(rows))), [(Code::ConnectTimeout, Severity::Warning)]);
+        }
+    }
+
+    #[test]
+    fn a_lost_syn_is_not_a_timeout_where_others_are_answered() {
+        let rows = vec![waiting("10.0.0.1", 1, 1_100), connection("10.0.0.1", 443, Outcome::Established)];
+        assert!(connect_timeout(&evidence(rows)).is_empty());
+        let rows = vec![waiting("10.0.0.1", 0, 300)];
+        assert!(connect_timeout(&evidence(rows)).is_empty(), "a browser that preferred the other family");
+    }
+
+    #[test]
+    fn no_route_costs_nothing_on_a_host_without_ipv6() {
+        let alone = vec![connection("2001:db8::1", 443, Outcome::Unreachable)];
+        assert_eq!(told(&no_route(&evidence(alone.clone()))), [(Code::NoRoute, Severity::Warning)]);
+        let both = [alone, vec![connection("192.0.2.1", 443, Outcome::Established)]].concat();
+        assert_eq!(told(&no_route(&evidence(both.clone()))), [(Code::NoRoute, Severity::Info)]);
+        assert_eq!(told(&ipv6_broken(&evidence(both.clone()))), [(Code::Ipv6Broken, Severity::Info)]);
+        let local = Some(endpoint("2001:db8::9", 50_000));
+        let sockets = vec![Socket { local, ..Socket::default() }];
+        let found = ipv6_broken(&Evidence { sockets, ..evidence(both) });
+        assert_eq!(told(&found), [(Code::Ipv6Broken, Severity::Warning)]);
+    }
+
+    #[test]
+    fn ipv6_is_broken_where_it_waits_and_ipv4_works() {
+        let v4 = connection("192.0.2.1", 443, Outcome::Established);
+        let found = ipv6_broken(&evidence(vec![waiting("2001:db8::1", 1, 2_000), v4.clone()]));
+        assert_eq!(told(&found), [(Code::Ipv6Broken, Severity::Warning)]);
+        let v6 = connection("2001:db8::1", 443, Outcome::Established);
+        assert!(ipv6_broken(&evidence(vec![v4.clone(), v6])).is_empty());
+        assert!(ipv6_broken(&evidence(vec![waiting("2001:db8::1", 0, 250), v4])).is_empty(), "happy eyeballs");
+    }
+
+    #[test]
+    fn forwarding_without_a_route_matters_for_our_own() {
+        let drops = vec![drop_of("IP_INNOROUTES", "tcp", ("192.0.2.7", 80), 4)];
+        let stranger = Evidence { drops, ..quiet() };
+        assert_eq!(told(&no_route(&stranger)), [(Code::NoRoute, Severity::Info)]);
+        let own_addresses = ["10.0.0.9".parse().unwrap()].into();
+        assert_eq!(told(&no_route(&Evidence { own_addresses, ..stranger })), [(Code::NoRoute, Severity::Warning)]);
+    }
+}

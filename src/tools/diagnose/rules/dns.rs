@@ -1,0 +1,160 @@
+//! Name resolution: no answer, a bad answer, a late answer.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::{
+    answer::Endpoint,
+    tools::diagnose::{
+        evidence::{Evidence, Query, common, groups},
+        finding::{Code, Finding, Severity, quoted},
+    },
+};
+
+/// Asking one server. Multicast DNS (5353) asks everyone and expects few answers, so it is not judged.
+fn by_server(evidence: &Evidence) -> Vec<(Option<Endpoint>, Vec<&Query>)> {
+    groups(evidence.queries.iter().filter(|q| q.server.is_some_and(|s| s.port != 5353 && s.port != 5355)), |q| q.server)
+}
+
+/// A finding if more than `share` of `of` queries, and at least two, are `bad`: one bad answer among many is a bad
+/// name, and one lookup asks for A and AAAA, so a lookup that fails is two.
+fn judged(code: Code, server: Option<Endpoint>, bad: &[&Query], of: usize, share: f64, what: &str) -> Option<Finding> {
+    const QUERIES: usize = 2;
+    if bad.is_empty() || (bad.len() as f64) < share * of as f64 {
+        return None;
+    }
+    let server = server?;
+    let severity = if bad.len() >= QUERIES { Severity::Warning } else { Severity::Info };
+    let owner = common(bad.iter().map(|query| &query.owner));
+    let names: BTreeSet<_> = bad.iter().map(|query| query.name.as_str()).take(64).collect();
+    let names: Vec<_> = names.into_iter().take(3).collect();
+    let summary = format!("DNS server {server} {what}: {} of {of} queries, asked by {}", bad.len(), quoted(&owner));
+    Some(
+        Finding::new(code, severity, summary)
+            .owner(&owner)
+            .with("server", server)
+            .with("queries", of)
+            .with("affected", bad.len())
+            .with("names", names)
+            .at(server)
+            .look("trace_dns", &[])
+            .step("resolvectl status || cat /etc/resolv.conf"),
+    )
+}
+
+/// The server says nothing. A fifth: resolvers ask again, so that less is hardly felt.
+pub fn dns_unanswered(evidence: &Evidence) -> Vec<Finding> {
+    const SHARE: f64 = 0.2;
+    let found = by_server(evidence).into_iter().filter_map(|(server, queries)| {
+        let bad: Vec<_> = queries.iter().copied().filter(|query| query.unanswered).collect();
+        judged(Code::DnsUnanswered, server, &bad, queries.len(), SHARE, "does not answer")
+    });
+    found.collect()
+}
+
+/// The server answers that it cannot.
+pub fn dns_failure(evidence: &Evidence) -> Vec<Finding> {
+    /// SERVFAIL, REFUSED and the like: a fifth of the answers, as above.
+    const SHARE: f64 = 0.2;
+    /// A search list of four domains makes four NXDOMAIN of five answers, and all is well. Beyond nine of ten nearly
+    /// no name exists.
+    const SHARE_NXDOMAIN: f64 = 0.9;
+    const NXDOMAINS: usize = 5;
+    let mut found = Vec::new();
+    for (server, queries) in by_server(evidence) {
+        let answered: Vec<_> = queries.iter().copied().filter(|query| query.rcode.is_some()).collect();
+        let (missing, failed): (Vec<_>, Vec<_>) = answered
+            .iter()
+            .copied()
+            .filter(|query| query.rcode.as_deref() != Some("NOERROR"))
+            .partition(|query| query.rcode.as_deref() == Some("NXDOMAIN"));
+        let rcodes: BTreeSet<_> = failed.iter().filter_map(|query| query.rcode.as_deref()).collect();
+        let what = format!("answers {}", rcodes.into_iter().collect::<Vec<_>>().join(", "));
+        found.extend(judged(Code::DnsFailure, server, &failed, answered.len(), SHARE, &what));
+        if missing.len() >= NXDOMAINS {
+            let what = "answers NXDOMAIN to nearly everything";
+            found.extend(judged(Code::DnsFailure, server, &missing, answered.len(), SHARE_NXDOMAIN, what));
+        }
+    }
+    found
+}
+
+/// The answer comes late.
+pub fn dns_slow(evidence: &Evidence) -> Vec<Finding> {
+    /// A cached answer takes a round trip, which is 0.25 s around half the world at most; what must be looked up takes
+    /// a few of them, now and then.
+    const SLOW: Duration = Duration::from_millis(250);
+    const SHARE: f64 = 0.2;
+    let mut found = Vec::new();
+    for (server, queries) in by_server(evidence) {
+        let answered: Vec<_> = queries.iter().copied().filter(|query| query.latency.is_some()).collect();
+        let slow: Vec<_> = answered.iter().copied().filter(|query| query.latency >= Some(SLOW)).collect();
+        let mut latencies: Vec<_> = slow.iter().filter_map(|query| query.latency).collect();
+        latencies.sort();
+        let Some(median) = latencies.get(latencies.len() / 2) else { continue };
+        let what = format!("is slow ({:.2} s at the median of the slow ones)", median.as_secs_f64());
+        let finding = judged(Code::DnsSlow, server, &slow, answered.len(), SHARE, &what);
+        found.extend(finding.map(|finding| finding.with("latency_ms_median", median.as_millis() as u64)));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+
+    fn query(rcode: Option<&str>, latency_ms: u64) -> Query {
+        Query {
+            owner: owner("client", 7),
+            server: Some(endpoint("10.0.0.53", 53)),
+            name: "example.org".into(),
+            rcode: rcode.map(str::to_owned),
+            latency: rcode.map(|_| Duration::from_millis(latency_ms)),
+            unanswered: rcode.is_none(),
+        }
+    }
+
+    fn evidence(parts: &[(usize, Query)]) -> Evidence {
+        let queries = parts.iter().flat_map(|(count, query)| vec![query.clone(); *count]).collect();
+        Evidence { queries, ..quiet() }
+    }
+
+    fn all(evidence: &Evidence) -> Vec<(Code, Severity)> {
+        told(&[dns_unanswered(evidence), dns_failure(evidence), dns_slow(evidence)].concat())
+    }
+
+    #[test]
+    fn a_healthy_resolver_is_quiet() {
+        assert_eq!(
+            all(&evidence(&[
+                (50, query(Some("NOERROR"), 20)),
+                (1, query(Some("SERVFAIL"), 20)),
+                (2, query(Some("NOERROR"), 400))
+            ])),
+            []
+        );
+    }
+
+    #[test]
+    fn a_search_list_is_no_failure() {
+        assert_eq!(all(&evidence(&[(40, query(Some("NXDOMAIN"), 1)), (10, query(Some("NOERROR"), 1))])), []);
+        assert_eq!(all(&evidence(&[(10, query(Some("NXDOMAIN"), 1))])), [(Code::DnsFailure, Severity::Warning)]);
+    }
+
+    #[test]
+    fn failures_silence_and_delay_are_told_apart() {
+        let well = (4, query(Some("NOERROR"), 20));
+        for (bad, code) in [
+            (query(Some("SERVFAIL"), 20), Code::DnsFailure),
+            (query(None, 0), Code::DnsUnanswered),
+            (query(Some("NOERROR"), 2_000), Code::DnsSlow),
+        ] {
+            assert_eq!(all(&evidence(&[well.clone(), (2, bad)])), [(code, Severity::Warning)]);
+        }
+    }
+
+    #[test]
+    fn multicast_dns_is_not_judged() {
+        let mdns = Query { server: Some(endpoint("224.0.0.251", 5353)), ..query(None, 0) };
+        assert_eq!(all(&evidence(&[(20, mdns)])), []);
+    }
+}

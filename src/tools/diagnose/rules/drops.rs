@@ -1,0 +1,294 @@
+//! Packets that died in this host, and what that means.
+
+use std::collections::BTreeSet;
+
+use super::warning_from;
+use crate::{
+    answer::Owner,
+    tools::diagnose::{
+        evidence::{Drop, Evidence, Socket, common, groups, is_known},
+        finding::{Code, Finding, Place, Severity, quoted},
+    },
+};
+
+/// Of the two ends of a packet the one that is a service: where somebody listens, else the lower port.
+fn service(evidence: &Evidence, drop: &Drop) -> Option<Place> {
+    let serves = |end: &Place| match drop.protocol.as_str() {
+        "udp" => evidence.receiver(*end).is_some(),
+        _ => evidence.listener(*end).is_some(),
+    };
+    // A port that was not told apart is one of many: a client's.
+    let port = |end: &Place| end.port.unwrap_or(u16::MAX);
+    match (drop.source, drop.destination) {
+        (Some(source), Some(destination)) if serves(&source) == serves(&destination) => {
+            Some(if port(&destination) <= port(&source) { destination } else { source })
+        }
+        (Some(source), Some(_)) if serves(&source) => Some(source),
+        (source, destination) => destination.or(source),
+    }
+}
+
+/// Whether the packet was of somebody on this host: a sender of ours, or a service of ours.
+fn concerns_us(evidence: &Evidence, drop: &Drop) -> bool {
+    let ours = |end: Option<Place>| end.is_some_and(|end| evidence.is_ours(&end.address));
+    let served = |end: Place| match drop.protocol.as_str() {
+        "tcp" => evidence.listener(end).is_some(),
+        "udp" => evidence.receiver(end).is_some(),
+        _ => false,
+    };
+    is_known(&drop.owner) || ours(drop.source) || drop.destination.is_some_and(served)
+}
+
+/// The finding's figures that all drops have.
+fn about(code: Code, severity: Severity, summary: String, rows: &[&Drop]) -> Finding {
+    let owner = whose(rows);
+    let interfaces: BTreeSet<_> = rows.iter().filter_map(|row| row.interface.as_ref()).collect();
+    let first = rows[0];
+    Finding::new(code, severity, summary)
+        .owner(&owner)
+        .with("packets", total(rows))
+        .with("protocol", &first.protocol)
+        .with("source", first.source)
+        .with("destination", first.destination)
+        .with("interfaces", (!interfaces.is_empty()).then_some(interfaces))
+        .with("reason", &first.reason)
+        .with("location", &first.location)
+}
+
+/// Whose packets they were.
+pub(super) fn whose(rows: &[&Drop]) -> Owner {
+    common(rows.iter().map(|row| &row.owner))
+}
+
+fn total(rows: &[&Drop]) -> u64 {
+    rows.iter().map(|row| row.count).sum()
+}
+
+fn is_full_table(evidence: &Evidence, drop: &Drop) -> bool {
+    // A rule's verdict is carried out in nft_do_chain or in nf_hook_slow; conntrack's own only in the latter, and then
+    // its counter grows. That counter is of our own network namespace; of the others we know whether a table is full.
+    let full = evidence.counters.conntrack_drops > 0 || evidence.conntrack_is_full;
+    drop.reason == "NETFILTER_DROP" && drop.location.starts_with("nf_hook_slow") && full
+}
+
+/// The table of tracked connections is full: new ones are dropped, whoever they are.
+pub fn conntrack_full(evidence: &Evidence) -> Vec<Finding> {
+    let rows: Vec<_> = evidence.drops.iter().filter(|drop| is_full_table(evidence, drop)).collect();
+    let dropped = evidence.counters.conntrack_drops.max(total(&rows));
+    if dropped == 0 {
+        return Vec::new();
+    }
+    let summary = format!("the connection tracking table is full: {dropped} new connections were dropped");
+    let finding = match rows.is_empty() {
+        true => Finding::new(Code::ConntrackFull, Severity::Critical, summary),
+        false => about(Code::ConntrackFull, Severity::Critical, summary, &rows),
+    };
+    let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
+    let finding = ends.into_iter().fold(finding.with("conntrack_drops", dropped), Finding::at);
+    vec![finding.step("sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max")]
+}
+
+/// A rule of the packet filter drops packets of ours.
+pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
+    /// A client sends its SYN again after a second: a rule that matters drops more than one packet in a window.
+    const PACKETS: u64 = 2;
+    let rule = |drop: &&Drop| drop.reason == "NETFILTER_DROP" && !is_full_table(evidence, drop);
+    let key = |drop: &Drop| (drop.protocol.clone(), service(evidence, drop), concerns_us(evidence, drop));
+    let mut found = Vec::new();
+    for ((protocol, service, ours), rows) in groups(evidence.drops.iter().filter(rule), key) {
+        let count = total(&rows);
+        // A firewall that keeps strangers from ports where nothing listens does its work.
+        let severity = if ours { warning_from(count, PACKETS) } else { Severity::Info };
+        let to = service.map_or_else(String::new, |end| format!(" of {end}"));
+        let summary = format!("a firewall rule drops {protocol} packets{to}: {count} in the window");
+        let finding = service.into_iter().fold(about(Code::FirewallDrop, severity, summary, &rows), Finding::at);
+        let finding = finding.with("service", service).look("trace_drops", &[]);
+        found.push(finding.step("nft list ruleset  # in the network namespace of that interface"));
+    }
+    found
+}
+
+/// Nobody answers ARP or neighbour discovery for the next hop.
+pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
+    // IPv6 gives a failed neighbour no reason of its own.
+    let failed = |drop: &Drop| drop.reason == "NEIGH_FAILED" || drop.location.starts_with("ndisc_error_report");
+    let waits = evidence.drops.iter().filter(|drop| drop.reason.starts_with("NEIGH_") || failed(drop));
+    let mut found = Vec::new();
+    for (address, rows) in groups(waits, |drop| drop.destination.map(|end| end.address)) {
+        // Who scans a network makes its router ask for hosts that never were. And a queue that overflows while a
+        // neighbour is asked for the first time is a burst.
+        let ours = |row: &Drop| is_known(&row.owner) || row.source.is_some_and(|s| evidence.is_ours(&s.address));
+        let harmful = rows.iter().any(|row| ours(row)) && rows.iter().any(|row| failed(row));
+        let severity = if harmful { Severity::Warning } else { Severity::Info };
+        let to = address.map_or_else(|| "a neighbour".into(), |address| address.to_string());
+        let summary = format!(
+            "no neighbour answers for {to}: {} packets waited for its link-layer address and were dropped",
+            total(&rows)
+        );
+        let finding = about(Code::NeighborUnreachable, severity, summary, &rows);
+        let finding = address.into_iter().fold(finding, Finding::at);
+        found.push(next_hop(finding, &to));
+    }
+    let told: BTreeSet<_> =
+        found.iter().flat_map(|finding: &Finding| finding.places.clone()).map(|place| place.address).collect();
+    found.extend(unreached(evidence).into_iter().filter(|finding| !told.contains(&finding.places[0].address)));
+    found
+}
+
+/// Connects that were told so, where no packet was seen to die: over IPv6 the SYN is kept for the next try.
+fn unreached(evidence: &Evidence) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (remote, rows) in groups(evidence.connections.iter().filter(|c| c.outbound && c.no_neighbor()), |c| c.remote) {
+        let Some(remote) = remote else { continue };
+        let owner = common(rows.iter().map(|row| &row.owner));
+        let summary = format!(
+            "no neighbour answers on the way of {} to {remote}: {} connects waited for nothing",
+            quoted(&owner),
+            rows.len()
+        );
+        let finding = Finding::new(Code::NeighborUnreachable, Severity::Warning, summary)
+            .owner(&owner)
+            .with("packets", rows.len())
+            .with("protocol", "tcp")
+            .with("destination", remote)
+            .with("errno", &rows[0].errno)
+            .at(remote.address);
+        found.push(next_hop(finding, &remote.address.to_string()));
+    }
+    found
+}
+
+fn next_hop(finding: Finding, to: &str) -> Finding {
+    finding
+        .step(&format!("ip route get {to}; ip neigh show nud failed  # the next hop, and whether it is on that link"))
+}
+
+/// Packets too big for the next link die, and their sender does not learn it.
+pub fn mtu_black_hole(evidence: &Evidence) -> Vec<Finding> {
+    /// The first packet that is too big is how a sender learns the path's MTU; it then sends smaller ones. Who goes on
+    /// was not told: its ICMP got lost.
+    const PACKETS: u64 = 3;
+    let too_big = evidence.drops.iter().filter(|drop| drop.reason == "PKT_TOO_BIG");
+    let mut found = Vec::new();
+    for ((source, destination), rows) in groups(too_big, |drop| (drop.source, drop.destination)) {
+        let (Some(source), Some(destination)) = (source, destination) else { continue };
+        // Whose connection hangs for long tries once a minute or two: what it tried before counts.
+        let hangs = |s: &&Socket| {
+            let ends = (s.local.map(Place::from), s.remote.map(Place::from));
+            s.send_queue_bytes > 0 && ends == (Some(source), Some(destination))
+        };
+        let before: u64 = evidence.sockets.iter().filter(hangs).map(|socket| socket.retransmits).sum();
+        let count = total(&rows);
+        if count.max(before) < PACKETS {
+            continue;
+        }
+        let summary = format!(
+            "packets from {source} to {destination} are too big for a link on their way, and {source} goes on sending them: {count} were dropped"
+        );
+        let finding = about(Code::MtuBlackHole, Severity::Warning, summary, &rows).at(source).at(destination);
+        found.push(finding.step(&format!("ping -M do -s 1472 {}  # the largest size that passes; let ICMP \"fragmentation needed\" and \"packet too big\" through", destination.address)));
+    }
+    found
+}
+
+/// A process does not read its UDP socket as fast as datagrams arrive.
+pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
+    /// A burst of a few may overrun a socket once.
+    const DATAGRAMS: u64 = 5;
+    let full = |drop: &&Drop| {
+        drop.protocol == "udp" && matches!(drop.reason.as_str(), "SOCKET_RCVBUFF" | "PROTO_MEM" | "SOCKET_BACKLOG")
+    };
+    let mut found = Vec::new();
+    for (local, rows) in groups(evidence.drops.iter().filter(full), |drop| drop.destination) {
+        let Some(local) = local else { continue };
+        let count = total(&rows);
+        let socket = evidence.receiver(local);
+        let mut finding = about(Code::UdpReceiveBufferFull, warning_from(count, DATAGRAMS), String::new(), &rows);
+        if let Some(socket) = socket {
+            finding = finding.owner(&socket.owner).with("receive_queue_bytes", socket.receive_queue_bytes);
+        }
+        let owner = socket.map(|s| s.owner.clone()).unwrap_or_else(|| whose(&rows));
+        finding.summary = format!(
+            "{} does not read {local} fast enough: {count} datagrams found its receive buffer full",
+            quoted(&owner)
+        );
+        let finding = finding.with("local", local).at(local);
+        found.push(
+            finding
+                .look(
+                    "snapshot_sockets",
+                    &[("protocol", "udp".into()), ("port", local.port.unwrap_or_default().to_string())],
+                )
+                .step("sysctl net.core.rmem_max  # the bound of SO_RCVBUF"),
+        );
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+    use crate::tools::diagnose::evidence::{Counters, Listener};
+
+    fn evidence(drops: Vec<Drop>) -> Evidence {
+        Evidence { drops, ..quiet() }
+    }
+
+    #[test]
+    fn a_firewall_matters_where_it_hits_us() {
+        let drops = vec![drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 3)];
+        let strangers = evidence(drops.clone());
+        assert_eq!(told(&firewall_drop(&strangers)), [(Code::FirewallDrop, Severity::Info)]);
+        let listeners = vec![Listener { local: Some(endpoint("0.0.0.0", 80)), ..Listener::default() }];
+        let served = Evidence { listeners, ..strangers.clone() };
+        assert_eq!(told(&firewall_drop(&served)), [(Code::FirewallDrop, Severity::Warning)]);
+        let own_addresses = ["10.0.0.9".parse().unwrap()].into();
+        let sent = Evidence { own_addresses, ..strangers };
+        assert_eq!(told(&firewall_drop(&sent)), [(Code::FirewallDrop, Severity::Warning)]);
+    }
+
+    #[test]
+    fn both_directions_of_one_service_are_one_finding() {
+        let request = Drop { owner: owner("client", 7), ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 2) };
+        let reply = Drop { source: request.destination, destination: request.source, ..request.clone() };
+        assert_eq!(firewall_drop(&evidence(vec![request, reply])).len(), 1);
+    }
+
+    #[test]
+    fn a_full_table_is_told_from_a_rule() {
+        let drops = vec![Drop {
+            location: "nf_hook_slow+0xa0".into(),
+            ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 9)
+        }];
+        let counters = Counters { conntrack_drops: 9, ..Counters::default() };
+        let full = Evidence { counters, ..evidence(drops.clone()) };
+        assert_eq!(told(&conntrack_full(&full)), [(Code::ConntrackFull, Severity::Critical)]);
+        assert!(firewall_drop(&full).is_empty());
+        assert!(conntrack_full(&evidence(drops)).is_empty());
+    }
+
+    #[test]
+    fn the_first_packet_that_is_too_big_teaches_the_mtu() {
+        let judged = |count| mtu_black_hole(&evidence(vec![drop_of("PKT_TOO_BIG", "tcp", ("10.0.0.1", 80), count)]));
+        assert!(judged(1).is_empty());
+        assert_eq!(told(&judged(4)), [(Code::MtuBlackHole, Severity::Warning)]);
+    }
+
+    #[test]
+    fn a_full_udp_socket_names_its_process() {
+        let drops = vec![drop_of("SOCKET_RCVBUFF", "udp", ("10.0.0.1", 514), 40)];
+        let sockets =
+            vec![Socket { owner: owner("syslogd", 5), local: Some(endpoint("0.0.0.0", 514)), ..Socket::default() }];
+        let found = udp_receive_buffer_full(&Evidence { sockets, ..evidence(drops) });
+        assert_eq!(told(&found), [(Code::UdpReceiveBufferFull, Severity::Warning)]);
+        assert_eq!(found[0].evidence["owner"]["process"], "syslogd");
+    }
+
+    #[test]
+    fn a_neighbour_that_our_own_packets_wait_for_is_missed() {
+        let drops = vec![Drop { owner: owner("client", 7), ..drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 80), 3) }];
+        assert_eq!(told(&neighbor_unreachable(&evidence(drops))), [(Code::NeighborUnreachable, Severity::Warning)]);
+        let scanned = vec![drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 80), 3)];
+        assert_eq!(told(&neighbor_unreachable(&evidence(scanned))), [(Code::NeighborUnreachable, Severity::Info)]);
+    }
+}

@@ -1,0 +1,263 @@
+//! Links that are full, that lose, that one owner has for itself.
+
+use std::collections::BTreeSet;
+
+use super::{drops::whose, warning_from};
+use crate::{
+    answer::bit_rate,
+    tools::diagnose::{
+        evidence::{Drop, Evidence, Link, Talker, common, groups, program},
+        finding::{Code, Finding, Severity, quoted},
+    },
+};
+
+/// A queue that takes this long to drain delays everyone behind it as much as a distant continent.
+const BACKLOG_S: f64 = 0.1;
+/// Packets that a burst may lose at a queue without anyone to notice.
+const QUEUE_DROPS: u64 = 10;
+
+fn is_queue(drop: &&Drop) -> bool {
+    let reason = drop.reason.as_str();
+    reason.starts_with("QDISC_") || reason.starts_with("FQ_") || reason == "CAKE_FLOOD"
+}
+
+impl Link {
+    /// How long what is queued takes at the rate at which it goes out now.
+    fn backlog_s(&self) -> f64 {
+        if self.tx_bits_per_second > 0.0 { self.backlog_bytes as f64 * 8.0 / self.tx_bits_per_second } else { 0.0 }
+    }
+
+    /// A device that knows its speed from a wire; virtual ones make it up.
+    fn wire_bits_per_second(&self) -> Option<f64> {
+        self.speed_mbps.filter(|_| self.kind == "ethernet").map(|mbps| mbps as f64 * 1e6)
+    }
+}
+
+/// More is sent than the link, or its shaper, takes.
+pub fn link_saturated(evidence: &Evidence) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (interface, rows) in groups(evidence.drops.iter().filter(is_queue), |drop| drop.interface.clone()) {
+        let dropped: u64 = rows.iter().map(|row| row.count).sum();
+        let link = evidence.links.iter().find(|link| Some(&link.name) == interface.as_ref());
+        let name = interface.clone().unwrap_or_else(|| "an interface".into());
+        let summary = format!("{name} is saturated: its queue dropped {dropped} packets");
+        let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
+        let mut finding = Finding::new(Code::LinkSaturated, warning_from(dropped, QUEUE_DROPS), summary)
+            .owner(&whose(&rows))
+            .with("interface", interface)
+            .with("queue_drops", dropped)
+            .with("reason", &rows[0].reason)
+            .with("source", rows[0].source)
+            .with("destination", rows[0].destination);
+        // The loss is of whole paths: whatever else goes to the same address suffers with it.
+        finding = ends.into_iter().fold(finding, |finding, end| finding.at(end).at(end.address));
+        found.push(with_link(finding, link));
+    }
+    let told: BTreeSet<_> =
+        found.iter().filter_map(|f| f.evidence.get("interface")?.as_str().map(str::to_owned)).collect();
+    let full = |link: &&Link| {
+        let full_wire = link.wire_bits_per_second().is_some_and(|speed| link.tx_bits_per_second >= 0.95 * speed);
+        link.qdisc_dropped >= QUEUE_DROPS || link.backlog_s() >= BACKLOG_S || full_wire
+    };
+    for link in evidence.links.iter().filter(full).filter(|link| !told.contains(&link.name)) {
+        let summary = format!(
+            "{} is saturated: {:.0} ms of packets wait in its queue, {} were dropped",
+            link.name,
+            link.backlog_s() * 1e3,
+            link.qdisc_dropped
+        );
+        let finding = Finding::new(Code::LinkSaturated, Severity::Warning, summary).with("interface", &link.name);
+        found.push(with_link(finding.with("queue_drops", link.qdisc_dropped), Some(link)));
+    }
+    found
+}
+
+fn with_link(finding: Finding, link: Option<&Link>) -> Finding {
+    let finding = match link {
+        Some(link) => finding
+            .with("tx_bits_per_second", link.tx_bits_per_second.round())
+            .with("qdisc", &link.qdisc)
+            .with("backlog_bytes", link.backlog_bytes)
+            .with("backlog_ms", (link.backlog_s() * 1e3).round())
+            .with("speed_mbps", link.speed_mbps),
+        None => finding,
+    };
+    finding.look("top_traffic", &[]).step("tc -s qdisc show")
+}
+
+/// Packets die at a device: no room, bad frames, a program at the driver or at tc.
+pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
+    /// Frames of protocols that nobody speaks here are counted as dropped on every network, a few a minute.
+    const PACKETS: u64 = 10;
+    let at_device = |drop: &&Drop| {
+        let reason = drop.reason.as_str();
+        let named =
+            ["XDP", "TC_INGRESS", "TC_EGRESS", "CPU_BACKLOG", "FULL_RING", "DEV_READY", "DEV_HDR", "NOMEM", "TAP_"];
+        let at_driver = drop.location.contains("xdp") || drop.location.contains("__dev_forward_skb");
+        named.iter().any(|name| reason.starts_with(name)) || (reason == "NOT_SPECIFIED" && at_driver)
+    };
+    let mut found = Vec::new();
+    for ((interface, reason), rows) in
+        groups(evidence.drops.iter().filter(at_device), |drop| (drop.interface.clone(), drop.reason.clone()))
+    {
+        let count: u64 = rows.iter().map(|row| row.count).sum();
+        let name = interface.clone().unwrap_or_else(|| "an interface".into());
+        let why = match rows[0].location.contains("xdp") || reason.starts_with("XDP") {
+            true => "by an XDP program or its driver",
+            false if reason.starts_with("TC_") => "by a tc program or filter",
+            false => "for want of room, or for their form",
+        };
+        let finding = Finding::new(
+            Code::InterfaceDrops,
+            warning_from(count, PACKETS),
+            format!("{count} packets were dropped at {name}, {why}"),
+        )
+        .owner(&whose(&rows))
+        .with("interface", interface)
+        .with("packets", count)
+        .with("reason", reason)
+        .with("location", &rows[0].location)
+        .with("source", rows[0].source)
+        .with("destination", rows[0].destination);
+        let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
+        found.push(next(ends.into_iter().fold(finding, Finding::at)));
+    }
+    let told: BTreeSet<_> =
+        found.iter().filter_map(|f| f.evidence.get("interface")?.as_str().map(str::to_owned)).collect();
+    for link in evidence.links.iter().filter(|link| !told.contains(&link.name)) {
+        let count = link.rx_errors + link.rx_dropped + link.tx_errors + link.tx_dropped;
+        if count == 0 || link.kind == "loopback" {
+            continue;
+        }
+        let finding = Finding::new(
+            Code::InterfaceDrops,
+            warning_from(count, PACKETS),
+            format!("the driver of {} dropped {count} packets", link.name),
+        )
+        .with("interface", &link.name)
+        .with("rx_errors", link.rx_errors)
+        .with("rx_dropped", link.rx_dropped)
+        .with("tx_errors", link.tx_errors)
+        .with("tx_dropped", link.tx_dropped);
+        found.push(next(finding));
+    }
+    if evidence.counters.softnet_dropped > 0 {
+        let count = evidence.counters.softnet_dropped;
+        let finding = Finding::new(
+            Code::InterfaceDrops,
+            warning_from(count, PACKETS),
+            format!("{count} packets found a CPU's backlog full"),
+        );
+        found.push(
+            finding.with("softnet_dropped", count).step("sysctl net.core.netdev_max_backlog net.core.netdev_budget"),
+        );
+    }
+    found
+}
+
+fn next(finding: Finding) -> Finding {
+    finding.look("trace_drops", &[]).look("snapshot_interfaces", &[]).step("ip -s -s link show; bpftool net show")
+}
+
+/// One owner has most of a busy link, at the others' cost.
+pub fn bandwidth_hog(evidence: &Evidence) -> Vec<Finding> {
+    /// Most: the others together have less than a fifth.
+    const SHARE: f64 = 0.8;
+    /// Below this no link of today is busy.
+    const BUSY_BITS: f64 = 50e6;
+    let rate = |row: &Talker| row.tx_bits_per_second.max(row.rx_bits_per_second);
+    // What goes over loopback takes nobody's bandwidth. Of a connection with both ends on this host the sender is meant.
+    let ends: BTreeSet<_> = evidence.talkers.iter().map(|row| (row.local, row.remote)).collect();
+    let receives =
+        |row: &Talker| row.rx_bits_per_second > row.tx_bits_per_second && ends.contains(&(row.remote, row.local));
+    let outside = |row: &&Talker| row.remote.is_none_or(|remote| !remote.address.is_loopback()) && !receives(row);
+    let owners = groups(evidence.talkers.iter().filter(outside), |row| program(&row.owner));
+    let rates: Vec<f64> = owners.iter().map(|(_, rows)| rows.iter().map(|row| rate(row)).sum()).collect();
+    let total: f64 = rates.iter().sum();
+    let Some((i, most)) = rates.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else {
+        return Vec::new();
+    };
+    let saturated = link_saturated(evidence).into_iter().find(|finding| finding.severity <= Severity::Warning);
+    if most < SHARE * total || (most < BUSY_BITS && saturated.is_none()) {
+        return Vec::new();
+    }
+    let others = rates.iter().filter(|rate| **rate > 0.0 && **rate < most).count();
+    // A link that has room for more harms nobody, and alone on a full one it harms itself.
+    let severity = if saturated.is_some() && others > 0 { Severity::Warning } else { Severity::Info };
+    let rows = &owners[i].1;
+    let owner = common(rows.iter().map(|row| &row.owner));
+    let largest = rows.iter().max_by(|a, b| rate(a).total_cmp(&rate(b)));
+    let summary = format!("{} has {:.0} % of all traffic, {}", quoted(&owner), 100.0 * most / total, bit_rate(most));
+    let interface = saturated.and_then(|finding| finding.evidence.get("interface").cloned());
+    vec![
+        Finding::new(Code::BandwidthHog, severity, summary)
+            .owner(&owner)
+            .with("share", (most / total * 1e3).round() / 1e3)
+            .with("bits_per_second", most.round())
+            .with("remote", largest.and_then(|row| row.remote))
+            .with("others", others)
+            .with("saturated_interface", interface)
+            .look("top_traffic", &[("group_by", "connection".into())]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+
+    fn talker(process: &str, bits: f64) -> Talker {
+        Talker {
+            owner: owner(process, 1),
+            remote: Some(endpoint("10.0.0.1", 80)),
+            tx_bits_per_second: bits,
+            ..Talker::default()
+        }
+    }
+
+    fn link(name: &str) -> Link {
+        Link { name: name.into(), kind: "ethernet".into(), tx_bits_per_second: 1e6, ..Link::default() }
+    }
+
+    #[test]
+    fn a_queue_that_drops_is_a_full_link() {
+        let drops = |count| Evidence {
+            drops: vec![Drop {
+                interface: Some("v0".into()),
+                ..drop_of("QDISC_OVERLIMIT", "udp", ("10.0.0.1", 9), count)
+            }],
+            ..quiet()
+        };
+        assert_eq!(told(&link_saturated(&drops(500))), [(Code::LinkSaturated, Severity::Warning)]);
+        assert_eq!(told(&link_saturated(&drops(2))), [(Code::LinkSaturated, Severity::Info)]);
+    }
+
+    #[test]
+    fn a_long_queue_is_a_full_link_and_a_fast_one_is_not() {
+        let judged = |link| told(&link_saturated(&Evidence { links: vec![link], ..quiet() }));
+        assert_eq!(judged(Link { backlog_bytes: 50_000, ..link("eth0") }), [(Code::LinkSaturated, Severity::Warning)]);
+        assert_eq!(judged(Link { backlog_bytes: 50_000, tx_bits_per_second: 1e9, ..link("eth0") }), []);
+        let veth = Link { kind: "veth".into(), speed_mbps: Some(10_000), tx_bits_per_second: 20e9, ..link("v0") };
+        assert_eq!(judged(veth), [], "a veth has no speed");
+    }
+
+    #[test]
+    fn a_device_that_loses_is_named() {
+        let links = vec![Link { rx_dropped: 40, ..link("eth0") }];
+        let found = interface_drops(&Evidence { links, ..quiet() });
+        assert_eq!(
+            (told(&found), &found[0].evidence["interface"]),
+            (vec![(Code::InterfaceDrops, Severity::Warning)], &"eth0".into())
+        );
+    }
+
+    #[test]
+    fn a_hog_harms_only_on_a_full_link() {
+        let talkers = vec![talker("backup", 900e6), talker("web", 10e6)];
+        let roomy = Evidence { talkers: talkers.clone(), ..quiet() };
+        assert_eq!(told(&bandwidth_hog(&roomy)), [(Code::BandwidthHog, Severity::Info)]);
+        let links = vec![Link { qdisc_dropped: 1_000, ..link("eth0") }];
+        assert_eq!(told(&bandwidth_hog(&Evidence { links, ..roomy })), [(Code::BandwidthHog, Severity::Warning)]);
+        let even = vec![talker("a", 300e6), talker("b", 300e6)];
+        assert!(bandwidth_hog(&Evidence { talkers: even, ..quiet() }).is_empty());
+    }
+}

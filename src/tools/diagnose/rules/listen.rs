@@ -1,0 +1,156 @@
+//! Listeners that cannot take what arrives.
+
+use super::warning_from;
+use crate::tools::diagnose::{
+    evidence::{Evidence, Listener},
+    finding::{Code, Finding, Severity, quoted},
+};
+
+impl Listener {
+    /// The kernel takes one more than the limit (`sk_acceptq_is_full` is `>`), so at the limit it may still take one.
+    fn is_full(&self) -> bool {
+        self.accept_queue_max > 0 && self.accept_queue > self.accept_queue_max
+    }
+
+    /// Half-open handshakes as many as the kernel keeps: from then on it sends cookies, or drops.
+    fn is_flooded(&self) -> bool {
+        let many = self.half_open >= HALF_OPEN || self.dropped >= HALF_OPEN;
+        self.accept_queue_max > 0 && self.half_open >= self.accept_queue_max && many
+    }
+}
+
+/// A handshake takes a round trip. This many waiting at once, or dropped, are no ordinary clients, unless the accept queue is full
+/// as well: then the kernel keeps ordinary clients half-open.
+const HALF_OPEN: u64 = 16;
+
+/// The last packet of a connection that just ended is the listener's to drop, and counts as well. Where the queue is not
+/// full any more, this many are needed.
+const DROPS: u64 = 5;
+
+/// A listener's finding: where, who, its queue.
+fn about(listener: &Listener, code: Code, severity: Severity, summary: String, evidence: &Evidence) -> Finding {
+    let mut finding = Finding::new(code, severity, summary)
+        .owner(&listener.owner)
+        .with("local", listener.local)
+        .with("accept_queue", listener.accept_queue)
+        .with("accept_queue_max", listener.accept_queue_max)
+        .with("half_open", listener.half_open)
+        .with("dropped", listener.dropped);
+    if let Some(local) = listener.local {
+        finding = finding.at(local);
+        if local.address.is_unspecified() {
+            // A connection that was never accepted shows none of our addresses: clients at this port are taken to be ours.
+            let remotes = evidence.connections.iter().filter(|c| c.outbound).filter_map(|c| c.remote);
+            finding = remotes.filter(|remote| remote.port == local.port).fold(finding, Finding::at);
+        }
+        finding = finding.look("snapshot_sockets", &[("state", "listen".into()), ("port", local.port.to_string())]);
+    }
+    finding
+}
+
+/// The process does not accept as fast as clients connect.
+pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
+    let overflows = |listener: &&Listener| {
+        let dropped = listener.dropped >= DROPS && !listener.is_flooded() && evidence.counters.syn_cookies_sent == 0;
+        listener.is_full() || dropped
+    };
+    let found = evidence.listeners.iter().filter(overflows).map(|listener| {
+        let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
+        let summary = format!(
+            "{} does not accept fast enough on {at}: {} connections wait for accept(), {} are allowed, {} were dropped",
+            quoted(&listener.owner),
+            listener.accept_queue,
+            listener.accept_queue_max,
+            listener.dropped
+        );
+        // Full, and nobody was turned away in the window: the next client will be.
+        let severity = if listener.dropped > 0 { Severity::Critical } else { Severity::Warning };
+        about(listener, Code::ListenQueueOverflow, severity, summary, evidence)
+            .step("sysctl net.core.somaxconn  # then the program's own backlog, and why it does not accept")
+    });
+    let found: Vec<_> = found.collect();
+    let overflows = evidence.counters.listen_overflows;
+    if !found.is_empty() || overflows == 0 {
+        return found;
+    }
+    let summary =
+        format!("{overflows} connections found an accept queue full, of a listener that was gone when we looked");
+    vec![
+        Finding::new(Code::ListenQueueOverflow, Severity::Warning, summary)
+            .with("listen_overflows", overflows)
+            .look("snapshot_sockets", &[("state", "listen".into())]),
+    ]
+}
+
+/// Handshakes begin and are never completed.
+pub fn syn_flood(evidence: &Evidence) -> Vec<Finding> {
+    /// The kernel sends a cookie when a queue of handshakes is full. A few come with a burst of real clients.
+    const COOKIES: u64 = 20;
+    let found = evidence.listeners.iter().filter(|l| l.is_flooded() && !l.is_full()).map(|listener| {
+        let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
+        let summary =
+            format!("{at} is flooded with SYNs: {} handshakes were begun and not completed", listener.half_open);
+        about(listener, Code::SynFlood, Severity::Critical, summary, evidence)
+            .with("syn_cookies_sent", evidence.counters.syn_cookies_sent)
+            .step("sysctl net.ipv4.tcp_syncookies net.ipv4.tcp_max_syn_backlog")
+    });
+    let found: Vec<_> = found.collect();
+    let cookies = evidence.counters.syn_cookies_sent;
+    if !found.is_empty() || cookies == 0 || evidence.listeners.iter().any(Listener::is_full) {
+        return found;
+    }
+    let summary = format!("the kernel answered {cookies} SYNs with cookies: a queue of handshakes was full");
+    vec![
+        Finding::new(Code::SynFlood, warning_from(cookies, COOKIES), summary)
+            .with("syn_cookies_sent", cookies)
+            .with("listen_drops", evidence.counters.listen_drops)
+            .look("trace_drops", &[])
+            .step("sysctl net.ipv4.tcp_syncookies net.ipv4.tcp_max_syn_backlog"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+    use crate::tools::diagnose::evidence::Counters;
+
+    fn listener(accept_queue: u64, half_open: u64, dropped: u64) -> Evidence {
+        let local = Some(endpoint("0.0.0.0", 80));
+        let listener =
+            Listener { owner: owner("server", 5), local, accept_queue, accept_queue_max: 16, dropped, half_open };
+        Evidence { listeners: vec![listener], ..quiet() }
+    }
+
+    #[test]
+    fn a_full_queue_is_found_and_a_busy_one_is_not() {
+        assert_eq!(
+            told(&listen_queue_overflow(&listener(17, 0, 4))),
+            [(Code::ListenQueueOverflow, Severity::Critical)]
+        );
+        assert_eq!(told(&listen_queue_overflow(&listener(17, 0, 0))), [(Code::ListenQueueOverflow, Severity::Warning)]);
+        assert_eq!(
+            told(&listen_queue_overflow(&listener(0, 0, 40))),
+            [(Code::ListenQueueOverflow, Severity::Critical)]
+        );
+        assert!(listen_queue_overflow(&listener(16, 3, 0)).is_empty());
+        assert!(listen_queue_overflow(&listener(0, 0, 1)).is_empty(), "a stray packet");
+    }
+
+    #[test]
+    fn half_open_handshakes_are_a_flood_unless_the_accept_queue_is_full() {
+        assert_eq!(told(&syn_flood(&listener(0, 16, 30))), [(Code::SynFlood, Severity::Critical)]);
+        assert!(listen_queue_overflow(&listener(0, 16, 30)).is_empty());
+        assert!(syn_flood(&listener(17, 16, 30)).is_empty());
+    }
+
+    #[test]
+    fn counters_tell_where_no_listener_does() {
+        let with = |counters| Evidence { counters, ..quiet() };
+        let overflowed = with(Counters { listen_overflows: 3, ..Counters::default() });
+        assert_eq!(told(&listen_queue_overflow(&overflowed)), [(Code::ListenQueueOverflow, Severity::Warning)]);
+        let cookies = with(Counters { syn_cookies_sent: 50, ..Counters::default() });
+        assert_eq!(told(&syn_flood(&cookies)), [(Code::SynFlood, Severity::Warning)]);
+        let few = with(Counters { syn_cookies_sent: 2, ..Counters::default() });
+        assert_eq!(told(&syn_flood(&few)), [(Code::SynFlood, Severity::Info)]);
+    }
+}

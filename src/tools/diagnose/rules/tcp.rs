@@ -1,0 +1,268 @@
+//! Connections that work, and work badly.
+
+use std::net::IpAddr;
+
+use super::warning_from;
+use crate::tools::diagnose::{
+    evidence::{Evidence, Remote, Reset, common, groups, program},
+    finding::{Code, Finding, Place, Severity, quoted},
+};
+
+/// A remote's finding: who talks to it, where, and how to look closer.
+fn about(row: &Remote, code: Code, severity: Severity, summary: String) -> Finding {
+    let finding = Finding::new(code, severity, summary)
+        .owner(&row.owner)
+        .with("remote_address", row.remote)
+        .with("remote_port", row.port);
+    let Some(address) = row.remote else { return finding };
+    let finding = finding.at(Place { address, port: row.port });
+    let mut arguments = vec![("protocol", "tcp".into()), ("detail", "true".into())];
+    arguments.extend(row.port.map(|port| ("port", port.to_string())));
+    finding.look("snapshot_sockets", &arguments)
+}
+
+fn name(row: &Remote) -> String {
+    match (row.remote, row.port) {
+        (Some(address), Some(port)) => crate::answer::Endpoint { address, port }.to_string(),
+        (Some(address), None) => address.to_string(),
+        _ => "a remote".into(),
+    }
+}
+
+/// Segments are lost on the way.
+pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
+    /// TCP over a good path sends less than one segment in a thousand again, over the internet a few. From one in a
+    /// hundred on throughput falls with every loss.
+    const SHARE: f64 = 0.01;
+    /// A probe at the end of a transfer, or a reader that stalled, costs one or two.
+    const SEGMENTS: u64 = 5;
+    let lossy =
+        |row: &&Remote| row.retransmits >= SEGMENTS && row.retransmits as f64 >= SHARE * row.segments_out as f64;
+    let found = evidence.remotes.iter().filter(lossy).map(|row| {
+        let percent = 100.0 * row.retransmits as f64 / row.segments_out.max(1) as f64;
+        let summary =
+            format!("{percent:.1} % of the segments that {} sent to {} were sent again", quoted(&row.owner), name(row));
+        about(row, Code::Retransmits, Severity::Warning, summary)
+            .with("retransmits", row.retransmits)
+            .with("segments_out", row.segments_out)
+            .with("retransmit_percent", (percent * 100.0).round() / 100.0)
+            .look("trace_drops", &[])
+    });
+    found.collect()
+}
+
+/// Round trips take long, for where the remote is.
+pub fn high_rtt(evidence: &Evidence) -> Vec<Finding> {
+    /// Half around the world and back through fibre is 200 ms; more is a queue, a satellite or a detour.
+    const FAR_US: u64 = 200_000;
+    /// A neighbour in a private network answers within milliseconds. Delayed acknowledgements add 40 ms at most.
+    const NEAR_US: u64 = 80_000;
+    /// A round trip that takes five times what it took at best waits in a queue.
+    const INFLATED: u64 = 5;
+    /// A median of fewer says little.
+    const SAMPLES: u64 = 5;
+    let mut found = Vec::new();
+    for row in &evidence.remotes {
+        let (Some(rtt), Some(address)) = (row.rtt, row.remote) else { continue };
+        let near = is_near(&address);
+        let queued = rtt.p50_us >= NEAR_US && rtt.p50_us >= INFLATED * rtt.min_us;
+        if rtt.samples < SAMPLES || !(queued || rtt.p50_us >= if near { NEAR_US } else { FAR_US }) {
+            continue;
+        }
+        let why = if queued { "it waits in a queue on the way" } else { "the way is long" };
+        let summary = format!(
+            "a round trip to {} takes {} at the median, {} at best: {why}",
+            name(row),
+            ms(rtt.p50_us),
+            ms(rtt.min_us)
+        );
+        found.push(
+            about(row, Code::HighRtt, Severity::Warning, summary)
+                .with("rtt_us_p50", rtt.p50_us)
+                .with("rtt_us_p99", rtt.p99_us)
+                .with("rtt_us_min", rtt.min_us)
+                .with("samples", rtt.samples),
+        );
+    }
+    found
+}
+
+fn ms(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1e3)
+}
+
+/// Loopback, private, link-local: somewhere in the same building.
+fn is_near(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// For this share of the time that it had data, the sender waited. Less comes and goes with every burst.
+const WAITED: f64 = 0.3;
+/// A sender that gets this much through is slowed by nobody who would notice.
+const FAST_BITS: f64 = 1e9;
+
+/// The receiver does not read as fast as it is sent to.
+pub fn receiver_limited(evidence: &Evidence) -> Vec<Finding> {
+    let slow = |row: &&Remote| row.receiver_share >= WAITED && row.tx_bits_per_second < FAST_BITS;
+    let found = evidence.remotes.iter().filter(slow).map(|row| {
+        let percent = (row.receiver_share * 100.0).round();
+        let summary = format!(
+            "{} reads too slowly: {} waited {percent} % of the time for its receive window",
+            name(row),
+            quoted(&row.owner)
+        );
+        let at = |socket: &&crate::tools::diagnose::evidence::Socket| {
+            socket.tcp
+                && socket.receive_queue_bytes > 0
+                && socket
+                    .local
+                    .is_some_and(|l| Some(l.address) == row.remote && row.port.is_none_or(|port| port == l.port))
+        };
+        let finding = about(row, Code::ReceiverLimited, Severity::Warning, summary)
+            .with("waited_percent", percent)
+            .with("tx_bits_per_second", row.tx_bits_per_second.round());
+        match evidence.sockets.iter().filter(at).max_by_key(|socket| socket.receive_queue_bytes) {
+            Some(reader) => {
+                finding.with("reader", &reader.owner).with("reader_receive_queue_bytes", reader.receive_queue_bytes)
+            }
+            None => finding,
+        }
+    });
+    found.collect()
+}
+
+/// The sender's own buffer is too small for the way.
+pub fn sender_limited(evidence: &Evidence) -> Vec<Finding> {
+    let slow = |row: &&Remote| row.send_buffer_share >= WAITED && row.tx_bits_per_second < FAST_BITS;
+    let found = evidence.remotes.iter().filter(slow).map(|row| {
+        let percent = (row.send_buffer_share * 100.0).round();
+        let summary = format!(
+            "the send buffer of {} is too small: {percent} % of the time the way to {} was idle for want of data",
+            quoted(&row.owner),
+            name(row)
+        );
+        about(row, Code::SenderLimited, Severity::Warning, summary)
+            .with("waited_percent", percent)
+            .with("tx_bits_per_second", row.tx_bits_per_second.round())
+            .step("sysctl net.ipv4.tcp_wmem  # and whether the program sets SO_SNDBUF")
+    });
+    found.collect()
+}
+
+/// Connections are torn down.
+pub fn resets(evidence: &Evidence) -> Vec<Finding> {
+    /// One is an accident; from three on it is a habit.
+    const RESETS: u64 = 3;
+    let mut found = Vec::new();
+    for (server, rows) in groups(&evidence.resets, |reset| server_side(evidence, reset)) {
+        // Both ends of a connection on this host see the same reset.
+        let count = rows.iter().filter(|row| row.sent_by_us).map(|row| row.count).sum::<u64>();
+        let received = rows.iter().filter(|row| !row.sent_by_us).map(|row| row.count).sum::<u64>();
+        let count = count.max(received);
+        let Some((endpoint, by_server)) = server else { continue };
+        // A client that resets to close is done, and saves itself a TIME_WAIT. A server that resets has not answered.
+        let severity = if by_server { warning_from(count, RESETS) } else { Severity::Info };
+        let sender = common(rows.iter().filter(|row| row.sent_by_us).map(|row| &row.owner));
+        let hurt = common(rows.iter().filter(|row| !row.sent_by_us).map(|row| &row.owner));
+        let by = if by_server { "the server" } else { "the client" };
+        let why = match (by_server, sender == Default::default()) {
+            (true, true) => "the server, or a firewall on the way",
+            (true, false) => "the process closed with data unread, or with SO_LINGER 0, or ended",
+            (false, _) => "the process was done, and closed with SO_LINGER 0 or with data unread",
+        };
+        let summary = format!("{count} connections to {endpoint} were reset by {by}");
+        let mut finding = Finding::new(Code::Resets, severity, summary)
+            .owner(if program(&sender) == Default::default() { &hurt } else { &sender })
+            .with("sent_by", by)
+            .with("count", count)
+            .with("server", endpoint)
+            .with("client_address", rows[0].local.filter(|l| *l != endpoint).or(rows[0].remote).map(|e| e.address))
+            .with("why", why)
+            .at(endpoint);
+        if program(&hurt) != Default::default() {
+            finding = finding.with("received_by", hurt);
+        }
+        found.push(finding.look("trace_connections", &[("port", endpoint.port.to_string())]));
+    }
+    found
+}
+
+/// The server's end of a reset connection, and whether the reset came from there.
+fn server_side(evidence: &Evidence, reset: &Reset) -> Option<(crate::answer::Endpoint, bool)> {
+    let (local, remote) = (reset.local?, reset.remote?);
+    let opened = evidence.connections.iter().find(|c| c.local == Some(local) && c.remote == Some(remote));
+    let local_serves = match opened {
+        Some(connection) => !connection.outbound,
+        None => evidence.listener(local).is_some() || (evidence.listener(remote).is_none() && local.port < remote.port),
+    };
+    let (server, by_server) = if local_serves { (local, reset.sent_by_us) } else { (remote, !reset.sent_by_us) };
+    Some((server, by_server))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+    use crate::tools::diagnose::evidence::{Listener, Rtt};
+
+    fn remote(address: &str) -> Remote {
+        Remote {
+            owner: owner("client", 7),
+            remote: address.parse().ok(),
+            port: Some(80),
+            segments_out: 1_000,
+            ..Remote::default()
+        }
+    }
+
+    fn with(row: Remote) -> Evidence {
+        Evidence { remotes: vec![row], ..quiet() }
+    }
+
+    #[test]
+    fn one_percent_of_loss_is_much() {
+        let judged = |retransmits| told(&retransmits_of(retransmits));
+        fn retransmits_of(retransmits: u64) -> Vec<Finding> {
+            super::retransmits(&with(Remote { retransmits, ..remote("10.0.0.1") }))
+        }
+        assert_eq!(judged(4), []);
+        assert_eq!(judged(9), []);
+        assert_eq!(judged(30), [(Code::Retransmits, Severity::Warning)]);
+    }
+
+    #[test]
+    fn a_round_trip_is_judged_by_where_it_goes() {
+        let judged = |address: &str, min_us, p50_us| {
+            let rtt = Some(Rtt { min_us, p50_us, p99_us: p50_us, samples: 50 });
+            !high_rtt(&with(Remote { rtt, ..remote(address) })).is_empty()
+        };
+        assert!(!judged("192.0.2.1", 150_000, 160_000), "another continent");
+        assert!(judged("192.0.2.1", 250_000, 260_000));
+        assert!(judged("192.0.2.1", 10_000, 100_000), "a queue");
+        assert!(!judged("10.0.0.1", 100, 41_000), "delayed acknowledgements");
+        assert!(judged("10.0.0.1", 100_000, 101_000));
+    }
+
+    #[test]
+    fn who_waits_is_limited_unless_it_is_fast() {
+        let slow = Remote { receiver_share: 0.9, tx_bits_per_second: 1e5, ..remote("10.0.0.1") };
+        assert_eq!(told(&receiver_limited(&with(slow.clone()))), [(Code::ReceiverLimited, Severity::Warning)]);
+        assert!(receiver_limited(&with(Remote { tx_bits_per_second: 9e9, ..slow })).is_empty());
+        let small = Remote { send_buffer_share: 0.8, tx_bits_per_second: 1e6, ..remote("10.0.0.1") };
+        assert_eq!(told(&sender_limited(&with(small))), [(Code::SenderLimited, Severity::Warning)]);
+    }
+
+    #[test]
+    fn a_client_may_reset_to_close_and_a_server_may_not() {
+        let (client, server) = (Some(endpoint("10.0.0.9", 40_000)), Some(endpoint("10.0.0.1", 80)));
+        let listeners = vec![Listener { local: server, ..Listener::default() }];
+        let judged = |sent_by_us| {
+            let reset = Reset { local: client, remote: server, sent_by_us, count: 5, ..Reset::default() };
+            told(&resets(&Evidence { resets: vec![reset], listeners: listeners.clone(), ..quiet() }))
+        };
+        assert_eq!(judged(true), [(Code::Resets, Severity::Info)]);
+        assert_eq!(judged(false), [(Code::Resets, Severity::Warning)]);
+    }
+}

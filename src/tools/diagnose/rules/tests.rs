@@ -1,0 +1,100 @@
+//! Short ways to write evidence, for the tests of every rule, and the tests of what is done with their findings.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    answer::{Endpoint, Owner},
+    tools::diagnose::{evidence::*, finding::*},
+};
+
+pub fn endpoint(address: &str, port: u16) -> Endpoint {
+    Endpoint { address: address.parse().unwrap(), port }
+}
+
+pub fn owner(process: &str, pid: u32) -> Owner {
+    Owner { process: Some(process.into()), pid: Some(pid), ..Owner::default() }
+}
+
+/// A window of 10 s in which nothing happened.
+pub fn quiet() -> Evidence {
+    Evidence { window: Duration::from_secs(10), ..Evidence::default() }
+}
+
+pub fn connection(remote: &str, port: u16, outcome: Outcome) -> Connection {
+    Connection {
+        owner: owner("client", 7),
+        outbound: true,
+        local: Some(endpoint("10.0.0.9", 40_000)),
+        remote: Some(endpoint(remote, port)),
+        outcome,
+        ..Connection::default()
+    }
+}
+
+pub fn drop_of(reason: &str, protocol: &str, destination: (&str, u16), count: u64) -> Drop {
+    Drop {
+        reason: reason.into(),
+        protocol: protocol.into(),
+        source: Some(endpoint("10.0.0.9", 40_000).into()),
+        destination: Some(endpoint(destination.0, destination.1).into()),
+        count,
+        ..Drop::default()
+    }
+}
+
+pub fn told(findings: &[Finding]) -> Vec<(Code, Severity)> {
+    findings.iter().map(|finding| (finding.code, finding.severity)).collect()
+}
+
+fn finding(code: Code, severity: Severity, address: &str, port: u16) -> Finding {
+    Finding::new(code, severity, "x").at(endpoint(address, port))
+}
+
+#[test]
+fn every_code_has_a_rule() {
+    let json = serde_json::to_value(schemars::schema_for!(Code)).unwrap();
+    assert_eq!(json["enum"].as_array().unwrap().len(), RULES.len(), "{json}");
+}
+
+#[test]
+fn nothing_seen_is_nothing_found() {
+    let (findings, checked) = judge(&Evidence::default(), 6, |_| true);
+    assert!(findings.is_empty(), "{findings:?}");
+    assert_eq!(checked.len(), RULES.len());
+}
+
+#[test]
+fn what_a_silent_tool_decides_is_not_checked() {
+    let (_, checked) = judge(&Evidence::default(), 6, |tool| tool != DNS);
+    assert!(!checked.contains(&Code::DnsSlow) && checked.contains(&Code::Retransmits));
+    assert!(decided_by(DNS).any(|code| code == Code::DnsSlow));
+}
+
+#[test]
+fn a_symptom_is_told_with_its_cause_and_only_there() {
+    let found = causes(vec![
+        finding(Code::FirewallDrop, Severity::Warning, "10.0.0.1", 80),
+        finding(Code::ConnectTimeout, Severity::Warning, "10.0.0.1", 80),
+        finding(Code::ConnectTimeout, Severity::Warning, "10.0.0.2", 80),
+    ]);
+    let told: Vec<_> = found.iter().map(|f| (f.code, f.places[0].address.to_string())).collect();
+    assert_eq!(told, [(Code::FirewallDrop, "10.0.0.1".into()), (Code::ConnectTimeout, "10.0.0.2".into())]);
+    assert_eq!(found[0].evidence["explains"], serde_json::json!(["connect_timeout"]));
+}
+
+#[test]
+fn a_harmless_drop_does_not_hide_a_harm() {
+    let found = causes(vec![
+        finding(Code::FirewallDrop, Severity::Info, "10.0.0.1", 80),
+        finding(Code::ConnectTimeout, Severity::Warning, "10.0.0.1", 80),
+    ]);
+    assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn many_of_a_kind_are_counted() {
+    let many = (0..9).map(|i| finding(Code::ConnectTimeout, Severity::Warning, "10.0.0.1", i)).collect();
+    let kept = bounded(many, 5);
+    assert_eq!((kept.len(), &kept[4].evidence["more_findings_of_this_code"]), (5, &serde_json::json!(4)));
+}
