@@ -18,6 +18,7 @@ use super::{
     doctor,
     hosts::Host,
     http::{self, tokens},
+    paint,
     settings::{Settings, Transport},
     stdio,
 };
@@ -35,6 +36,7 @@ use crate::{
     name = "netmon-mcp",
     version,
     after_help = "Examples:
+  netmon-mcp call diagnose
   netmon-mcp call snapshot_interfaces
   netmon-mcp call network-monitor operation=incoming duration=2
   netmon-mcp call network-monitor operation=outgoing --json
@@ -188,6 +190,7 @@ fn fail(text: &str) -> ExitCode {
 async fn call(gateway: &Gateway, tool: &str, arguments: Vec<(String, String)>, json: bool) -> ExitCode {
     match ask(gateway, tool, arguments).await {
         Ok(answer) if json => print(&format!("{:#}\n", answer.structured)),
+        Ok(answer) if tool == "diagnose" && paint::wanted() => print(&paint::diagnosis(&answer.text)),
         Ok(answer) => print(&answer.text),
         Err(e) => return fail(&e.to_string()),
     }

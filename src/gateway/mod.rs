@@ -24,6 +24,7 @@ pub mod doctor;
 pub mod hosts;
 pub mod http;
 pub mod metrics;
+pub mod paint;
 pub mod server;
 pub mod settings;
 pub mod stdio;
