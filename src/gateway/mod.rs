@@ -25,6 +25,7 @@ pub mod hosts;
 pub mod http;
 pub mod metrics;
 pub mod paint;
+pub mod prompts;
 pub mod server;
 pub mod settings;
 pub mod stdio;

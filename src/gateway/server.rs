@@ -11,7 +11,8 @@ use futures::FutureExt;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
+        ContentBlock, GetPromptRequestParams, GetPromptResponse, Implementation, JsonObject, ListPromptsResult,
         ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities, ServerConfig, Tool,
         ToolAnnotations,
     },
@@ -24,6 +25,7 @@ use super::{
     Continuation, Failure, Gateway, audit,
     hosts::{self, Host},
     http::callers::Sender,
+    prompts,
 };
 use crate::{
     limits,
@@ -135,7 +137,7 @@ impl Server {
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
         let implementation = Implementation::new("netmon-mcp", env!("CARGO_PKG_VERSION")).with_title("Network monitor");
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().enable_prompts().enable_completions().build())
             .with_server_info(implementation)
             .with_instructions(match self.gateway.hosts() {
                 [] => INSTRUCTIONS.to_owned(),
@@ -152,6 +154,32 @@ impl ServerHandler for Server {
         Ok(ListToolsResult::with_all_items(self.listed().to_vec())
             .with_ttl_ms(3_600_000)
             .with_cache_scope(CacheScope::Public))
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(ListPromptsResult::with_all_items(prompts::list())
+            .with_ttl_ms(3_600_000)
+            .with_cache_scope(CacheScope::Public))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        prompts::get(&request).map(Into::into)
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        Ok(CompleteResult::new(prompts::complete(&self.gateway, &request.argument).await))
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {

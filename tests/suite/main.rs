@@ -20,6 +20,7 @@ mod network_monitor;
 mod oauth;
 #[allow(dead_code)]
 mod processes;
+mod prompts;
 mod protocol;
 mod sdks;
 mod separation;
