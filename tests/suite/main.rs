@@ -3,6 +3,7 @@
 
 mod abuse;
 mod clients;
+mod diagnose;
 mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;

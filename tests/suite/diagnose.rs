@@ -1,0 +1,257 @@
+//! `diagnose`: every fault that it knows is made for real, in variants, and beside them where nothing is wrong.
+//!
+//! The scenarios play side by side, each in network namespaces and with addresses of its own, and each asks for a
+//! diagnosis of its own. The daemon sees them all: what is not about a scenario's own places is left to the others.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use serde_json::Value;
+
+use super::harness::*;
+
+mod both;
+mod connect;
+mod dns;
+mod drops;
+mod link;
+mod listen;
+mod quiet;
+mod stage;
+mod tcp;
+mod traffic;
+mod wire;
+
+use stage::{Family, Stage, V4, V6};
+
+type Play = Box<dyn Fn(&mut Stage) + Send + Sync>;
+
+struct Scenario {
+    name: String,
+    play: Play,
+    /// It changes the whole host, or needs all of its CPU.
+    alone: bool,
+}
+
+/// A scenario in IPv4 only.
+fn one(name: &str, play: fn(&mut Stage)) -> Vec<Scenario> {
+    vec![Scenario { name: name.into(), play: Box::new(play), alone: false }]
+}
+
+/// The same in both families.
+fn each(name: &str, play: fn(&mut Stage, Family)) -> Vec<Scenario> {
+    let in_family = |family| Scenario {
+        name: format!("{name}, {}", if family == V4 { "IPv4" } else { "IPv6" }),
+        play: Box::new(move |stage: &mut Stage| play(stage, family)),
+        alone: false,
+    };
+    [V4, V6].map(in_family).into()
+}
+
+fn alone(scenarios: Vec<Scenario>) -> Vec<Scenario> {
+    scenarios.into_iter().map(|scenario| Scenario { alone: true, ..scenario }).collect()
+}
+
+fn scenarios() -> Vec<Scenario> {
+    [
+        each("refused", connect::refused),
+        one("refused on loopback", connect::refused_on_loopback),
+        each("refused UDP", connect::refused_udp),
+        each("no answer", connect::timeout),
+        one("no answer since before", connect::timeout_since_before),
+        each("no neighbour", connect::neighbor),
+        one("no neighbour for UDP", connect::neighbor_udp),
+        each("no route", connect::no_route),
+        one("blackhole route", connect::blackhole_route),
+        one("no route where forwarded", drops::forward_no_route),
+        one("IPv6 broken", connect::ipv6_broken),
+        each("local ports used up", connect::ports_exhausted),
+        each("connection churn", connect::churn),
+        each("firewall, input", drops::firewall_input),
+        each("firewall, output", drops::firewall_output),
+        one("firewall, replies", drops::firewall_replies),
+        one("firewall, forward", drops::firewall_forward),
+        each("firewall, UDP", drops::firewall_udp),
+        one("firewall on loopback", drops::firewall_on_loopback),
+        one("firewall loses a few", drops::firewall_loss),
+        one("firewall resets", tcp::firewall_resets),
+        each("accept queue full", listen::overflow),
+        one("accept queue full since before", listen::overflow_since_before),
+        each("SYN flood, cookies", |stage, family| listen::syn_flood(stage, family, true)),
+        one("SYN flood, no cookies", |stage| listen::syn_flood(stage, V4, false)),
+        each("UDP socket not read", drops::udp_buffer),
+        one("MTU black hole", drops::mtu_black_hole),
+        each("DNS fails", dns::servfail),
+        one("DNS knows no name", dns::nxdomain),
+        each("DNS slow", dns::slow),
+        each("DNS silent", dns::unanswered),
+        one("DNS half silent", dns::half_unanswered),
+        one("DNS server gone", dns::nobody),
+        one("DNS firewalled", dns::firewalled),
+        each("loss", tcp::retransmits),
+        each("far away", tcp::high_rtt),
+        each("slow receiver", tcp::slow_receiver),
+        each("small send buffer", tcp::small_send_buffer),
+        each("server resets", tcp::server_resets),
+        each("shaped link, TCP", link::saturated_tcp),
+        one("shaped link, UDP", link::saturated_udp),
+        alone(one("bandwidth hog", link::hog)),
+        one("XDP drops", link::xdp_drop),
+        each("tc drops", link::tc_drop),
+        one("ring full", link::full_ring),
+        alone(one("conntrack full", drops::conntrack_full)),
+        one("refused and firewalled", both::refused_and_firewalled),
+        one("overflow and resets", both::overflow_and_resets),
+        one("refused for a while", both::refused_for_a_while),
+        one("firewalled for a while", both::firewalled_for_a_while),
+        one("quiet: idle", quiet::idle),
+        alone(each("quiet: busy", quiet::busy)),
+        alone(one("quiet: busy loopback", quiet::busy_loopback)),
+        one("quiet: busy UDP", quiet::busy_udp),
+        one("quiet: health checks", quiet::health_checks),
+        one("quiet: happy eyeballs", quiet::happy_eyeballs),
+        one("quiet: IPv4 only", quiet::ipv4_only),
+        one("quiet: clients reset", quiet::clients_reset),
+        one("quiet: port scan", quiet::port_scan),
+        one("quiet: download", quiet::download),
+        one("quiet: keep-alive", quiet::keep_alive),
+        one("quiet: restart", quiet::restart),
+        one("quiet: MTU discovered", drops::mtu_discovered),
+        one("quiet: DNS search list", dns::search_list),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Scenarios that play at once: they mostly wait, and two CPUs carry their traffic.
+const AT_ONCE: usize = 6;
+
+/// What a scenario came to.
+#[derive(Default)]
+struct Score {
+    /// Expected and found with the right evidence, found with wrong evidence, not found.
+    right: usize,
+    wrong: usize,
+    missed: usize,
+    extra: usize,
+    line: String,
+    details: String,
+}
+
+#[test]
+fn every_fault_is_found_with_its_evidence_and_nothing_else() {
+    require_root();
+    let wanted = std::env::var("SCENARIO").unwrap_or_default();
+    let all: Vec<_> = scenarios().into_iter().enumerate().filter(|(_, s)| s.name.contains(&wanted)).collect();
+    let daemon = Daemon::start();
+    let scores = Mutex::new(Vec::new());
+    let play = |(number, scenario): &(usize, Scenario)| {
+        let mut stage = Stage::new(&daemon, *number, scenario.alone);
+        // A scenario that cannot be played is wrong, and the others go on.
+        let played = catch_unwind(AssertUnwindSafe(|| (scenario.play)(&mut stage)));
+        let mut score = score(&scenario.name, &stage);
+        if played.is_err() {
+            score.wrong += 1;
+            score.line = format!("{:32} | could not be played\n", scenario.name);
+            let _ = write!(score.details, "\n== {}: could not be played\n", scenario.name);
+        }
+        scores.lock().unwrap().push((*number, score));
+    };
+    let (alone, together): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, scenario)| scenario.alone);
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(scenario) = together.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    play(scenario);
+                }
+            });
+        }
+    });
+    alone.iter().for_each(play);
+    let mut scores = scores.into_inner().unwrap();
+    scores.sort_by_key(|(number, _)| *number);
+    let scores: Vec<_> = scores.into_iter().map(|(_, score)| score).collect();
+    report(&scores);
+    let failed: String =
+        scores.iter().filter(|s| s.wrong + s.missed + s.extra > 0).map(|s| s.details.as_str()).collect();
+    assert!(failed.is_empty(), "{failed}");
+}
+
+fn score(name: &str, stage: &Stage) -> Score {
+    let findings = stage.findings();
+    let mut score = Score::default();
+    let mut evidence = Vec::new();
+    for expected in &stage.expected {
+        let same: Vec<_> = findings.iter().filter(|finding| finding["code"] == expected.code).collect();
+        let faults: Vec<_> = same.iter().map(|finding| expected.faults(finding)).collect();
+        match faults.iter().min_by_key(|faults| faults.len()) {
+            None => {
+                score.missed += 1;
+                evidence.push(format!("{} not found", expected.code));
+            }
+            Some(faults) if faults.is_empty() => score.right += 1,
+            Some(faults) => {
+                score.wrong += 1;
+                evidence.push(format!("{}: {}", expected.code, faults.join(", ")));
+            }
+        }
+    }
+    let known =
+        |code: &Value| stage.expected.iter().map(|e| e.code).chain(stage.tolerated.iter().copied()).any(|c| code == c);
+    let extra: Vec<_> = findings.iter().filter(|f| f["severity"] != "info" && !known(&f["code"])).collect();
+    score.extra = extra.len();
+    let codes = |findings: &[&Value]| {
+        let mut codes: Vec<_> = findings
+            .iter()
+            .map(|f| {
+                let mark = if f["severity"] == "info" { "(info)" } else { "" };
+                format!("{}{mark}", f["code"].as_str().unwrap_or("?"))
+            })
+            .collect();
+        codes.sort();
+        codes.dedup();
+        codes.join(" ")
+    };
+    let expected: Vec<_> = stage.expected.iter().map(|e| e.code).collect();
+    let verdict = if score.wrong + score.missed + score.extra == 0 {
+        "right".into()
+    } else {
+        format!("WRONG {}", evidence.join("; "))
+    };
+    score.line = format!("{name:32} | {:40} | {:50} | {verdict}\n", expected.join(" "), codes(&findings));
+    let _ = write!(
+        score.details,
+        "\n== {name}: {}\n{}",
+        evidence.join("; "),
+        findings.iter().map(|f| format!("{f}\n")).collect::<String>()
+    );
+    let _ = writeln!(score.details, "blind: {}", stage.answer["blind_spots"]);
+    score
+}
+
+/// The table, past the test harness' capture, with precision and recall.
+fn report(scores: &[Score]) {
+    let sum = |part: fn(&Score) -> usize| scores.iter().map(part).sum::<usize>();
+    let (right, wrong, missed, extra) = (sum(|s| s.right), sum(|s| s.wrong), sum(|s| s.missed), sum(|s| s.extra));
+    let percent = |part: usize, whole: usize| if whole == 0 { 100.0 } else { 100.0 * part as f64 / whole as f64 };
+    let mut text = format!("\n{:32} | {:40} | {:50} | evidence\n", "scenario", "expected", "found");
+    scores.iter().for_each(|score| text += &score.line);
+    let _ = writeln!(
+        text,
+        "{} scenarios; precision {:.1} % ({right} right, {wrong} with wrong evidence, {extra} extra), recall {:.1} % ({missed} missed)",
+        scores.len(),
+        percent(right, right + wrong + extra),
+        percent(right, right + wrong + missed),
+    );
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,128 @@
+//! Connections that do not come about.
+
+use std::{net::TcpStream, thread, time::Duration};
+
+use super::{stage::*, traffic::*};
+
+/// Nobody listens on this one.
+const CLOSED: u16 = 81;
+
+pub fn refused(stage: &mut Stage, family: Family) {
+    let net = stage.net();
+    let to = (net.server_ip(family), CLOSED).into();
+    stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&net.client, to))));
+    let expected = stage.expect("connection_refused").owned_in(&net.client);
+    expected.is("/remote/port", CLOSED).is("/remote/address", to.ip().to_string()).at_least("/refused", 5.0);
+}
+
+pub fn refused_on_loopback(stage: &mut Stage) {
+    let net = stage.net();
+    stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&net.client, ([127, 0, 0, 1], CLOSED).into()))));
+    stage.expect("connection_refused").owned_in(&net.client).is("/remote/port", CLOSED).at_least("/refused", 5.0);
+}
+
+pub fn refused_udp(stage: &mut Stage, family: Family) {
+    let net = stage.net();
+    let socket = udp_to(&net.client, (net.server_ip(family), CLOSED).into());
+    stage.watch(|watch| watch.every(PAUSE, || drop(socket.send(b"anyone there?"))));
+    let expected = stage.expect("connection_refused").owned_in(&net.client);
+    expected.is("/protocol", "udp").is("/remote/port", CLOSED).at_least("/refused", 5.0);
+}
+
+/// The far end says nothing at all, and nothing in this host drops anything.
+pub fn timeout(stage: &mut Stage, family: Family) {
+    let net = stage.wired(Duration::ZERO, |_, _| true);
+    let to = (net.server_ip(family), 80).into();
+    stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&net.client, to))));
+    let expected = stage.expect("connect_timeout").owned_in(&net.client);
+    expected.is("/remote/port", 80).at_least("/attempts", 2.0).is("/established", 0);
+}
+
+/// The connect began before anyone watched, and waits still.
+pub fn timeout_since_before(stage: &mut Stage) {
+    let net = stage.wired(Duration::ZERO, |_, _| true);
+    let to = (net.server_ip(V4), 80).into();
+    let connect = || net.client.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(12)));
+    thread::scope(|scope| {
+        scope.spawn(connect);
+        super::super::harness::until("its SYN is sent again", || {
+            let line = net.client.run("ss -tnoH state syn-sent");
+            line.contains("timer:(on").then_some(())
+        });
+        stage.watch(|_| ());
+    });
+    stage.expect("connect_timeout").owned_in(&net.client).is("/remote/port", 80);
+}
+
+pub fn neighbor(stage: &mut Stage, family: Family) {
+    let net = stage.net();
+    let to = (net.host(family, 77), 80).into();
+    let connect = || drop(net.client.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(4))));
+    stage.watch(|watch| watch.every(PAUSE, connect));
+    stage.expect("neighbor_unreachable").is("/destination/address", to.ip().to_string()).known("/packets");
+}
+
+pub fn neighbor_udp(stage: &mut Stage) {
+    let net = stage.net();
+    let socket = udp_to(&net.client, (net.host(V4, 77), 514).into());
+    stage.watch(|watch| watch.every(PAUSE, || drop(socket.send(b"a log line"))));
+    let expected = stage.expect("neighbor_unreachable").is("/destination/address", net.host(V4, 77).to_string());
+    expected.is("/protocol", "udp").known("/packets");
+}
+
+pub fn no_route(stage: &mut Stage, family: Family) {
+    let net = stage.net();
+    let ip: std::net::IpAddr = if family == V4 { "198.51.100.7" } else { "2001:db8::7" }.parse().unwrap();
+    stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&net.client, (ip, 443).into()))));
+    stage.expect("no_route").owned_in(&net.client).is("/errno", "ENETUNREACH").at_least("/attempts", 5.0);
+}
+
+pub fn blackhole_route(stage: &mut Stage) {
+    let net = stage.net();
+    net.client.ip("route add blackhole 198.51.100.0/24");
+    stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&net.client, ([198, 51, 100, 7], 443).into()))));
+    stage.expect("no_route").owned_in(&net.client).is("/remote/port", 443).at_least("/attempts", 5.0);
+}
+
+/// The client tries IPv6 first, as clients do, and falls back.
+pub fn ipv6_broken(stage: &mut Stage) {
+    let net = stage.wired(Duration::ZERO, |_, packet| packet[0] >> 4 == 6);
+    let server = Server::echo(&net.server, (net.server_ip(V4), 443).into());
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            if try_connect(&net.client, (net.server_ip(V6), 443).into()).is_err()
+                && let Ok(stream) = try_connect(&net.client, server.at)
+            {
+                exchange(&stream, 100);
+                finish(stream);
+            }
+        })
+    });
+    stage.expect("ipv6_broken").owned_in(&net.client).at_least("/failed_ipv6", 2.0).at_least("/established_ipv4", 2.0);
+}
+
+pub fn ports_exhausted(stage: &mut Stage, family: Family) {
+    let net = stage.net();
+    net.client.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "32768 32800").unwrap());
+    let server = Server::sink(&net.server, (net.server_ip(family), 80).into());
+    let mut held: Vec<_> = (0..40).filter_map(|_| try_connect(&net.client, server.at).ok()).collect();
+    stage.watch(|watch| watch.every(PAUSE, || held.extend(try_connect(&net.client, server.at))));
+    stage.expect("port_exhaustion").owned_in(&net.client).is("/remote/port", 80).at_least("/failed", 5.0);
+}
+
+/// A new connection for every request, as fast as they go.
+pub fn churn(stage: &mut Stage, family: Family) {
+    let net = stage.net();
+    let server = Server::echo(&net.server, (net.server_ip(family), 80).into());
+    let pause = Duration::from_millis(2);
+    stage.watch(|watch| {
+        net.client.enter(|| {
+            watch.every(pause, || {
+                let stream = TcpStream::connect(server.at).unwrap();
+                exchange(&stream, 10);
+                finish(stream);
+            })
+        })
+    });
+    stage.expect("connection_churn").is("/remote/port", 80).at_least("/connections_per_second", 100.0);
+}

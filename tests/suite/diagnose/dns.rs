@@ -1,0 +1,124 @@
+//! Name resolution. The server is ours, and answers as it is told.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use super::{super::harness::*, stage::*, traffic::*};
+
+/// How the server treats the query with this number: the rcode, and after how long; `None` for no answer.
+type Manner = fn(u16) -> Option<(u8, Duration)>;
+
+/// A server on port 53 that lasts as long as its scenario: it ends when it is asked for `stop`.
+fn serve(netns: &Netns, at: SocketAddr, manner: Manner) {
+    let socket = udp(netns, at);
+    socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0u8; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let mut answer = buffer[..length].to_vec();
+            let Some((rcode, after)) = manner(u16::from_be_bytes([answer[0], answer[1]])) else { continue };
+            (answer[2], answer[3]) = (0x81, 0x80 | rcode);
+            let reply = socket.try_clone().unwrap();
+            thread::spawn(move || {
+                thread::sleep(after);
+                let _ = reply.send_to(&answer, from);
+            });
+        }
+    });
+}
+
+/// Asks for the A record of a name.
+fn ask(socket: &UdpSocket, id: u16) {
+    let mut query = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
+    for label in ["www", "example", "org", ""] {
+        query.push(label.len() as u8);
+        query.extend(label.bytes());
+    }
+    query.extend([0, 1, 0, 1]);
+    let _ = socket.send(&query);
+    let _ = socket.set_read_timeout(Some(Duration::from_millis(100)));
+    let _ = socket.recv(&mut [0; 512]);
+}
+
+fn play(stage: &mut Stage, family: Family, manner: Manner) -> Net {
+    let net = stage.net();
+    let at: SocketAddr = (net.server_ip(family), 53).into();
+    serve(&net.server, at, manner);
+    let socket = udp_to(&net.client, at);
+    let mut id = 0;
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            id += 1;
+            ask(&socket, id);
+        })
+    });
+    net
+}
+
+pub fn servfail(stage: &mut Stage, family: Family) {
+    let net = play(stage, family, |_| Some((2, Duration::ZERO)));
+    let expected = stage.expect("dns_failure").owned_in(&net.client).is("/server/port", 53);
+    expected.is("/server/address", net.server_ip(family).to_string()).at_least("/affected", 5.0);
+}
+
+pub fn nxdomain(stage: &mut Stage) {
+    let net = play(stage, V4, |_| Some((3, Duration::ZERO)));
+    stage.expect("dns_failure").owned_in(&net.client).at_least("/affected", 5.0);
+}
+
+/// A search list: most names do not exist, the last does.
+pub fn search_list(stage: &mut Stage) {
+    play(stage, V4, |id| Some((if id % 5 == 4 { 0 } else { 3 }, Duration::ZERO)));
+}
+
+pub fn slow(stage: &mut Stage, family: Family) {
+    let net = play(stage, family, |_| Some((0, Duration::from_millis(800))));
+    let expected = stage.expect("dns_slow").owned_in(&net.client).is("/server/port", 53);
+    expected.at_least("/latency_ms_median", 700.0).at_least("/affected", 5.0);
+}
+
+pub fn unanswered(stage: &mut Stage, family: Family) {
+    let net = play(stage, family, |_| None);
+    let expected = stage.expect("dns_unanswered").owned_in(&net.client).is("/server/port", 53);
+    expected.is("/server/address", net.server_ip(family).to_string()).at_least("/affected", 5.0);
+}
+
+/// Every other query gets lost, and the rest is answered at once.
+pub fn half_unanswered(stage: &mut Stage) {
+    let net = play(stage, V4, |id| (id % 2 == 0).then_some((0, Duration::ZERO)));
+    stage.expect("dns_unanswered").owned_in(&net.client).at_least("/affected", 3.0);
+}
+
+/// Nobody is there to ask: the resolver's process died.
+pub fn nobody(stage: &mut Stage) {
+    let net = stage.net();
+    let socket = udp_to(&net.client, (net.server_ip(V4), 53).into());
+    let mut id = 0;
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            id += 1;
+            ask(&socket, id);
+        })
+    });
+    stage.expect("dns_unanswered").owned_in(&net.client).at_least("/affected", 5.0);
+}
+
+/// A firewall drops the queries: that is told, and not also that nobody answers.
+pub fn firewalled(stage: &mut Stage) {
+    let net = stage.net();
+    let at: SocketAddr = (net.server_ip(V4), 53).into();
+    net.nft(&net.server, &["input udp dport 53 drop"]);
+    serve(&net.server, at, |_| Some((0, Duration::ZERO)));
+    let socket = udp_to(&net.client, at);
+    let mut id = 0;
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            id += 1;
+            ask(&socket, id);
+        })
+    });
+    stage.expect("firewall_drop").is("/protocol", "udp").is("/service/port", 53);
+}

@@ -1,0 +1,258 @@
+//! Where a scenario plays: two network namespaces of its own, a diagnosis that watches, what is expected of it.
+
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    super::harness::*,
+    wire::{Loses, Wire},
+};
+
+/// The address family that a scenario plays in.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+pub use Family::{V4, V6};
+
+/// Two namespaces, the client's and the server's, joined by a veth pair with addresses that no other scenario has:
+/// the daemon sees all of the host, and so every scenario that plays at the same time.
+pub struct Net {
+    pub client: Netns,
+    pub server: Netns,
+    number: usize,
+    wire: Option<Wire>,
+}
+
+impl Net {
+    pub fn new(number: usize) -> Net {
+        let net = Net { client: Netns::new(), server: Netns::new(), number, wire: None };
+        let (name, client, server) = (net.interface(), net.client.name(), net.server.name());
+        run(&format!("ip link add {name} netns {client} type veth peer name {name} netns {server}"));
+        net.address(&net.client, 1);
+        net.address(&net.server, 2);
+        net
+    }
+
+    /// The same, joined by a wire that delays and loses.
+    pub fn wired(number: usize, delay: Duration, loses: Loses) -> Net {
+        let mut net = Net { client: Netns::new(), server: Netns::new(), number, wire: None };
+        net.wire = Some(Wire::new(&net.interface(), &net.client, &net.server, delay, loses));
+        net.address(&net.client, 1);
+        net.address(&net.server, 2);
+        net
+    }
+
+    fn address(&self, netns: &Netns, host: u8) {
+        let name = self.interface();
+        netns.ip(&format!("addr add {}/24 dev {name}", self.host(V4, host)));
+        netns.ip(&format!("addr add {}/64 dev {name} nodad", self.host(V6, host)));
+        netns.ip(&format!("link set {name} up"));
+    }
+
+    /// The interface's name, the same at both ends.
+    pub fn interface(&self) -> String {
+        format!("scene{}", self.number)
+    }
+
+    /// A host of the scenario's subnet: 1 is the client, 2 the server, others do not exist.
+    pub fn host(&self, family: Family, host: u8) -> IpAddr {
+        let text = match family {
+            V4 => format!("10.220.{}.{host}", self.number),
+            V6 => format!("fd20:{}::{host:x}", self.number),
+        };
+        text.parse().unwrap()
+    }
+
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    pub fn server_ip(&self, family: Family) -> IpAddr {
+        self.host(family, 2)
+    }
+
+    /// Rules of the packet filter in a namespace, one a line.
+    pub fn nft(&self, netns: &Netns, lines: &[&str]) {
+        netns.run("nft add table inet t");
+        for hook in ["input", "output", "forward"] {
+            netns.run(&format!("nft add chain inet t {hook} {{ type filter hook {hook} priority 0 ; }}"));
+        }
+        for line in lines {
+            netns.run(&format!("nft add rule inet t {line}"));
+        }
+    }
+
+    /// What shows in a finding that it is about this scenario.
+    fn marks(&self) -> Vec<String> {
+        let netns = |netns: &Netns| format!("\"netns\":{}", netns.inode());
+        let addresses = [format!("10.220.{}.", self.number), format!("fd20:{}:", self.number)];
+        [addresses.to_vec(), vec![format!("\"{}\"", self.interface()), netns(&self.client), netns(&self.server)]]
+            .concat()
+    }
+}
+
+/// Goes on until the diagnosis has its answer.
+pub struct Watch {
+    begun: Instant,
+    over: AtomicBool,
+}
+
+impl Watch {
+    pub fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::Relaxed)
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Calls `f` every `pause`, as long as the window is open.
+    pub fn every(&self, pause: Duration, mut f: impl FnMut()) {
+        while self.goes_on() {
+            f();
+            let next = Instant::now() + pause;
+            while self.goes_on() && Instant::now() < next {
+                thread::sleep(Duration::from_millis(5).min(pause));
+            }
+        }
+    }
+}
+
+/// What a finding must say.
+pub struct Expected {
+    pub code: &'static str,
+    checks: Vec<(String, Check)>,
+}
+
+enum Check {
+    Is(Value),
+    AtLeast(f64),
+    Known,
+}
+
+impl Expected {
+    /// The evidence's field (a JSON pointer) has this value.
+    pub fn is(&mut self, field: &str, value: impl Into<Value>) -> &mut Self {
+        self.checks.push((field.into(), Check::Is(value.into())));
+        self
+    }
+
+    pub fn at_least(&mut self, field: &str, value: f64) -> &mut Self {
+        self.checks.push((field.into(), Check::AtLeast(value)));
+        self
+    }
+
+    pub fn known(&mut self, field: &str) -> &mut Self {
+        self.checks.push((field.into(), Check::Known));
+        self
+    }
+
+    /// The owner is a process of this test, in this namespace.
+    pub fn owned_in(&mut self, netns: &Netns) -> &mut Self {
+        self.is("/owner/pid", std::process::id()).is("/owner/netns", netns.inode())
+    }
+
+    /// What is wrong with a finding's evidence; empty if it is right.
+    pub fn faults(&self, finding: &Value) -> Vec<String> {
+        let evidence = &finding["evidence"];
+        let mut faults = Vec::new();
+        for (field, check) in &self.checks {
+            let value = evidence.pointer(field);
+            let right = match (check, value) {
+                (Check::Is(expected), Some(value)) => value == expected,
+                (Check::AtLeast(least), Some(value)) => value.as_f64().is_some_and(|value| value >= *least),
+                (Check::Known, value) => value.is_some_and(|value| !value.is_null()),
+                _ => false,
+            };
+            if !right {
+                faults.push(format!("{field} is {}", value.unwrap_or(&Value::Null)));
+            }
+        }
+        if finding["next_step"].as_str().is_none_or(str::is_empty) {
+            faults.push("no next step".into());
+        }
+        faults
+    }
+}
+
+/// A scenario's stage: its nets, its daemon, its answer, its expectations.
+pub struct Stage<'a> {
+    daemon: &'a Daemon,
+    number: usize,
+    nets: usize,
+    marks: Vec<String>,
+    /// Nobody else plays, so that what names no place is about this scenario as well.
+    pub alone: bool,
+    pub window_ms: u64,
+    pub answer: Value,
+    pub expected: Vec<Expected>,
+    /// Codes that may be found as well: other true words for the same fault.
+    pub tolerated: Vec<&'static str>,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(daemon: &'a Daemon, number: usize, alone: bool) -> Self {
+        let (marks, expected, tolerated) = (Vec::new(), Vec::new(), Vec::new());
+        Stage { daemon, number, nets: 0, marks, alone, window_ms: 6_000, answer: Value::Null, expected, tolerated }
+    }
+
+    /// Two namespaces for this scenario; up to two pairs.
+    pub fn net(&mut self) -> Net {
+        self.with(Net::new)
+    }
+
+    /// The same, joined by a wire that delays and loses.
+    pub fn wired(&mut self, delay: Duration, loses: Loses) -> Net {
+        self.with(|number| Net::wired(number, delay, loses))
+    }
+
+    fn with(&mut self, make: impl FnOnce(usize) -> Net) -> Net {
+        let net = make(self.number * 2 + self.nets);
+        self.nets += 1;
+        self.marks.extend(net.marks());
+        net
+    }
+
+    /// Counts as this scenario's what is found at a place with this mark.
+    pub fn mark(&mut self, text: String) {
+        self.marks.push(text);
+    }
+
+    /// Diagnoses while `fault` goes on.
+    pub fn watch(&mut self, fault: impl FnOnce(&Watch) + Send) {
+        let mut client = Client::connect(&self.daemon.socket);
+        let id = client.begin_call("diagnose", json!({"duration_ms": self.window_ms, "limit": 1_000}));
+        let watch = Watch { begun: Instant::now(), over: AtomicBool::new(false) };
+        self.answer = thread::scope(|scope| {
+            scope.spawn(|| fault(&watch));
+            let answer = client.end_call(id);
+            watch.over.store(true, Ordering::Relaxed);
+            answer.unwrap()
+        });
+    }
+
+    /// Says that a finding must be there.
+    pub fn expect(&mut self, code: &'static str) -> &mut Expected {
+        self.expected.push(Expected { code, checks: Vec::new() });
+        self.expected.last_mut().unwrap()
+    }
+
+    /// The findings that are about this scenario.
+    pub fn findings(&self) -> Vec<&Value> {
+        let about = |finding: &&Value| {
+            let text = finding["evidence"].to_string();
+            let placed = text.contains("\"netns\"") || text.contains("\"address") || text.contains("\"interface");
+            self.marks.iter().any(|mark| text.contains(mark)) || (self.alone && !placed)
+        };
+        self.answer["findings"].as_array().map(|all| all.iter().filter(about).collect()).unwrap_or_default()
+    }
+}
