@@ -7,6 +7,7 @@
 #[path = "../suite/harness/mod.rs"]
 mod harness;
 
+mod connections;
 mod cost;
 mod first_light;
 mod floor;
@@ -27,6 +28,8 @@ const BENCHMARKS: &[Benchmark] = &[
     ("incoming-accuracy", first_light::accuracy),
     ("overhead", first_light::overhead),
     ("connects", first_light::connects),
+    ("connections-cost", connections::cost),
+    ("connections-lost", connections::lost),
     ("start", first_light::start),
     ("memory", first_light::memory),
 ];

@@ -13,6 +13,7 @@ pub enum Load {
     TcpRequests(TcpStream, TcpStream),
     TcpBulk(TcpStream, TcpStream),
     UdpRequests(UdpSocket, UdpSocket),
+    Connects(Pair, TcpListener),
 }
 
 impl Load {
@@ -47,10 +48,17 @@ impl Load {
         Load::UdpRequests(client, server)
     }
 
+    /// connect, accept, close.
+    pub fn connects(pair: Pair) -> Load {
+        let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+        Load::Connects(pair, listener)
+    }
+
     /// Does it `times`, and returns the CPU nanoseconds of one.
     pub fn run(&mut self, times: u32) -> f64 {
         let begun = cpu_time();
         match self {
+            Load::Connects(pair, listener) => return connect(pair, listener, times),
             Load::TcpRequests(client, server) => (0..times).for_each(|_| {
                 let mut byte = [0];
                 client.write_all(&[1]).unwrap();
@@ -75,6 +83,22 @@ impl Load {
         }
         (cpu_time() - begun) / f64::from(times)
     }
+}
+
+/// The CPU nanoseconds of one connection, on a thread that lives in the client's namespace.
+fn connect(pair: &Pair, listener: &TcpListener, times: u32) -> f64 {
+    let to = listener.local_addr().unwrap();
+    pair.a.enter(|| {
+        real_time_on_one_cpu();
+        let begun = cpu_time();
+        for _ in 0..times {
+            let client = TcpStream::connect(to).unwrap();
+            // Reset at the close, so that no port waits in TIME_WAIT.
+            rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO)).unwrap();
+            drop((listener.accept().unwrap(), client));
+        }
+        (cpu_time() - begun) / f64::from(times)
+    })
 }
 
 /// CPU time of this thread, in nanoseconds.

@@ -1,0 +1,55 @@
+//! `trace_connections`: what a connection costs while it is traced, and whether any is missed.
+
+use std::{
+    io::Read,
+    net::{TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{Figure, cost, harness::*, workload::Load};
+
+const TOOL: &str = "trace_connections";
+
+/// Connect, accept and close, of which both ends are traced: two connections for the tool.
+pub fn cost() -> Vec<Figure> {
+    let daemon = Daemon::start();
+    let window = [(TOOL, json!({"duration_ms": 60_000}))];
+    let load = Load::connects(Pair::new());
+    vec![cost::ratio("connect + accept + close, CPU, traced / not", &daemon, &window, load, (1.10, "<= 1.10"))]
+}
+
+/// Connections that are made at 5,000 a second for 5 s, and are not in the answer.
+pub fn lost() -> Vec<Figure> {
+    const CONNECTS: u32 = 25_000;
+    let netns = Netns::new();
+    netns.run("sysctl -qw net.ipv4.tcp_tw_reuse=1");
+    let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let to = listener.local_addr().unwrap();
+    thread::spawn(move || listener.incoming().for_each(drop));
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let arguments = json!({"port": to.port(), "direction": "outbound", "duration_ms": 20_000});
+    let id = client.begin_call(TOOL, arguments);
+    client.until_open(TOOL, 1);
+    let begun = Instant::now();
+    netns.enter(|| {
+        for n in 0..CONNECTS {
+            let _ = TcpStream::connect(to).unwrap().read(&mut [0]);
+            thread::sleep((Duration::from_micros(200) * n).saturating_sub(begun.elapsed()));
+        }
+    });
+    let rate = f64::from(CONNECTS) / begun.elapsed().as_secs_f64();
+    let answer = client.end_call(id).unwrap();
+    let counts = answer["outcomes"].as_object().unwrap().values().filter_map(serde_json::Value::as_u64);
+    let missing = u64::from(CONNECTS).abs_diff(counts.sum::<u64>());
+    let said = answer["measured"]["lost_events"].as_u64().unwrap();
+    vec![Figure {
+        name: format!("connects missed of {CONNECTS}, at {rate:.0}/s (said to be lost)"),
+        measured: format!("{missing} ({said})"),
+        reach: "0, or counted",
+        reached: missing <= said,
+    }]
+}
