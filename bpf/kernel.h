@@ -71,6 +71,7 @@ struct sk_buff {
 	int skb_iif;
 	unsigned int len;
 	__be16 protocol;
+	__u16 transport_header;
 	__u16 network_header;
 	sk_buff_data_t tail;
 	unsigned char *head;
@@ -218,6 +219,7 @@ struct tcp_sock {
 	__u32 mdev_us;
 	struct minmax rtt_min;
 	__u32 packets_out;
+	__u32 delivered;
 	__u32 lost_out;
 	__u32 retrans_out;
 	__u32 total_retrans;

@@ -49,6 +49,7 @@ pub mod peers;
 pub mod sandbox;
 pub mod serve;
 pub mod supervisor;
+pub mod tcp;
 pub mod tools;
 pub mod untrusted;
 pub mod window;

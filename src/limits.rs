@@ -110,6 +110,17 @@ pub const TRAFFIC_SPREAD: usize = 64;
 /// Connections that closed in a window and are kept for its end: `FLOWS` of `top_traffic.bpf.c`, 8 MB when full.
 pub const TCP_CLOSED_KEPT: usize = 65_536;
 
+/// Sockets whose round trips `profile_tcp` tells apart at once: `RTTS` of `round_trips.h`, 32 MB if they are all busy.
+pub const RTT_SOCKETS: u64 = 65_536;
+/// Connections that closed in its window: `CLOSED` of `profile_tcp.bpf.c`, 12 MB when full.
+pub const PROFILED_CLOSED: u64 = 65_536;
+/// Of these, the ones whose round trips are kept: `CLOSED_RTTS` there, 7 MB when full.
+pub const PROFILED_CLOSED_RTTS: u64 = 16_384;
+/// Kinds of resets that are told apart: `RESETS` of `resets.h`, 0.6 MB when full.
+pub const RESET_KINDS: u64 = 4_096;
+/// Owners named of one remote: those with the most retransmits. With more, five remotes would not stay under 8 KB.
+pub const OWNERS_OF_A_REMOTE: usize = 2;
+
 /// How long it may take to reach another host: a TCP connection, an ssh handshake, the other gateway's start.
 pub const HOST_CONNECT: Duration = Duration::from_secs(10);
 /// For how long a host that could not be reached is not tried again.

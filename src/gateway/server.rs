@@ -42,6 +42,7 @@ netmon-mcp measures this Linux host's network in the kernel, with eBPF. Pick a t
 - who uses the bandwidth, by process, remote, unit, container, port: top_traffic
 - open sockets and listeners, their queues, owners, what limits them: snapshot_sockets
 - who connects where, what fails and why, how long it takes: trace_connections
+- why TCP is slow (RTT, retransmits, what limits senders), who resets: profile_tcp
 - packets do not arrive, who drops them and why: trace_drops
 - names do not resolve, or slowly: trace_dns
 - a tool is unavailable, or an answer names limits: status

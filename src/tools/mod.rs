@@ -94,6 +94,7 @@ tools! {
     snapshot_sockets,
     top_traffic,
     trace_connections,
+    profile_tcp,
     trace_drops,
     trace_dns,
     status,

@@ -14,6 +14,7 @@ use crate::{
     answer::{Endpoint, Limit, Measured, Owner, Protocols, Transport},
     attribution::Process,
     bpf::{self, Loader},
+    tcp::LimitedBy,
     window::Window,
     wire::Error,
 };
@@ -82,24 +83,6 @@ pub enum State {
 }
 
 impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.serialize(f)
-    }
-}
-
-/// What a sender waits for: room at the receiver, room in its own send buffer, the network (its
-/// congestion window), or the application, which has given it all that it has.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum LimitedBy {
-    Receiver,
-    SendBuffer,
-    Network,
-    Application,
-}
-
-impl fmt::Display for LimitedBy {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         self.serialize(f)
     }

@@ -21,6 +21,7 @@ mod network_monitor;
 mod oauth;
 #[allow(dead_code)]
 mod processes;
+mod profile_tcp;
 mod prompts;
 mod protocol;
 mod sdks;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 mod network;
+pub mod slow;
 pub use network::*;
 
 pub const GATEWAY: &str = env!("CARGO_BIN_EXE_netmon-mcp");

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Resets of TCP connections: who sent them, to whom, why. */
+#pragma once
+#include "marks.h"
+
+enum { RESETS = 4096 };
+
+/* Resets that are alike: whose, between whom, why. */
+struct reset_key {
+	struct endpoints endpoints; /* the client's port is 0 */
+	__u32 netns;
+	__u32 pid;
+	__u32 reason;   /* enum sk_rst_reason, which differs by kernel; ~0 = not known */
+	__u8 by_remote; /* who sent it */
+	__u8 state;     /* in which the socket was; 0 = there was none */
+	__u8 pad[2];
+};
+const struct reset_key *reset_key_type __attribute__((unused));
+
+struct reset {
+	__u64 count;
+	__u64 cookie; /* of the last one's socket; 0 = it had none */
+	__u64 cgroup;
+	char comm[16];
+	__u32 port; /* the last one's client port */
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, RESETS);
+	__type(key, struct reset_key);
+	__type(value, struct reset);
+} resets SEC(".maps");
+
+static __always_inline void count_reset(struct reset_key *key, struct reset *first, bool inbound)
+{
+	struct endpoints *e = &key->endpoints;
+	struct reset *known;
+
+	if (inbound) {
+		first->port = e->remote_port;
+		e->remote_port = 0;
+	} else {
+		first->port = e->local_port;
+		e->local_port = 0;
+	}
+	known = bpf_map_lookup_elem(&resets, key);
+	if (known) {
+		__sync_fetch_and_add(&known->count, 1);
+		known->cookie = first->cookie;
+		known->port = first->port;
+		return;
+	}
+	/* A scan of ports makes a kind of each: beyond the bound it costs a look-up. */
+	if (figures.reset_kinds >= RESETS || bpf_map_update_elem(&resets, key, first, BPF_NOEXIST))
+		__sync_fetch_and_add(&figures.resets_untracked, 1);
+	else
+		__sync_fetch_and_add(&figures.reset_kinds, 1);
+}
+
+/* Neither a socket in TIME_WAIT nor a request: these end after what all have in common. */
+static __always_inline bool has_owner(const struct sock *sk)
+{
+	return sk->__sk_common.skc_state != TCP_TIME_WAIT && sk->__sk_common.skc_state != TCP_NEW_SYN_RECV;
+}
+
+/* Returns whether a client of ours got the reset, or sends it: without a connection it answers one from outside. */
+static __always_inline bool load_reset_owner(struct sock *sk, struct reset_key *key, struct reset *reset)
+{
+	struct mark *mark;
+	bool outbound;
+
+	key->state = sk->__sk_common.skc_state;
+	key->netns = load_netns(&sk->__sk_common);
+	if (!has_owner(sk) || key->state == TCP_LISTEN)
+		return false;
+	outbound = !is_inbound(sk);
+	reset->cookie = sk->__sk_common.skc_cookie.counter;
+	reset->cgroup = load_cgroup(sk);
+	mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	if (!mark)
+		return outbound;
+	key->pid = mark->pid;
+	__builtin_memcpy(reset->comm, mark->comm, sizeof(reset->comm));
+	return outbound;
+}
+
+/* From the segment that is answered: its sender is the remote end. */
+static __always_inline void load_segment(struct sk_buff *skb, struct endpoints *e)
+{
+	unsigned char *network = skb->head + skb->network_header, *transport = skb->head + skb->transport_header;
+	__be32 ipv4[2] = {};
+	__be16 ports[2] = {};
+
+	bpf_probe_read_kernel(ports, sizeof(ports), transport);
+	e->remote_port = bpf_ntohs(ports[0]);
+	e->local_port = bpf_ntohs(ports[1]);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		bpf_probe_read_kernel(e->remote, sizeof(e->remote), network + 8);
+		bpf_probe_read_kernel(e->local, sizeof(e->local), network + 24);
+		return;
+	}
+	bpf_probe_read_kernel(ipv4, sizeof(ipv4), network + 12);
+	mapped(e->remote, ipv4[0]);
+	mapped(e->local, ipv4[1]);
+}
+
+static __always_inline void load_ends(struct sock *sk, struct endpoints *e)
+{
+	load_endpoints(&sk->__sk_common, e);
+	if (!e->local_port)
+		e->local_port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+}
+
+/*
+ * Either may be missing: a reset that close() sends answers no segment, one to a closed port has no socket. Some
+ * kernels let the verifier take both for given; there a missing one reads as zeros.
+ */
+static __always_inline int sends_reset(struct sock *sk, struct sk_buff *skb, __u32 reason)
+{
+	struct reset_key key = { .reason = reason };
+	struct reset first = { .count = 1 };
+	bool outbound = false;
+
+	if (sk)
+		outbound = load_reset_owner(sk, &key, &first);
+	if (skb && skb->head) {
+		load_segment(skb, &key.endpoints);
+		if (!key.netns)
+			key.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+	} else if (sk) {
+		load_ends(sk, &key.endpoints);
+	}
+	count_reset(&key, &first, !outbound);
+	return 0;
+}
+
+SEC("tp_btf/tcp_send_reset")
+int BPF_PROG(reset_sent, struct sock *sk, struct sk_buff *skb)
+{
+	return sends_reset(sk, skb, ~0u);
+}
+
+/* Linux 6.12 and newer say why. */
+SEC("tp_btf/tcp_send_reset")
+int BPF_PROG(reset_sent_with_reason, struct sock *sk, struct sk_buff *skb, __u32 reason)
+{
+	return sends_reset(sk, skb, reason);
+}
+
+SEC("tp_btf/tcp_receive_reset")
+int BPF_PROG(reset_received, struct sock *sk)
+{
+	struct reset_key key = { .reason = ~0u, .by_remote = 1 };
+	struct reset first = { .count = 1 };
+	bool outbound = load_reset_owner(sk, &key, &first);
+
+	load_ends(sk, &key.endpoints);
+	count_reset(&key, &first, !outbound);
+	return 0;
+}

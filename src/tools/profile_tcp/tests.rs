@@ -1,0 +1,145 @@
+use serde_json::json;
+
+use super::{histogram::bucket_of, report::limited_by, *};
+use crate::limits;
+
+const MS: u64 = 1_000_000;
+
+fn process(comm: &str) -> Process {
+    let id = "0123456789abcdef".repeat(4);
+    let cgroup = Some(format!("/system.slice/docker-{id}.scope"));
+    Process { pid: 4_194_304, comm: comm.into(), cgroup, netns: 4_026_532_000 }
+}
+
+fn rtt(times: &[u32]) -> Histogram {
+    let mut buckets = [0; histogram::BUCKETS];
+    times.iter().for_each(|us| buckets[bucket_of(*us)] += 1);
+    Histogram::between(None, &buckets, *times.iter().min().unwrap(), *times.iter().max().unwrap())
+}
+
+fn group() -> Group {
+    let counts = Counts { connections: 2, segments_out: 1_000, retransmits: 25 };
+    Group {
+        remote: Some(Remote { address: "fd00:10:244::5555:6666".parse().unwrap(), port: Some(65_535) }),
+        counts,
+        rtt: rtt(&[1_000, 2_000, 40_000]),
+        waits: Waits { busy: 500 * MS, receiver: 4_000 * MS, send_buffer: 0, waiting: 0, drained: 10 },
+        owners: vec![(process("fifteen-letters"), counts); limits::OWNERS_OF_A_REMOTE],
+        owners_cut: 1,
+    }
+}
+
+fn reset(by_remote: bool, state: u8, reason: Option<&str>) -> Reset {
+    let end = |port| Endpoint { address: "fd00:10:244::5555:6666".parse().unwrap(), port };
+    Reset {
+        process: process("fifteen-letters"),
+        local: end(65_000),
+        remote: end(65_001),
+        by_remote,
+        state,
+        reason: reason.map(str::to_owned),
+        count: 1_000_000,
+    }
+}
+
+fn answer_to(sample: Sample) -> Output {
+    T::report(serde_json::from_value(json!({})).unwrap(), sample)
+}
+
+#[test]
+fn figures_are_in_the_units_that_their_names_say() {
+    let output = answer_to(Sample { remotes: vec![group()], window_ns: 5_000 * MS, ..Sample::default() });
+    let row = &output.remotes[0];
+    let rtt = row.rtt_us.as_ref().unwrap();
+    assert_eq!((rtt.min, rtt.max, rtt.samples), (1_000, 40_000, 3));
+    assert!(rtt.p50 >= 2_000 && rtt.p50 <= 2_500 && rtt.p99 == 40_000, "{rtt:?}");
+    assert_eq!((row.retransmit_percent, row.limited_by), (2.5, Some(LimitedBy::Receiver)));
+    assert_eq!(row.limited_ms[&LimitedBy::Receiver], 4_000);
+    assert_eq!(output.measured.window_ms, 5_000.0);
+}
+
+#[test]
+fn what_limits_a_sender_is_where_its_time_went() {
+    let with = |busy, receiver, send_buffer, waiting, drained| {
+        limited_by(&Waits { busy, receiver, send_buffer, waiting, drained })
+    };
+    use LimitedBy::*;
+    assert_eq!(with(0, 0, 0, 0, 0), None);
+    assert_eq!(with(10, 0, 0, 0, 0), Some(Network), "nothing came back");
+    assert_eq!(with(10, 0, 0, 9, 1), Some(Network));
+    assert_eq!(with(10, 0, 0, 1, 9), Some(Application));
+    assert_eq!(with(10, 11, 0, 1, 9), Some(Receiver));
+    assert_eq!(with(10, 0, 11, 1, 9), Some(SendBuffer));
+    assert_eq!(with(0, 0, 0, 0, 5), Some(Application), "all between two ticks of the clock");
+    assert_eq!(with(0, 0, 0, 5, 0), Some(Network));
+}
+
+#[test]
+fn rows_and_other_add_up() {
+    let total = Counts { connections: 12, segments_out: 1_500, retransmits: 30 };
+    let output = answer_to(Sample { remotes: vec![group()], remotes_cut: 4, total, ..Sample::default() });
+    let other = &output.other;
+    assert_eq!((other.connections, other.segments_out, other.retransmits), (10, 500, 5));
+    assert_eq!(output.measured.rows_cut, 4);
+}
+
+#[test]
+fn a_reset_says_who_and_why_as_far_as_it_is_known() {
+    let resets = [
+        (reset(false, 0, Some("NO_SOCKET")), End::Local, Some("NO_SOCKET")),
+        (reset(false, 1, None), End::Local, None),
+        (reset(true, 2, None), End::Remote, Some("refused")),
+        (reset(true, 1, None), End::Remote, Some("aborted")),
+        (reset(true, 8, None), End::Remote, Some("aborted_while_closing")),
+    ];
+    for (given, by, reason) in resets {
+        let output = answer_to(Sample { resets: vec![given], ..Sample::default() });
+        let row = &output.resets[0];
+        assert_eq!((row.sent_by, row.reason.as_deref(), row.explanation.is_some()), (by, reason, reason.is_some()));
+    }
+}
+
+#[test]
+fn an_answer_says_what_is_missing() {
+    assert!(answer_to(Sample::default()).measured.limits.is_empty());
+    let gaps = Gaps {
+        rtts_untracked: 1,
+        closed_untracked: 2,
+        closed_rtts_untracked: 3,
+        resets_untracked: 4,
+        reasons_unknown: true,
+        unknown: 5,
+    };
+    let measured = answer_to(Sample { gaps, missed: 7, ..Sample::default() }).measured;
+    assert_eq!((measured.lost_events, measured.limits.len()), (7, 6), "{measured:?}");
+}
+
+#[test]
+fn an_owner_is_an_owner_with_its_figures() {
+    let output = serde_json::to_value(answer_to(Sample { remotes: vec![group()], ..Sample::default() })).unwrap();
+    let owner = &output["remotes"][0]["owners"][0];
+    assert_eq!((&owner["pid"], &owner["retransmits"]), (&json!(4_194_304), &json!(25)), "{output}");
+}
+
+#[test]
+fn a_default_answer_is_small_and_a_screen_long() {
+    let rows = ROWS.rows();
+    let sample = Sample {
+        remotes: vec![group(); rows],
+        resets: vec![reset(false, 1, Some("TCP_DISCONNECT_WITH_DATA")); rows],
+        remotes_cut: 3,
+        ..Sample::default()
+    };
+    let output = answer_to(sample);
+    let json = serde_json::to_string(&output).unwrap();
+    assert!(json.len() < 8_192, "{} bytes", json.len());
+    let text = T::text(&output);
+    assert!(text.lines().count() <= 2 * rows + 8, "{text}");
+    assert!(text.contains("fifteen-letters[4194304] +1"), "{text}");
+    assert!(text.contains("receiver (4.0 s)"), "{text}");
+}
+
+#[test]
+fn nothing_is_said_to_be_nothing() {
+    assert!(T::text(&answer_to(Sample::default())).starts_with("No TCP connection"));
+}

@@ -1,0 +1,73 @@
+//! A slow path between two network namespaces: there is no netem everywhere, but there is tun.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::AsRawFd,
+    sync::mpsc::channel,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::Netns;
+
+pub const SLOW_A: &str = "10.78.0.1";
+pub const SLOW_B: &str = "10.78.0.2";
+pub const SLOW_A6: &str = "fd78::1";
+pub const SLOW_B6: &str = "fd78::2";
+
+/// Two namespaces, each with an interface `slow` whose packets come out at the other after a delay, until this is
+/// dropped.
+pub struct SlowPair {
+    pub a: Netns,
+    pub b: Netns,
+}
+
+impl SlowPair {
+    pub fn new(delay: Duration) -> SlowPair {
+        let (a, b) = (Netns::new(), Netns::new());
+        let (end_a, end_b) = (tun(&a, SLOW_A, SLOW_A6), tun(&b, SLOW_B, SLOW_B6));
+        carry(end_a.try_clone().unwrap(), end_b.try_clone().unwrap(), delay);
+        carry(end_b, end_a, delay);
+        SlowPair { a, b }
+    }
+}
+
+fn tun(netns: &Netns, v4: &str, v6: &str) -> File {
+    /// `TUNSETIFF`, `IFF_TUN` and `IFF_NO_PI` of linux/if_tun.h.
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    const FLAGS: u16 = 0x0001 | 0x1000;
+    let file = netns.enter(|| {
+        let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+        let mut request = [0u8; 40];
+        request[..4].copy_from_slice(b"slow");
+        request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
+        // SAFETY: the request is a struct ifreq: a name of 16 bytes, then a union of 24.
+        assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) }, 0);
+        file
+    });
+    netns.ip(&format!("addr add {v4}/24 dev slow"));
+    netns.ip(&format!("addr add {v6}/64 dev slow nodad"));
+    netns.ip("link set slow up");
+    file
+}
+
+/// Two threads: one takes each packet as it comes, one hands it on when its time has come. They end with the
+/// interfaces, which end with their namespaces.
+fn carry(mut from: File, mut to: File, delay: Duration) {
+    let (send, packets) = channel::<(Instant, Vec<u8>)>();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if send.send((Instant::now() + delay, buffer[..length].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    thread::spawn(move || {
+        for (due, packet) in packets {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let _ = to.write(&packet); // an interface that is going away
+        }
+    });
+}

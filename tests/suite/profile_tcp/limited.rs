@@ -1,0 +1,73 @@
+//! What limits a sender: each limit brought about for real.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{Ends, between, watched};
+use crate::harness::{slow::*, *};
+
+/// Writes for some time: all that the socket takes, or so much after each pause.
+fn write_for(stream: &TcpStream, time: Duration, bytes: usize, pause: Duration) {
+    stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        let _ = (&mut &*stream).write(&vec![0; bytes]);
+        thread::sleep(pause);
+    }
+}
+
+/// What limited a client that writes like this, to a server that reads or not.
+fn limit(pair: (&Netns, &Netns), address: &str, reads: bool, write: impl FnOnce(&TcpStream)) -> Value {
+    let daemon = Daemon::start();
+    let ends = Ends::new(pair.0, pair.1, address, address);
+    let mut server = ends.server.try_clone().unwrap();
+    if reads {
+        thread::spawn(move || while let Ok(1..) = server.read(&mut [0; 65_536]) {});
+    }
+    let arguments = json!({"port": ends.to.port(), "remote": address, "duration_ms": 2_500});
+    let answer = watched(&daemon, arguments, || write(&ends.client));
+    ends.row(&answer).clone()
+}
+
+const TIME: Duration = Duration::from_millis(1_800);
+
+#[test]
+fn a_reader_that_does_not_read_limits_its_sender() {
+    let pair = Pair::new();
+    let row = limit((&pair.a, &pair.b), B, false, |stream| write_for(stream, TIME, 65_536, Duration::ZERO));
+    assert_eq!(row["limited_by"], "receiver", "{row:#}");
+    assert!(between(&row["limited_ms"]["receiver"], 1_000, 2_600), "{row:#}");
+}
+
+#[test]
+fn a_small_send_buffer_limits_its_sender() {
+    let pair = SlowPair::new(Duration::from_millis(20));
+    let row = limit((&pair.a, &pair.b), SLOW_B, true, |stream| {
+        rustix::net::sockopt::set_socket_send_buffer_size(stream, 4_096).unwrap();
+        write_for(stream, TIME, 65_536, Duration::ZERO);
+    });
+    assert_eq!(row["limited_by"], "send_buffer", "{row:#}");
+}
+
+#[test]
+fn a_small_congestion_window_is_the_networks() {
+    let pair = SlowPair::new(Duration::from_millis(10));
+    pair.a.ip("route change 10.78.0.0/24 dev slow cwnd lock 10");
+    let row = limit((&pair.a, &pair.b), SLOW_B, true, |stream| write_for(stream, TIME, 65_536, Duration::ZERO));
+    assert_eq!(row["limited_by"], "network", "{row:#}");
+}
+
+#[test]
+fn a_sender_with_little_to_say_limits_itself() {
+    let pair = SlowPair::new(Duration::from_millis(10));
+    let row = limit((&pair.a, &pair.b), SLOW_B, true, |stream| {
+        write_for(stream, TIME, 100, Duration::from_millis(50));
+    });
+    assert_eq!(row["limited_by"], "application", "{row:#}");
+}
