@@ -108,6 +108,7 @@ typedef struct {
 struct file;
 
 struct socket {
+	unsigned long flags;
 	struct file *file;
 	struct sock *sk;
 };
@@ -197,6 +198,9 @@ struct minmax_sample {
 struct minmax {
 	struct minmax_sample s[3];
 };
+
+/* A bit of struct socket's flags: a process wants to write and finds no room in the send buffer. */
+enum { SOCK_NOSPACE = 2 };
 
 /* What a sender waited for last (tcp_sock.chrono_type). */
 enum tcp_chrono { TCP_CHRONO_UNSPEC, TCP_CHRONO_BUSY, TCP_CHRONO_RWND_LIMITED, TCP_CHRONO_SNDBUF_LIMITED };

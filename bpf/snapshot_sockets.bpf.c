@@ -50,6 +50,20 @@ struct socket_row {
 };
 const struct socket_row *socket_row_type __attribute__((unused));
 
+/*
+ * What the sender waits for. The chronometer looks for a process without room only when something is sent,
+ * which is before that process is told: here all is sent, and a process still waits for room.
+ */
+static __always_inline __u8 waits_for(const struct tcp_sock *tp, __u8 chrono)
+{
+	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+
+	if (chrono == TCP_CHRONO_BUSY && tp->write_seq == tp->snd_nxt &&
+	    BPF_CORE_READ(sk, sk_socket, flags) & 1UL << SOCK_NOSPACE)
+		return TCP_CHRONO_SNDBUF_LIMITED;
+	return chrono;
+}
+
 /* As tcp_get_info() sums it up: what the chronometer has put down, and what it measures now. */
 static __always_inline void load_waits(const struct tcp_sock *tp, struct socket_row *row)
 {
@@ -101,6 +115,7 @@ static __always_inline void load_tcp(const struct tcp_sock *tp, struct socket_ro
 	row->rate_interval_us = tp->rate_interval_us;
 	row->chrono_type = BPF_CORE_READ_BITFIELD(tp, chrono_type);
 	load_waits(tp, row);
+	row->chrono_type = waits_for(tp, row->chrono_type);
 	row->retransmits = tp->inet_conn.icsk_retransmits;
 	bpf_probe_read_kernel(row->congestion_control, sizeof(row->congestion_control),
 			      tp->inet_conn.icsk_ca_ops->name);
