@@ -95,6 +95,8 @@ pub struct Listener {
     pub dropped: u64,
     /// Handshakes that are not complete.
     pub half_open: u64,
+    /// In which share of the readings there were at least as many of them as the listener takes.
+    pub half_open_share: f64,
 }
 
 /// TCP with one remote in the window.

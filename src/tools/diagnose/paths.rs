@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use super::evidence::{Evidence, Remote, Rtt, common, program};
 use crate::{
     answer::{Endpoint, Owner},
+    tcp::LimitedBy,
     tools::snapshot_sockets::{Output, Socket, State, TcpInfo},
 };
 
@@ -68,8 +69,17 @@ fn course(series: &Series, evidence: &Evidence) -> Option<Course> {
         rtts_us: rtts_us(series),
         min_rtt_us: series.iter().filter_map(min_rtt).min(),
         receiver_share: share(waits(first, last, |tcp| tcp.receiver_limited_jiffies)),
-        send_buffer_share: share(waits(first, last, |tcp| tcp.send_buffer_limited_jiffies)),
+        send_buffer_share: share(waits(first, last, |tcp| tcp.send_buffer_limited_jiffies)).max(blocked_share(series)),
     })
+}
+
+/// The share of the readings in which all was sent and its process waited for room to write more. The kernel's sum leaves
+/// that out where acknowledgements come late.
+fn blocked_share(series: &Series) -> f64 {
+    /// Of fewer readings one that met a moment's wait would weigh too much.
+    const READINGS: usize = 5;
+    let blocked = series.iter().filter(|socket| socket.limited_by == Some(LimitedBy::SendBuffer)).count();
+    if series.len() < READINGS { 0.0 } else { blocked as f64 / series.len() as f64 }
 }
 
 /// What a connection had to send in less than this share of the window is a burst, and what it waited for is over.

@@ -139,10 +139,23 @@ fn sockets(output: snapshot_sockets::Output, evidence: &mut Evidence) -> Measure
 fn readings(outputs: Vec<snapshot_sockets::Output>, evidence: &mut Evidence) -> Measured {
     let measured = outputs.last().map(|output| output.measured.clone()).unwrap_or_default();
     let rows = outputs.iter().flat_map(|output| &output.sockets).filter(|socket| is_known(&socket.owner));
+    for listener in &mut evidence.listeners {
+        listener.half_open_share = half_open_share(listener, &outputs);
+    }
     evidence.holders = rows.filter_map(|row| Some(((row.local, row.remote?), row.owner.clone()))).collect();
     evidence.remotes = paths::remotes(outputs, evidence);
     // What is said of the sockets as a whole is said already.
     Measured { limits: Vec::new(), ..measured }
+}
+
+/// In which share of the readings a listener had as many incomplete handshakes as it takes. Fewer than three are no crowd.
+fn half_open_share(listener: &Listener, readings: &[snapshot_sockets::Output]) -> f64 {
+    let same = |row: &&snapshot_sockets::Listener| {
+        (row.owner.netns, Some(row.local)) == (listener.owner.netns, listener.local)
+    };
+    let full = |row: &snapshot_sockets::Listener| row.half_open >= row.accept_queue_max.max(3);
+    let count = readings.iter().filter(|reading| reading.listeners.iter().find(same).is_some_and(full)).count();
+    count as f64 / readings.len().max(1) as f64
 }
 
 fn listener(row: snapshot_sockets::Listener) -> Listener {
@@ -153,6 +166,7 @@ fn listener(row: snapshot_sockets::Listener) -> Listener {
         accept_queue_max: row.accept_queue_max.into(),
         dropped: 0,
         half_open: row.half_open.into(),
+        half_open_share: 0.0,
     }
 }
 
@@ -199,6 +213,8 @@ fn connection(row: trace_connections::Connection) -> Connection {
         Kernel::TimedOut => Outcome::TimedOut,
         Kernel::Refused => Outcome::Refused,
         Kernel::Unreachable => Outcome::Unreachable,
+        // A route of type prohibit, or a policy, which a route's tool does not show; both say no to all who ask.
+        Kernel::Denied if row.errno.as_deref() == Some("EACCES") => Outcome::Unreachable,
         Kernel::NoLocalPort => Outcome::NoLocalPort,
         // The process gave up before anybody answered.
         Kernel::Other if row.errno.is_none() => Outcome::Unanswered,

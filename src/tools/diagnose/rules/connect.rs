@@ -86,8 +86,9 @@ pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
         let owner = common(rows.iter().map(|row| &row.owner));
         // A host without IPv6 says so at once to everyone who tries it first: the connect over IPv4 follows at once.
         let severity = if other_family_works(evidence, &key) { Severity::Info } else { Severity::Warning };
-        let summary =
-            format!("{} cannot reach {remote}: {} connects failed for want of a route", quoted(&owner), rows.len());
+        let prohibited = rows[0].errno.as_deref() == Some("EACCES");
+        let why = if prohibited { "since a route or a policy prohibits it" } else { "for want of a route" };
+        let summary = format!("{} cannot reach {remote}: {} connects failed, {why}", quoted(&owner), rows.len());
         let finding = Finding::new(Code::NoRoute, severity, summary)
             .owner(&owner)
             .with("attempts", rows.len())

@@ -159,46 +159,61 @@ fn next(finding: Finding) -> Finding {
     finding.look("trace_drops", &[]).look("snapshot_interfaces", &[]).step("ip -s -s link show; bpftool net show")
 }
 
-/// One owner has most of a busy link, at the others' cost.
+/// One owner has most of a busy link, at the others' cost. Each network namespace has links of its own.
 pub fn bandwidth_hog(evidence: &Evidence) -> Vec<Finding> {
-    /// Most: the others together have less than a fifth.
-    const SHARE: f64 = 0.8;
-    /// Below this no link of today is busy.
-    const BUSY_BITS: f64 = 50e6;
-    let rate = |row: &Talker| row.tx_bits_per_second.max(row.rx_bits_per_second);
     // What goes over loopback takes nobody's bandwidth. Of a connection with both ends on this host the sender is meant.
     let ends: BTreeSet<_> = evidence.talkers.iter().map(|row| (row.local, row.remote)).collect();
     let receives =
         |row: &Talker| row.rx_bits_per_second > row.tx_bits_per_second && ends.contains(&(row.remote, row.local));
     let outside = |row: &&Talker| row.remote.is_none_or(|remote| !remote.address.is_loopback()) && !receives(row);
-    let owners = groups(evidence.talkers.iter().filter(outside), |row| program(&row.owner));
-    let rates: Vec<f64> = owners.iter().map(|(_, rows)| rows.iter().map(|row| rate(row)).sum()).collect();
-    let total: f64 = rates.iter().sum();
-    let Some((i, most)) = rates.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else {
-        return Vec::new();
-    };
-    let saturated = link_saturated(evidence).into_iter().find(|finding| finding.severity <= Severity::Warning);
-    if most < SHARE * total || (most < BUSY_BITS && saturated.is_none()) {
-        return Vec::new();
+    let full: Vec<_> = link_saturated(evidence).into_iter().filter(|f| f.severity <= Severity::Warning).collect();
+    let namespaces = groups(evidence.talkers.iter().filter(outside), |row| row.owner.netns);
+    namespaces.into_iter().filter_map(|(_, rows)| hog(&rows, &full)).collect()
+}
+
+impl Talker {
+    fn rate(&self) -> f64 {
+        self.tx_bits_per_second.max(self.rx_bits_per_second)
     }
-    let others = rates.iter().filter(|rate| **rate > 0.0 && **rate < most).count();
+
+    /// Whether it sends over the link of a finding: of a link that names no packets nobody knows who.
+    fn is_over(&self, link: &Finding) -> bool {
+        let ends = [self.local, self.remote].into_iter().flatten().map(|end| end.address);
+        link.places.is_empty() || ends.into_iter().any(|end| link.places.iter().any(|place| place.address == end))
+    }
+}
+
+/// The owner of most of what some talkers send, if it is much. `full` are the links that have room for no more.
+fn hog(talkers: &[&Talker], full: &[Finding]) -> Option<Finding> {
+    /// Most: the others together have less than a fifth.
+    const SHARE: f64 = 0.8;
+    /// Below this no link of today is busy.
+    const BUSY_BITS: f64 = 50e6;
+    let sum = |rows: &[&Talker]| rows.iter().map(|row| row.rate()).sum::<f64>();
+    let owners = groups(talkers.iter().copied(), |row| program(&row.owner));
+    let (_, rows) = owners.iter().max_by(|a, b| sum(&a.1).total_cmp(&sum(&b.1)))?;
+    let (most, total) = (sum(rows), sum(talkers));
+    let largest = rows.iter().max_by(|a, b| a.rate().total_cmp(&b.rate()))?;
+    let saturated = full.iter().find(|link| largest.is_over(link));
+    if most < SHARE * total || most == 0.0 || (most < BUSY_BITS && saturated.is_none()) {
+        return None;
+    }
+    let others = owners.iter().filter(|(_, rows)| sum(rows) > 0.0).count() - 1;
     // A link that has room for more harms nobody, and alone on a full one it harms itself.
     let severity = if saturated.is_some() && others > 0 { Severity::Warning } else { Severity::Info };
-    let rows = &owners[i].1;
     let owner = common(rows.iter().map(|row| &row.owner));
-    let largest = rows.iter().max_by(|a, b| rate(a).total_cmp(&rate(b)));
-    let summary = format!("{} has {:.0} % of all traffic, {}", quoted(&owner), 100.0 * most / total, bit_rate(most));
-    let interface = saturated.and_then(|finding| finding.evidence.get("interface").cloned());
-    vec![
+    let percent = 100.0 * most / total;
+    let summary = format!("{} has {percent:.0} % of its namespace's traffic, {}", quoted(&owner), bit_rate(most));
+    Some(
         Finding::new(Code::BandwidthHog, severity, summary)
             .owner(&owner)
             .with("share", (most / total * 1e3).round() / 1e3)
             .with("bits_per_second", most.round())
-            .with("remote", largest.and_then(|row| row.remote))
+            .with("remote", largest.remote)
             .with("others", others)
-            .with("saturated_interface", interface)
+            .with("saturated_interface", saturated.and_then(|finding| finding.evidence.get("interface")))
             .look("top_traffic", &[("group_by", "connection".into())]),
-    ]
+    )
 }
 
 #[cfg(test)]
@@ -257,6 +272,10 @@ mod tests {
         assert_eq!(told(&bandwidth_hog(&roomy)), [(Code::BandwidthHog, Severity::Info)]);
         let links = vec![Link { qdisc_dropped: 1_000, ..link("eth0") }];
         assert_eq!(told(&bandwidth_hog(&Evidence { links, ..roomy })), [(Code::BandwidthHog, Severity::Warning)]);
+        let drops =
+            vec![Drop { interface: Some("v0".into()), ..drop_of("QDISC_OVERLIMIT", "udp", ("10.9.9.9", 9), 500) }];
+        let elsewhere = Evidence { drops, talkers, ..quiet() };
+        assert_eq!(told(&bandwidth_hog(&elsewhere)), [(Code::BandwidthHog, Severity::Info)], "another link is full");
         let even = vec![talker("a", 300e6), talker("b", 300e6)];
         assert!(bandwidth_hog(&Evidence { talkers: even, ..quiet() }).is_empty());
     }

@@ -15,13 +15,18 @@ impl Listener {
     /// Half-open handshakes as many as the kernel keeps: from then on it sends cookies, or drops.
     fn is_flooded(&self) -> bool {
         let many = self.half_open >= HALF_OPEN || self.dropped >= HALF_OPEN;
-        self.accept_queue_max > 0 && self.half_open >= self.accept_queue_max && many
+        let full = self.accept_queue_max > 0 && self.half_open >= self.accept_queue_max;
+        (full && many) || self.half_open_share >= LASTS
     }
 }
 
 /// A handshake takes a round trip. This many waiting at once, or dropped, are no ordinary clients, unless the accept queue is full
 /// as well: then the kernel keeps ordinary clients half-open.
 const HALF_OPEN: u64 = 16;
+
+/// A short queue is full with fewer. But ordinary clients complete their handshakes, and it empties at once: one that is
+/// full for half of the window is kept so.
+const LASTS: f64 = 0.5;
 
 /// The last packet of a connection that just ended is the listener's to drop, and counts as well. Where the queue is not
 /// full any more, this many are needed.
@@ -116,8 +121,15 @@ mod tests {
 
     fn listener(accept_queue: u64, half_open: u64, dropped: u64) -> Evidence {
         let local = Some(endpoint("0.0.0.0", 80));
-        let listener =
-            Listener { owner: owner("server", 5), local, accept_queue, accept_queue_max: 16, dropped, half_open };
+        let listener = Listener {
+            owner: owner("server", 5),
+            local,
+            accept_queue,
+            accept_queue_max: 16,
+            dropped,
+            half_open,
+            ..Listener::default()
+        };
         Evidence { listeners: vec![listener], ..quiet() }
     }
 
@@ -141,6 +153,10 @@ mod tests {
         assert_eq!(told(&syn_flood(&listener(0, 16, 30))), [(Code::SynFlood, Severity::Critical)]);
         assert!(listen_queue_overflow(&listener(0, 16, 30)).is_empty());
         assert!(syn_flood(&listener(17, 16, 30)).is_empty());
+        let mut short = listener(0, 5, 0);
+        assert!(syn_flood(&short).is_empty(), "a burst");
+        short.listeners[0].half_open_share = 0.9;
+        assert_eq!(told(&syn_flood(&short)), [(Code::SynFlood, Severity::Critical)]);
     }
 
     #[test]
