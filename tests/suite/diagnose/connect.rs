@@ -1,8 +1,8 @@
 //! Connections that do not come about.
 
-use std::{net::TcpStream, thread, time::Duration};
+use std::{net::TcpStream, process::Stdio, thread, time::Duration};
 
-use super::{stage::*, traffic::*};
+use super::{super::harness::*, stage::*, traffic::*};
 
 /// Nobody listens on this one.
 const CLOSED: u16 = 81;
@@ -29,6 +29,23 @@ pub fn refused_udp(stage: &mut Stage, family: Family) {
     expected.is("/protocol", "udp").is("/remote/port", CLOSED).at_least("/refused", 5.0);
 }
 
+/// By a process of a container: it is named.
+pub fn refused_in_container(stage: &mut Stage) {
+    let id = format!("{:064x}", 0xc0ffee);
+    let cgroup = Cgroup::new(&format!("docker-{id}.scope"));
+    let net = stage.net();
+    let (procs, ip) = (cgroup.path().join("cgroup.procs"), net.server_ip(V4));
+    let script = format!(
+        "echo $$ >{}; while :; do (exec 3<>/dev/tcp/{ip}/{CLOSED}) 2>/dev/null; sleep 0.2; done",
+        procs.display()
+    );
+    let client = Ended(net.client.command("bash").args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap());
+    stage.watch(|_| ());
+    drop(client);
+    let expected = stage.expect("connection_refused").is("/owner/container", id).is("/owner/process", "bash");
+    expected.is("/remote/port", CLOSED).at_least("/refused", 5.0);
+}
+
 /// The far end says nothing at all, and nothing in this host drops anything.
 pub fn timeout(stage: &mut Stage, family: Family) {
     let net = stage.wired(Duration::ZERO, |_, _| true);
@@ -45,7 +62,7 @@ pub fn timeout_since_before(stage: &mut Stage) {
     let connect = || net.client.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(12)));
     thread::scope(|scope| {
         scope.spawn(connect);
-        super::super::harness::until("its SYN is sent again", || {
+        until("its SYN is sent again", || {
             let line = net.client.run("ss -tnoH state syn-sent");
             line.contains("timer:(on").then_some(())
         });
@@ -77,9 +94,10 @@ pub fn no_route(stage: &mut Stage, family: Family) {
     stage.expect("no_route").owned_in(&net.client).is("/errno", "ENETUNREACH").at_least("/attempts", 5.0);
 }
 
-pub fn blackhole_route(stage: &mut Stage) {
+/// A route whose type says no: blackhole, unreachable, prohibit.
+pub fn route_says_no(stage: &mut Stage, kind: &str) {
     let net = stage.net();
-    net.client.ip("route add blackhole 198.51.100.0/24");
+    net.client.ip(&format!("route add {kind} 198.51.100.0/24"));
     stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&net.client, ([198, 51, 100, 7], 443).into()))));
     stage.expect("no_route").owned_in(&net.client).is("/remote/port", 443).at_least("/attempts", 5.0);
 }
@@ -98,6 +116,25 @@ pub fn ipv6_broken(stage: &mut Stage) {
             }
         })
     });
+    stage.expect("ipv6_broken").owned_in(&net.client).at_least("/failed_ipv6", 2.0).at_least("/established_ipv4", 2.0);
+}
+
+/// A rule of the server's packet filter lets IPv4 in only.
+pub fn ipv6_firewalled(stage: &mut Stage) {
+    let net = stage.net();
+    let server = Server::echo(&net.server, (net.server_ip(V4), 443).into());
+    net.nft(&net.server, &["input meta nfproto ipv6 tcp dport 443 drop"]);
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            if try_connect(&net.client, (net.server_ip(V6), 443).into()).is_err()
+                && let Ok(stream) = try_connect(&net.client, server.at)
+            {
+                exchange(&stream, 100);
+                finish(stream);
+            }
+        })
+    });
+    stage.expect("firewall_drop").is("/service/address", net.server_ip(V6).to_string());
     stage.expect("ipv6_broken").owned_in(&net.client).at_least("/failed_ipv6", 2.0).at_least("/established_ipv4", 2.0);
 }
 

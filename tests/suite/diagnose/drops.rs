@@ -54,7 +54,7 @@ pub fn firewall_on_loopback(stage: &mut Stage) {
 /// A router between client and server, whose rule drops what it forwards.
 pub fn firewall_forward(stage: &mut Stage) {
     let (left, right) = (stage.net(), stage.net());
-    let at = routed(&left, &right);
+    let at = routed(&left, &right, V4);
     left.nft(&left.server, &["forward tcp dport 80 drop"]);
     let _server = Server::echo(&right.server, at);
     stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&left.client, at))));
@@ -62,14 +62,15 @@ pub fn firewall_forward(stage: &mut Stage) {
 }
 
 /// Makes the server of `left` the router to `right`, whose client namespace is left out. Returns where to listen.
-fn routed(left: &Net, right: &Net) -> SocketAddr {
-    let (name, far) = (right.interface(), right.server_ip(V4));
+fn routed(left: &Net, right: &Net, family: Family) -> SocketAddr {
+    let (name, far) = (right.interface(), right.server_ip(family));
     right.client.ip(&format!("link set {name} netns {}", left.server.name()));
     left.server.ip(&format!("addr add {}/24 dev {name}", right.host(V4, 1)));
+    left.server.ip(&format!("addr add {}/64 dev {name} nodad", right.host(V6, 1)));
     left.server.ip(&format!("link set {name} up"));
-    left.server.run("sysctl -qw net.ipv4.ip_forward=1");
-    left.client.ip(&format!("route add default via {}", left.server_ip(V4)));
-    right.server.ip(&format!("route add default via {}", right.host(V4, 1)));
+    left.server.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+    left.client.ip(&format!("route add default via {}", left.server_ip(family)));
+    right.server.ip(&format!("route add default via {}", right.host(family, 1)));
     (far, 80).into()
 }
 
@@ -97,12 +98,12 @@ pub fn udp_buffer(stage: &mut Stage, family: Family) {
 }
 
 /// Big packets do not fit the router's second link, and its ICMP is lost.
-pub fn mtu_black_hole(stage: &mut Stage) {
+pub fn mtu_black_hole(stage: &mut Stage, family: Family) {
     let (left, right) = (stage.net(), stage.net());
-    let at = routed(&left, &right);
+    let at = routed(&left, &right, family);
     let _server = Server::sink(&right.server, at);
     left.server.ip(&format!("link set {} mtu 1280", right.interface()));
-    left.nft(&left.server, &["output ip protocol icmp drop"]);
+    left.nft(&left.server, &["output ip protocol icmp drop", "output icmpv6 type packet-too-big drop"]);
     stage.watch(|watch| {
         let streams: Vec<_> = (0..3).map(|_| connected(&left.client, at)).collect();
         thread::scope(|scope| {
@@ -117,7 +118,7 @@ pub fn mtu_black_hole(stage: &mut Stage) {
 /// Path MTU discovery works: one packet is too big, and the next are not.
 pub fn mtu_discovered(stage: &mut Stage) {
     let (left, right) = (stage.net(), stage.net());
-    let at = routed(&left, &right);
+    let at = routed(&left, &right, V4);
     let _server = Server::sink(&right.server, at);
     left.server.ip(&format!("link set {} mtu 1280", right.interface()));
     stage.watch(|watch| {
@@ -130,7 +131,7 @@ pub fn mtu_discovered(stage: &mut Stage) {
 }
 
 /// The limit is the host's, so nothing else plays meanwhile.
-pub fn conntrack_full(stage: &mut Stage) {
+pub fn conntrack_full(stage: &mut Stage, family: Family) {
     const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
     struct Restore(String);
     impl Drop for Restore {
@@ -139,7 +140,7 @@ pub fn conntrack_full(stage: &mut Stage) {
         }
     }
     let net = stage.net();
-    let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
+    let server = Server::echo(&net.server, (net.server_ip(family), 80).into());
     net.nft(&net.server, &["input ct state invalid counter"]);
     // A table is seen through a process of its namespace.
     let mut resident = net.server.command("sleep").arg("60").spawn().unwrap();

@@ -52,10 +52,10 @@ pub fn saturated_udp(stage: &mut Stage) {
 }
 
 /// A backup and a few requests on one shaped link.
-pub fn hog(stage: &mut Stage) {
+pub fn hog(stage: &mut Stage, family: Family) {
     let net = stage.net();
-    let server = Server::sink(&net.server, (net.server_ip(V4), 80).into());
-    let web = Server::echo(&net.client, (net.host(V4, 1), 8080).into());
+    let server = Server::sink(&net.server, (net.server_ip(family), 80).into());
+    let web = Server::echo(&net.client, (net.host(family, 1), 8080).into());
     shape(&net.client, &net, "20mbit");
     let stream = connected(&net.client, server.at);
     stage.watch(|watch| {
@@ -68,7 +68,7 @@ pub fn hog(stage: &mut Stage) {
             });
         });
     });
-    stage.expect("bandwidth_hog").at_least("/share", 0.8);
+    stage.expect("bandwidth_hog").owned_in(&net.client).at_least("/share", 0.8);
     stage.expect("link_saturated").is("/interface", net.interface());
 }
 

@@ -19,6 +19,16 @@ pub fn overflow(stage: &mut Stage, family: Family) {
     expected.is("/local/port", 80).at_least("/accept_queue", 3.0).at_least("/dropped", 1.0);
 }
 
+/// The same where the packets pass a bridge, as they do between containers.
+pub fn overflow_behind_bridge(stage: &mut Stage) {
+    let net = stage.bridged();
+    let at: SocketAddr = (net.server_ip(V4), 80).into();
+    let _listener = listener(&net.server, at, 2);
+    let mut held = Vec::new();
+    stage.watch(|watch| watch.every(PAUSE, || held.extend(try_connect(&net.client, at))));
+    stage.expect("listen_queue_overflow").owned_in(&net.server).is("/local/port", 80).at_least("/dropped", 1.0);
+}
+
 /// The queue was full before anyone watched; on every address, as most servers listen.
 pub fn overflow_since_before(stage: &mut Stage) {
     let net = stage.net();
@@ -30,11 +40,11 @@ pub fn overflow_since_before(stage: &mut Stage) {
 }
 
 /// SYNs from addresses that never answer.
-pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool) {
+pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool, backlog: i32) {
     let net = stage.net();
     net.server.run(&format!("sysctl -qw net.ipv4.tcp_syncookies={}", u8::from(cookies)));
     let at: SocketAddr = (net.server_ip(family), 80).into();
-    let _listener = listener(&net.server, at, 32);
+    let _listener = listener(&net.server, at, backlog);
     // The flood's senders do not exist: what they are answered goes to the client, which has no such address.
     let prefix = if family == V4 { 25 } else { 121 };
     net.server.ip(&format!("route add {}/{prefix} via {}", net.host(family, 128), net.host(family, 1)));
@@ -51,7 +61,7 @@ pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool) {
             sendto(&raw, &syn(from, sender, at), SendFlags::empty(), &SocketAddr::new(at.ip(), 0)).unwrap();
         });
     });
-    stage.expect("syn_flood").owned_in(&net.server).is("/local/port", 80).at_least("/half_open", 16.0);
+    stage.expect("syn_flood").owned_in(&net.server).is("/local/port", 80).at_least("/half_open", backlog.into());
 }
 
 /// A SYN with its IP header, made by hand.

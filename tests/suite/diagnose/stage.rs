@@ -28,13 +28,15 @@ pub use Family::{V4, V6};
 pub struct Net {
     pub client: Netns,
     pub server: Netns,
+    /// Where a bridge joins them.
+    between: Option<Netns>,
     number: usize,
     wire: Option<Wire>,
 }
 
 impl Net {
     pub fn new(number: usize) -> Net {
-        let net = Net { client: Netns::new(), server: Netns::new(), number, wire: None };
+        let net = Net { client: Netns::new(), server: Netns::new(), between: None, number, wire: None };
         let (name, client, server) = (net.interface(), net.client.name(), net.server.name());
         run(&format!("ip link add {name} netns {client} type veth peer name {name} netns {server}"));
         net.address(&net.client, 1);
@@ -44,10 +46,27 @@ impl Net {
 
     /// The same, joined by a wire that delays and loses.
     pub fn wired(number: usize, delay: Duration, loses: Loses) -> Net {
-        let mut net = Net { client: Netns::new(), server: Netns::new(), number, wire: None };
+        let mut net = Net { client: Netns::new(), server: Netns::new(), between: None, number, wire: None };
         net.wire = Some(Wire::new(&net.interface(), &net.client, &net.server, delay, loses));
         net.address(&net.client, 1);
         net.address(&net.server, 2);
+        net
+    }
+
+    /// The same, joined by a bridge in a third namespace.
+    pub fn bridged(number: usize) -> Net {
+        let between = Netns::new();
+        let mut net = Net { client: Netns::new(), server: Netns::new(), between: None, number, wire: None };
+        let (name, bridge) = (net.interface(), between.name());
+        between.ip("link add br0 type bridge");
+        between.ip("link set br0 up");
+        for (end, port) in [(&net.client, "p1"), (&net.server, "p2")] {
+            run(&format!("ip link add {name} netns {} type veth peer name {port} netns {bridge}", end.name()));
+            between.ip(&format!("link set {port} master br0 up"));
+        }
+        net.address(&net.client, 1);
+        net.address(&net.server, 2);
+        net.between = Some(between);
         net
     }
 
@@ -213,6 +232,11 @@ impl<'a> Stage<'a> {
     /// The same, joined by a wire that delays and loses.
     pub fn wired(&mut self, delay: Duration, loses: Loses) -> Net {
         self.with(|number| Net::wired(number, delay, loses))
+    }
+
+    /// The same, joined by a bridge.
+    pub fn bridged(&mut self) -> Net {
+        self.with(Net::bridged)
     }
 
     fn with(&mut self, make: impl FnOnce(usize) -> Net) -> Net {

@@ -67,6 +67,19 @@ pub fn small_send_buffer(stage: &mut Stage, family: Family) {
     expected.is("/remote_address", server.at.ip().to_string());
 }
 
+/// Loopback takes no time, but its acknowledgements are delayed for a writer who can write only one segment.
+pub fn small_send_buffer_on_loopback(stage: &mut Stage) {
+    let net = stage.net();
+    let server = Server::sink(&net.client, ([127, 0, 0, 1], 80).into());
+    let stream = connected(&net.client, server.at);
+    sockopt::set_socket_send_buffer_size(&stream, 2_048).unwrap();
+    stage.watch(|watch| {
+        pour(&stream, || watch.goes_on());
+    });
+    let expected = stage.expect("sender_limited").owned_in(&net.client).at_least("/waited_percent", 30.0);
+    expected.is("/remote_address", "127.0.0.1");
+}
+
 /// The server takes a request, and resets instead of answering.
 pub fn server_resets(stage: &mut Stage, family: Family) {
     let net = stage.net();
