@@ -101,23 +101,23 @@ fn slow(arguments: &JsonObject) -> Result<String, ErrorData> {
         parsed::<std::net::IpAddr>(arguments, "remote", "an IP address; `trace_dns` or `getent hosts NAME` finds it")?;
     let port = parsed::<u16>(arguments, "port", "a port")?;
     let process = text(arguments, "process");
-    let (mut meant, mut call) = (json!({}), json!({"protocol": "tcp", "detail": true}));
+    let mut meant = json!({});
     if let Some(remote) = remote {
         meant["remote"] = json!(remote);
     }
     if let Some(port) = port {
-        (meant["port"], call["port"]) = (json!(port), json!(port));
+        meant["port"] = json!(port);
     }
     if let Some(process) = process {
-        (meant["process"], call["process"]) = (json!(process), json!(process));
+        meant["process"] = json!(process);
     }
     Ok(format!(
         "Explain why connections of this host are slow. What is meant (nothing: whichever is worst): {meant}\n\n\
          1. Call `diagnose` while data flows, and see whether a finding names this remote or process: receiver_limited, sender_limited, \
          retransmits, high_rtt, link_saturated.\n\
-         2. Call `snapshot_sockets` with {call} a few times while data flows. `limited_by` says who waits: receiver (it reads too slowly), \
-         send_buffer (SO_SNDBUF or tcp_wmem too small), network (loss, or a narrow link), application (it has nothing to send).\n\
-         3. Compare `tcp.min_rtt_us` with `rtt_us`: far apart is a queue on the way, both high is distance. Retransmits above 1 % of the segments \
+         2. Call `profile_tcp` with {meant} while data flows. `limited_by` says who waits: receiver (it reads too slowly), send_buffer (SO_SNDBUF \
+         or tcp_wmem too small), network (loss, or a narrow link), application (it has nothing to send).\n\
+         3. Compare `rtt_us.min` with `rtt_us.p50`: far apart is a queue on the way, both high is distance. Retransmits above 1 % of the segments \
          are loss: call `trace_drops` to see whether this host drops the packets itself.\n\
          4. If the slowness is in the beginning of connections, call `trace_connections` (connect_latency_us) and `trace_dns` (latency_us).\n\
          5. If a link may be full, call `snapshot_interfaces` and `top_traffic`.\n\
@@ -179,7 +179,6 @@ mod tests {
         assert!(text.contains("{\"duration_ms\":30000}") && text.contains("\"pages\u{fffd}[2J hang\""), "{text}");
         let text = filled(SLOW, json!({"remote": "10.0.0.1", "port": "443"})).unwrap();
         assert!(text.contains("{\"remote\":\"10.0.0.1\",\"port\":443}"), "{text}");
-        assert!(text.contains("{\"protocol\":\"tcp\",\"detail\":true,\"port\":443}"), "{text}");
     }
 
     #[test]

@@ -16,9 +16,9 @@ fn about(row: &Remote, code: Code, severity: Severity, summary: String) -> Findi
         .with("remote_port", row.port);
     let Some(address) = row.remote else { return finding };
     let finding = finding.at(Place { address, port: row.port });
-    let mut arguments = vec![("protocol", "tcp".into()), ("detail", "true".into())];
+    let mut arguments = vec![("remote", address.to_string())];
     arguments.extend(row.port.map(|port| ("port", port.to_string())));
-    finding.look("snapshot_sockets", &arguments)
+    finding.look("profile_tcp", &arguments)
 }
 
 fn name(row: &Remote) -> String {
@@ -185,7 +185,8 @@ pub fn resets(evidence: &Evidence) -> Vec<Finding> {
         if program(&hurt) != Default::default() {
             finding = finding.with("received_by", hurt);
         }
-        found.push(finding.look("trace_connections", &[("port", endpoint.port.to_string())]));
+        let port = [("port", endpoint.port.to_string())];
+        found.push(finding.look("profile_tcp", &port).look("trace_connections", &port));
     }
     found
 }
