@@ -11,6 +11,7 @@ mod connections;
 mod cost;
 mod first_light;
 mod floor;
+mod sockets;
 mod workload;
 
 /// A figure: what it is called, what was measured, what was to be reached.
@@ -32,6 +33,8 @@ const BENCHMARKS: &[Benchmark] = &[
     ("connections-lost", connections::lost),
     ("start", first_light::start),
     ("memory", first_light::memory),
+    ("traffic-cost", sockets::traffic_cost),
+    ("many-sockets", sockets::many_sockets),
 ];
 
 fn main() {

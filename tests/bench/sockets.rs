@@ -1,0 +1,155 @@
+//! `snapshot_sockets` and `top_traffic`: their cost, and 100,000 sockets.
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{Figure, cost, harness::*, median, workload::Load};
+
+/// What a figure is called, its load, and what is to be reached.
+type Case = (&'static str, fn(&Pair) -> Load, (f64, &'static str));
+
+pub fn traffic_cost() -> Vec<Figure> {
+    let loads: [Case; 3] = [
+        ("TCP 64 KiB over veth, CPU, top_traffic open / not", Load::tcp_bulk, (1.01, "<= 1.01")),
+        ("TCP request/response, CPU, top_traffic open / not", Load::tcp_requests, (1.04, "<= 1.04")),
+        ("UDP request/response, CPU, top_traffic open / not", Load::udp_requests, (1.07, "<= 1.07")),
+    ];
+    let compare = |(name, load, reach): Case| {
+        let pair = Pair::new();
+        let daemon = Daemon::start();
+        cost::ratio(name, &daemon, &[("top_traffic", json!({"duration_ms": 60_000}))], load(&pair), reach)
+    };
+    loads.into_iter().map(compare).collect()
+}
+
+const CONNECTIONS: usize = 50_000;
+
+/// Connections over loopback, so twice as many sockets, in a namespace of their own.
+struct Many {
+    netns: Netns,
+    clients: Vec<TcpStream>,
+    servers: Vec<TcpStream>,
+}
+
+impl Many {
+    fn new() -> Many {
+        raise_open_files();
+        let netns = Netns::new();
+        let (mut clients, mut servers) = (Vec::new(), Vec::new());
+        netns.enter(|| {
+            // An address has fewer ports than this.
+            for last in 1..=4 {
+                let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
+                let to = listener.local_addr().unwrap();
+                for _ in 0..CONNECTIONS / 4 {
+                    clients.push(TcpStream::connect(to).unwrap());
+                    servers.push(listener.accept().unwrap().0);
+                }
+            }
+        });
+        Many { netns, clients, servers }
+    }
+
+    /// A byte over each connection.
+    fn touch(&self) {
+        let mut byte = [0];
+        for (mut client, mut server) in self.clients.iter().zip(&self.servers) {
+            client.write_all(&[1]).unwrap();
+            server.read_exact(&mut byte).unwrap();
+        }
+    }
+}
+
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let most = Some(4 * CONNECTIONS as u64);
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+}
+
+/// CPU seconds that a process has used, by the kernel's clock tick.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    ticks / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// CPU seconds of `ss -tinp`, by what it adds to its waiting parent.
+fn ss_seconds(netns: &Netns) -> f64 {
+    let used = || {
+        // SAFETY: the struct is valid for the call.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
+            usage
+        };
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        seconds(usage.ru_utime) + seconds(usage.ru_stime)
+    };
+    let before = used();
+    assert!(netns.command("ss").args(["-tinp"]).stdout(Stdio::null()).status().unwrap().success());
+    used() - before
+}
+
+pub fn many_sockets() -> Vec<Figure> {
+    const CALLS: usize = 10;
+    let many = Many::new();
+    let daemon = daemon_in(&many.netns);
+    let mut client = Client::connect(&daemon.socket);
+    let mut times = Vec::new();
+    let used = |client: &Client| cpu_seconds(daemon.pid()) + cpu_seconds(client.child.id());
+    let before = used(&client);
+    for _ in 0..CALLS {
+        let begun = Instant::now();
+        let answer = client.call("snapshot_sockets", json!({"protocol": "tcp"})).unwrap();
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+        assert!(answer["states"]["established"].as_u64().unwrap() as usize >= 2 * CONNECTIONS, "{answer}");
+    }
+    let ours = (used(&client) - before) / CALLS as f64;
+    let (wall, least, most) = median(&mut times);
+    let (theirs, ..) = median(&mut (0..3).map(|_| ss_seconds(&many.netns)).collect::<Vec<_>>());
+    let (answer, least_answer, most_answer) =
+        median(&mut (0..3).map(|_| end_to_answer(&mut client, &many)).collect::<Vec<_>>());
+    vec![
+        Figure {
+            name: "snapshot of 100,000 sockets, CPU / that of ss -tinp".into(),
+            measured: format!("{:.3} ({:.0} / {:.0} ms)", ours / theirs, ours * 1e3, theirs * 1e3),
+            reach: "<= 0.1",
+            reached: ours / theirs <= 0.1,
+        },
+        Figure {
+            name: "snapshot of 100,000 sockets, call".into(),
+            measured: format!("{wall:.0} ms ({least:.0}-{most:.0})"),
+            reach: "-",
+            reached: true,
+        },
+        Figure {
+            name: "100,000 flows, the window's end to the answer".into(),
+            measured: format!("{answer:.0} ms ({least_answer:.0}-{most_answer:.0})"),
+            reach: "<= 250 ms",
+            reached: answer <= 250.0,
+        },
+    ]
+}
+
+/// Milliseconds from the end of a window in which every connection moved something to the answer.
+fn end_to_answer(client: &mut Client, many: &Many) -> f64 {
+    let window = Duration::from_secs(10);
+    let begun = Instant::now();
+    let id =
+        client.begin_call("top_traffic", json!({"duration_ms": window.as_millis() as u64, "group_by": "connection"}));
+    thread::scope(|scope| {
+        scope.spawn(|| many.touch()); // takes a second or two
+    });
+    let answer = client.end_call(id).unwrap();
+    let time = begun.elapsed() - window;
+    assert!(answer["other"]["rows"].as_u64().unwrap() as usize > CONNECTIONS, "{answer}");
+    time.as_secs_f64() * 1e3
+}
