@@ -35,20 +35,10 @@ pub fn compare<T>(
     name: &str,
     mut load: Load,
     reach: (f64, &'static str),
-    mut on: impl FnMut() -> T,
-    mut off: impl FnMut(T),
+    on: impl FnMut() -> T,
+    off: impl FnMut(T),
 ) -> Figure {
-    let times = calibrate(&mut load);
-    let mut before = measure(&mut load, times);
-    let mut ratios: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let held = on();
-            let with = measure(&mut load, times);
-            off(held);
-            let after = measure(&mut load, times);
-            2.0 * with / (std::mem::replace(&mut before, after) + after)
-        })
-        .collect();
+    let mut ratios: Vec<f64> = turns(&mut load, on, off).into_iter().map(|(with, without)| with / without).collect();
     let (middle, least, most) = median(&mut ratios);
     Figure {
         name: name.into(),
@@ -56,6 +46,20 @@ pub fn compare<T>(
         reach: reach.1,
         reached: middle <= reach.0,
     }
+}
+
+/// The CPU nanoseconds of one of the load between `on` and `off`, and outside, a round each.
+pub fn turns<T>(load: &mut Load, mut on: impl FnMut() -> T, mut off: impl FnMut(T)) -> Vec<(f64, f64)> {
+    let times = calibrate(load);
+    let mut before = measure(load, times);
+    let turn = |_| {
+        let held = on();
+        let with = measure(load, times);
+        off(held);
+        let after = measure(load, times);
+        (with, (std::mem::replace(&mut before, after) + after) / 2.0)
+    };
+    (0..ROUNDS).map(turn).collect()
 }
 
 /// How often makes a slice.
@@ -74,13 +78,13 @@ fn measure(load: &mut Load, times: u32) -> f64 {
     })
 }
 
-fn open(client: &mut Client, windows: &[(&str, Value)]) -> Vec<i64> {
+pub fn open(client: &mut Client, windows: &[(&str, Value)]) -> Vec<i64> {
     let ids = windows.iter().map(|(tool, arguments)| client.begin_call(tool, arguments.clone())).collect();
     windows.iter().for_each(|(tool, _)| client.until_open(tool, 1));
     ids
 }
 
-fn close(client: &mut Client, windows: &[(&str, Value)], ids: Vec<i64>) {
+pub fn close(client: &mut Client, windows: &[(&str, Value)], ids: Vec<i64>) {
     for id in ids {
         let params = serde_json::json!({"requestId": id});
         client.send(&serde_json::json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}));

@@ -10,6 +10,7 @@ mod harness;
 mod connections;
 mod cost;
 mod first_light;
+mod flood;
 mod floor;
 mod sockets;
 mod workload;
@@ -31,6 +32,8 @@ const BENCHMARKS: &[Benchmark] = &[
     ("connects", first_light::connects),
     ("connections-cost", connections::cost),
     ("connections-lost", connections::lost),
+    ("together", flood::together),
+    ("scan", flood::scan),
     ("start", first_light::start),
     ("memory", first_light::memory),
     ("traffic-cost", sockets::traffic_cost),

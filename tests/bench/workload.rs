@@ -6,7 +6,10 @@ use std::{
     net::{TcpListener, TcpStream, UdpSocket},
 };
 
-use crate::harness::{A, B, Pair};
+use crate::{
+    flood::Scan,
+    harness::{A, B, Pair},
+};
 
 /// A load between two namespaces over a veth pair.
 pub enum Load {
@@ -14,6 +17,7 @@ pub enum Load {
     TcpBulk(TcpStream, TcpStream),
     UdpRequests(UdpSocket, UdpSocket),
     Connects(Pair, TcpListener),
+    Scan(Scan),
 }
 
 impl Load {
@@ -58,6 +62,7 @@ impl Load {
     pub fn run(&mut self, times: u32) -> f64 {
         let begun = cpu_time();
         match self {
+            Load::Scan(scan) => (0..times).for_each(|_| scan.send()),
             Load::Connects(pair, listener) => return connect(pair, listener, times),
             Load::TcpRequests(client, server) => (0..times).for_each(|_| {
                 let mut byte = [0];

@@ -1,0 +1,89 @@
+//! Everything at once: what all tools' windows together cost, in ordinary traffic and in a scan.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
+};
+
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
+use serde_json::{Value, json};
+
+use crate::{Figure, cost, harness::*, median, workload::Load};
+
+/// The tools that watch for a window, as `tools/list` has them.
+fn windows(daemon: &Daemon) -> Vec<(String, Value)> {
+    let mut client = Client::connect(&daemon.socket);
+    let tools = client.request("tools/list", json!({}))["result"]["tools"].clone();
+    let names = tools.as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap().to_owned());
+    let watches =
+        |name: &String| name.starts_with("trace_") || name.starts_with("top_") || name.starts_with("profile_");
+    names.filter(watches).map(|name| (name, json!({"duration_ms": 60_000}))).collect()
+}
+
+/// Every tool that watches, at once.
+pub fn together() -> Vec<Figure> {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let windows = windows(&daemon);
+    let windows: Vec<_> = windows.iter().map(|(name, arguments)| (name.as_str(), arguments.clone())).collect();
+    let name = format!("TCP request/response, CPU, {} tools open / none", windows.len());
+    vec![cost::ratio(&name, &daemon, &windows, Load::tcp_requests(&pair), (1.10, "<= 1.10"))]
+}
+
+/// A scan: SYNs from ever new ports to ports that nobody listens at, each of which is answered with a reset that nobody
+/// waits for. Every packet is a new flow, and every one is dropped.
+pub struct Scan {
+    socket: OwnedFd,
+    next: Cell<u32>,
+}
+
+impl Scan {
+    /// How many packets a SYN makes.
+    pub const PACKETS: f64 = 2.0;
+
+    pub fn new(pair: &Pair) -> Scan {
+        let raw = || {
+            let (family, kind) = (AddressFamily::INET, SocketType::RAW);
+            socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::TCP)).unwrap()
+        };
+        Scan { socket: pair.a.enter(raw), next: Cell::new(0) }
+    }
+
+    pub fn send(&self) {
+        let n = self.next.replace(self.next.get() + 1);
+        let (from, to): (Ipv4Addr, Ipv4Addr) = (A.parse().unwrap(), B.parse().unwrap());
+        let ports = [(1024 + n % 60_000) as u16, 2 + (n / 60_000 % 1_000) as u16];
+        // Ports, sequence, acknowledgement, 5 words of header with SYN, window; then checksum and urgent pointer.
+        let words = [ports[0], ports[1], 0, n as u16, 0, 0, 0x5002, 1024, 0, 0];
+        let pseudo = from.octets().into_iter().chain(to.octets()).collect::<Vec<u8>>();
+        let pseudo = pseudo.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).chain([6, 20]);
+        let sum: u32 = pseudo.chain(words).map(u32::from).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+        let mut packet: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        packet[16..18].copy_from_slice(&checksum.to_be_bytes());
+        sendto(&self.socket, &packet, SendFlags::empty(), &SocketAddrV4::new(to, 0)).unwrap();
+    }
+}
+
+/// What a packet of a scan costs more while every tool watches.
+pub fn scan() -> Vec<Figure> {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    // The kernel answers each SYN; by default it would stop after so many a second.
+    pair.b.run("sysctl -qw net.ipv4.icmp_ratelimit=0");
+    let windows = windows(&daemon);
+    let windows: Vec<_> = windows.iter().map(|(name, arguments)| (name.as_str(), arguments.clone())).collect();
+    let client = RefCell::new(Client::connect(&daemon.socket));
+    let mut load = Load::Scan(Scan::new(&pair));
+    let on = || cost::open(&mut client.borrow_mut(), &windows);
+    let off = |ids| cost::close(&mut client.borrow_mut(), &windows, ids);
+    let mut more: Vec<f64> =
+        cost::turns(&mut load, on, off).into_iter().map(|(with, without)| (with - without) / Scan::PACKETS).collect();
+    let (middle, least, most) = median(&mut more);
+    vec![Figure {
+        name: format!("a packet of a SYN scan, {} tools open", windows.len()),
+        measured: format!("{middle:+.0} ns ({least:.0}..{most:.0})"),
+        reach: "<= 150 ns",
+        reached: middle <= 150.0,
+    }]
+}
