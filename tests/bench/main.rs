@@ -41,6 +41,9 @@ const BENCHMARKS: &[Benchmark] = &[
 ];
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("--hold") {
+        return sockets::hold();
+    }
     harness::require_root();
     let named: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let known: Vec<_> = BENCHMARKS.iter().map(|(name, _)| *name).collect();

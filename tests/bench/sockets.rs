@@ -1,10 +1,9 @@
 //! `snapshot_sockets` and `top_traffic`: their cost, and 100,000 sockets.
 
 use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    process::Stdio,
-    thread,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, ChildStdout, Stdio},
     time::{Duration, Instant},
 };
 
@@ -29,48 +28,63 @@ pub fn traffic_cost() -> Vec<Figure> {
     loads.into_iter().map(compare).collect()
 }
 
-const CONNECTIONS: usize = 50_000;
+/// Processes that hold connections: one may not open as many files.
+const HOLDERS: usize = 8;
+
+/// Connections of each, of which it holds both ends.
+const HELD: usize = 6_250;
+
+const CONNECTIONS: usize = HOLDERS * HELD;
 
 /// Connections over loopback, so twice as many sockets, in a namespace of their own.
 struct Many {
     netns: Netns,
-    clients: Vec<TcpStream>,
-    servers: Vec<TcpStream>,
+    holders: Vec<(Child, BufReader<ChildStdout>)>,
 }
 
 impl Many {
     fn new() -> Many {
-        raise_open_files();
         let netns = Netns::new();
-        let (mut clients, mut servers) = (Vec::new(), Vec::new());
-        netns.enter(|| {
-            // An address has fewer ports than this.
-            for last in 1..=4 {
-                let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
-                let to = listener.local_addr().unwrap();
-                for _ in 0..CONNECTIONS / 4 {
-                    clients.push(TcpStream::connect(to).unwrap());
-                    servers.push(listener.accept().unwrap().0);
-                }
-            }
-        });
-        Many { netns, clients, servers }
+        let hold = |_| {
+            let mut command = netns.command(std::env::current_exe().unwrap().to_str().unwrap());
+            let mut child = command.arg("--hold").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap());
+            (child, lines)
+        };
+        let mut many = Many { holders: (0..HOLDERS).map(hold).collect(), netns };
+        many.touch();
+        many
     }
 
-    /// A byte over each connection.
-    fn touch(&self) {
-        let mut byte = [0];
-        for (mut client, mut server) in self.clients.iter().zip(&self.servers) {
-            client.write_all(&[1]).unwrap();
-            server.read_exact(&mut byte).unwrap();
+    /// A byte over each connection, once all are there.
+    fn touch(&mut self) {
+        self.holders.iter_mut().for_each(|(child, _)| child.stdin.as_mut().unwrap().write_all(b"\n").unwrap());
+        self.holders.iter_mut().for_each(|(_, lines)| assert!(lines.read_line(&mut String::new()).unwrap() > 0));
+    }
+}
+
+impl Drop for Many {
+    fn drop(&mut self) {
+        for (child, _) in &mut self.holders {
+            drop(child.stdin.take());
+            let _ = child.wait();
         }
     }
 }
 
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let most = Some(4 * CONNECTIONS as u64);
-    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+/// What a holder does until its input ends: for each line, a byte over each connection, and a line when that is done.
+pub fn hold() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let connect = |_| (TcpStream::connect(to).unwrap(), listener.accept().unwrap().0);
+    let mut connections: Vec<_> = (0..HELD).map(connect).collect();
+    for _ in std::io::stdin().lines() {
+        for (client, server) in &mut connections {
+            client.write_all(&[1]).unwrap();
+            server.read_exact(&mut [0]).unwrap();
+        }
+        println!("done");
+    }
 }
 
 /// CPU seconds that a process has used, by the kernel's clock tick.
@@ -100,7 +114,7 @@ fn ss_seconds(netns: &Netns) -> f64 {
 
 pub fn many_sockets() -> Vec<Figure> {
     const CALLS: usize = 10;
-    let many = Many::new();
+    let mut many = Many::new();
     let daemon = daemon_in(&many.netns);
     let mut client = Client::connect(&daemon.socket);
     let mut times = Vec::new();
@@ -116,7 +130,7 @@ pub fn many_sockets() -> Vec<Figure> {
     let (wall, least, most) = median(&mut times);
     let (theirs, ..) = median(&mut (0..3).map(|_| ss_seconds(&many.netns)).collect::<Vec<_>>());
     let (answer, least_answer, most_answer) =
-        median(&mut (0..3).map(|_| end_to_answer(&mut client, &many)).collect::<Vec<_>>());
+        median(&mut (0..3).map(|_| end_to_answer(&mut client, &mut many)).collect::<Vec<_>>());
     vec![
         Figure {
             name: "snapshot of 100,000 sockets, CPU / that of ss -tinp".into(),
@@ -140,14 +154,13 @@ pub fn many_sockets() -> Vec<Figure> {
 }
 
 /// Milliseconds from the end of a window in which every connection moved something to the answer.
-fn end_to_answer(client: &mut Client, many: &Many) -> f64 {
+fn end_to_answer(client: &mut Client, many: &mut Many) -> f64 {
     let window = Duration::from_secs(10);
     let begun = Instant::now();
     let id =
         client.begin_call("top_traffic", json!({"duration_ms": window.as_millis() as u64, "group_by": "connection"}));
-    thread::scope(|scope| {
-        scope.spawn(|| many.touch()); // takes a second or two
-    });
+    client.until_open("top_traffic", 1);
+    many.touch(); // takes a second or two
     let answer = client.end_call(id).unwrap();
     let time = begun.elapsed() - window;
     assert!(answer["other"]["rows"].as_u64().unwrap() as usize > CONNECTIONS, "{answer}");
