@@ -21,6 +21,14 @@ impl Remote {
         u128::from_be_bytes(address) & self.mask == self.address
     }
 
+    /// Whether an address, as people write it, is in the range.
+    pub fn includes(&self, address: IpAddr) -> bool {
+        self.contains(match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        })
+    }
+
     /// The range as a BPF program compares it: the bits that count, and which those are.
     pub fn words(&self) -> ([u64; 2], [u64; 2]) {
         let words = |bits: u128| {
@@ -132,6 +140,32 @@ impl JsonSchema for Comm {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "description": "A process name (comm)." })
+    }
+}
+
+/// What a question about sockets is narrowed to; all of it is to hold.
+#[derive(Clone, Copy, Default)]
+pub struct Filter<'a> {
+    pub process: Option<&'a Comm>,
+    pub pid: Option<u32>,
+    pub remote: Option<Remote>,
+    /// Of either end.
+    pub port: Option<u16>,
+}
+
+impl Filter<'_> {
+    pub fn is_any(&self) -> bool {
+        self.process.is_none() && self.pid.is_none() && self.remote.is_none() && self.port.is_none()
+    }
+
+    /// Whether this is the process.
+    pub fn owner(&self, pid: u32, comm: &[u8]) -> bool {
+        self.pid.is_none_or(|wanted| wanted == pid) && self.process.is_none_or(|process| process.is(comm))
+    }
+
+    /// Whether these are the ends, the remote address in the kernel's form.
+    pub fn ends(&self, remote: [u8; 16], ports: [u16; 2]) -> bool {
+        self.remote.is_none_or(|range| range.contains(remote)) && self.port.is_none_or(|port| ports.contains(&port))
     }
 }
 

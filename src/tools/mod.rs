@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
@@ -21,6 +21,11 @@ use crate::{
     window::Window,
     wire::Error,
 };
+
+mod schema;
+
+use schema::input_schema;
+pub use schema::output_schema;
 
 /// A question, how the kernel is asked, and how the answer reads.
 ///
@@ -161,72 +166,6 @@ impl Question {
 
 fn answer<T: Tool>(output: &T::Output) -> Answer {
     Answer { structured: serde_json::to_value(output).unwrap_or_default(), text: T::text(output) }
-}
-
-/// A JSON schema that clients of every kind read, without what tells a model nothing: the list of
-/// tools is part of every conversation.
-fn input_schema<T: JsonSchema>() -> Value {
-    fn plain(schema: &mut Schema) {
-        drop_formats(schema);
-        if schema.get("default").is_some_and(Value::is_null) {
-            schema.remove("default");
-        }
-    }
-    schema::<T>(plain)
-}
-
-/// The same of an answer, which validates it without repeating in each tool what the server's instructions
-/// say once: what an owner, an endpoint and `measured` are. Bounds and required fields are for who writes a
-/// value, and this one is read.
-pub fn output_schema<T: JsonSchema>() -> Value {
-    fn terse(schema: &mut Schema) {
-        drop_formats(schema);
-        for keyword in ["minimum", "maximum", "default", "required"] {
-            schema.remove(keyword);
-        }
-        let definitions = schema.get_mut("$defs").and_then(Value::as_object_mut);
-        for definition in definitions.into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_object_mut) {
-            definition.shift_remove("description"); // its fields have their own
-        }
-        share(schema);
-    }
-    schema::<T>(terse)
-}
-
-/// Makes a plain object of what the instructions explain.
-fn share(schema: &mut Schema) {
-    const SHARED: [&str; 3] = ["Owner", "Endpoint", "Measured"];
-    let is_shared = |schema: &Value| {
-        let name = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
-        name.is_some_and(|name| SHARED.contains(&name))
-    };
-    if schema.get("anyOf").and_then(Value::as_array).is_some_and(|of| of.iter().any(is_shared)) {
-        schema.remove("anyOf");
-        schema.insert("type".into(), serde_json::json!(["object", "null"]));
-    }
-    if is_shared(schema.as_value()) {
-        schema.remove("$ref");
-        schema.insert("type".into(), "object".into());
-    }
-    if let Some(definitions) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
-        definitions.retain(|name, _| !SHARED.contains(&name.as_str()));
-        if definitions.is_empty() {
-            schema.remove("$defs");
-        }
-    }
-}
-
-/// Clients print warnings about integer formats such as `uint64`; a title repeats the name.
-fn drop_formats(schema: &mut Schema) {
-    for keyword in ["format", "title"] {
-        schema.remove(keyword);
-    }
-}
-
-fn schema<T: JsonSchema>(simplify: fn(&mut Schema)) -> Value {
-    let settings =
-        SchemaSettings::draft2020_12().with(|s| s.meta_schema = None).with_transform(RecursiveTransform(simplify));
-    settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
 /// An input, or what is wrong with it and where.

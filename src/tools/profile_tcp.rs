@@ -13,7 +13,7 @@ use crate::{
     answer::{Endpoint, Limit, Measured, Owner, WindowMs},
     attribution::Process,
     bpf::Loader,
-    filter::{self, Comm},
+    filter::{self, Comm, Filter},
     tcp::LimitedBy,
     window::Window,
     wire::Error,
@@ -56,6 +56,12 @@ pub struct Input {
     /// Rows of each list.
     #[serde(default = "rows")]
     pub limit: Limit,
+}
+
+impl Input {
+    fn filter(&self) -> Filter<'_> {
+        Filter { process: self.process.as_ref(), pid: self.pid, remote: self.remote, port: self.port }
+    }
 }
 
 fn five_seconds() -> WindowMs {

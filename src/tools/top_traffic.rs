@@ -16,6 +16,7 @@ use crate::{
     attribution::Process,
     bpf::{self, Loader},
     btf,
+    filter::{self, Comm, Filter},
     window::Window,
     wire::Error,
 };
@@ -63,9 +64,24 @@ pub struct Input {
     pub group_by: GroupBy,
     #[serde(default)]
     pub protocol: Protocols,
+    #[serde(default)]
+    pub process: Option<Comm>,
+    #[serde(default)]
+    pub pid: Option<u32>,
+    #[serde(default)]
+    pub remote: Option<filter::Remote>,
+    /// Of either end.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// Rows; default 12.
     #[serde(default = "rows")]
     pub limit: Limit,
+}
+
+impl Input {
+    fn filter(&self) -> Filter<'_> {
+        Filter { process: self.process.as_ref(), pid: self.pid, remote: self.remote, port: self.port }
+    }
 }
 
 fn two_seconds() -> WindowMs {

@@ -11,6 +11,7 @@ use crate::{
     answer::{Endpoint, Limit, Measured, Owner, WindowMs},
     attribution::Process,
     bpf::Loader,
+    filter::{self, Comm, Filter},
     limits,
     packet::Bytes,
     window::Window,
@@ -41,9 +42,26 @@ pub struct Input {
     /// Also what is dropped in ordinary operation.
     #[serde(default)]
     pub include_benign: bool,
+    /// Of the row's owner.
+    #[serde(default)]
+    pub process: Option<Comm>,
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Source or destination.
+    #[serde(default)]
+    pub remote: Option<filter::Remote>,
+    /// Of either end.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// Rows. Default 12.
     #[serde(default)]
     pub limit: Option<Limit>,
+}
+
+impl Input {
+    fn filter(&self) -> Filter<'_> {
+        Filter { process: self.process.as_ref(), pid: self.pid, remote: self.remote, port: self.port }
+    }
 }
 
 /// Long enough to see a neighbor fail: the kernel asks three times, a second apart.
@@ -194,7 +212,8 @@ impl Tool for T {
     }
 
     fn report(input: Input, sample: Sample) -> Output {
-        report::report(input.include_benign, input.limit.map_or(limits::DROP_ROWS_DEFAULT, Limit::rows), &sample)
+        let limit = input.limit.map_or(limits::DROP_ROWS_DEFAULT, Limit::rows);
+        report::report(input.include_benign, limit, &input.filter(), &sample)
     }
 
     fn text(output: &Output) -> String {

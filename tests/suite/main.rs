@@ -10,6 +10,7 @@ mod harness;
 mod injected;
 
 mod faults;
+mod filters;
 mod fuzzed;
 mod gateway;
 mod hosts;

@@ -342,7 +342,7 @@ fn filters_are_all_to_hold() {
         .iter()
         .map(|(question, _)| {
             let mut arguments = question.clone();
-            arguments["duration_ms"] = 2_000.into();
+            arguments["duration_ms"] = 6_000.into();
             client.begin_call(TOOL, arguments)
         })
         .collect();

@@ -304,17 +304,16 @@ impl Profiler {
         before: &Counted,
         holder: impl Fn(u64) -> Option<Holder>,
     ) -> (Vec<Reset>, u64) {
-        let mut most = Largest::new(input.limit.rows());
+        let (filter, mut most) = (input.filter(), Largest::new(input.limit.rows()));
         for (bytes, (key, last)) in &now.resets {
             let count = last.count - before.resets.get(bytes).map_or(0, |(_, reset)| reset.count);
             let marked = (key.pid, last.comm.map(|c| c as u8));
             let holder = if key.pid != 0 { marked } else { holder(last.cookie).unwrap_or(marked) };
-            let ports = [key.endpoints.local_port, key.endpoints.remote_port, last.port as u16];
+            // One of the two is 0 in the key, and the last one's stands for it.
+            let port = key.endpoints.local_port.max(key.endpoints.remote_port);
             let wanted = count > 0
-                && input.pid.is_none_or(|pid| pid == holder.0)
-                && input.process.as_ref().is_none_or(|process| process.is(&holder.1))
-                && input.port.is_none_or(|port| port != 0 && ports.contains(&port))
-                && input.remote.is_none_or(|remote| remote.contains(key.endpoints.remote));
+                && filter.owner(holder.0, &holder.1)
+                && filter.ends(key.endpoints.remote, [port, last.port as u16]);
             if wanted {
                 most.push(count, (key, last, holder, count));
             }

@@ -228,8 +228,6 @@ impl Sum {
 /// Whether a question is about this socket.
 fn wants(input: &Input, holder: Holder, row: &tcp_row) -> bool {
     let e = &row.endpoints;
-    input.pid.is_none_or(|pid| pid == holder.0)
-        && input.process.as_ref().is_none_or(|process| process.is(&holder.1))
-        && input.port.is_none_or(|port| port == e.local_port || port == e.remote_port)
-        && input.remote.is_none_or(|remote| remote.contains(e.remote))
+    let filter = input.filter();
+    filter.owner(holder.0, &holder.1) && filter.ends(e.remote, [e.local_port, e.remote_port])
 }

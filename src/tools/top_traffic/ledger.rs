@@ -126,13 +126,17 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Bytes of sockets that there was no room for.
+    /// Bytes of sockets that there was no room for; a question about some of them cannot count them.
     pub fn untracked(&mut self, moved: Bytes) {
-        self.total += moved;
+        if self.input.filter().is_any() {
+            self.total += moved;
+        }
     }
 
     fn add(&mut self, socket: &socket_bytes, holder: Holder, moved: Bytes) {
-        if moved == Bytes::default() {
+        let (filter, e) = (self.input.filter(), &socket.endpoints);
+        let wanted = filter.owner(holder.0, &holder.1) && filter.ends(e.remote, [e.local_port, e.remote_port]);
+        if moved == Bytes::default() || !wanted {
             return;
         }
         self.total += moved;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Direction, Directions, End, Input, Outcome, Outcomes, Row, skel::types};
-use crate::{answer::Endpoint, attribution::Process, bpf::Pod, largest::Largest};
+use crate::{answer::Endpoint, attribution::Process, bpf::Pod, filter::Filter, largest::Largest};
 
 // SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
 unsafe impl Pod for types::connection {}
@@ -90,12 +90,11 @@ fn wants(input: &Input, c: &types::connection) -> bool {
         Directions::Outbound => direction(c.direction) == Direction::Outbound,
         Directions::Inbound => direction(c.direction) == Direction::Inbound,
     };
+    let filter = Filter { process: input.process.as_ref(), pid: input.pid, remote: input.remote, port: input.port };
     direction
         && (input.outcome == Outcomes::Any || Outcome::new(end(c.end), c.error).is_failure())
-        && input.pid.is_none_or(|pid| pid == c.owner.pid)
-        && input.port.is_none_or(|port| port == c.endpoints.remote_port || port == c.endpoints.local_port)
-        && input.remote.is_none_or(|remote| remote.contains(c.endpoints.remote))
-        && input.process.as_ref().is_none_or(|process| process.is(&c.owner.comm.map(|c| c as u8)))
+        && filter.owner(c.owner.pid, &c.owner.comm.map(|c| c as u8))
+        && filter.ends(c.endpoints.remote, [c.endpoints.local_port, c.endpoints.remote_port])
 }
 
 fn row(c: &types::connection) -> Row {

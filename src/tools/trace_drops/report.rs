@@ -7,20 +7,25 @@ use std::{
     time::Duration,
 };
 
-use super::{Drop, End, Flow, ListenerDrops, Output, Path, Sample, reasons};
+use super::{Drop, End, Flow, Listener, ListenerDrops, Output, Path, Sample, reasons};
 use crate::{
     answer::{self, Measured, Owner},
+    filter::{Filter, Remote},
     packet, untrusted,
 };
 
 /// Rows that differ in one address only are shown as one from this number on: a flood, not a few peers.
 const MANY: usize = 8;
 
-pub fn report(include_benign: bool, limit: usize, sample: &Sample) -> Output {
+pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.window_ns));
-    let rows = sample.flows.iter().map(|flow| row(flow, sample)).collect();
-    let mut rows = merge_ports(rows);
-    let untold = untold(sample);
+    let rows = sample.flows.iter().filter_map(|flow| Some(row(flow, sample)).filter(|row| wants(filter, flow, row)));
+    let mut rows = merge_ports(rows.collect());
+    let mut untold = untold(sample);
+    if !filter.is_any() && !untold.is_empty() {
+        let packets: u64 = untold.drain(..).map(|row| row.count).sum();
+        measured.limits.push(format!("{packets} more packets may be of these: there were more flows than are told apart."));
+    }
     if !untold.is_empty() {
         let packets: u64 = untold.iter().map(|row| row.count).sum();
         measured.limits.push(format!("{packets} packets are counted by reason and location only: there were more flows than are told apart."));
@@ -33,7 +38,11 @@ pub fn report(include_benign: bool, limit: usize, sample: &Sample) -> Output {
     measured.lost_events = sample.missed;
     let (drops, cut) = answer::largest(rows, limit, |row| (!row.benign, row.count));
     measured.rows_cut = cut;
-    let listeners = sample.listeners.iter().map(|l| ListenerDrops {
+    let asked = |l: &&Listener| {
+        let local = filter.port.is_none_or(|port| port == l.local.port);
+        local && filter.owner(l.process.pid, l.process.comm.as_bytes())
+    };
+    let listeners = sample.listeners.iter().filter(asked).map(|l| ListenerDrops {
         owner: l.process.owner(),
         local: l.local,
         accept_queue: l.accept_queue,
@@ -113,6 +122,16 @@ fn row(flow: &Flow, sample: &Sample) -> Drop {
     };
     explain(&mut row, flow, sample);
     row
+}
+
+/// Whether a question is about these packets. Their owner is who the row says, if it says one.
+fn wants(filter: &Filter, flow: &Flow, row: &Drop) -> bool {
+    let ends = [row.source, row.destination];
+    let address = |range: &Remote| ends.iter().flatten().filter_map(|end| end.address).any(|ip| range.includes(ip));
+    let port = |port: u16| ends.iter().flatten().any(|end| end.port == Some(port));
+    filter.owner(row.owner.pid.unwrap_or(0), if row.owner.pid.is_some() { flow.process.comm.as_bytes() } else { b"" })
+        && filter.remote.as_ref().is_none_or(address)
+        && filter.port.is_none_or(port)
 }
 
 /// A socket's family, where a "packet" is nothing of the network's.

@@ -1,0 +1,102 @@
+//! The schemas of questions and answers: derived, then made short, since the list of tools is part of every conversation.
+
+use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
+use serde_json::{Map, Value, json};
+
+/// A JSON schema that clients of every kind read, without what tells a model nothing: the list of
+/// tools is part of every conversation.
+pub fn input_schema<T: JsonSchema>() -> Value {
+    fn plain(schema: &mut Schema) {
+        drop_formats(schema);
+        if schema.get("default").is_some_and(Value::is_null) {
+            schema.remove("default");
+        }
+    }
+    schema::<T>(plain)
+}
+
+/// The same of an answer, which validates it without repeating in each tool what the server's instructions
+/// say once: what an owner, an endpoint and `measured` are. Bounds and required fields are for who writes a
+/// value, and this one is read.
+pub fn output_schema<T: JsonSchema>() -> Value {
+    fn terse(schema: &mut Schema) {
+        drop_formats(schema);
+        for keyword in ["minimum", "maximum", "default", "required"] {
+            schema.remove(keyword);
+        }
+        let definitions = schema.get_mut("$defs").and_then(Value::as_object_mut);
+        for definition in definitions.into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_object_mut) {
+            definition.shift_remove("description"); // its fields have their own
+        }
+        share(schema);
+    }
+    let mut schema = schema::<T>(terse);
+    inline_once(&mut schema);
+    schema
+}
+
+/// Puts what is used once in its place, where it needs no name.
+fn inline_once(schema: &mut Value) {
+    let Some(mut definitions) = schema.get("$defs").and_then(Value::as_object).cloned() else { return };
+    let text = schema.to_string();
+    definitions.retain(|name, _| text.matches(&format!("\"#/$defs/{name}\"")).count() == 1);
+    if let Some(named) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
+        named.retain(|name, _| !definitions.contains_key(name));
+    }
+    put(schema, &definitions);
+    if schema["$defs"] == json!({}) {
+        schema.as_object_mut().and_then(|root| root.shift_remove("$defs"));
+    }
+}
+
+fn put(schema: &mut Value, definitions: &Map<String, Value>) {
+    let name = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix("#/$defs/"));
+    if let Some(definition) = name.and_then(|name| definitions.get(name)) {
+        let mut definition = definition.clone();
+        if let Some(description) = schema.get("description") {
+            definition["description"] = description.clone();
+        }
+        *schema = definition;
+    }
+    match schema {
+        Value::Object(members) => members.values_mut().for_each(|member| put(member, definitions)),
+        Value::Array(members) => members.iter_mut().for_each(|member| put(member, definitions)),
+        _ => {}
+    }
+}
+
+/// Makes a plain object of what the instructions explain.
+fn share(schema: &mut Schema) {
+    const SHARED: [&str; 3] = ["Owner", "Endpoint", "Measured"];
+    let is_shared = |schema: &Value| {
+        let name = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
+        name.is_some_and(|name| SHARED.contains(&name))
+    };
+    if schema.get("anyOf").and_then(Value::as_array).is_some_and(|of| of.iter().any(is_shared)) {
+        schema.remove("anyOf");
+        schema.insert("type".into(), json!(["object", "null"]));
+    }
+    if is_shared(schema.as_value()) {
+        schema.remove("$ref");
+        schema.insert("type".into(), "object".into());
+    }
+    if let Some(definitions) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
+        definitions.retain(|name, _| !SHARED.contains(&name.as_str()));
+        if definitions.is_empty() {
+            schema.remove("$defs");
+        }
+    }
+}
+
+/// Clients print warnings about integer formats such as `uint64`; a title repeats the name.
+fn drop_formats(schema: &mut Schema) {
+    for keyword in ["format", "title"] {
+        schema.remove(keyword);
+    }
+}
+
+fn schema<T: JsonSchema>(simplify: fn(&mut Schema)) -> Value {
+    let settings =
+        SchemaSettings::draft2020_12().with(|s| s.meta_schema = None).with_transform(RecursiveTransform(simplify));
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
