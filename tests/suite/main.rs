@@ -2,6 +2,7 @@
 //! namespaces and for netmond, and fail without it. Each makes namespaces of its own and leaves nothing behind.
 
 mod abuse;
+mod between;
 mod clients;
 mod diagnose;
 mod hardening;

@@ -2,11 +2,20 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::{UnixListener, UnixStream},
+    },
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
 };
 
 use crate::harness::*;
@@ -86,6 +95,7 @@ fn play() {
         "tcp-listen-fork" => tcp_listen_fork(to()),
         "tcp-serve-fork" => tcp_serve_fork(to()),
         "tcp-send" => tcp_send(to(), size()),
+        "tcp-take" => tcp_take(Path::new(words[1]), words[2].parse().unwrap()),
         "udp-open" => udp_open(to(), size()),
         "udp-send" => udp_send(to(), size()),
         other => panic!("no such role: {other}"),
@@ -157,6 +167,37 @@ fn tcp_send(to: SocketAddr, size: usize) {
     stream.write_all(&vec![0; size]).unwrap();
     say("sent");
     wait();
+}
+
+/// Takes a connection from whoever hands one over at `path` (SCM_RIGHTS), and sends so many bytes over it for a go.
+fn tcp_take(path: &Path, size: usize) {
+    let at = UnixListener::bind(path).unwrap();
+    say("ready");
+    let from = at.accept().unwrap().0;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(&from, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::empty()).unwrap();
+    let mut passed = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+        _ => None,
+    });
+    let mut stream = TcpStream::from(passed.next().unwrap());
+    say("taken");
+    wait();
+    stream.write_all(&vec![0; size]).unwrap();
+    say("sent");
+    wait();
+}
+
+/// Hands a connection over to the process that waits for one at `path`.
+pub fn pass(stream: TcpStream, path: &Path) {
+    let to = UnixStream::connect(path).unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let sockets = [stream.as_fd()];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&sockets)));
+    sendmsg(&to, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()).unwrap();
 }
 
 /// Holds so many sockets open.

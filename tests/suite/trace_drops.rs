@@ -148,6 +148,17 @@ fn a_full_accept_queue() {
 }
 
 #[test]
+fn syn_cookies_are_counted_and_no_drop() {
+    let pair = Pair::new();
+    pair.b.run("sysctl -qw net.ipv4.tcp_syncookies=2"); // always, not only when the queue is full
+    let daemon = daemon_in(&pair.b);
+    let server = echo_server(&pair.b, B);
+    let answer = answer_to(&daemon, 1_500, || (0..7).for_each(|_| drop(connect(&pair.a, server).unwrap())));
+    assert_eq!(answer["counters"]["syn_cookies_sent"], 7, "{answer:#}");
+    assert_eq!((&answer["counters"]["listen_drops"], rows(&answer, &pair.b).len()), (&json!(0), 0), "{answer:#}");
+}
+
+#[test]
 fn a_full_udp_receive_buffer_is_its_owners() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let receiver = pair.b.enter(|| UdpSocket::bind((B, 86)).unwrap());
@@ -161,8 +172,22 @@ fn a_full_udp_receive_buffer_is_its_owners() {
 
 #[test]
 fn a_full_queueing_discipline() {
+    full_queue(&["tc qdisc add dev v0 root tbf rate 100kbit burst 2000 limit 3000"]);
+}
+
+#[test]
+fn a_class_that_is_limited_to_a_rate() {
+    full_queue(&[
+        "tc qdisc add dev v0 root handle 1: htb default 1",
+        "tc class add dev v0 parent 1: classid 1:1 htb rate 100kbit burst 2000",
+        "tc qdisc add dev v0 parent 1:1 pfifo limit 3",
+    ]);
+}
+
+/// More is sent than a queue takes.
+fn full_queue(tc: &[&str]) {
     let (pair, daemon) = (Pair::new(), Daemon::start());
-    pair.a.run("tc qdisc add dev v0 root tbf rate 100kbit burst 2000 limit 3000");
+    tc.iter().for_each(|line| drop(pair.a.run(line)));
     let answer = answer_to(&daemon, 800, || send(&pair.a, to(B, 87), 100, 1_000));
     let dropped: Vec<_> = rows(&answer, &pair.a);
     let row = dropped.iter().find(|row| row["destination"]["port"] == 87).unwrap_or_else(|| panic!("{answer:#}"));
