@@ -2,6 +2,7 @@
 /* Resets of TCP connections: who sent them, to whom, why. */
 #pragma once
 #include "marks.h"
+#include "packet.h"
 
 enum { RESETS = 4096 };
 
@@ -87,24 +88,26 @@ static __always_inline bool load_reset_owner(struct sock *sk, struct reset_key *
 	return outbound;
 }
 
-/* From the segment that is answered: its sender is the remote end. */
+/* From the segment that is answered, whose sender is the remote end. In one read: a scan may come this way. */
 static __always_inline void load_segment(struct sk_buff *skb, struct endpoints *e)
 {
-	unsigned char *network = skb->head + skb->network_header, *transport = skb->head + skb->transport_header;
-	__be32 ipv4[2] = {};
-	__be16 ports[2] = {};
+	__u8 header[HEADER] __attribute__((aligned(8))) = {};
+	const struct in6_addr *ipv6 = (const void *)(header + 8);
+	__u32 offset = skb->transport_header - skb->network_header, ports;
 
-	bpf_probe_read_kernel(ports, sizeof(ports), transport);
-	e->remote_port = bpf_ntohs(ports[0]);
-	e->local_port = bpf_ntohs(ports[1]);
+	copy_from(skb, header, (__u64)skb->head + skb->network_header);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		bpf_probe_read_kernel(e->remote, sizeof(e->remote), network + 8);
-		bpf_probe_read_kernel(e->local, sizeof(e->local), network + 24);
-		return;
+		copy_address(e->remote, ipv6);
+		copy_address(e->local, ipv6 + 1);
+	} else {
+		mapped(e->remote, word_at(header, 12));
+		mapped(e->local, word_at(header, 16));
 	}
-	bpf_probe_read_kernel(ipv4, sizeof(ipv4), network + 12);
-	mapped(e->remote, ipv4[0]);
-	mapped(e->local, ipv4[1]);
+	if (offset > HEADER - sizeof(ports))
+		return;
+	ports = bpf_ntohl(word_at(header, offset));
+	e->remote_port = ports >> 16;
+	e->local_port = ports;
 }
 
 static __always_inline void load_ends(struct sock *sk, struct endpoints *e)
@@ -129,7 +132,7 @@ static __always_inline int sends_reset(struct sock *sk, struct sk_buff *skb, __u
 	if (skb && skb->head) {
 		load_segment(skb, &key.endpoints);
 		if (!key.netns)
-			key.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+			key.netns = skb->dev->nd_net.net->ns.inum;
 	} else if (sk) {
 		load_ends(sk, &key.endpoints);
 	}
