@@ -1,7 +1,7 @@
 //! What parses bytes from outside, with what must hold of any bytes. The fuzz targets run it on bytes that a fuzzer
 //! makes up, and the suite on `seeds`: real ones, and all that ever failed.
 
-use netmon_mcp::{answer::Endpoint, attribution, tools::Question, untrusted};
+use netmon_mcp::{answer::Endpoint, attribution, dns, packet, tools::Question, untrusted};
 
 /// A line of the socket between gateway and daemon, read by either side.
 pub fn wire(line: &[u8]) {
@@ -46,6 +46,26 @@ pub fn records(bytes: &[u8]) {
     assert!(owner.to_string().chars().chain(owner.unit.iter().flat_map(|unit| unit.chars())).all(|c| !c.is_control()));
     if let Some(address) = bytes.first_chunk() {
         assert!(!Endpoint::new(*address, 53).to_string().is_empty());
+    }
+}
+
+/// A DNS message, or what a capture left of one.
+pub fn dns(bytes: &[u8]) {
+    if let Some(message) = dns::parse(bytes) {
+        let names = message.answers.iter().map(|(text, _)| text).chain([&message.name]);
+        names.for_each(|name| assert!(name.chars().all(|c| !c.is_control()), "{name:?}"));
+        assert!(!dns::rcode_name(message.rcode).is_empty() && !dns::type_name(message.kind).is_empty());
+    }
+}
+
+/// A packet that was dropped: its EtherType, and its first bytes from the network header on.
+pub fn packet(bytes: &[u8]) {
+    if let Some((ethertype, bytes)) = bytes.split_first_chunk()
+        && let Some(packet) = packet::parse(u16::from_be_bytes(*ethertype), bytes)
+    {
+        assert!(
+            packet.protocol.chars().chain(packet.kind.iter().flat_map(|kind| kind.chars())).all(|c| !c.is_control())
+        );
     }
 }
 

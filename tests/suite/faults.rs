@@ -2,8 +2,9 @@
 //! every one ends in a clear statement, and everything else goes on working.
 
 use std::{
+    io::Write,
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::process::CommandExt,
+    os::unix::{net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -42,7 +43,7 @@ impl Faulty {
         require_root();
         let folder = TempDir::new().unwrap();
         let socket = folder.path().join("netmond.sock");
-        let child = command(&socket).env("RUST_LOG", "error").stdin(Stdio::null()).spawn().unwrap();
+        let child = command(&socket).env("RUST_LOG", "warn").stdin(Stdio::null()).spawn().unwrap();
         let mut faulty = Faulty { child, socket, _folder: folder };
         until("netmond serves", || {
             assert!(faulty.child.try_wait().unwrap().is_none(), "netmond ended");
@@ -287,6 +288,34 @@ fn a_clock_that_is_stepped_during_a_window() {
         let window_ms = answer["measured"]["window_ms"].as_f64().unwrap();
         assert!((900.0..1_900.0).contains(&window_ms), "{seconds} s: {window_ms}");
     }
+}
+
+#[test]
+fn no_more_open_files() {
+    const LIMIT: usize = 160; // loading takes more than serving
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let daemon = Faulty::start(|socket| {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={LIMIT}")).arg(DAEMON).arg("--socket").arg(socket).args(["--group", "root"]);
+        command.args(["--log-format", "text"]).stderr(log.reopen().unwrap());
+        command
+    });
+    let window = json!({"version": 1, "tool": "network-monitor", "input": {"operation": "incoming", "interface": "lo", "duration": 60}});
+    let ask = |_| {
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        writeln!(stream, "{window}").unwrap();
+        stream
+    };
+    let windows: Vec<_> = (0..LIMIT).map(ask).collect();
+    until("it says that there are too many", || {
+        std::fs::read_to_string(log.path()).unwrap().contains("Too many open files").then_some(())
+    });
+    drop(windows);
+    let mut client = Client::connect(&daemon.socket);
+    // It has to find first that those who waited have left.
+    let question = json!({"operation": "outgoing", "duration": 0.1});
+    until("it measures again", || client.call("network-monitor", question.clone()).ok());
+    client.until_open("network-monitor", 0);
 }
 
 /// A cgroup in which a process may have one thread: of cgroup v1's `pids`, else of v2.

@@ -19,6 +19,8 @@ fn every_seed_is_read_without_a_panic() {
     for (target, parse) in [
         ("wire", parsers::wire as fn(&[u8])),
         ("records", parsers::records),
+        ("dns", parsers::dns),
+        ("packet", parsers::packet),
         ("settings", |bytes| parsers::settings(&String::from_utf8_lossy(bytes))),
         ("reports", |bytes| parsers::reports(&String::from_utf8_lossy(bytes))),
     ] {
