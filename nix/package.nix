@@ -23,6 +23,7 @@ rustPlatform.buildRustPackage {
           ../Cargo.toml
           ../Makefile
           ../bpf
+          ../fuzz
           ../packaging
           ../scripts
           ../src
