@@ -87,10 +87,18 @@ pub fn give_up_root(account: &Account, group: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
+/// Before Linux 5.11 maps and programs counted as locked memory, of which a process has 64 KiB by default.
+/// Where this is refused (no CAP_SYS_RESOURCE) the limit is the service manager's to raise; newer kernels need neither.
+fn lock_memory_without_limit() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+}
+
 /// Cuts the process down to what loading needs. Capabilities are per thread: call it before any other is started.
 pub fn cut_to_loading(account: &Account) -> io::Result<()> {
     no_new_privileges()?;
     let mut wanted: CapsHashSet = LOADING.into_iter().collect();
+    lock_memory_without_limit();
     if is_root() {
         for capability in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&wanted) {
             caps::drop(None, CapSet::Bounding, *capability).map_err(io::Error::other)?;
