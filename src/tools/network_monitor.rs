@@ -30,7 +30,8 @@ mod skel {
 /// The daemon's side: what was loaded.
 pub struct T {
     incoming: incoming::Incoming,
-    outgoing: outgoing::Outgoing,
+    /// Or why this kernel cannot.
+    outgoing: Result<outgoing::Outgoing, String>,
 }
 
 // Which of the two questions.
@@ -171,14 +172,25 @@ impl Tool for T {
     type Output = Output;
 
     fn load(loader: &mut Loader) -> Result<Self, Error> {
-        let mut object = bpf::object();
-        let skel = skel::NetworkMonitorSkelBuilder::default().open(&mut object)?.load()?;
-        Ok(T { incoming: incoming::Incoming::new(loader, &skel)?, outgoing: outgoing::Outgoing::new(loader, &skel)? })
+        let (mut object, mut second) = (bpf::object(), bpf::object());
+        let builder = skel::NetworkMonitorSkelBuilder::default;
+        let refused = match builder().open(&mut object)?.load() {
+            Ok(skel) => {
+                let outgoing = Ok(outgoing::Outgoing::new(loader, &skel)?);
+                return Ok(T { incoming: incoming::Incoming::new(loader, &skel)?, outgoing });
+            }
+            Err(e) => format!("{}; `outgoing` needs Linux 5.12 or newer, `incoming` works", Error::from(e)),
+        };
+        // Before 5.12 a tracing program has no storage of a socket's own and no socket cookies: packets are counted all the same.
+        let mut open = builder().open(&mut second)?;
+        open.progs.connect_state.set_autoload(false);
+        let skel = open.load()?;
+        Ok(T { incoming: incoming::Incoming::new(loader, &skel)?, outgoing: Err(refused) })
     }
 
     fn rehearse(&self) -> io::Result<()> {
         self.incoming.rehearse()?;
-        self.outgoing.rehearse()
+        self.outgoing.as_ref().map_or(Ok(()), outgoing::Outgoing::rehearse)
     }
 
     fn complete(input: &mut Input, interface: &str) {
@@ -190,7 +202,11 @@ impl Tool for T {
     fn sample(&self, input: &Input, _: &Host, window: &Window) -> Result<Sample, Error> {
         match input.operation {
             Operation::Incoming => self.incoming.sample(input.interface.as_deref(), input.mode, Self::duration(input), window),
-            Operation::Outgoing => self.outgoing.sample(input.interface.as_deref(), input.after.as_deref(), Self::duration(input), window),
+            Operation::Outgoing => self
+                .outgoing
+                .as_ref()
+                .map_err(|reason| Error::Unavailable { tool: Self::NAME.into(), reason: reason.clone() })?
+                .sample(input.interface.as_deref(), input.after.as_deref(), Self::duration(input), window),
         }
     }
 
