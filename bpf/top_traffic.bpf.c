@@ -365,7 +365,9 @@ int list_marked(struct bpf_iter__bpf_sk_storage_map *ctx)
 SEC("iter/bpf_sk_storage_map")
 int forget_marks(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
-	if (ctx->sk)
-		bpf_sk_storage_delete(&marks, ctx->sk);
+	struct sock *sk = ctx->sk; /* read once: the check is of this pointer, not of the field */
+
+	if (sk)
+		bpf_sk_storage_delete(&marks, sk);
 	return 0;
 }
