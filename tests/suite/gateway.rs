@@ -122,7 +122,7 @@ fn a_daemon_that_is_told_to_stop_says_so_to_open_windows() {
     run(&format!("kill -TERM {}", daemon.pid()));
     let text = client.end_call(id).unwrap_err();
     assert!(text.contains("shutting down"), "{text}");
-    let status = until("netmond ends", || daemon.child.try_wait().unwrap());
+    let status = until("netmond ends", || daemon.child().try_wait().unwrap());
     assert!(status.success(), "{status}");
 }
 

@@ -169,7 +169,7 @@ fn both_processes_are_confined_as_status_says() {
 fn capabilities_before_loading_and_serving() {
     require_root();
     let folder = tempfile::TempDir::new().unwrap();
-    let mut child = Command::new(DAEMON)
+    let child = Command::new(DAEMON)
         .arg("--socket")
         .arg(folder.path().join("netmond.sock"))
         .args(["--group", "root"])
@@ -177,7 +177,8 @@ fn capabilities_before_loading_and_serving() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut daemon = Ended(child);
+    let mut lines = BufReader::new(daemon.0.stderr.take().unwrap()).lines().map_while(Result::ok);
     let mut held = |state: &str| {
         let line = lines.find(|line| line.contains(&format!("{state} capabilities="))).unwrap();
         line.split('"').nth(1).unwrap().replace("CAP_", "")
@@ -205,6 +206,4 @@ fn capabilities_before_loading_and_serving() {
     );
     assert_eq!(loading, "BPF NET_ADMIN PERFMON");
     assert_eq!(serving.is_empty(), kept.is_empty(), "{serving}: {kept:?}");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }

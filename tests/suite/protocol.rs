@@ -175,7 +175,7 @@ fn a_pipe_gets_the_answers_to_all_that_it_asked() {
 
 #[test]
 fn sigkill_of_either_process_leaves_nothing_attached() {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::own();
     let mut other = Client::connect(&daemon.socket);
     let mut client = Client::connect(&daemon.socket);
     client.begin_call(WATCH, window(60.0));

@@ -20,9 +20,15 @@ pub use network::*;
 pub const GATEWAY: &str = env!("CARGO_BIN_EXE_netmon-mcp");
 pub const DAEMON: &str = env!("CARGO_BIN_EXE_netmond");
 
+/// How long to wait for what should come at once. A guest under emulation is slower than its clock and asks for
+/// more: `NETMON_TEST_PATIENCE=5` stands for five times as long.
+fn patience(time: Duration) -> Duration {
+    time * std::env::var("NETMON_TEST_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// Waits until `condition` holds; panics with `what` if it does not within 20 s.
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + patience(Duration::from_secs(20));
     loop {
         if let Some(value) = condition() {
             return value;
@@ -44,15 +50,25 @@ pub fn require_root() {
     assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes network namespaces and loads eBPF");
 }
 
-/// A netmond of the test's own, on a socket in a folder of its own.
+/// A netmond of the test's own, on a socket in a folder of its own; or one that serves already.
 pub struct Daemon {
-    pub child: Child,
+    child: Option<Child>,
     pub socket: PathBuf,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 impl Daemon {
+    /// The one that serves at `NETMON_TEST_SOCKET`, where that is set and one test runs at a time: under emulation
+    /// to load everything takes longer than most tests.
     pub fn start() -> Daemon {
+        match std::env::var_os("NETMON_TEST_SOCKET") {
+            Some(socket) => Daemon { child: None, socket: socket.into(), _folder: None },
+            None => Daemon::own(),
+        }
+    }
+
+    /// One that no other test uses, and that can be stopped.
+    pub fn own() -> Daemon {
         Daemon::start_with(&[])
     }
 
@@ -61,7 +77,7 @@ impl Daemon {
         let folder = TempDir::new().unwrap();
         let socket = folder.path().join("netmond.sock");
         let child = Daemon::spawn(&socket, arguments);
-        let mut daemon = Daemon { child, socket, _folder: folder };
+        let mut daemon = Daemon { child: Some(child), socket, _folder: Some(folder) };
         daemon.wait();
         daemon
     }
@@ -75,30 +91,37 @@ impl Daemon {
     /// Until it serves: it has dropped its privileges by then.
     fn wait(&mut self) {
         until("netmond serves", || {
-            assert!(self.child.try_wait().unwrap().is_none(), "netmond ended");
+            assert!(self.child().try_wait().unwrap().is_none(), "netmond ended");
             ask(&self.socket, "{\"version\":1,\"tool\":\"status\",\"input\":{}}").ok()
         });
     }
 
+    pub fn child(&mut self) -> &mut Child {
+        self.child.as_mut().expect("a daemon of the test's own")
+    }
+
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        let asked = || Client::connect(&self.socket).call("status", json!({})).unwrap()["daemon"]["pid"].as_u64();
+        self.child.as_ref().map_or_else(|| asked().unwrap() as u32, Child::id)
     }
 
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child().kill().unwrap();
+        self.child().wait().unwrap();
     }
 
     pub fn restart(&mut self) {
-        self.child = Daemon::spawn(&self.socket, &[]);
+        self.child = Some(Daemon::spawn(&self.socket, &[]));
         self.wait();
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

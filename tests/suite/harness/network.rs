@@ -109,7 +109,7 @@ impl Pair {
 
 /// A daemon that runs in a namespace, so that its own interfaces are the test's.
 pub fn daemon_in(netns: &Netns) -> Daemon {
-    netns.enter(Daemon::start)
+    netns.enter(Daemon::own)
 }
 
 /// Accepts on `address` and echoes what arrives, until the listener is dropped with the test.
