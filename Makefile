@@ -51,6 +51,19 @@ nix-check:
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/nixfmt --check
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/deadnix --fail
 
+# Stock Debian kernels, booted under QEMU without KVM; KERNEL="5.10 6.18 7", or all. See tests/vm/driver.
+# vm-service tests the installed service on two hosts with systemd; vm-table puts the last results in the README.
+.PHONY: vm-prerequisites vm-test vm-service vm-table
+vm-prerequisites: prerequisites
+	@scripts/prerequisites binutils busybox-static iputils-ping kmod python3 qemu-system-x86 util-linux
+vm-test: vm-prerequisites
+	python3 tests/vm/driver $(KERNEL)
+vm-service: vm-prerequisites
+	@scripts/prerequisites e2fsprogs mmdebstrap
+	python3 tests/vm/driver --service $(KERNEL)
+vm-table:
+	python3 tests/vm/driver --readme
+
 # The image for those without Nix, and its two containers run with what compose.yaml gives them.
 .PHONY: oci-image oci-check
 oci-image: build

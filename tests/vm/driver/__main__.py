@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Boots stock Debian kernels under QEMU and tests the project on them: its kernel tests, and the acceptance script.
+
+  tests/vm/driver [KERNEL…]              a table of kernel, tool, and what works there; default: 6.1 and 6.12
+  tests/vm/driver --service [KERNEL…]    two hosts with systemd and the installed service; default: 6.12
+
+Kernels are named in kernels.py; `all` stands for every one. What is fetched and built is kept in target/vm.
+"""
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+import guest
+import kernels
+import report
+import services
+from machine import GuestDied, Machine
+from script import run_script
+
+CACHE = guest.ROOT / "target/vm"
+SCRIPTS = Path(__file__).parent.parent
+# Bounds, for a busy machine; one that does nothing else needs a third of them.
+TEST_SECONDS = 60
+KERNEL_SECONDS = 420
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL")
+    parser.add_argument("--service", action="store_true", help="test the installed service instead")
+    parser.add_argument("--readme", action="store_true", help="only put the last results of each kernel in the README")
+    parser.add_argument("--run", metavar="COMMAND", help="only boot, run this, and print what it prints")
+    arguments = parser.parse_args()
+    default = ["6.12"] if arguments.service else ["6.1", "6.12"]
+    names = list(kernels.SOURCES) if "all" in arguments.kernels else arguments.kernels or default
+    if unknown := set(names) - set(kernels.SOURCES):
+        parser.error(f"there is no kernel {', '.join(sorted(unknown))}; known are {', '.join(kernels.SOURCES)}, and all")
+    if arguments.readme:
+        saved = {path.stem: json.loads(path.read_text()) for path in (CACHE / "results").glob("*.json")}
+        return report.update(guest.ROOT / "README.md", [saved[name] for name in kernels.SOURCES if name in saved])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # so that `finally` ends the guests
+    (CACHE / "results").mkdir(parents=True, exist_ok=True)
+    programs = guest.build(CACHE)
+    if arguments.run:
+        sys.exit(max(run_on(name, programs, arguments.run) for name in names))
+    if arguments.service:
+        sys.exit(any([services.test(name, programs, CACHE) for name in names]))
+    results = [test_kernel(name, programs) for name in names]
+    print("\n" + report.table(results))
+    sys.exit(any(result["failures"] for result in results))
+
+
+@contextlib.contextmanager
+def booted(name, programs):
+    """The small guest on this kernel; it is gone afterwards, whatever happens."""
+    kernel = kernels.fetch(name, CACHE / "kernels")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="netmon-vm.") as folder:
+        folder = Path(folder)
+        guest.small(kernel, programs, folder / "initramfs")
+        machine = Machine("machine", kernel, folder / "initramfs", folder, started + KERNEL_SECONDS)
+        try:
+            boot(machine)
+            print(f"{kernel.release}: booted in {time.monotonic() - started:.0f} s", flush=True)
+            yield machine
+        except BaseException:
+            print(f"the console of {kernel.release} ends:\n{machine.last_words()}")
+            raise
+        finally:
+            machine.crash()
+
+
+def run_on(name, programs, command):
+    with booted(name, programs) as machine:
+        code, output = machine.execute(f"{{ {command}\n}} 2>&1", timeout=TEST_SECONDS)
+        print(output)
+        return code
+
+
+def test_kernel(name, programs):
+    """Boots a kernel, tests everything on it, and returns what a column of the table says."""
+    started = time.monotonic()
+    result = {"name": name, "release": name, "tools": {}, "held": []}
+    try:
+        with booted(name, programs) as machine:
+            result["release"] = machine.kernel.release
+            result |= examine(machine)
+    except (GuestDied, AssertionError) as e:
+        result["failures"] = [str(e)]
+    result["seconds"] = round(time.monotonic() - started)
+    (CACHE / "results" / f"{name}.json").write_text(json.dumps(result, indent=1))
+    for failure in result["failures"]:
+        print(f"{result['release']}: FAILED: {failure}")
+    print(f"{result['release']}: {result['seconds']} s", flush=True)
+    return result
+
+
+def boot(machine):
+    """A second chance, only before anything of ours ran: emulation on a busy machine can miss the kernel's own bounds."""
+    try:
+        machine.connect()
+    except GuestDied as e:
+        print(f"{e}\nbooting once more", flush=True)
+        machine.crash()
+        machine.connect()
+
+
+def examine(machine):
+    """The acceptance script against a daemon of its own, then the kernel tests."""
+    machine.succeed("RUST_LOG=warn netmond >/dev/ttyS0 2>&1 &")
+    machine.wait_until_succeeds("netmon-mcp call snapshot_interfaces >/dev/null 2>&1")
+    failures = []
+    scope = run_script(SCRIPTS / "tools.py", [machine], failures)
+    status = scope["status"]
+    tests = kernel_tests(machine)
+    failures += [f"{test} failed" for test, passed in tests.items() if not passed]
+    tools = {}
+    for tool in status["tools"]:
+        mine = [passed for test, passed in tests.items() if test.split("::")[0] in tool["name"].replace("-", "_")]
+        tools[tool["name"]] = {
+            "available": tool["available"],
+            "reason": tool["reason"],
+            "limits": scope["limits"].get(tool["name"], []),
+            "keeps": tool["keeps"],
+            "tests": len(mine),
+            "failed": mine.count(False),
+        }
+    return {"tools": tools, "held": status["daemon"]["capabilities"], "failures": failures}
+
+
+def kernel_tests(machine):
+    """The tests of the project's suite that are about the kernel, and whether they passed."""
+    settings = "NETMON_TEST_PATIENCE=5 NETMON_TEST_SOCKET=/run/netmon/netmond.sock"
+    passed = {}
+    for line in (SCRIPTS / "kernel-tests").read_text().splitlines():
+        name, *since = line.split()
+        if name == "#" or since and machine.kernel.version() < kernels.version(since[0]):
+            continue
+        started = time.monotonic()
+        code, output = machine.execute(f"{settings} suite --exact {name} 2>&1", timeout=TEST_SECONDS)
+        passed[name] = code == 0 and "test result: ok. 1 passed" in output
+        if not passed[name]:
+            print(output)
+        print(f"  {'ok    ' if passed[name] else 'FAILED'} {name} ({time.monotonic() - started:.1f} s)", flush=True)
+    return passed
+
+
+if __name__ == "__main__":
+    main()

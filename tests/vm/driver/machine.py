@@ -1,0 +1,150 @@
+"""One guest under QEMU, spoken to through a root shell on its virtio console.
+
+The methods are those of the NixOS test driver that our scripts use, with the same meaning, so that one script serves
+NixOS' tests and these. KVM is not used, even where /dev/kvm exists: a stock kernel hangs under some of its variants,
+and emulation in one thread is quick enough and has never failed.
+"""
+
+import base64
+import shlex
+import socket
+import subprocess
+import threading
+import time
+
+# thread=single: with one thread a processor, QEMU 7.2 races with the kernel's patching of its own code, about once
+# in a hundred boots. Both processors exist all the same, so per-CPU maps are tested.
+QEMU = (
+    "qemu-system-x86_64 -M pc -cpu max -accel tcg,thread=single -smp 2 -m 1G -nodefaults -display none -no-reboot "
+    "-serial stdio -device virtio-serial -device virtio-rng-pci"
+)
+# The rest only saves time: self-tests of the kernel's, and what waits for hardware that is not there.
+COMMAND_LINE = (
+    "console=ttyS0 panic=-1 quiet net.ifnames=0 mitigations=off nokaslr cryptomgr.notests audit=0 apparmor=0 "
+    "initcall_blacklist=load_system_certificate_list,jent_mod_init,crypto_kdf108_init,i8042_init"
+)
+BOOT_SECONDS = 120
+READY = b"Spawning backdoor root shell..."
+
+
+class GuestDied(Exception):
+    """QEMU ended, or the guest does not answer."""
+
+
+class Machine:
+    """A guest. It is ended by `crash`, and by the end of this process, however that comes about."""
+
+    def __init__(self, name, kernel, initramfs, folder, deadline, command_line="", devices=()):
+        self.name, self.kernel, self.initramfs, self.folder = name, kernel, initramfs, folder
+        self.deadline, self.command_line, self.devices = deadline, command_line, devices
+        self.console = folder / f"{name}.console"
+        self.qemu = self.shell = None
+
+    def start(self):
+        if self.qemu:
+            return
+        path = self.folder / f"{self.name}.shell"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen(1)
+            listener.settimeout(20)
+            command = ["setpriv", "--pdeathsig", "KILL", *QEMU.split()]
+            command += ["-kernel", self.kernel.image, "-initrd", self.initramfs]
+            command += ["-append", f"{COMMAND_LINE} name={self.name} {self.command_line}"]
+            command += ["-chardev", f"socket,id=shell,path={path}", "-device", "virtconsole,chardev=shell"]
+            with self.console.open("wb") as console:
+                self.qemu = subprocess.Popen(
+                    [*map(str, command), *self.devices], stdin=subprocess.DEVNULL, stdout=console, stderr=console
+                )
+            self.shell = listener.accept()[0].makefile("rwb", buffering=0)
+        self.booted = False
+
+    def crash(self):
+        """Ends the guest at once."""
+        if self.qemu:
+            self.qemu.kill()
+            self.qemu.wait()
+        self.qemu = None
+
+    def connect(self):
+        self.start()
+        if not self.booted:
+            end = min(self.deadline, time.monotonic() + BOOT_SECONDS)
+            while READY not in self._line(end):
+                pass
+            self.booted = True
+
+    def execute(self, command, check_return=True, timeout=60):
+        """Runs a command with bash and returns its exit code and what it printed."""
+        self.connect()
+        script = shlex.quote(f"set -euo pipefail; {command}")
+        line = f"o=$(timeout {timeout} bash -c {script} </dev/null | base64 -w 0; exit ${{PIPESTATUS[0]}}); echo $? $o\n"
+        self.shell.write(line.encode())
+        # The guest's clock ends the command; ours, more patient, ends a guest that hangs.
+        code, _, output = self._line(min(self.deadline, time.monotonic() + 2 * timeout + 10)).partition(b" ")
+        return int(code), base64.b64decode(output).decode(errors="replace")
+
+    def succeed(self, *commands, timeout=60):
+        output = ""
+        for command in commands:
+            code, printed = self.execute(command, timeout=timeout)
+            if code:
+                raise AssertionError(f"{self.name}: `{command}` failed ({code}): {printed}")
+            output += printed
+        return output
+
+    def fail(self, *commands, timeout=60):
+        output = ""
+        for command in commands:
+            code, printed = self.execute(command, timeout=timeout)
+            if code == 0:
+                raise AssertionError(f"{self.name}: `{command}` succeeded: {printed}")
+            output += printed
+        return output
+
+    def wait_until_succeeds(self, command, timeout=60):
+        end = time.monotonic() + timeout
+        while True:
+            code, printed = self.execute(command, timeout=timeout)
+            if code == 0:
+                return printed
+            if time.monotonic() > end:
+                raise AssertionError(f"{self.name}: `{command}` did not succeed within {timeout} s: {printed}")
+            time.sleep(0.1)
+
+    def wait_for_unit(self, unit, timeout=60):
+        self.wait_until_succeeds(f"systemctl is-active {unit} || systemctl is-failed {unit}", timeout)
+        self.succeed(f"systemctl is-active {unit} || {{ systemctl status {unit}; exit 1; }}")
+
+    def wait_for_open_port(self, port, addr="localhost", timeout=60):
+        self.wait_until_succeeds(f"exec 3<>/dev/tcp/{addr}/{port}", timeout)
+
+    def systemctl(self, question):
+        return self.execute(f"systemctl {question}")
+
+    def shutdown(self):
+        self.connect()
+        self.shell.write(b"poweroff\n")
+        try:
+            self.qemu.wait(max(1, self.deadline - time.monotonic()))
+        finally:
+            self.crash()
+
+    def _line(self, end):
+        """The next line from the guest. The watchdog closes QEMU, which ends the read."""
+        watchdog = threading.Timer(max(0, end - time.monotonic()), self.qemu.kill)
+        watchdog.start()
+        try:
+            line = self.shell.readline()
+        except OSError:
+            line = b""
+        finally:
+            watchdog.cancel()
+        if not line:
+            raise GuestDied(f"{self.name} ended or hung; its console ends:\n{self.last_words()}")
+        return line
+
+    def last_words(self, lines=15):
+        text = self.console.read_text(errors="replace").splitlines()
+        return "\n".join(text[-lines:])

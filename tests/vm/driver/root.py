@@ -1,0 +1,47 @@
+"""The system of the guests with systemd: Debian 12, as small as it goes, in a file system image."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kernels import DEBIAN, KEYRING, SECURITY
+
+SUITE = "bookworm"
+# What the units, and the scripts that test them, need.
+PACKAGES = (
+    "systemd systemd-sysv dbus iproute2 jq kmod libelf1 login mawk netbase nftables openssh-client openssh-server "
+    "passwd procps python3-minimal libpython3-stdlib util-linux zlib1g"
+)
+SMALLER = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
+MEGABYTES = 700  # sparse: what is in it is a third of that
+SECONDS = 1200
+
+
+def image(cache):
+    """The image, made once. Every boot adds what is tested to a copy that is thrown away."""
+    path = cache / f"{SUITE}.ext4"
+    if path.exists():
+        return path
+    if os.geteuid() != 0:
+        raise PermissionError("the system image has files of several users, so root makes it: sudo make vm-service")
+    print(f"making {path}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="netmon-root.", dir=cache) as folder:
+        # Into a tar file: what mmdebstrap mounts while it works is in a folder of its own, which it cleans up itself.
+        archive, root, made = (Path(folder, name) for name in ("root.tar", "root", "image"))
+        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", f"--include={PACKAGES.replace(' ', ',')}"]
+        command += ["--aptopt=Apt::Install-Recommends false", *(f"--dpkgopt=path-exclude={path}" for path in SMALLER)]
+        command += [SUITE, archive]
+        for mirror, suite in [(DEBIAN, SUITE), (SECURITY, f"{SUITE}-security")]:
+            command += [f"deb [signed-by={KEYRING}] {mirror} {suite} main"]
+        run(command)
+        root.mkdir()
+        run(["tar", "-C", root, "-xf", archive, "--exclude=./dev/*"])
+        run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", root, made, f"{MEGABYTES}M"])
+        made.rename(path)
+    return path
+
+
+def run(command):
+    """With SIGTERM at the end of its time, so that it undoes what it has mounted."""
+    subprocess.run(["timeout", str(SECONDS), *command], check=True)

@@ -1,0 +1,50 @@
+"""Two hosts with systemd on a virtual network, one of them with the service as `make install` installs it."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import guest
+import kernels
+import root
+from machine import GuestDied, Machine
+from script import run_script
+
+SCRIPTS = Path(__file__).parent.parent
+SECONDS = 900  # for one script on a busy machine; one that does nothing else needs a fifth of it
+
+
+def test(name, programs, cache):
+    """Runs the scripts on this kernel, on new guests each, and returns what failed."""
+    kernel = kernels.fetch(name, cache / "kernels")
+    image = root.image(cache)
+    failures = []
+    for script in "service.py", "pair.py":
+        print(f"{kernel.release}: {script}", flush=True)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="netmon-vm.") as folder:
+            machines = hosts(kernel, programs, image, Path(folder), started + SECONDS)
+            try:
+                run_script(SCRIPTS / script, machines, failures)
+            except (GuestDied, AssertionError) as e:
+                failures.append(f"{script}: {e}")
+                print(f"  FAILED {e}", flush=True)
+            finally:
+                for machine in machines:
+                    machine.crash()
+        print(f"{kernel.release}: {script}: {time.monotonic() - started:.0f} s", flush=True)
+    return failures
+
+
+def hosts(kernel, programs, image, folder, deadline):
+    """The hosts, not started: a cable between them is a pair of Unix sockets, a datagram a frame."""
+    guest.installed(kernel, programs, folder / "initramfs")
+    machines = []
+    for number, (name, address) in enumerate(guest.NODES.items()):
+        local, remote = folder / f"cable{number}", folder / f"cable{1 - number}"
+        cable = f"dgram,id=cable,local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
+        devices = ["-drive", f"file={image},if=virtio,format=raw,snapshot=on", "-netdev", cable]
+        devices += ["-device", f"virtio-net-pci,netdev=cable,mac=52:54:00:12:01:0{number + 1}"]
+        line = f"address={address}/24"
+        machines.append(Machine(name, kernel, folder / "initramfs", folder, deadline, line, devices))
+    return machines

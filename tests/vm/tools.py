@@ -1,0 +1,79 @@
+# Every tool, called on a host where a few things happen all the time: what each answers is what is known to happen.
+# The same script runs in NixOS' tests (tools.nix) and on Debian's kernels (make vm-test), and needs only bash there.
+import json
+
+# A refused connect, a UDP datagram that nobody takes, a DNS query that nobody answers: on loopback, four times a second.
+TRAFFIC = r"""
+query='\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04test\x07invalid\x00\x00\x01\x00\x01'
+while :; do
+	: >/dev/tcp/127.0.0.1/9
+	printf '%01000d' 0 >/dev/udp/127.0.0.1/9
+	printf "$query" >/dev/udp/127.0.0.1/53
+	sleep 0.25
+done
+"""
+
+
+def call(tool, *arguments):
+    """A tool's structured answer, or the sentence with which it refuses."""
+    code, printed = machine.execute(f"netmon-mcp call {tool} {' '.join(arguments)} --json 2>&1")
+    return (json.loads(printed), None) if code == 0 else (None, printed.strip())
+
+
+def some(rows, **wanted):
+    """Whether a row has these values; `a__b` is the field b of a."""
+    def value(row, path):
+        for field in path.split("__"):
+            row = (row or {}).get(field)
+        return row
+    return any(all(value(row, path) == it for path, it in wanted.items()) for row in rows)
+
+
+# Questions, and what each answer must show.
+EXPECTED = [
+    (
+        "network-monitor operation=incoming interface=lo duration=2",
+        lambda a: a["by_protocol"]["udp"] > 0 and a["by_protocol"]["tcp"] > 0,
+    ),
+    ("network-monitor operation=outgoing duration=5", lambda a: some(a["connections"], remote__port=9)),
+    ("snapshot_interfaces", lambda a: some(a["interfaces"], name="lo")),
+    (
+        "top_traffic duration_ms=2000",
+        lambda a: a["total"]["tx_bytes"] >= 1000 or any("UDP is not counted" in it for it in a["measured"]["limits"]),
+    ),
+    (
+        "trace_connections duration_ms=2000 outcome=failed",
+        lambda a: some(a["connections"], outcome="refused", remote__port=9, owner__process="bash"),
+    ),
+    ("snapshot_sockets", lambda a: "listeners" in a),
+    ("profile_tcp duration_ms=2000", lambda a: "remotes" in a),
+    (
+        "trace_drops duration_ms=2000 include_benign=true",
+        lambda a: some(a["drops"], protocol="udp", destination__address="127.0.0.1"),
+    ),
+    ("trace_dns duration_ms=2000", lambda a: some(a["queries"], name="test.invalid", answered=False)),
+    ("diagnose duration_ms=2000", lambda a: some(a["findings"], code="connection_refused")),
+    ("status", lambda a: a["daemon"]["connected"]),
+]
+
+start_all()
+status, refused = call("status")
+assert status and status["daemon"]["connected"], refused or status["daemon"]["reason"]
+tools = {tool["name"]: tool for tool in status["tools"]}
+limits = {name: [] for name in tools}  # what this kernel cannot show, in the tool's words
+
+machine.succeed(f"cat >/tmp/traffic <<'END'\n{TRAFFIC}END")
+machine.succeed("bash /tmp/traffic >/dev/null 2>&1 & echo $! >/tmp/traffic.pid")
+for question, shows in EXPECTED:
+    name = question.split()[0]
+    if name in tools:
+        with subtest(question):
+            answer, refused = call(question)
+            if answer is None:
+                assert "needs Linux" in refused, refused
+                limits[name].append(refused.removeprefix("netmon-mcp: "))
+            else:
+                assert shows(answer), f"{question} does not show what happens: {answer}"
+                said = answer.get("measured", {}).get("limits", [])
+                limits[name] += [limit for limit in said if "kernel" in limit or "Linux" in limit]
+machine.succeed("kill $(cat /tmp/traffic.pid)")
