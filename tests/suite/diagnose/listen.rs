@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 
 use super::{stage::*, traffic::*};
 
@@ -50,7 +50,8 @@ pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool, backlog: i32)
     net.server.ip(&format!("route add {}/{prefix} via {}", net.host(family, 128), net.host(family, 1)));
     // What is sent to a raw socket of this protocol begins with an IP header, whose source may be anybody.
     let domain = if family == V4 { AddressFamily::INET } else { AddressFamily::INET6 };
-    let raw = net.client.enter(|| socket(domain, SocketType::RAW, Some(ipproto::RAW)).unwrap());
+    let raw =
+        net.client.enter(|| socket_with(domain, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW)).unwrap());
     stage.watch(|watch| {
         let mut number = 0u32;
         watch.every(Duration::from_millis(5), || {

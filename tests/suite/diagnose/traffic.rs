@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 use super::super::harness::*;
 
@@ -29,7 +29,7 @@ pub fn connected(netns: &Netns, to: SocketAddr) -> TcpStream {
 pub fn listener(netns: &Netns, at: SocketAddr, backlog: i32) -> OwnedFd {
     netns.enter(|| {
         let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = socket(family, SocketType::STREAM, None).unwrap();
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         sockopt::set_socket_reuseaddr(&socket, true).unwrap();
         bind(&socket, &at).unwrap();
         listen(&socket, backlog).unwrap();
