@@ -22,7 +22,12 @@ pub struct Evidence {
     pub listeners: Vec<Listener>,
     /// What each listener dropped, by network namespace and address.
     pub dropped: BTreeMap<(Option<u32>, Endpoint), u64>,
+    /// From readings of sockets: connection by connection.
     pub remotes: Vec<Remote>,
+    /// From the kernel's own samples and sums, short connections included; empty where that could not be asked.
+    pub profiled: Vec<Remote>,
+    /// Why connections were reset.
+    pub reasons: Vec<Reason>,
     /// Who held which connection at some time in the window, by its ends.
     pub holders: BTreeMap<(Endpoint, Endpoint), Owner>,
     pub resets: Vec<Reset>,
@@ -133,6 +138,17 @@ pub struct Reset {
     pub count: u64,
 }
 
+/// What is known of resets between two ends.
+#[derive(Clone, Debug)]
+pub struct Reason {
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    pub sent_by_us: bool,
+    /// The kernel's name, and what it means.
+    pub reason: Option<String>,
+    pub explanation: Option<String>,
+}
+
 /// Packets that died for one reason at one place.
 #[derive(Default, Clone, Debug)]
 pub struct Drop {
@@ -202,6 +218,11 @@ impl Evidence {
     /// Whether an address belongs to this host, as far as can be seen.
     pub fn is_ours(&self, address: &IpAddr) -> bool {
         address.is_loopback() || self.own_addresses.contains(address)
+    }
+
+    /// How TCP fared towards each remote, as exactly as it is known.
+    pub fn paths(&self) -> &[Remote] {
+        if self.profiled.is_empty() { &self.remotes } else { &self.profiled }
     }
 
     /// The listener that a connection to `endpoint` would reach.

@@ -59,6 +59,7 @@ pub const ASKED: &[Asked] = &[
     asked("sockets", "snapshot_sockets", When::End, true),
     asked("connections", "trace_connections", When::Throughout, true),
     asked("tcp", "snapshot_sockets", When::Often, true),
+    asked("profile", "profile_tcp", When::Throughout, true),
     asked("drops", "trace_drops", When::Throughout, true),
     asked("dns", "trace_dns", When::Throughout, true),
     asked("traffic", "top_traffic", When::Throughout, true),

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use serde_json::value::RawValue;
 
 use super::{
-    evidence::{Connection, Counters, Drop, Evidence, Link, Listener, Outcome, Query, Reset, Socket, Talker, is_known},
+    evidence::{
+        Connection, Counters, Drop, Evidence, Link, Listener, Outcome, Query, Reason, Remote, Reset, Rtt, Socket,
+        Talker, common, is_known,
+    },
     finding::Place,
     gather::{ASKED, Asked, Heard, Reply},
     paths, rules,
@@ -13,7 +16,7 @@ use super::{
 use crate::{
     answer::{Endpoint, Measured, Transport},
     tools::{
-        Tool, snapshot_interfaces,
+        Tool, profile_tcp, snapshot_interfaces,
         snapshot_sockets::{self, State},
         top_traffic, trace_connections, trace_dns, trace_drops,
     },
@@ -79,6 +82,7 @@ fn output(asked: &Asked, replies: &Heard, window: Duration, evidence: &mut Evide
         "connections" => {
             one::<trace_connections::T>(asked, samples, window).map(|output| connections(output, evidence))
         }
+        "profile" => one::<profile_tcp::T>(asked, samples, window).map(|output| profile(output, evidence)),
         "drops" => one::<trace_drops::T>(asked, samples, window).map(|output| drops(output, evidence)),
         "dns" => one::<trace_dns::T>(asked, samples, window).map(|output| dns(output, evidence)),
         "traffic" => one::<top_traffic::T>(asked, samples, window).map(|output| traffic(output, evidence)),
@@ -156,6 +160,34 @@ fn half_open_share(listener: &Listener, readings: &[snapshot_sockets::Output]) -
     let full = |row: &snapshot_sockets::Listener| row.half_open >= row.accept_queue_max.max(3);
     let count = readings.iter().filter(|reading| reading.listeners.iter().find(same).is_some_and(full)).count();
     count as f64 / readings.len().max(1) as f64
+}
+
+fn profile(output: profile_tcp::Output, evidence: &mut Evidence) -> Measured {
+    let rtt = |rtt: profile_tcp::Rtt| Rtt {
+        min_us: rtt.min.into(),
+        p50_us: rtt.p50.into(),
+        p99_us: rtt.p99.into(),
+        samples: rtt.samples,
+    };
+    let remote = |row: profile_tcp::RemoteRow| Remote {
+        owner: common(row.owners.iter().map(|row| &row.owner)),
+        remote: Some(row.remote.address),
+        port: row.remote.port,
+        segments_out: row.segments_out,
+        retransmits: row.retransmits,
+        rtt: row.rtt_us.map(rtt),
+        ..Remote::default()
+    };
+    let reason = |row: profile_tcp::ResetRow| Reason {
+        local: row.local,
+        remote: row.remote,
+        sent_by_us: row.sent_by == profile_tcp::End::Local,
+        reason: row.reason,
+        explanation: row.explanation,
+    };
+    evidence.profiled = output.remotes.into_iter().map(remote).collect();
+    evidence.reasons = output.resets.into_iter().map(reason).collect();
+    output.measured
 }
 
 fn listener(row: snapshot_sockets::Listener) -> Listener {
@@ -247,7 +279,13 @@ fn elsewhere(evidence: &Evidence) -> Option<String> {
 /// What only two tools together show.
 fn join(evidence: &mut Evidence) {
     waiting(evidence);
-    let Evidence { listeners, dropped, holders, connections, resets, .. } = evidence;
+    let Evidence { listeners, dropped, holders, connections, resets, profiled, .. } = evidence;
+    // Who is not answered sends its SYN again; that is silence, and not loss.
+    for row in profiled {
+        let to = connections.iter().filter(|c| c.outbound && c.outcome != Outcome::Established);
+        let to = to.filter(|c| c.remote.is_some_and(|r| (Some(r.address), Some(r.port)) == (row.remote, row.port)));
+        row.retransmits = row.retransmits.saturating_sub(to.map(|c| c.retransmits).sum());
+    }
     // A connection that began before anyone watched ends without a name.
     let ends = connections.iter_mut().map(|row| (row.local, row.remote, &mut row.owner));
     for (local, remote, owner) in ends.chain(resets.iter_mut().map(|row| (row.local, row.remote, &mut row.owner))) {

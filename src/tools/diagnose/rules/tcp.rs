@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::warning_from;
 use crate::tools::diagnose::{
-    evidence::{Evidence, Remote, Reset, common, groups, program},
+    evidence::{Evidence, Reason, Remote, Reset, common, groups, program},
     finding::{Code, Finding, Place, Severity, quoted},
 };
 
@@ -38,7 +38,7 @@ pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
     const SEGMENTS: u64 = 5;
     let lossy =
         |row: &&Remote| row.retransmits >= SEGMENTS && row.retransmits as f64 >= SHARE * row.segments_out as f64;
-    let found = evidence.remotes.iter().filter(lossy).map(|row| {
+    let found = evidence.paths().iter().filter(lossy).map(|row| {
         let percent = 100.0 * row.retransmits as f64 / row.segments_out.max(1) as f64;
         let summary =
             format!("{percent:.1} % of the segments that {} sent to {} were sent again", quoted(&row.owner), name(row));
@@ -62,7 +62,7 @@ pub fn high_rtt(evidence: &Evidence) -> Vec<Finding> {
     /// A median of fewer says little.
     const SAMPLES: u64 = 5;
     let mut found = Vec::new();
-    for row in &evidence.remotes {
+    for row in evidence.paths() {
         let (Some(rtt), Some(address)) = (row.rtt, row.remote) else { continue };
         let near = is_near(&address);
         let queued = rtt.p50_us >= NEAR_US && rtt.p50_us >= INFLATED * rtt.min_us;
@@ -182,6 +182,17 @@ pub fn resets(evidence: &Evidence) -> Vec<Finding> {
             .with("client_address", rows[0].local.filter(|l| *l != endpoint).or(rows[0].remote).map(|e| e.address))
             .with("why", why)
             .at(endpoint);
+        // The kernel's own reason, of whichever end sent it.
+        let known = |reason: &&Reason| {
+            let sender = if reason.sent_by_us { reason.local } else { reason.remote };
+            reason.reason.is_some()
+                && [reason.local, reason.remote].contains(&endpoint)
+                && (sender == endpoint) == by_server
+        };
+        let (ours, theirs): (Vec<_>, Vec<_>) = evidence.reasons.iter().filter(known).partition(|r| r.sent_by_us);
+        if let Some(reason) = ours.first().or(theirs.first()) {
+            finding = finding.with("reason", &reason.reason).with("explanation", &reason.explanation);
+        }
         if program(&hurt) != Default::default() {
             finding = finding.with("received_by", hurt);
         }
