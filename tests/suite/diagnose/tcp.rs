@@ -37,6 +37,38 @@ pub fn high_rtt(stage: &mut Stage, family: Family) {
     stage.tolerated.push("high_rtt"); // the server's end measures the same way
 }
 
+/// Loss, for uploads of which each has a connection of its own that is over within a moment.
+pub fn retransmits_of_short(stage: &mut Stage) {
+    let net = stage.wired(Duration::from_millis(1), |number, packet| packet.len() > 200 && number % 20 == 19);
+    let server = Server::sink(&net.server, (net.server_ip(V4), 80).into());
+    stage.watch(|watch| {
+        watch.every(Duration::from_millis(100), || {
+            if let Ok(mut stream) = try_connect(&net.client, server.at) {
+                let _ = stream.write_all(&[7; 50_000]);
+                finish(stream);
+            }
+        });
+    });
+    let expected = stage.expect("retransmits").owned_in(&net.client).at_least("/retransmits", 5.0);
+    expected.is("/remote_address", server.at.ip().to_string()).is("/remote_port", 80);
+}
+
+/// Requests over a way that takes 60 ms each way, each with a connection of its own.
+pub fn high_rtt_of_short(stage: &mut Stage) {
+    let net = stage.wired(Duration::from_millis(60), |_, _| false);
+    let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
+    stage.watch(|watch| {
+        watch.every(Duration::from_millis(50), || {
+            if let Ok(stream) = try_connect(&net.client, server.at) {
+                exchange(&stream, 100);
+            }
+        })
+    });
+    let expected = stage.expect("high_rtt").owned_in(&net.client).at_least("/rtt_us_p50", 110_000.0);
+    expected.is("/remote_address", server.at.ip().to_string());
+    stage.tolerated.push("high_rtt"); // the server's end measures the same way
+}
+
 /// The server reads ten times a second.
 pub fn slow_receiver(stage: &mut Stage, family: Family) {
     let net = stage.net();
