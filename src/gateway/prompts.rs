@@ -13,7 +13,7 @@ use rmcp::{
 use serde_json::{Value, json};
 
 use super::Gateway;
-use crate::untrusted;
+use crate::{limits, untrusted};
 
 const DIAGNOSE: &str = "diagnose_host";
 const SLOW: &str = "explain_slow_connection";
@@ -143,7 +143,7 @@ pub async fn complete(gateway: &Gateway, argument: &ArgumentInfo) -> CompletionI
 }
 
 async fn open_sockets(gateway: &Gateway, argument: &str) -> Option<BTreeSet<String>> {
-    let limit = json!({"limit": 1_000, "protocol": "tcp"});
+    let limit = json!({"limit": limits::ROWS_MAX, "protocol": "tcp"});
     let call = gateway.prepare("snapshot_sockets", limit.as_object()?.clone()).ok()?;
     let answer = gateway.call(call).await.ok()?.structured;
     let sockets = answer["sockets"].as_array()?;
