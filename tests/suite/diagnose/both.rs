@@ -64,10 +64,10 @@ pub fn refused_for_a_while(stage: &mut Stage) {
         });
     });
     let expected = stage.expect("connection_refused").owned_in(&net.client);
-    expected.is("/remote/port", 80).at_least("/refused", 3.0).at_least("/established", 3.0);
+    expected.is("/remote/port", 80).at_least("/refused", 3.0).at_least("/established", 1.0);
 }
 
-/// A firewall rule that is there for two seconds.
+/// A firewall rule that is there for a part of the window: not in the beginning, which a busy host needs to attach.
 pub fn firewalled_for_a_while(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -75,7 +75,7 @@ pub fn firewalled_for_a_while(stage: &mut Stage) {
     stage.watch(|watch| {
         let mut ruled = false;
         watch.every(PAUSE, || {
-            let now = (1_500..3_500).contains(&watch.elapsed().as_millis());
+            let now = (2_000..4_500).contains(&watch.elapsed().as_millis());
             if now != ruled {
                 net.server.run(if now {
                     "nft add rule inet t input tcp dport 80 drop"
