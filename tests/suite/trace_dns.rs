@@ -145,6 +145,45 @@ fn outcomes_over_ipv4_ipv6_and_loopback() {
     }
 }
 
+/// Neither ids nor questions come back, and the answer goes to everybody.
+#[test]
+fn multicast_answers_are_known_by_their_names() {
+    const GROUP: &str = "224.0.0.251";
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    [&pair.a, &pair.b].iter().for_each(|netns| drop(netns.ip("route add 224.0.0.0/4 dev v0")));
+    let open = |netns: &Netns, address: &str| {
+        let socket = netns.enter(|| UdpSocket::bind(("0.0.0.0", 5353)).unwrap());
+        netns.enter(|| socket.join_multicast_v4(&GROUP.parse().unwrap(), &address.parse().unwrap()).unwrap());
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket
+    };
+    let (asker, responder) = (open(&pair.a, A), open(&pair.b, B));
+    let zone = format!("mdns-{}.local", pair.b.inode());
+    let [known, unknown] = ["present", "absent"].map(|host| format!("{host}.{zone}"));
+    let input = json!({"duration_ms": 3_000, "name": zone});
+    let (answer, ()) = answer_to(&daemon, input, || {
+        for name in [&unknown, &known] {
+            asker.send_to(&query(0, name), (GROUP, 5353)).unwrap();
+        }
+        let asked = query(0, &known);
+        // An authoritative answer with one record: 10.77.0.2, for 120 seconds.
+        let mut said = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        said.extend(&asked[12..asked.len() - 4]);
+        said.extend([0, 1, 0x80, 1, 0, 0, 0, 120, 0, 4, 10, 77, 0, 2]);
+        until("the question has come", || {
+            let mut buffer = [0; 512];
+            let (length, _) = responder.recv_from(&mut buffer).unwrap();
+            (buffer[..length] == asked[..]).then_some(())
+        });
+        responder.send_to(&said, (GROUP, 5353)).unwrap();
+    });
+    let (row, silent) = (find(&answer, &known), find(&answer, &unknown));
+    assert_eq!((&row["answered"], &row["rcode"]), (&json!(true), &json!("NOERROR")), "{answer:#}");
+    assert_eq!(row["server"], json!({"address": GROUP, "port": 5353}), "{row:#}");
+    assert_eq!(row["owner"]["pid"], std::process::id(), "{row:#}");
+    assert_eq!((&silent["answered"], &silent["rcode"]), (&json!(false), &Value::Null), "{answer:#}");
+}
+
 #[test]
 fn queries_over_tcp() {
     for address in [B, B6] {
