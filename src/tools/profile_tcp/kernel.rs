@@ -15,7 +15,7 @@ use libbpf_rs::{
 
 use super::{
     Counts, Gaps, Input, Reset, Sample,
-    ledger::{Before, Holder, Ledger, holder, with_last_sample},
+    ledger::{Before, Holder, Ledger, Samples, holder, with_last_sample},
     skel::{self, types},
 };
 use crate::{
@@ -220,23 +220,26 @@ impl Session {
         let profiler = &self.profiler;
         let (mut rtts, mut holders) = (HashMap::new(), HashMap::new());
         profiler.rtts(|row, rtt| {
-            rtts.insert(row.cookie, (*row, with_last_sample(row, rtt)));
+            rtts.insert(row.cookie, (*row, before.samples(row.cookie, &with_last_sample(row, rtt))));
         })?;
+        let none = Samples::default();
         let mut ledger = Ledger::new(input, before);
         profiler.sockets(|row| {
             if row.pid != 0 {
                 holders.entry(row.cookie).or_insert_with(|| holder(row));
             }
-            ledger.take(row, rtts.get(&row.cookie).map(|(_, rtt)| rtt));
+            ledger.take(row, rtts.get(&row.cookie).map_or(&none, |(_, samples)| samples));
         })?;
-        let closed_rtts: HashMap<_, _> = bpf::entries::<u64, rtt>(&profiler.closed_rtts)?.into_iter().collect();
+        let closed_rtts = bpf::entries::<u64, rtt>(&profiler.closed_rtts)?.into_iter();
+        let closed_rtts: HashMap<_, _> =
+            closed_rtts.map(|(cookie, rtt)| (cookie, before.samples(cookie, &rtt))).collect();
         for (cookie, row) in bpf::entries::<u64, tcp_row>(&profiler.closed)? {
             if row.closed_ns >= self.since_ns {
-                ledger.take(&row, closed_rtts.get(&cookie));
+                ledger.take(&row, closed_rtts.get(&cookie).unwrap_or(&none));
             }
         }
         // Of other network namespaces, what no process holds and nobody marked.
-        rtts.values().for_each(|(row, rtt)| ledger.take(row, Some(rtt)));
+        rtts.values().for_each(|(row, samples)| ledger.take(row, samples));
         let now = profiler.counted()?;
         ledger.untracked(now.untracked(counted));
         let mut sample = ledger.finish(now.gaps(counted, profiler.reasons.is_none()), now.jiffy_ns(counted));

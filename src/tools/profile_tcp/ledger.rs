@@ -55,6 +55,14 @@ impl Counters {
     }
 }
 
+/// The round trips of a socket in the window, and how the segments that came found its queue.
+#[derive(Default)]
+pub struct Samples {
+    rtt: Histogram,
+    waiting: u64,
+    drained: u64,
+}
+
 /// What the kernel had counted when the window began, by cookie.
 #[derive(Default)]
 pub struct Before {
@@ -70,6 +78,17 @@ impl Before {
 
     pub fn add_rtt(&mut self, row: &tcp_row, rtt: &rtt) {
         self.rtts.insert(row.cookie, with_last_sample(row, rtt));
+    }
+
+    /// What was sampled since then: small, where the kernel's record of a socket is not.
+    pub fn samples(&self, cookie: u64, now: &rtt) -> Samples {
+        let before = self.rtts.get(&cookie);
+        let grown = |of: fn(&rtt) -> u32| of(now).saturating_sub(before.map_or(0, of)).into();
+        Samples {
+            rtt: Histogram::between(before.map(|b| &b.buckets), &now.buckets, now.min_us, now.max_us),
+            waiting: grown(|rtt| rtt.waiting),
+            drained: grown(|rtt| rtt.drained),
+        }
     }
 
     pub fn holder(&self, cookie: u64) -> Option<Holder> {
@@ -139,7 +158,7 @@ impl<'a> Ledger<'a> {
 
     /// A socket, once for each process that holds it, the one that it is attributed to first. What has closed comes
     /// last: if it was counted as open, that was after the window's end.
-    pub fn take(&mut self, row: &tcp_row, rtt: Option<&rtt>) {
+    pub fn take(&mut self, row: &tcp_row, samples: &Samples) {
         if !self.seen.insert(row.cookie) {
             return;
         }
@@ -156,20 +175,14 @@ impl<'a> Ledger<'a> {
             }
             None => Counters::of(row),
         };
-        let before = self.before.rtts.get(&row.cookie);
-        let samples = rtt.map(|now| Histogram::between(before.map(|b| &b.buckets), &now.buckets, now.min_us, now.max_us));
-        let samples = samples.unwrap_or_default();
-        if grown.segments_out == 0 && grown.retransmits == 0 && samples.samples() == 0 && grown.waits == [0; 3] {
+        let Samples { rtt, waiting, drained } = samples;
+        if grown.segments_out == 0 && grown.retransmits == 0 && rtt.samples() == 0 && grown.waits == [0; 3] {
             return;
         }
         let [busy, receiver, send_buffer] = grown.waits.map(u64::from);
-        let mut waits = Waits { busy, receiver, send_buffer, ..Waits::default() };
-        if let Some(now) = rtt {
-            waits.waiting = now.waiting.saturating_sub(before.map_or(0, |b| b.waiting)).into();
-            waits.drained = now.drained.saturating_sub(before.map_or(0, |b| b.drained)).into();
-        }
+        let waits = Waits { busy, receiver, send_buffer, waiting: *waiting, drained: *drained };
         let (segments_out, retransmits) = (grown.segments_out.into(), grown.retransmits.into());
-        self.add(row, holder, Counts { connections: 1, segments_out, retransmits }, &samples, waits);
+        self.add(row, holder, Counts { connections: 1, segments_out, retransmits }, rtt, waits);
     }
 
     fn add(&mut self, row: &tcp_row, holder: Holder, counts: Counts, samples: &Histogram, waits: Waits) {
@@ -186,9 +199,11 @@ impl<'a> Ledger<'a> {
         *sum.owners.entry((holder, row.cgroup, row.netns)).or_default() += counts;
     }
 
-    /// Connections that there was no room for.
+    /// Connections that there was no room for; a question about some of them cannot count them.
     pub fn untracked(&mut self, counts: Counts) {
-        self.total += counts;
+        if self.input.filter().is_any() {
+            self.total += counts;
+        }
     }
 
     /// The remotes that are worst off; `jiffy_ns` is what the kernel's clock of waits ticks in.
