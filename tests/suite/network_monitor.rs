@@ -78,7 +78,9 @@ fn a_super_packet_counts_as_the_packets_that_it_is_on_the_wire() {
     // Every segment repeats its headers: 14 + 20 + 20 and 12 of the time-stamp option.
     let bytes = answer["bytes"].as_u64().unwrap();
     let expected = (4 << 20) + counted * 66;
-    assert!(bytes.abs_diff(expected) < 2_000, "{bytes} counted, {expected} on the wire");
+    // What IPv6 says of its own accord while the window lasts: neighbours and groups, 150 bytes each at most.
+    let others = (answer["packets"].as_u64().unwrap() - counted) * 150;
+    assert!(bytes.abs_diff(expected) < 2_000 + others, "{bytes} counted, {expected} on the wire");
 }
 
 /// `tcpi_segs_out` and `tcpi_unacked` of the kernel's tcp_info (linux/tcp.h).

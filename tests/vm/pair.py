@@ -33,9 +33,10 @@ server.wait_for_open_port(9000)
 with subtest("traffic of known size belongs to whoever sent it, and to whoever received it"):
     for node in [client, server]:
         begin(node, "top_traffic", "duration_ms=20000", "group_by=unit")
-    client.succeed(
-        f"systemd-run -E PATH --wait --unit=source bash -c 'head -c {BYTES} /dev/zero >/dev/tcp/server/9000' </dev/null"
-    )
+    # The unit outlives the window: of one that is gone by then the name is, too.
+    send = f"head -c {BYTES} /dev/zero >/dev/tcp/server/9000; touch /tmp/sent; sleep infinity"
+    client.succeed(f"systemd-run -E PATH --unit=source bash -c '{send}' </dev/null")
+    client.wait_until_succeeds("test -e /tmp/sent")
     for node, unit, counter in [(client, "source.service", "tx_bytes"), (server, "sink.service", "rx_bytes")]:
         answer = end(node)
         rows = [row for row in answer["rows"] if (row["owner"] or {}).get("unit") == unit]

@@ -64,6 +64,11 @@ with subtest("and over HTTP, if it has the token"):
     refused = client.fail(f"mcp-client status http {URL} not-{TOKEN} 2>&1")
     assert "401" in refused, refused
 
+with subtest("what was asked is in the journal, in fields"):
+    server.wait_until_succeeds("journalctl -u netmond.service NETMON_TOOL=status -o json -n 1 | grep -q NETMON_UID")
+    entry = json.loads(server.succeed("journalctl -u netmond.service NETMON_TOOL=status -o json -n 1"))
+    assert entry["_SYSTEMD_UNIT"] == "netmond.service" and int(entry["NETMON_MS"]) >= 0, entry
+
 with subtest("and over SSH, with no port of ours open"):
     client.succeed("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 </dev/null")
     key = client.succeed("cat /root/.ssh/id_ed25519.pub").strip()

@@ -113,11 +113,11 @@ class Machine:
                 raise AssertionError(f"{self.name}: `{command}` did not succeed within {timeout} s: {printed}")
             time.sleep(0.1)
 
-    def wait_for_unit(self, unit, timeout=60):
+    def wait_for_unit(self, unit, timeout=300):
         self.wait_until_succeeds(f"systemctl is-active {unit} || systemctl is-failed {unit}", timeout)
         self.succeed(f"systemctl is-active {unit} || {{ systemctl status {unit}; exit 1; }}")
 
-    def wait_for_open_port(self, port, addr="localhost", timeout=60):
+    def wait_for_open_port(self, port, addr="localhost", timeout=180):
         self.wait_until_succeeds(f"exec 3<>/dev/tcp/{addr}/{port}", timeout)
 
     def systemctl(self, question):

@@ -8,7 +8,7 @@ MARKED = re.compile(r"(<!-- kernels: make vm-table -->\n).*(<!-- /kernels -->)",
 
 def update(readme, results):
     """Puts the table in its place in the README."""
-    text, places = MARKED.subn(lambda place: f"{place[1]}{table(results)}\n{place[2]}", readme.read_text())
+    text, places = MARKED.subn(lambda place: f"{place[1]}\n{table(results)}\n\n{place[2]}", readme.read_text())
     if places != 1:
         raise LookupError(f"{readme} has {places} places for the table and not one")
     readme.write_text(text)
