@@ -24,7 +24,7 @@ bench: prerequisites
 lint: prerequisites
 	cargo fmt --check
 	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --test stock -- -D warnings
 	scripts/reproducible-bpf target/debug
 	scripts/check-dependencies
 

@@ -18,7 +18,9 @@ fn counted(pair: &Pair, interface: &str, to: &str) -> (u64, Value) {
     client.until_open("network-monitor", 1);
     pair.a.enter(|| {
         let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
-        (0..100).for_each(|_| drop(socket.send_to(&[0; 50], (to, 9)).unwrap()));
+        for _ in 0..100 {
+            socket.send_to(&[0; 50], (to, 9)).unwrap();
+        }
     });
     let answer = client.end_call(id).unwrap();
     (answer["by_protocol"]["udp"].as_u64().unwrap(), answer)
@@ -61,4 +63,45 @@ fn an_ip_tunnel_is_counted_inside() {
     }
     let (packets, answer) = counted(&pair, "tun7", "10.79.0.2");
     assert_eq!((packets, &answer["bytes"]), (100, &json!(100 * (50 + 8 + 20))), "{answer}");
+}
+
+/// Brings the last CPU back, whatever happens.
+struct Unplugged;
+
+impl Unplugged {
+    const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
+
+    fn new() -> Unplugged {
+        std::fs::write(Self::ONLINE, "0").unwrap();
+        Unplugged
+    }
+}
+
+impl Drop for Unplugged {
+    fn drop(&mut self) {
+        std::fs::write(Self::ONLINE, "1").unwrap();
+    }
+}
+
+#[test]
+fn a_cpu_that_is_unplugged_takes_no_count_along() {
+    let pair = Pair::new();
+    let daemon = daemon_in(&pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let arguments = json!({"operation": "incoming", "interface": "v0", "duration": 10});
+    let id = client.begin_call("network-monitor", arguments);
+    client.until_open("network-monitor", 1);
+    let socket = pair.a.enter(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+    let send = || {
+        for _ in 0..100 {
+            socket.send_to(&[0; 50], (B, 9)).unwrap();
+        }
+    };
+    send();
+    let unplugged = Unplugged::new();
+    send();
+    drop(unplugged);
+    send();
+    let answer = client.end_call(id).unwrap();
+    assert_eq!(answer["by_protocol"]["udp"], 300, "{answer}");
 }
