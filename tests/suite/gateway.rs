@@ -43,8 +43,8 @@ fn public_binaries() -> (TempDir, std::path::PathBuf) {
     let folder = TempDir::new().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     for binary in [GATEWAY, DAEMON] {
-        let name = Path::new(binary).file_name().unwrap();
-        std::fs::copy(binary, folder.path().join(name)).unwrap();
+        // By a process of its own: a child of another test would inherit the open file, and Linux would not start it.
+        run(&format!("cp {binary} {}", folder.path().display()));
     }
     let gateway = folder.path().join("netmon-mcp");
     (folder, gateway)

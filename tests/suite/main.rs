@@ -4,7 +4,6 @@
 mod abuse;
 mod between;
 mod clients;
-mod diagnose;
 mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;

@@ -361,6 +361,7 @@ fn filters_are_all_to_hold() {
 
 #[test]
 fn a_scan_is_bounded_and_said() {
+    let _scanning = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();
     let answer = watched(&daemon, json!({"duration_ms": 5_000, "remote": "127.0.0.1"}), || {

@@ -14,6 +14,11 @@ const TOOL: &str = "trace_drops";
 
 /// The answer of a window in which `fault` happens.
 fn answer_to<T>(daemon: &Daemon, duration_ms: u64, fault: impl FnOnce() -> T) -> Value {
+    let _no_scans = without_scans();
+    answer_amid_all(daemon, duration_ms, fault)
+}
+
+fn answer_amid_all<T>(daemon: &Daemon, duration_ms: u64, fault: impl FnOnce() -> T) -> Value {
     let mut client = Client::connect(&daemon.socket);
     let id = client.begin_call(TOOL, json!({"duration_ms": duration_ms, "limit": 10_000}));
     client.until_open(TOOL, 1);
@@ -291,7 +296,8 @@ fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
     const PACKETS: usize = 30_000;
     let (pair, daemon) = (Pair::new(), Daemon::start());
     nft(&pair.b, "input", "udp dport 7 drop");
-    let answer = answer_to(&daemon, 3_000, || {
+    let _scanning = scanning();
+    let answer = answer_amid_all(&daemon, 3_000, || {
         pair.a.enter(|| {
             let socket = UdpSocket::bind((A, 0)).unwrap();
             for i in 0..PACKETS {

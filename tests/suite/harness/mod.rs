@@ -5,7 +5,10 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,16 +29,29 @@ fn patience(time: Duration) -> Duration {
     time * std::env::var("NETMON_TEST_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 
-/// Waits until `condition` holds; panics with `what` if it does not within 20 s.
+/// Waits until `condition` holds; panics with `what` if it does not within a minute.
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + patience(Duration::from_secs(20));
+    let end = Instant::now() + patience(Duration::from_secs(60));
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < end, "did not happen within 20 s: {what}");
+        assert!(Instant::now() < end, "did not happen within a minute: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A scan takes places in the tables of every daemon, since each sees the drops of the whole host.
+static SCANS: RwLock<()> = RwLock::new(());
+
+/// Held by who scans.
+pub fn scanning() -> RwLockWriteGuard<'static, ()> {
+    SCANS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by who counts drops flow by flow.
+pub fn without_scans() -> RwLockReadGuard<'static, ()> {
+    SCANS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a command line, by words; panics with its output if it fails.

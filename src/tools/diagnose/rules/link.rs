@@ -189,13 +189,16 @@ fn hog(talkers: &[&Talker], full: &[Finding]) -> Option<Finding> {
     const SHARE: f64 = 0.8;
     /// Below this no link of today is busy.
     const BUSY_BITS: f64 = 50e6;
+    /// Below this nobody fills a link, whatever drops packets there.
+    const FILLS_BITS: f64 = 50e3;
     let sum = |rows: &[&Talker]| rows.iter().map(|row| row.rate()).sum::<f64>();
     let owners = groups(talkers.iter().copied(), |row| program(&row.owner));
     let (_, rows) = owners.iter().max_by(|a, b| sum(&a.1).total_cmp(&sum(&b.1)))?;
     let (most, total) = (sum(rows), sum(talkers));
     let largest = rows.iter().max_by(|a, b| a.rate().total_cmp(&b.rate()))?;
     let saturated = full.iter().find(|link| largest.is_over(link));
-    if most < SHARE * total || most == 0.0 || (most < BUSY_BITS && saturated.is_none()) {
+    let much = if saturated.is_some() { FILLS_BITS } else { BUSY_BITS };
+    if most < SHARE * total || most < much {
         return None;
     }
     let others = owners.iter().filter(|(_, rows)| sum(rows) > 0.0).count() - 1;
@@ -272,6 +275,9 @@ mod tests {
         assert_eq!(told(&bandwidth_hog(&roomy)), [(Code::BandwidthHog, Severity::Info)]);
         let links = vec![Link { qdisc_dropped: 1_000, ..link("eth0") }];
         assert_eq!(told(&bandwidth_hog(&Evidence { links, ..roomy })), [(Code::BandwidthHog, Severity::Warning)]);
+        let links = vec![Link { qdisc_dropped: 1_000, ..link("eth0") }];
+        let little = Evidence { links, talkers: vec![talker("cron", 1.4e3)], ..quiet() };
+        assert!(bandwidth_hog(&little).is_empty());
         let drops =
             vec![Drop { interface: Some("v0".into()), ..drop_of("QDISC_OVERLIMIT", "udp", ("10.9.9.9", 9), 500) }];
         let elsewhere = Evidence { drops, talkers, ..quiet() };

@@ -9,10 +9,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{
-    super::harness::*,
-    wire::{Loses, Wire},
-};
+use super::wire::{Loses, Wire};
+use crate::harness::*;
 
 /// The address family that a scenario plays in.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -2,7 +2,8 @@
 
 use std::{net::TcpStream, process::Stdio, thread, time::Duration};
 
-use super::{super::harness::*, stage::*, traffic::*};
+use super::{stage::*, traffic::*};
+use crate::harness::*;
 
 /// Nobody listens on this one.
 const CLOSED: u16 = 81;

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
-use super::super::harness::*;
+use crate::harness::*;
 
 /// A moment between two tries.
 pub const PAUSE: Duration = Duration::from_millis(250);

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::super::harness::*;
+use crate::harness::*;
 
 /// Whether the wire loses a packet: which it is (from 0), and its bytes from the IP header on.
 pub type Loses = fn(u64, &[u8]) -> bool;

@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use super::{super::harness::*, stage::*, traffic::*, wire};
+use super::{stage::*, traffic::*, wire};
+use crate::harness::*;
 
 fn shape(netns: &Netns, net: &Net, rate: &str) {
     let name = net.interface();

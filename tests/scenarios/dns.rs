@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use super::{super::harness::*, stage::*, traffic::*};
+use super::{stage::*, traffic::*};
+use crate::harness::*;
 
 /// How the server treats the query with this number: the rcode, and after how long; `None` for no answer.
 type Manner = fn(u16) -> Option<(u8, Duration)>;
