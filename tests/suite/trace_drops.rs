@@ -77,7 +77,7 @@ fn a_closed_udp_port_counts_every_datagram() {
     for (address, place) in [(B, "__udp4_lib_rcv"), (B6, "__udp6_lib_rcv")] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let mut from = None;
-        let answer = answer_to(&daemon, 800, || from = Some(send(&pair.a, to(address, 82), 500, 100)));
+        let answer = answer_to(&daemon, 2_500, || from = Some(send(&pair.a, to(address, 82), 500, 100)));
         let row = row(&answer, &pair.b, "NO_SOCKET");
         assert_eq!((&row["location"], &row["count"]), (&json!(place), &json!(500)), "{row:#}");
         assert_eq!(row["source"]["port"], from.unwrap().port());
@@ -91,7 +91,7 @@ fn a_firewall_on_input_and_output() {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let filtered = if hook == "input" { &pair.b } else { &pair.a };
         nft(filtered, hook, &format!("{protocol} dport 83 drop"));
-        let answer = answer_to(&daemon, 800, || {
+        let answer = answer_to(&daemon, 2_500, || {
             if protocol == "udp" {
                 send(&pair.a, to(B, 83), 3, 10);
             } else {
@@ -114,7 +114,7 @@ fn a_firewall_on_forward_and_on_loopback() {
     let (net, daemon) = (Routed::new(), Daemon::start());
     nft(&net.router, "forward", "udp dport 84 drop");
     nft(&net.b, "input", "iif lo udp dport 84 drop");
-    let answer = answer_to(&daemon, 800, || {
+    let answer = answer_to(&daemon, 2_500, || {
         send(&net.a, to(FAR, 84), 5, 10);
         send(&net.b, to("127.0.0.1", 84), 6, 10);
     });
@@ -168,7 +168,7 @@ fn a_full_udp_receive_buffer_is_its_owners() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let receiver = pair.b.enter(|| UdpSocket::bind((B, 86)).unwrap());
     sockopt::set_socket_recv_buffer_size(&receiver, 2_304).unwrap();
-    let answer = answer_to(&daemon, 800, || send(&pair.a, to(B, 86), 200, 500));
+    let answer = answer_to(&daemon, 2_500, || send(&pair.a, to(B, 86), 200, 500));
     let row = row(&answer, &pair.b, "SOCKET_RCVBUFF");
     assert_eq!(row["destination"], json!({"address": B, "port": 86}), "{row:#}");
     assert!((150..200).contains(&row["count"].as_u64().unwrap()), "{row:#}");
@@ -193,7 +193,7 @@ fn a_class_that_is_limited_to_a_rate() {
 fn full_queue(tc: &[&str]) {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     tc.iter().for_each(|line| drop(pair.a.run(line)));
-    let answer = answer_to(&daemon, 800, || send(&pair.a, to(B, 87), 100, 1_000));
+    let answer = answer_to(&daemon, 2_500, || send(&pair.a, to(B, 87), 100, 1_000));
     let dropped: Vec<_> = rows(&answer, &pair.a);
     let row = dropped.iter().find(|row| row["destination"]["port"] == 87).unwrap_or_else(|| panic!("{answer:#}"));
     assert!(row["reason"].as_str().unwrap().starts_with("QDISC"), "{row:#}");
@@ -270,7 +270,7 @@ fn programs_at_tc_and_xdp() {
         let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
         pair.a.ip(&format!("neigh replace {B} lladdr {mac} dev v0")); // ARP would be dropped, too
         let _link = netns.enter(|| attach_constant(kind, verdict, at));
-        let answer = answer_to(&daemon, 800, || send(&pair.a, to(B, 91), 7, 10));
+        let answer = answer_to(&daemon, 2_500, || send(&pair.a, to(B, 91), 7, 10));
         let rows: Vec<_> = answer["drops"]
             .as_array()
             .unwrap()
