@@ -227,6 +227,7 @@ struct tcp_sock {
 	__u32 lost_out;
 	__u32 retrans_out;
 	__u32 total_retrans;
+	__u32 dsack_dups;
 	__u32 segs_in;
 	__u32 segs_out;
 	__u32 rate_delivered;

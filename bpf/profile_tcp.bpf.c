@@ -25,6 +25,7 @@ struct tcp_row {
 	struct endpoints endpoints;
 	__u32 segments_out;
 	__u32 retransmits;
+	__u32 spurious; /* of these, what the receiver had already and said so (DSACK) */
 	__u32 busy;
 	__u32 receiver_limited;
 	__u32 send_buffer_limited;
@@ -33,7 +34,7 @@ struct tcp_row {
 	__u8 state;
 	__u8 is_new; /* opened since we watch: all that it has counted is of that time */
 	__u8 inbound;
-	__u8 pad[5];
+	__u8 pad[1];
 };
 const struct tcp_row *tcp_row_type __attribute__((unused));
 
@@ -109,6 +110,7 @@ static __always_inline void load_row(struct tcp_sock *tp, struct tcp_row *row)
 		row->endpoints.local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 	row->segments_out = tp->segs_out;
 	row->retransmits = tp->total_retrans;
+	row->spurious = tp->dsack_dups;
 	row->srtt_us = tp->srtt_us;
 	row->delivered = tp->delivered;
 	row->inbound = is_inbound(sk);

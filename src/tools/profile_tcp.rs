@@ -108,6 +108,8 @@ pub struct Counts {
     connections: u64,
     segments_out: u64,
     retransmits: u64,
+    /// Of the retransmits, those that the receiver had already.
+    spurious: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -115,6 +117,7 @@ impl std::ops::AddAssign for Counts {
         self.connections += more.connections;
         self.segments_out += more.segments_out;
         self.retransmits += more.retransmits;
+        self.spurious += more.spurious;
     }
 }
 
@@ -181,6 +184,8 @@ pub struct RemoteRow {
     /// All, also acknowledgements.
     pub segments_out: u64,
     pub retransmits: u64,
+    /// Of these: had arrived (DSACK), so nothing was lost.
+    pub spurious: u64,
     /// Of segments_out.
     pub retransmit_percent: f64,
     /// What most of the time was waited for; null: nothing was sent.

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod limited;
+mod spurious;
 
 const TOOL: &str = "profile_tcp";
 
@@ -105,6 +106,10 @@ impl TcpInfo {
 
     fn segments_out(&self) -> u64 {
         self.u32(136)
+    }
+
+    fn spurious(&self) -> u64 {
+        self.u32(216)
     }
 
     fn not_acknowledged(&self) -> u64 {

@@ -112,6 +112,8 @@ pub struct Remote {
     pub port: Option<u16>,
     pub segments_out: u64,
     pub retransmits: u64,
+    /// Of these, what had arrived nevertheless.
+    pub spurious: u64,
     pub rtt: Option<Rtt>,
     /// Shares of the window in which senders waited for the receiver, for their own send buffer.
     pub receiver_share: f64,

@@ -116,6 +116,7 @@ fn remote(address: IpAddr, port: Option<u16>, courses: &[Course], window: Durati
         port,
         segments_out: sum(|course| course.segments_out),
         retransmits: sum(|course| course.retransmits),
+        spurious: 0,
         rtt,
         receiver_share: share(|course| course.receiver_share),
         send_buffer_share: share(|course| course.send_buffer_share),

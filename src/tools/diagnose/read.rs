@@ -175,6 +175,7 @@ fn profile(output: profile_tcp::Output, evidence: &mut Evidence) -> Measured {
         port: row.remote.port,
         segments_out: row.segments_out,
         retransmits: row.retransmits,
+        spurious: row.spurious,
         rtt: row.rtt_us.map(rtt),
         ..Remote::default()
     };

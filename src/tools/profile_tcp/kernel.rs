@@ -294,6 +294,7 @@ impl Counted {
             connections: now.closed_untracked - before.closed_untracked,
             segments_out: now.closed_segments - before.closed_segments,
             retransmits: now.closed_retransmits - before.closed_retransmits,
+            spurious: 0,
         }
     }
 }

@@ -24,6 +24,7 @@ pub fn holder(row: &tcp_row) -> Holder {
 struct Counters {
     segments_out: u32,
     retransmits: u32,
+    spurious: u32,
     /// In jiffies: busy, limited by the receiver, by the send buffer.
     waits: [u32; 3],
 }
@@ -33,6 +34,7 @@ impl Counters {
         Counters {
             segments_out: row.segments_out,
             retransmits: row.retransmits,
+            spurious: row.spurious,
             waits: [row.busy, row.receiver_limited, row.send_buffer_limited],
         }
     }
@@ -50,6 +52,7 @@ impl Counters {
         Counters {
             segments_out: self.segments_out - before.segments_out,
             retransmits: self.retransmits.saturating_sub(before.retransmits),
+            spurious: self.spurious.saturating_sub(before.spurious),
             waits: [grown(0), grown(1), grown(2)],
         }
     }
@@ -181,8 +184,13 @@ impl<'a> Ledger<'a> {
         }
         let [busy, receiver, send_buffer] = grown.waits.map(u64::from);
         let waits = Waits { busy, receiver, send_buffer, waiting: *waiting, drained: *drained };
-        let (segments_out, retransmits) = (grown.segments_out.into(), grown.retransmits.into());
-        self.add(row, holder, Counts { connections: 1, segments_out, retransmits }, rtt, waits);
+        let counts = Counts {
+            connections: 1,
+            segments_out: grown.segments_out.into(),
+            retransmits: grown.retransmits.into(),
+            spurious: grown.spurious.into(),
+        };
+        self.add(row, holder, counts, rtt, waits);
     }
 
     fn add(&mut self, row: &tcp_row, holder: Holder, counts: Counts, samples: &Histogram, waits: Waits) {

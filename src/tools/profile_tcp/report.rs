@@ -34,7 +34,7 @@ pub fn output(sample: Sample) -> Output {
 }
 
 fn remote(group: Group) -> Option<RemoteRow> {
-    let Counts { connections, segments_out, retransmits } = group.counts;
+    let Counts { connections, segments_out, retransmits, spurious } = group.counts;
     let rtt = Rtt {
         min: group.rtt.min_us(),
         p50: group.rtt.quantile_us(0.5),
@@ -50,6 +50,7 @@ fn remote(group: Group) -> Option<RemoteRow> {
         rtt_us: (rtt.samples > 0).then_some(rtt),
         segments_out,
         retransmits,
+        spurious,
         retransmit_percent: percent(retransmits, segments_out),
         limited_by: limited_by(&group.waits),
         limited_ms: times(&group.waits).map(|(limit, ns)| (limit, ns / 1_000_000)).into(),
@@ -57,7 +58,7 @@ fn remote(group: Group) -> Option<RemoteRow> {
 }
 
 fn owner(owner: Owner, counts: &Counts) -> OwnerRow {
-    let Counts { connections, segments_out, retransmits } = *counts;
+    let Counts { connections, segments_out, retransmits, .. } = *counts;
     OwnerRow { owner, connections, segments_out, retransmits }
 }
 

@@ -18,7 +18,7 @@ fn rtt(times: &[u32]) -> Histogram {
 }
 
 fn group() -> Group {
-    let counts = Counts { connections: 2, segments_out: 1_000, retransmits: 25 };
+    let counts = Counts { connections: 2, segments_out: 1_000, retransmits: 25, spurious: 5 };
     Group {
         remote: Some(Remote { address: "fd00:10:244::5555:6666".parse().unwrap(), port: Some(65_535) }),
         counts,
@@ -76,7 +76,7 @@ fn what_limits_a_sender_is_where_its_time_went() {
 
 #[test]
 fn rows_and_other_add_up() {
-    let total = Counts { connections: 12, segments_out: 1_500, retransmits: 30 };
+    let total = Counts { connections: 12, segments_out: 1_500, retransmits: 30, spurious: 0 };
     let output = answer_to(Sample { remotes: vec![group()], remotes_cut: 4, total, ..Sample::default() });
     let other = &output.other;
     assert_eq!((other.connections, other.segments_out, other.retransmits), (10, 500, 5));
