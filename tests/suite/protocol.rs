@@ -57,12 +57,26 @@ fn the_stateless_era_needs_no_handshake() {
     assert_eq!(answer["result"]["structuredContent"]["daemon"]["connected"], true, "{answer}");
 }
 
+/// Clients rely on names, descriptions and schemas, so a change of them is seen as one, in tests/suite/tools.json.
+fn is_reviewed(tools: &Value) {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/tools.json");
+    let now = format!("{}\n", serde_json::to_string_pretty(tools).unwrap());
+    if std::env::var_os("NETMON_REVIEW").is_some() {
+        std::fs::write(&file, &now).unwrap();
+    }
+    let reviewed = std::fs::read_to_string(&file).unwrap();
+    let differs = now.lines().zip(reviewed.lines()).find(|(now, reviewed)| now != reviewed);
+    let hint = "if that is meant, run this test with NETMON_REVIEW=1 and review the difference of the file";
+    assert!(now == reviewed, "tools/list is not what tests/suite/tools.json says, first at {differs:?}; {hint}");
+}
+
 #[test]
 fn every_tool_has_schemas_a_title_and_all_four_annotations() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let list = client.request("tools/list", json!({}));
     assert!(list["result"].to_string().len() < 24_000);
+    is_reviewed(&list["result"]["tools"]);
     for tool in list["result"]["tools"].as_array().unwrap() {
         let annotations = &tool["annotations"];
         assert_eq!(
