@@ -1,31 +1,68 @@
 //! What the kernel's hooks cost by themselves: a program that does nothing, at the same place.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-
-use libbpf_rs::libbpf_sys::{
-    BPF_PROG_TYPE_SCHED_CLS, BPF_TCX_EGRESS, BPF_TCX_INGRESS, bpf_insn, bpf_link_create, bpf_prog_load,
+use std::{
+    ffi::CStr,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
 };
 
-/// Two links at an interface's tcx hooks, until they are dropped.
-pub struct Empty(#[expect(dead_code, reason = "held, not read")] [OwnedFd; 2]);
+use libbpf_rs::libbpf_sys::{
+    BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SCHED_CLS, BPF_TCX_EGRESS, BPF_TCX_INGRESS, bpf_insn, bpf_link_create,
+    bpf_prog_load, bpf_raw_tracepoint_open,
+};
+
+/// The tracepoints at which the tools hold a program while they watch, as often as they do.
+pub const TRACEPOINTS: &[&CStr] = &[
+    c"fib6_table_lookup",
+    c"fib_table_lookup",
+    c"inet_sk_error_report",
+    c"inet_sock_set_state",
+    c"inet_sock_set_state",
+    c"inet_sock_set_state",
+    c"kfree_skb",
+    c"net_dev_queue",
+    c"netif_receive_skb",
+    c"sock_recv_length",
+    c"sock_send_length",
+    c"tcp_probe",
+    c"tcp_receive_reset",
+    c"tcp_send_reset",
+];
+
+/// Links of an empty program, until they are dropped.
+pub struct Empty(#[expect(dead_code, reason = "held, not read")] Vec<OwnedFd>);
 
 impl Empty {
-    /// At the interface with this index in the network namespace of the caller.
+    /// At both tcx hooks of the interface with this index in the network namespace of the caller.
     pub fn attach(ifindex: u32) -> Empty {
-        // r0 = TCX_NEXT; exit
-        let code = [(0xb7, -1), (0x95, 0)].map(|(code, imm)| bpf_insn { code, imm, ..Default::default() });
-        // SAFETY: the strings end in NUL, the instructions and their number belong together, null options are allowed;
-        // a descriptor that is not negative is new and ours.
-        unsafe {
-            let (name, license) = (c"empty".as_ptr(), c"GPL".as_ptr());
-            let program = bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, name, license, code.as_ptr(), 2, std::ptr::null_mut());
-            assert!(program >= 0, "{}", std::io::Error::last_os_error());
-            let program = OwnedFd::from_raw_fd(program);
-            Empty([BPF_TCX_INGRESS, BPF_TCX_EGRESS].map(|hook| {
-                let link = bpf_link_create(program.as_raw_fd(), ifindex as i32, hook, std::ptr::null());
-                assert!(link >= 0, "{}", std::io::Error::last_os_error());
-                OwnedFd::from_raw_fd(link)
-            }))
-        }
+        let program = load(BPF_PROG_TYPE_SCHED_CLS);
+        let link = |hook| {
+            // SAFETY: the program is open, and null options are allowed.
+            let link = unsafe { bpf_link_create(program.as_raw_fd(), ifindex as i32, hook, ptr::null()) };
+            owned(link)
+        };
+        Empty([BPF_TCX_INGRESS, BPF_TCX_EGRESS].map(link).into())
     }
+
+    /// At tracepoints, where raw programs and those that know their arguments' types are called alike.
+    pub fn trace(tracepoints: &[&CStr]) -> Empty {
+        let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT);
+        // SAFETY: the name ends in NUL, and the program is open.
+        let link = |name: &&CStr| owned(unsafe { bpf_raw_tracepoint_open(name.as_ptr(), program.as_raw_fd()) });
+        Empty(tracepoints.iter().map(link).collect())
+    }
+}
+
+/// `r0 = -1; exit`, which at tcx means that the next program decides.
+fn load(kind: u32) -> OwnedFd {
+    let code = [(0xb7, -1), (0x95, 0)].map(|(code, imm)| bpf_insn { code, imm, ..Default::default() });
+    let (name, license) = (c"empty", c"GPL");
+    // SAFETY: the strings end in NUL, the instructions and their number belong together, null options are allowed.
+    owned(unsafe { bpf_prog_load(kind, name.as_ptr(), license.as_ptr(), code.as_ptr(), 2, ptr::null_mut()) })
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: a descriptor that is not negative is new and ours.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
