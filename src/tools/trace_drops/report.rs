@@ -170,6 +170,9 @@ fn explain(row: &mut Drop, flow: &Flow, sample: &Sample) {
         "NO_SOCKET" if to_many => {
             say("Multicast or broadcast that no socket of this host asked for.", "Nothing to do.", true);
         }
+        "IP_INNOROUTES" if to_many && is("icmpv6") => {
+            say("IPv6 starts on the interface: it has no route for its own multicast yet.", "Nothing to do.", true);
+        }
         "NO_SOCKET" if is("tcp") && row.kind.as_ref().is_some_and(|kind| !kind.split(' ').any(|flag| flag == "SYN")) => {
             say("It belongs to a connection that is over.", "Nothing to do, unless a peer keeps on sending.", true);
         }

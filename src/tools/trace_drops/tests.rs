@@ -57,6 +57,17 @@ fn benign_drops_are_counted_and_hidden() {
 }
 
 #[test]
+fn neighbor_discovery_of_a_link_that_comes_up_is_no_fault() {
+    // A neighbor solicitation to ff02::1:ff00:2, which no route is there for yet.
+    let mut header = vec![0x60, 0, 0, 0, 0, 24, 58, 255];
+    header.extend([0; 16]);
+    header.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 2, 135, 0, 0, 0]);
+    let early = Flow { protocol: 0x86dd, header: Bytes(header), ..flow("IP_INNOROUTES", "ip6_pkt_discard", 1, 58, (0, 0)) };
+    let output = answer(json!({}), sample(vec![early, flow("IP_INNOROUTES", "ip_error", 1, 17, (1, 2))]));
+    assert_eq!((output.benign_packets, output.drops.len(), output.drops[0].protocol.as_deref()), (1, 1, Some("udp")));
+}
+
+#[test]
 fn a_full_conntrack_table_is_not_a_firewall_rule() {
     let flows = || vec![flow("NETFILTER_DROP", "nf_hook_slow", 9, 6, (40000, 80))];
     let full = Sample { counters: Counters { conntrack_drops: Some(9), ..Counters::default() }, ..sample(flows()) };
