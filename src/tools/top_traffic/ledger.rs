@@ -1,6 +1,7 @@
 //! From counters of sockets to groups that add up: what each socket moved in the window, counted once.
 
-use std::collections::{HashMap, HashSet};
+// Cookies are the kernel's: nobody chooses them so that they collide, and there may be 100,000.
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::{Bytes, Gaps, Group, GroupBy, Input, Remote, Sample, kernel::bytes, skel::types::socket_bytes};
 use crate::{
@@ -168,7 +169,7 @@ impl<'a> Ledger<'a> {
         let (groups, rows_cut) = largest.finish();
         let names = match self.input.group_by {
             GroupBy::Netns => attribution::netns_names(),
-            _ => HashMap::new(),
+            _ => Default::default(),
         };
         Sample {
             rows: groups.iter().map(|group| group.row(self.input.group_by, &names)).collect(),
@@ -221,7 +222,7 @@ impl Sum {
         self.connections += 1;
     }
 
-    fn row(&self, group_by: GroupBy, netns_names: &HashMap<u32, String>) -> Group {
+    fn row(&self, group_by: GroupBy, netns_names: &std::collections::HashMap<u32, String>) -> Group {
         let (pid, comm) = self.holder.unwrap_or_default();
         let netns = self.netns.unwrap_or(0);
         let (local, port) = self.local;
