@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-DEBIAN = "http://deb.debian.org/debian"
-SECURITY = "http://deb.debian.org/debian-security"
+# Debian's two archives, by the label in their Release files; `mirror` says where this machine gets them.
+DEBIAN = "Debian"
+SECURITY = "Debian-Security"
 
-# Name → where it is, and the package: the newest version of those that match. Old suites and versions leave the
-# mirror in time, so only 6.1 and 6.12, which Debian 12 itself has, are always tested.
+# Name → archive, suite and package: the newest version of those that match. Old suites and versions leave the
+# archive in time, so only 6.1 and 6.12, which Debian 12 itself has, are always tested.
 SOURCES = {
     "5.10": (SECURITY, "bullseye-security", r"linux-image-5\.10\.[\d.]+-\d+-cloud-amd64"),
     "6.1": (SECURITY, "bookworm-security", r"linux-image-6\.1\.[\d.]+-\d+-cloud-amd64"),
@@ -82,11 +83,11 @@ def download(name, folder):
     for archive in folder.glob("*.deb"):
         run("dpkg-deb", "-x", archive, unpacked)
         archive.unlink()
-    (source,) = [*unpacked.glob("lib/modules/*"), *unpacked.glob("usr/lib/modules/*")]
-    release = source.name
-    image = next(path for path in (unpacked / f"boot/vmlinuz-{release}", source / "vmlinuz") if path.exists())
+    (found,) = [*unpacked.glob("lib/modules/*"), *unpacked.glob("usr/lib/modules/*")]
+    release = found.name
+    image = next(path for path in (unpacked / f"boot/vmlinuz-{release}", found / "vmlinuz") if path.exists())
     image.rename(folder / "vmlinuz")
-    keep_modules(source, folder / "modules", folder / "base", release)
+    keep_modules(found, folder / "modules", folder / "base", release)
     shutil.rmtree(unpacked)
     shutil.rmtree(folder / "apt")
     (folder / "release").write_text(release)
@@ -108,10 +109,24 @@ def keep_modules(source, target, base, release):
     shutil.rmtree(base)
 
 
-def private_apt(folder, mirror, suite):
-    """apt with one source and a state of its own, so that the host's is neither needed nor touched."""
+def source(archive, suite):
+    """A line of sources.list: a suite of one of Debian's archives, from the mirror that this machine's apt uses."""
+    return f"deb [signed-by={KEYRING}] {mirror(archive)} {suite} main\n"
+
+
+def mirror(archive):
+    """Where this machine's apt gets other suites of the archive from."""
+    wanted = ["Origin: Debian", f"Label: {archive}", "Identifier: Packages"]
+    found = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()
+    if not found:
+        raise LookupError(f"apt has no source with the label {archive} (or was never updated): apt-get update says which")
+    return found[0]
+
+
+def private_apt(folder, archive, suite):
+    """apt with one source and a state of its own, so that the host's is not touched."""
     (folder / "lists/partial").mkdir(parents=True)
-    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n")
+    (folder / "sources.list").write_text(source(archive, suite))
     options = [
         f"Dir::Etc::SourceList={folder}/sources.list",
         "Dir::Etc::SourceParts=/dev/null",

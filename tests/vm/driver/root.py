@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from kernels import DEBIAN, KEYRING, SECURITY
+from kernels import DEBIAN, SECURITY, source
 
 SUITE = "bookworm"
 # What the units, and the scripts that test them, need.
@@ -32,8 +32,7 @@ def image(cache):
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", f"--include={PACKAGES.replace(' ', ',')}"]
         command += ["--aptopt=Apt::Install-Recommends false", *(f"--dpkgopt=path-exclude={path}" for path in SMALLER)]
         command += [SUITE, archive]
-        for mirror, suite in [(DEBIAN, SUITE), (SECURITY, f"{SUITE}-security")]:
-            command += [f"deb [signed-by={KEYRING}] {mirror} {suite} main"]
+        command += [source(DEBIAN, SUITE), source(SECURITY, f"{SUITE}-security")]
         run(command)
         root.mkdir()
         run(["tar", "-C", root, "-xf", archive, "--exclude=./dev/*"])
