@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// Sends 100 datagrams to `to` while `interface` is watched at the other end, and returns how many were counted.
 fn counted(pair: &Pair, interface: &str, to: &str) -> (u64, Value) {
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for("network-monitor", &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let arguments = json!({"operation": "incoming", "interface": interface, "duration": 4});
     let id = client.begin_call("network-monitor", arguments);
@@ -86,7 +86,7 @@ impl Drop for Unplugged {
 #[test]
 fn a_cpu_that_is_unplugged_takes_no_count_along() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for("network-monitor", &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let arguments = json!({"operation": "incoming", "interface": "v0", "duration": 10});
     let id = client.begin_call("network-monitor", arguments);

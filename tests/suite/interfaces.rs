@@ -14,7 +14,7 @@ fn every_field_agrees_with_ip() {
     pair.b.ip("link add br0 type bridge");
     let _tunnel = Tunnel::new(&pair.b);
     run(&format!("tc -n {} qdisc add dev v0 root tbf rate 1mbit burst 3000 limit 6000", pair.b.name()));
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let id = client.begin_call(TOOL, json!({"duration_ms": 1000}));
     client.until_open(TOOL, 1);

@@ -37,7 +37,7 @@ fn incoming(client: &mut Client, interface: &str, mode: &str, traffic: impl FnOn
 #[test]
 fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let answer = incoming(&mut client, "v0", "tcx", || {
         datagrams(&pair.a, A, B, 1_000, 100);
@@ -54,7 +54,7 @@ fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
 #[test]
 fn a_super_packet_counts_as_the_packets_that_it_is_on_the_wire() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let to = listener.local_addr().unwrap();
@@ -107,7 +107,7 @@ fn segments_out(stream: &TcpStream) -> u64 {
 fn loopback_and_a_tunnel_without_an_ethernet_header_are_counted() {
     let netns = Netns::new();
     let tunnel = Tunnel::new(&netns);
-    let daemon = daemon_in(&netns);
+    let daemon = daemon_for(TOOL, &netns);
     let mut client = Client::connect(&daemon.socket);
     let answer = incoming(&mut client, "lo", "tcx", || datagrams(&netns, "127.0.0.1", "127.0.0.1", 100, 50));
     assert_eq!(answer["by_protocol"]["udp"], 100, "lo: {answer}");
@@ -124,7 +124,7 @@ fn a_bridge_is_counted() {
     pair.b.ip("link set v0 master br0");
     pair.b.ip("link set br0 up");
     pair.b.ip(&format!("addr add {B}/24 dev br0"));
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let answer = incoming(&mut client, "br0", "tcx", || datagrams(&pair.a, A, B, 100, 50));
     assert_eq!(answer["by_protocol"]["udp"], 100, "{answer}");
@@ -133,7 +133,7 @@ fn a_bridge_is_counted() {
 #[test]
 fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     for mode in ["xdp", "xdp_native"] {
         let answer = incoming(&mut client, "v0", mode, || datagrams(&pair.a, A, B, 200, 50));
@@ -159,7 +159,7 @@ fn measuring_leaves_the_offloads_alone() {
     let pair = Pair::new();
     let features = |netns: &Netns| netns.run("ip -j -d link show dev v0");
     let before = (features(&pair.a), features(&pair.b));
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let mut during = None;
     incoming(&mut client, "v0", "tcx", || during = Some((features(&pair.a), features(&pair.b))));
@@ -169,7 +169,7 @@ fn measuring_leaves_the_offloads_alone() {
 #[test]
 fn fifty_windows_at_once_each_see_everything() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let arguments = json!({"operation": "incoming", "interface": "v0", "duration": 3});
     let ids: Vec<_> = (0..50).map(|_| client.begin_call(TOOL, arguments.clone())).collect();
@@ -185,7 +185,7 @@ fn fifty_windows_at_once_each_see_everything() {
 #[test]
 fn an_interface_that_vanishes_is_said_to_have() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let id = client.begin_call(TOOL, json!({"operation": "incoming", "interface": "v0", "duration": 30}));
     client.until_open(TOOL, 1);
@@ -230,7 +230,7 @@ fn the_primary_interface_is_the_one_with_the_default_route() {
     pair.b.ip(&format!("route add default via {A}"));
     pair.b.ip("link add quiet type veth peer name quiet2");
     pair.b.ip("link set quiet up");
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let interface = |client: &mut Client| {
         let answer = client.call(TOOL, json!({"operation": "incoming", "duration": 0.1})).unwrap();
@@ -316,7 +316,7 @@ fn a_refused_connection_is_not_called_established() {
 #[test]
 fn outgoing_returns_empty_at_its_time_limit() {
     let netns = Netns::new();
-    let daemon = daemon_in(&netns);
+    let daemon = daemon_for(TOOL, &netns);
     let mut client = Client::connect(&daemon.socket);
     let began = Instant::now();
     // Only connections over this namespace's own loopback, where nobody connects.

@@ -178,7 +178,7 @@ fn zoo(pair: &Pair) -> Zoo {
 #[test]
 fn every_field_is_what_ss_shows() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for("snapshot_sockets", &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let _zoo = zoo(&pair);
     let settled = || {
@@ -264,38 +264,30 @@ fn what_limits_a_sender_is_named() {
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let sender = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let port = sender.local_addr().unwrap().port();
-    let limited = |client: &mut Client, by: Value| {
+    let mut limited = |port: u16, by: Value, meanwhile: &mut dyn FnMut()| {
         until(&format!("limited by {by}"), || {
+            meanwhile();
             let answer = client.call("snapshot_sockets", json!({"port": port})).unwrap();
-            rows(&answer, "sockets", &pair.a).iter().any(|row| row["limited_by"] == by).then_some(())
-        });
+            rows(&answer, "sockets", &pair.a).iter().find(|row| row["limited_by"] == by).map(|row| (*row).clone())
+        })
     };
-    limited(&mut client, Value::Null);
+    // The send buffer may be full before the window of the receiver is: it takes more once that has acknowledged.
+    let fill = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&[0; 65_536]).is_ok() {}
+    };
+    limited(port, Value::Null, &mut || ());
     // Nobody reads: the receiver's window fills.
-    sender.set_nonblocking(true).unwrap();
-    while (&sender).write(&[0; 65_536]).is_ok() {}
-    limited(&mut client, "receiver".into());
-    let answer = client.call("snapshot_sockets", json!({"port": port, "limit": 1})).unwrap();
-    assert!(
-        answer["sockets"][0]["send_queue_bytes"].as_u64().unwrap()
-            + answer["sockets"][0]["receive_queue_bytes"].as_u64().unwrap()
-            > 0
-    );
+    rustix::net::sockopt::set_socket_send_buffer_size(&sender, 32_768).unwrap();
+    let row = limited(port, "receiver".into(), &mut || fill(&sender));
+    assert!(row["send_queue_bytes"].as_u64().unwrap() > 0, "{row}");
     // The network takes everything away: what was sent is never acknowledged.
     let other = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let port = other.local_addr().unwrap().port();
     pair.b.ip("link set v0 down");
     (&other).write_all(&[0; 10]).unwrap();
-    until("the application has no more", || {
-        let answer = client.call("snapshot_sockets", json!({"port": port})).unwrap();
-        rows(&answer, "sockets", &pair.a).iter().any(|row| row["limited_by"] == "application").then_some(())
-    });
-    other.set_nonblocking(true).unwrap();
-    while (&other).write(&[0; 65_536]).is_ok() {}
-    until("the network holds it up", || {
-        let answer = client.call("snapshot_sockets", json!({"port": port})).unwrap();
-        rows(&answer, "sockets", &pair.a).iter().any(|row| row["limited_by"] == "network").then_some(())
-    });
+    limited(port, "application".into(), &mut || ()); // it has no more
+    limited(port, "network".into(), &mut || fill(&other));
 }
 
 #[test]
@@ -318,7 +310,7 @@ fn a_udp_socket_that_overflows_says_what_it_dropped() {
 #[test]
 fn filters_and_limits_say_what_they_cut() {
     let netns = Netns::new();
-    let daemon = daemon_in(&netns);
+    let daemon = daemon_for("snapshot_sockets", &netns);
     let mut client = Client::connect(&daemon.socket);
     let mut other = Process::in_netns(&netns, "udp-open 127.0.0.1 0 30");
     other.hear();

@@ -49,13 +49,17 @@ fn begin_connect(netns: &Netns, to: SocketAddr) -> std::thread::JoinHandle<std::
 
 #[test]
 fn bytes_and_owners_of_both_ends_are_exact() {
-    for (address, mapped) in [(B, false), (B6, false), (B, true)] {
+    let daemon = Daemon::start();
+    // IPv4, IPv6, and IPv4 to a socket of IPv6.
+    let cases = [(B, B), (B6, B6), (B, "::")].map(|(address, bound)| {
         let pair = Pair::new();
-        let daemon = Daemon::start();
-        let listener = pair.b.enter(|| TcpListener::bind((if mapped { "::" } else { address }, 0)).unwrap());
+        let listener = pair.b.enter(|| TcpListener::bind((bound, 0)).unwrap());
         let to = SocketAddr::new(address.parse().unwrap(), listener.local_addr().unwrap().port());
-        let answer = watched(&daemon, json!({"port": to.port()}), || {
-            let mut stream = connect(&pair.a, to).unwrap();
+        (pair, listener, to)
+    });
+    let answer = watched(&daemon, json!({"limit": 10_000}), || {
+        for (pair, listener, to) in &cases {
+            let mut stream = connect(&pair.a, *to).unwrap();
             let (mut served, from) = listener.accept().unwrap();
             assert_eq!(from.port(), stream.local_addr().unwrap().port());
             stream.write_all(&[7; 100_000]).unwrap();
@@ -64,7 +68,9 @@ fn bytes_and_owners_of_both_ends_are_exact() {
             served.write_all(&[8; 3_000]).unwrap();
             drop(served);
             assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 3_000);
-        });
+        }
+    });
+    for (pair, _, to) in &cases {
         let (out, back) = (only(&answer, &pair.a, "outbound"), only(&answer, &pair.b, "inbound"));
         for c in [out, back] {
             assert_eq!(c["owner"]["pid"], std::process::id(), "{answer}");
@@ -74,7 +80,7 @@ fn bytes_and_owners_of_both_ends_are_exact() {
         }
         assert_eq!((&out["tx_bytes"], &out["rx_bytes"]), (&json!(100_000), &json!(3_000)), "{answer}");
         assert_eq!((&back["tx_bytes"], &back["rx_bytes"]), (&json!(3_000), &json!(100_000)), "{answer}");
-        assert_eq!(out["remote"], json!({"address": address, "port": to.port()}), "{answer}");
+        assert_eq!(out["remote"], json!({"address": to.ip(), "port": to.port()}), "{answer}");
         assert_eq!(back["local"], out["remote"], "{answer}");
         assert_eq!(back["remote"], out["local"], "{answer}");
         assert!(out["connect_latency_us"].as_u64().unwrap() > 0 && back["connect_latency_us"].is_null(), "{answer}");

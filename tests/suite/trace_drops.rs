@@ -74,36 +74,45 @@ fn a_closed_tcp_port() {
 
 #[test]
 fn a_closed_udp_port_counts_every_datagram() {
-    for (address, place) in [(B, "__udp4_lib_rcv"), (B6, "__udp6_lib_rcv")] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
-        let mut from = None;
-        let answer = answer_to(&daemon, 2_500, || from = Some(send(&pair.a, to(address, 82), 500, 100)));
+    let daemon = Daemon::start();
+    let cases = [(B, "__udp4_lib_rcv"), (B6, "__udp6_lib_rcv")].map(|(address, place)| (Pair::new(), address, place));
+    let mut from = Vec::new();
+    let answer = answer_to(&daemon, 2_500, || {
+        from.extend(cases.iter().map(|(pair, address, _)| send(&pair.a, to(address, 82), 500, 100)));
+    });
+    assert_eq!(answer["measured"]["lost_events"], 0);
+    for ((pair, _, place), from) in cases.iter().zip(from) {
         let row = row(&answer, &pair.b, "NO_SOCKET");
         assert_eq!((&row["location"], &row["count"]), (&json!(place), &json!(500)), "{row:#}");
-        assert_eq!(row["source"]["port"], from.unwrap().port());
-        assert_eq!(answer["measured"]["lost_events"], 0);
+        assert_eq!(row["source"]["port"], from.port());
     }
 }
 
 #[test]
 fn a_firewall_on_input_and_output() {
-    for (hook, protocol) in [("input", "tcp"), ("input", "udp"), ("output", "tcp"), ("output", "udp")] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
-        let filtered = if hook == "input" { &pair.b } else { &pair.a };
-        nft(filtered, hook, &format!("{protocol} dport 83 drop"));
-        let answer = answer_to(&daemon, 2_500, || {
-            if protocol == "udp" {
+    let daemon = Daemon::start();
+    let cases = [("input", "tcp"), ("input", "udp"), ("output", "tcp"), ("output", "udp")].map(|(hook, protocol)| {
+        let pair = Pair::new();
+        let filtered = if hook == "input" { pair.b.clone() } else { pair.a.clone() };
+        nft(&filtered, hook, &format!("{protocol} dport 83 drop"));
+        (pair, filtered, hook, protocol)
+    });
+    let answer = answer_to(&daemon, 4_000, || {
+        for (pair, _, _, protocol) in &cases {
+            if *protocol == "udp" {
                 send(&pair.a, to(B, 83), 3, 10);
             } else {
                 let timeout = Duration::from_millis(300);
                 assert!(pair.a.enter(|| TcpStream::connect_timeout(&to(B, 83), timeout)).is_err());
             }
-        });
+        }
+    });
+    for (_, filtered, hook, protocol) in &cases {
         let row = row(&answer, filtered, "NETFILTER_DROP");
         assert_eq!((&row["protocol"], &row["path"]), (&json!(protocol), &json!(hook)), "{row:#}");
         assert_eq!(row["destination"], json!({"address": B, "port": 83}));
         assert!(row["explanation"].as_str().unwrap().contains("firewall rule"), "{row:#}");
-        if hook == "output" {
+        if *hook == "output" {
             is_own(&row);
         }
     }
@@ -128,7 +137,7 @@ fn a_firewall_on_forward_and_on_loopback() {
 #[test]
 fn a_full_accept_queue() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let listener = pair.b.enter(|| {
         // Closed on exec: programs that other tests start would hold it as well.
         let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -156,7 +165,7 @@ fn a_full_accept_queue() {
 fn syn_cookies_are_counted_and_no_drop() {
     let pair = Pair::new();
     pair.b.run("sysctl -qw net.ipv4.tcp_syncookies=2"); // always, not only when the queue is full
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     let server = echo_server(&pair.b, B);
     let answer = answer_to(&daemon, 1_500, || (0..7).for_each(|_| drop(connect(&pair.a, server).unwrap())));
     assert_eq!(answer["counters"]["syn_cookies_sent"], 7, "{answer:#}");
@@ -207,7 +216,7 @@ fn full_queue(tc: &[&str]) {
 #[test]
 fn a_full_connection_tracking_table_is_told_from_a_rule() {
     let pair = Pair::new();
-    let daemon = daemon_in(&pair.b);
+    let daemon = daemon_for(TOOL, &pair.b);
     nft(&pair.b, "input", "ct state new accept");
     let _limit = ConntrackMax::set(200);
     let answer = answer_to(&daemon, 1_500, || {

@@ -14,10 +14,19 @@ done
 """
 
 
-def call(tool, *arguments):
-    """A tool's structured answer, or the sentence with which it refuses."""
-    code, printed = machine.execute(f"netmon-mcp call {tool} {' '.join(arguments)} --json 2>&1")
-    return (json.loads(printed), None) if code == 0 else (None, printed.strip())
+def begin(question):
+    """Asks in the background; its files are named after the tool and its operation."""
+    name = "/tmp/" + "-".join(question.split()[:2]).replace("=", "-")
+    run = f"netmon-mcp call {question} --json >{name} 2>&1 && code=0 || code=$?; echo $code >{name}.code"
+    machine.succeed(f"rm -f {name}.code; ({run}) </dev/null >/dev/null 2>&1 &")
+    return name
+
+
+def end(name):
+    """The structured answer, or the sentence with which the tool refuses."""
+    code = machine.wait_until_succeeds(f"grep . {name}.code").strip()
+    printed = machine.succeed(f"cat {name}").strip()
+    return (json.loads(printed), None) if code == "0" else (None, printed)
 
 
 def some(rows, **wanted):
@@ -29,51 +38,51 @@ def some(rows, **wanted):
     return any(all(value(row, path) == it for path, it in wanted.items()) for row in rows)
 
 
-# Questions, and what each answer must show.
+# Questions, all asked at once, and what each answer must show.
 EXPECTED = [
     (
-        "network-monitor operation=incoming interface=lo duration=2",
+        "network-monitor operation=incoming interface=lo duration=4",
         lambda a: a["by_protocol"]["udp"] > 0 and a["by_protocol"]["tcp"] > 0,
     ),
     ("network-monitor operation=outgoing duration=5", lambda a: some(a["connections"], remote__port=9)),
     ("snapshot_interfaces", lambda a: some(a["interfaces"], name="lo")),
     (
-        "top_traffic duration_ms=2000",
+        "top_traffic duration_ms=4000",
         lambda a: a["total"]["tx_bytes"] >= 1000 or any("UDP is not counted" in it for it in a["measured"]["limits"]),
     ),
     (
-        "trace_connections duration_ms=2000 outcome=failed",
+        "trace_connections duration_ms=4000 outcome=failed",
         lambda a: some(a["connections"], outcome="refused", remote__port=9, owner__process="bash"),
     ),
     ("snapshot_sockets", lambda a: "listeners" in a),
-    ("profile_tcp duration_ms=2000", lambda a: "remotes" in a),
+    ("profile_tcp duration_ms=4000", lambda a: "remotes" in a),
     (
-        "trace_drops duration_ms=2000 include_benign=true",
+        "trace_drops duration_ms=4000 include_benign=true",
         lambda a: some(a["drops"], protocol="udp", destination__address="127.0.0.1"),
     ),
-    ("trace_dns duration_ms=2000", lambda a: some(a["queries"], name="test.invalid", answered=False)),
-    ("diagnose duration_ms=2000", lambda a: some(a["findings"], code="connection_refused")),
+    ("trace_dns duration_ms=4000", lambda a: some(a["queries"], name="test.invalid", answered=False)),
+    ("diagnose duration_ms=4000", lambda a: some(a["findings"], code="connection_refused")),
     ("status", lambda a: a["daemon"]["connected"]),
 ]
 
 start_all()
-status, refused = call("status")
+status, refused = end(begin("status"))
 assert status and status["daemon"]["connected"], refused or status["daemon"]["reason"]
 tools = {tool["name"]: tool for tool in status["tools"]}
 limits = {name: [] for name in tools}  # what this kernel cannot show, in the tool's words
 
 machine.succeed(f"cat >/tmp/traffic <<'END'\n{TRAFFIC}END")
 machine.succeed("bash /tmp/traffic >/dev/null 2>&1 & echo $! >/tmp/traffic.pid")
-for question, shows in EXPECTED:
+asked = [(question, shows, begin(question)) for question, shows in EXPECTED if question.split()[0] in tools]
+for question, shows, file in asked:
     name = question.split()[0]
-    if name in tools:
-        with subtest(question):
-            answer, refused = call(question)
-            if answer is None:
-                assert "needs Linux" in refused, refused
-                limits[name].append(refused.removeprefix("netmon-mcp: "))
-            else:
-                assert shows(answer), f"{question} does not show what happens: {answer}"
-                said = answer.get("measured", {}).get("limits", [])
-                limits[name] += [limit for limit in said if "kernel" in limit or "Linux" in limit]
+    with subtest(question):
+        answer, refused = end(file)
+        if answer is None:
+            assert "needs Linux" in refused, refused
+            limits[name].append(refused.removeprefix("netmon-mcp: "))
+        else:
+            assert shows(answer), f"{question} does not show what happens: {answer}"
+            said = answer.get("measured", {}).get("limits", [])
+            limits[name] += [limit for limit in said if "kernel" in limit or "Linux" in limit]
 machine.succeed("kill $(cat /tmp/traffic.pid)")

@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+use netmon_mcp::tools::SAMPLERS;
+
 use super::{Daemon, require_root, run, until};
 
 /// A network namespace, removed when dropped.
@@ -110,6 +112,13 @@ impl Pair {
 /// A daemon that runs in a namespace, so that its own interfaces are the test's.
 pub fn daemon_in(netns: &Netns) -> Daemon {
     netns.enter(Daemon::own)
+}
+
+/// A daemon that runs in a namespace and has loaded one tool, and `status`: quickly there.
+pub fn daemon_for(tool: &str, netns: &Netns) -> Daemon {
+    let others = SAMPLERS.iter().map(|sampler| sampler.name).filter(|name| ![tool, "status"].contains(name));
+    let without: Vec<_> = others.flat_map(|name| ["--without", name]).collect();
+    netns.enter(|| Daemon::start_with(&without))
 }
 
 /// Accepts on `address` and echoes what arrives, until the listener is dropped with the test.

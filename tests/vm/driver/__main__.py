@@ -9,11 +9,14 @@ Kernels are named in kernels.py; `all` stands for every one. What is fetched and
 
 import argparse
 import contextlib
+import functools
 import json
+import os
 import signal
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -52,7 +55,7 @@ def main():
         sys.exit(max(run_on(name, programs, arguments.run) for name in names))
     if arguments.service:
         sys.exit(any([services.test(name, programs, CACHE) for name in names]))
-    results = [test_kernel(name, programs) for name in names]
+    results = test_kernels(names, programs)
     print("\n" + report.table(results))
     sys.exit(any(result["failures"] for result in results))
 
@@ -84,6 +87,17 @@ def run_on(name, programs, command):
         return code
 
 
+def test_kernels(names, programs):
+    """Side by side: QEMU emulates in one thread, so each guest keeps one processor busy."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            return list(pool.map(functools.partial(test_kernel, programs=programs), names))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            Machine.end_all()  # whose tests fail at once then
+            raise
+
+
 def test_kernel(name, programs):
     """Boots a kernel, tests everything on it, and returns what a column of the table says."""
     started = time.monotonic()
@@ -92,8 +106,8 @@ def test_kernel(name, programs):
         with booted(name, programs) as machine:
             result["release"] = machine.kernel.release
             result |= examine(machine)
-    except (GuestDied, AssertionError) as e:
-        result["failures"] = [str(e)]
+    except Exception as e:
+        result["failures"] = [f"{type(e).__name__}: {e}"]
     result["seconds"] = round(time.monotonic() - started)
     (CACHE / "results" / f"{name}.json").write_text(json.dumps(result, indent=1))
     for failure in result["failures"]:
@@ -107,7 +121,7 @@ def boot(machine):
     try:
         machine.connect()
     except GuestDied as e:
-        print(f"{e}\nbooting once more", flush=True)
+        print(f"{machine.kernel.release}: {e}\nbooting once more", flush=True)
         machine.crash()
         machine.connect()
 
@@ -149,7 +163,8 @@ def kernel_tests(machine):
         passed[name] = code == 0 and "test result: ok. 1 passed" in output
         if not passed[name]:
             print(output)
-        print(f"  {'ok    ' if passed[name] else 'FAILED'} {name} ({time.monotonic() - started:.1f} s)", flush=True)
+        outcome = "ok    " if passed[name] else "FAILED"
+        print(f"{machine.kernel.name:5} {outcome} {name} ({time.monotonic() - started:.1f} s)", flush=True)
     return passed
 
 

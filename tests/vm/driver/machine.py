@@ -34,15 +34,26 @@ class GuestDied(Exception):
 class Machine:
     """A guest. It is ended by `crash`, and by the end of this process, however that comes about."""
 
+    started = []
+
     def __init__(self, name, kernel, initramfs, folder, deadline, command_line="", devices=()):
         self.name, self.kernel, self.initramfs, self.folder = name, kernel, initramfs, folder
         self.deadline, self.command_line, self.devices = deadline, command_line, devices
         self.console = folder / f"{name}.console"
         self.qemu = self.shell = None
 
+    @classmethod
+    def end_all(cls):
+        """Ends every guest, and those that another thread is about to start."""
+        for machine in cls.started:
+            machine.deadline = 0
+            if qemu := machine.qemu:
+                qemu.kill()
+
     def start(self):
         if self.qemu:
             return
+        Machine.started.append(self)
         path = self.folder / f"{self.name}.shell"
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as listener:

@@ -7,15 +7,17 @@ import time
 def run_script(path, machines, failures):
     """Runs the script and returns its variables. A failed subtest is noted, and the next one runs."""
 
+    kernel = machines[0].kernel.name
+
     @contextlib.contextmanager
     def subtest(name):
         started = time.monotonic()
         try:
             yield
-            print(f"  ok     {name} ({time.monotonic() - started:.1f} s)", flush=True)
+            print(f"{kernel:5} ok     {name} ({time.monotonic() - started:.1f} s)", flush=True)
         except AssertionError as e:
             failures.append(f"{path.name}: {name}: {e}")
-            print(f"  FAILED {name}: {e}", flush=True)
+            print(f"{kernel:5} FAILED {name}: {e}", flush=True)
 
     scope = {machine.name: machine for machine in machines}
     scope |= {"machines": machines, "subtest": subtest, "start_all": lambda: [machine.start() for machine in machines]}
