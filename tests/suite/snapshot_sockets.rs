@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -249,7 +250,7 @@ fn a_full_accept_queue_is_seen_at_its_listener() {
         rows(&answer, "listeners", &pair.b)[0].clone()
     };
     assert_eq!(find(&mut client)["dropped"], 0);
-    let attempt = || pair.a.enter(|| TcpStream::connect_timeout(&to, std::time::Duration::from_millis(200)));
+    let attempt = || pair.a.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(200)));
     let _attempts: Vec<_> = (0..8).map(|_| attempt()).collect();
     let row = find(&mut client);
     assert_eq!((row["accept_queue"].as_u64(), row["accept_queue_max"].as_u64()), (Some(3), Some(2)), "{row}");
@@ -258,10 +259,10 @@ fn a_full_accept_queue_is_seen_at_its_listener() {
 
 #[test]
 fn what_limits_a_sender_is_named() {
-    let pair = Pair::new();
+    let pair = slow::SlowPair::new(Duration::from_millis(30));
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = pair.b.enter(|| TcpListener::bind((slow::SLOW_B, 0)).unwrap());
     let sender = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let port = sender.local_addr().unwrap().port();
     let mut limited = |port: u16, by: Value, meanwhile: &mut dyn FnMut()| {
@@ -271,20 +272,19 @@ fn what_limits_a_sender_is_named() {
             rows(&answer, "sockets", &pair.a).iter().find(|row| row["limited_by"] == by).map(|row| (*row).clone())
         })
     };
-    // The send buffer may be full before the window of the receiver is: it takes more once that has acknowledged.
+    // Acknowledgements come late: the send buffer is full before the window of the receiver is, and takes more then.
     let fill = |mut stream: &TcpStream| {
         stream.set_nonblocking(true).unwrap();
         while stream.write(&[0; 65_536]).is_ok() {}
     };
     limited(port, Value::Null, &mut || ());
     // Nobody reads: the receiver's window fills.
-    rustix::net::sockopt::set_socket_send_buffer_size(&sender, 32_768).unwrap();
     let row = limited(port, "receiver".into(), &mut || fill(&sender));
     assert!(row["send_queue_bytes"].as_u64().unwrap() > 0, "{row}");
     // The network takes everything away: what was sent is never acknowledged.
     let other = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let port = other.local_addr().unwrap().port();
-    pair.b.ip("link set v0 down");
+    pair.b.ip("link set slow down");
     (&other).write_all(&[0; 10]).unwrap();
     limited(port, "application".into(), &mut || ()); // it has no more
     limited(port, "network".into(), &mut || fill(&other));

@@ -17,16 +17,17 @@ done
 def begin(question):
     """Asks in the background; its files are named after the tool and its operation."""
     name = "/tmp/" + "-".join(question.split()[:2]).replace("=", "-")
-    run = f"netmon-mcp call {question} --json >{name} 2>&1 && code=0 || code=$?; echo $code >{name}.code"
+    run = f"netmon-mcp call {question} --json >{name} 2>{name}.said && code=0 || code=$?; echo $code >{name}.code"
     machine.succeed(f"rm -f {name}.code; ({run}) </dev/null >/dev/null 2>&1 &")
     return name
 
 
 def end(name):
     """The structured answer, or the sentence with which the tool refuses."""
-    code = machine.wait_until_succeeds(f"grep . {name}.code").strip()
-    printed = machine.succeed(f"cat {name}").strip()
-    return (json.loads(printed), None) if code == "0" else (None, printed)
+    code = machine.wait_until_succeeds(f"cat {name}.code 2>/dev/null").strip()
+    if code == "0":
+        return json.loads(machine.succeed(f"cat {name}")), None
+    return None, machine.succeed(f"cat {name}.said").strip()
 
 
 def some(rows, **wanted):
@@ -80,7 +81,7 @@ for question, shows, file in asked:
         answer, refused = end(file)
         if answer is None:
             assert "needs Linux" in refused, refused
-            limits[name].append(refused.removeprefix("netmon-mcp: "))
+            limits[name].append(refused.splitlines()[-1].removeprefix("netmon-mcp: "))
         else:
             assert shows(answer), f"{question} does not show what happens: {answer}"
             said = answer.get("measured", {}).get("limits", [])
