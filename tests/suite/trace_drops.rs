@@ -12,6 +12,9 @@ use crate::{harness::*, injected::*};
 
 const TOOL: &str = "trace_drops";
 
+/// What is to happen in a window takes a fraction of this, and may take much longer on a busy host.
+const WINDOW_MS: u64 = 4_000;
+
 /// The answer of a window in which `fault` happens.
 fn answer_to<T>(daemon: &Daemon, duration_ms: u64, fault: impl FnOnce() -> T) -> Value {
     let _no_scans = without_scans();
@@ -63,7 +66,7 @@ fn to(address: &str, port: u16) -> SocketAddr {
 fn a_closed_tcp_port() {
     for (address, place) in [(B, "tcp_v4_rcv"), (B6, "tcp_v6_rcv")] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
-        let answer = answer_to(&daemon, 600, || assert!(connect(&pair.a, to(address, 81)).is_err()));
+        let answer = answer_to(&daemon, WINDOW_MS, || assert!(connect(&pair.a, to(address, 81)).is_err()));
         let row = row(&answer, &pair.b, "NO_SOCKET");
         assert_eq!((&row["location"], &row["protocol"], &row["kind"]), (&json!(place), &json!("tcp"), &json!("SYN")));
         assert_eq!(row["destination"], json!({"address": address, "port": 81}));
@@ -77,7 +80,7 @@ fn a_closed_udp_port_counts_every_datagram() {
     let daemon = Daemon::start();
     let cases = [(B, "__udp4_lib_rcv"), (B6, "__udp6_lib_rcv")].map(|(address, place)| (Pair::new(), address, place));
     let mut from = Vec::new();
-    let answer = answer_to(&daemon, 2_500, || {
+    let answer = answer_to(&daemon, WINDOW_MS, || {
         from.extend(cases.iter().map(|(pair, address, _)| send(&pair.a, to(address, 82), 500, 100)));
     });
     assert_eq!(answer["measured"]["lost_events"], 0);
@@ -123,7 +126,7 @@ fn a_firewall_on_forward_and_on_loopback() {
     let (net, daemon) = (Routed::new(), Daemon::start());
     nft(&net.router, "forward", "udp dport 84 drop");
     nft(&net.b, "input", "iif lo udp dport 84 drop");
-    let answer = answer_to(&daemon, 2_500, || {
+    let answer = answer_to(&daemon, WINDOW_MS, || {
         send(&net.a, to(FAR, 84), 5, 10);
         send(&net.b, to("127.0.0.1", 84), 6, 10);
     });
@@ -145,7 +148,7 @@ fn a_full_accept_queue() {
         listen(&listener, 1).unwrap();
         listener
     });
-    let answer = answer_to(&daemon, 1_500, || {
+    let answer = answer_to(&daemon, WINDOW_MS, || {
         pair.a.enter(|| {
             let open = || TcpStream::connect_timeout(&to(B, 85), Duration::from_millis(100));
             let held: Vec<_> = (0..8).map(|_| open()).collect();
@@ -167,7 +170,7 @@ fn syn_cookies_are_counted_and_no_drop() {
     pair.b.run("sysctl -qw net.ipv4.tcp_syncookies=2"); // always, not only when the queue is full
     let daemon = daemon_for(TOOL, &pair.b);
     let server = echo_server(&pair.b, B);
-    let answer = answer_to(&daemon, 1_500, || (0..7).for_each(|_| drop(connect(&pair.a, server).unwrap())));
+    let answer = answer_to(&daemon, WINDOW_MS, || (0..7).for_each(|_| drop(connect(&pair.a, server).unwrap())));
     assert_eq!(answer["counters"]["syn_cookies_sent"], 7, "{answer:#}");
     assert_eq!((&answer["counters"]["listen_drops"], rows(&answer, &pair.b).len()), (&json!(0), 0), "{answer:#}");
 }
@@ -177,7 +180,7 @@ fn a_full_udp_receive_buffer_is_its_owners() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let receiver = pair.b.enter(|| UdpSocket::bind((B, 86)).unwrap());
     sockopt::set_socket_recv_buffer_size(&receiver, 2_304).unwrap();
-    let answer = answer_to(&daemon, 2_500, || send(&pair.a, to(B, 86), 200, 500));
+    let answer = answer_to(&daemon, WINDOW_MS, || send(&pair.a, to(B, 86), 200, 500));
     let row = row(&answer, &pair.b, "SOCKET_RCVBUFF");
     assert_eq!(row["destination"], json!({"address": B, "port": 86}), "{row:#}");
     assert!((150..200).contains(&row["count"].as_u64().unwrap()), "{row:#}");
@@ -202,7 +205,7 @@ fn a_class_that_is_limited_to_a_rate() {
 fn full_queue(tc: &[&str]) {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     tc.iter().for_each(|line| drop(pair.a.run(line)));
-    let answer = answer_to(&daemon, 2_500, || send(&pair.a, to(B, 87), 100, 1_000));
+    let answer = answer_to(&daemon, WINDOW_MS, || send(&pair.a, to(B, 87), 100, 1_000));
     let dropped: Vec<_> = rows(&answer, &pair.a);
     let row = dropped.iter().find(|row| row["destination"]["port"] == 87).unwrap_or_else(|| panic!("{answer:#}"));
     assert!(row["reason"].as_str().unwrap().starts_with("QDISC"), "{row:#}");
@@ -219,7 +222,7 @@ fn a_full_connection_tracking_table_is_told_from_a_rule() {
     let daemon = daemon_for(TOOL, &pair.b);
     nft(&pair.b, "input", "ct state new accept");
     let _limit = ConntrackMax::set(200);
-    let answer = answer_to(&daemon, 1_500, || {
+    let answer = answer_to(&daemon, WINDOW_MS, || {
         pair.a.enter(|| (0..300).for_each(|_| drop(UdpSocket::bind((A, 0)).unwrap().send_to(b"x", (B, 88)))))
     });
     let row = row(&answer, &pair.b, "NETFILTER_DROP");
@@ -279,7 +282,7 @@ fn programs_at_tc_and_xdp() {
         let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
         pair.a.ip(&format!("neigh replace {B} lladdr {mac} dev v0")); // ARP would be dropped, too
         let _link = netns.enter(|| attach_constant(kind, verdict, at));
-        let answer = answer_to(&daemon, 2_500, || send(&pair.a, to(B, 91), 7, 10));
+        let answer = answer_to(&daemon, WINDOW_MS, || send(&pair.a, to(B, 91), 7, 10));
         let rows: Vec<_> = answer["drops"]
             .as_array()
             .unwrap()
@@ -326,7 +329,7 @@ fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
 fn where_nothing_is_wrong_nothing_is_shown() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = echo_server(&pair.b, B);
-    let answer = answer_to(&daemon, 600, || {
+    let answer = answer_to(&daemon, WINDOW_MS, || {
         for _ in 0..20 {
             let mut stream = connect(&pair.a, server).unwrap();
             std::io::Write::write_all(&mut stream, b"hello").unwrap();
@@ -344,7 +347,7 @@ fn windows_share_a_program_and_get_the_same() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(&daemon.socket)).collect();
     let ids: Vec<_> =
-        clients.iter_mut().map(|c| c.begin_call(TOOL, json!({"duration_ms": 1_500, "limit": 10_000}))).collect();
+        clients.iter_mut().map(|c| c.begin_call(TOOL, json!({"duration_ms": WINDOW_MS, "limit": 10_000}))).collect();
     clients[0].until_open(TOOL, 3);
     send(&pair.a, to(B, 92), 40, 10);
     assert_eq!(clients[0].links(TOOL).len(), 1);
