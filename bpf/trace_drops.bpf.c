@@ -15,21 +15,31 @@ enum { PLACES = 256, FLOWS = 2048, PROBES = 8 };
 const volatile __u32 flow_mask = 255;
 const volatile __u64 seed = 0;
 
-/* Every window sees flows of its own time only: a slot of another epoch is free. */
-volatile __u32 epoch = 1;
+/*
+ * Windows are numbered as they open: the newest, and the oldest that is still open. A flow that was last seen before
+ * that one opened is nobody's any more, and its slot is free.
+ */
+struct windows {
+	__u32 newest;
+	__u32 oldest;
+};
+volatile struct windows windows = { 1, 1 }; /* alone in .data, which is written as this */
+const struct windows *windows_type __attribute__((unused));
+
+/* The last bits of a flow's id say in which window it was last seen. */
+enum { SEEN_BITS = 24 };
 
 /* A reason and a location in the kernel. Never freed: there are as many as kfree_skb has callers. */
 struct place {
 	__u64 location;
 	__u64 packets;
 	__u32 reason;
-	__u32 epoch;
-	__u32 flows; /* slots that it has taken in this epoch */
+	__u32 oldest; /* window since which … */
+	__u32 flows;  /* … it has taken so many slots */
 	__u32 pad;
 };
 
-/* Which flow has a slot: a hash, and the epoch in its last 16 bits. Apart from the flows and close together, for the
- * cache. */
+/* Which flow has a slot: a hash, and when it was last seen. Apart from the flows and close together, for the cache. */
 struct ids {
 	__u64 of[FLOWS];
 };
@@ -37,6 +47,7 @@ struct ids {
 /* Packets of one flow that died in one place. The first one is described. */
 struct flow {
 	__u64 id;
+	__u64 born_ns; /* CLOCK_MONOTONIC: the same flow in the same slot may be another one */
 	__u64 location;
 	__u64 packets;
 	__u64 socket; /* cookie of its socket, or address where it has none yet; 0 = none */
@@ -44,7 +55,6 @@ struct flow {
 	struct owner owner;
 	char interface[16];
 	__u32 reason;
-	__u32 epoch;
 	__u32 ifindex;
 	__u32 iif;   /* where it came in; 0 = it was made here */
 	__u32 netns; /* of the interface, else of the socket; 0 = not known */
@@ -100,20 +110,37 @@ static __always_inline struct place *place_of(__u64 location, __u32 reason)
 	return 0;
 }
 
-/* The slot of a flow, or a free one for it, or none. Slots are freed all at once: a flow is never behind a free one. */
+static __always_inline bool is_same(__u64 a, __u64 b)
+{
+	return !((a ^ b) >> SEEN_BITS);
+}
+
+/* Both numbers wrap: after 8 million windows what was never seen again would look new. */
+static __always_inline bool is_free(__u64 id, __u32 oldest)
+{
+	return (__s32)(((__u32)id - oldest) << (32 - SEEN_BITS)) < 0;
+}
+
+/* The slot of a flow, or a free one for it, or none. */
 static __always_inline __u64 *slot_of(__u64 id, __u32 *slot)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, oldest = windows.oldest;
 	struct ids *table = bpf_map_lookup_elem(&ids, &zero);
+	__u64 *free = 0;
 
 	for (int i = 0; table && i < PROBES; i++) {
 		__u32 at = ((__u32)(id >> 32) + i) & flow_mask & (FLOWS - 1);
 
-		*slot = at;
-		if (table->of[at] == id || (__u16)table->of[at] != (__u16)id)
+		if (is_same(table->of[at], id)) {
+			*slot = at;
 			return &table->of[at];
+		}
+		if (!free && is_free(table->of[at], oldest)) {
+			*slot = at;
+			free = &table->of[at];
+		}
 	}
-	return 0;
+	return free;
 }
 
 /* What only the first packet of a flow pays for. */
@@ -156,7 +183,7 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 {
 	struct place *place = place_of(location, reason);
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
-	__u32 now = epoch, length, slot = 0;
+	__u32 oldest = windows.oldest, length, slot = 0;
 	struct flow *flow;
 	__u64 id, *known;
 
@@ -165,8 +192,8 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 		return 0;
 	}
 	place->packets++;
-	if (place->epoch != now) {
-		place->epoch = now;
+	if (place->oldest != oldest) {
+		place->oldest = oldest;
 		place->flows = 0;
 	}
 	length = copy_header(skb, header);
@@ -174,11 +201,11 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 	if (sk)
 		id = mix(mix(id, load_netns(&sk->__sk_common)), receiver);
 	id = mix_flow(id, header, skb->protocol);
-	id = (id & ~0xffffull) | (__u16)now;
+	id = (id & ~0ull << SEEN_BITS) | (windows.newest & ((1 << SEEN_BITS) - 1));
 	known = slot_of(id, &slot);
 	if (!known)
 		return 0;
-	if (*known != id) {
+	if (!is_same(*known, id)) {
 		/* One place may fill a quarter of the table: a scan leaves room for what else goes wrong. */
 		if (place->flows > flow_mask / 4)
 			return 0;
@@ -191,12 +218,13 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 		flow->length = length;
 		flow->location = location;
 		flow->reason = reason;
-		flow->id = id;
+		flow->id = id >> SEEN_BITS;
+		flow->born_ns = bpf_ktime_get_ns();
 		flow->packets = 1;
-		flow->epoch = now;
 		*known = id;
 		return 0;
 	}
+	*known = id;
 	flow = bpf_map_lookup_elem(&flows, &slot);
 	if (flow)
 		flow->packets++;

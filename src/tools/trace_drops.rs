@@ -22,6 +22,7 @@ mod counters;
 mod kernel;
 mod reasons;
 mod report;
+mod windows;
 
 pub use counters::Counters;
 

@@ -303,6 +303,16 @@ fn programs_at_tc_and_xdp() {
     }
 }
 
+/// A datagram to each of so many closed ports.
+fn scan(pair: &Pair, ports: usize) {
+    pair.a.enter(|| {
+        let socket = UdpSocket::bind((A, 0)).unwrap();
+        for i in 0..ports {
+            socket.send_to(b"x", (B, 10_000 + i as u16)).unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
     const PACKETS: usize = 30_000;
@@ -310,12 +320,7 @@ fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
     nft(&pair.b, "input", "udp dport 7 drop");
     let _scanning = scanning();
     let answer = answer_amid_all(&daemon, 3_000, || {
-        pair.a.enter(|| {
-            let socket = UdpSocket::bind((A, 0)).unwrap();
-            for i in 0..PACKETS {
-                socket.send_to(b"x", (B, 10_000 + i as u16)).unwrap();
-            }
-        });
+        scan(&pair, PACKETS);
         send(&pair.a, to(B, 7), 5, 10);
     });
     // A few may have found the CPU's backlog full, which is counted as well.
@@ -323,6 +328,28 @@ fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
     assert!(counted >= PACKETS as u64, "{counted} of {PACKETS}");
     assert!(answer["measured"]["limits"].to_string().contains("counted by reason and location only"), "{answer:#}");
     assert_eq!(row(&answer, &pair.b, "NETFILTER_DROP")["count"], 5, "a rule's drops have room beside a scan");
+}
+
+#[test]
+fn what_a_scan_took_is_free_when_its_windows_have_ended_though_others_are_open() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let mut clients: Vec<_> = (0..3).map(|_| Client::connect(&daemon.socket)).collect();
+    let _scanning = scanning();
+    let open = |client: &mut Client| client.begin_call(TOOL, json!({"duration_ms": 30_000, "limit": 10_000}));
+    let first = open(&mut clients[0]);
+    clients[0].until_open(TOOL, 1);
+    scan(&pair, 3_000);
+    let second = open(&mut clients[1]);
+    clients[1].until_open(TOOL, 2);
+    clients[0].cancel(first);
+    clients[1].until_open(TOOL, 1);
+    let third = clients[2].begin_call(TOOL, json!({"duration_ms": WINDOW_MS, "limit": 10_000}));
+    clients[2].until_open(TOOL, 2);
+    send(&pair.a, to(B, 93), 5, 10);
+    let answer = clients[2].end_call(third).unwrap();
+    clients[1].cancel(second);
+    let mine = rows(&answer, &pair.b).into_iter().find(|row| row["destination"] == json!({"address": B, "port": 93}));
+    assert_eq!(mine.unwrap_or_else(|| panic!("{answer:#}"))["count"], 5);
 }
 
 #[test]

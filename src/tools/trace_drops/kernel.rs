@@ -14,7 +14,7 @@ use libbpf_rs::{
     skel::{OpenSkel, SkelBuilder},
 };
 
-use super::{Counters, Flow, Listener, Place, Sample, skel};
+use super::{Counters, Flow, Listener, Place, Sample, skel, windows::Windows};
 use crate::{
     answer::Endpoint,
     attribution::{self, Process},
@@ -45,9 +45,9 @@ pub struct Drops {
     places: MapHandle,
     flows: MapHandle,
     addresses: MapHandle,
-    data: MapHandle,
     bss: MapHandle,
     links: Arc<Shared<()>>,
+    windows: Arc<Windows>,
     /// The names of this kernel's drop reasons.
     reasons: HashMap<u32, String>,
     /// Whether the kernel names the socket that a packet was for.
@@ -61,7 +61,8 @@ pub struct Drops {
 struct Reading {
     /// Packets by location and reason.
     places: HashMap<(u64, u32), u64>,
-    flows: HashMap<u64, types::flow>,
+    /// Slot after slot.
+    flows: Vec<types::flow>,
     listeners: HashMap<u64, types::open_socket>,
     counters: Counters,
     unplaced: u64,
@@ -93,7 +94,7 @@ impl Drops {
             places: loader.map(&skel.maps.places)?,
             flows: loader.map(&skel.maps.flows)?,
             addresses: loader.map(&skel.maps.addresses)?,
-            data: loader.map(&skel.maps.data)?,
+            windows: Arc::new(Windows::new(loader.map(&skel.maps.data)?)),
             bss: loader.map(&skel.maps.bss)?,
             links: Shared::new(),
             reasons,
@@ -109,36 +110,23 @@ impl Drops {
     }
 
     pub fn sample(&self, duration: Duration, window: &Window) -> Result<Sample, Error> {
-        let held = self.links.hold((), || {
-            self.forget_flows()?;
-            Ok::<_, Error>(vec![self.program.trace()?])
-        })?;
+        let numbered = self.windows.open()?;
+        let held = self.links.hold((), || self.program.trace().map(|link| vec![link]))?;
         let (before, from, missed) = (self.read()?, monotonic_ns(), self.program.misses()?);
         window.wait(window.opened(), duration)?;
         let (after, to) = (self.read()?, monotonic_ns());
         let missed = self.program.misses()? - missed + after.unplaced - before.unplaced;
-        window.keep(held);
+        window.keep((held, numbered));
         let mut sample = self.difference(&before, &after)?;
         (sample.window_ns, sample.missed) = (to - from, missed);
         Ok(sample)
     }
 
-    /// Begins a new epoch of flows: all slots are free again.
-    fn forget_flows(&self) -> libbpf_rs::Result<()> {
-        let epoch: u32 = self.data.lookup(bpf::bytes(&0u32), MapFlags::ANY)?.and_then(|v| bpf::read(&v)).unwrap_or(0);
-        self.data.update(bpf::bytes(&0u32), bpf::bytes(&epoch.wrapping_add(1)), MapFlags::ANY)
-    }
-
     fn read(&self) -> Result<Reading, Error> {
-        let epoch = self.data.lookup(bpf::bytes(&0u32), MapFlags::ANY)?.and_then(|v| bpf::read::<u32>(&v));
         let mut reading =
             Reading { counters: Counters::read(), unplaced: bpf::counter(&self.bss, offset_of!(types::bss, unplaced))?, ..Reading::default() };
         // Flows before places: what arrives in between is then not told apart, and not more than there is.
-        for flow in bpf::per_cpu_array::<types::flow>(&self.flows)? {
-            if Some(flow.epoch) == epoch {
-                reading.flows.entry(flow.id).and_modify(|f| f.packets += flow.packets).or_insert(flow);
-            }
-        }
+        reading.flows = bpf::per_cpu_array(&self.flows)?;
         for place in bpf::per_cpu_array::<types::place>(&self.places)? {
             if place.location != 0 {
                 *reading.places.entry((place.location, place.reason)).or_default() += place.packets;
@@ -172,14 +160,10 @@ impl Drops {
     }
 
     fn difference(&self, before: &Reading, after: &Reading) -> Result<Sample, Error> {
-        let grown = |key: &(u64, u32), packets: u64| packets - before.places.get(key).copied().unwrap_or(0);
+        let more = |key: &(u64, u32), packets: u64| packets - before.places.get(key).copied().unwrap_or(0);
         let places: BTreeMap<_, _> =
-            after.places.iter().map(|(key, n)| (*key, grown(key, *n))).filter(|(_, n)| *n > 0).collect();
-        let mut flows: Vec<_> = after.flows.values().copied().collect();
-        for flow in &mut flows {
-            flow.packets = flow.packets.saturating_sub(before.flows.get(&flow.id).map_or(0, |f| f.packets));
-        }
-        flows.retain(|flow| flow.packets > 0);
+            after.places.iter().map(|(key, n)| (*key, more(key, *n))).filter(|(_, n)| *n > 0).collect();
+        let mut flows = grown(before, after);
         flows.sort_by_key(|flow| (std::cmp::Reverse(flow.packets), flow.id));
         flows.truncate(limits::DROP_FLOWS);
         let addresses = places.keys().map(|(l, _)| *l).chain(flows.iter().map(|f| f.input)).filter(|a| *a != 0);
@@ -256,6 +240,20 @@ impl Drops {
             header: Bytes(f.header[..usize::from(f.length).min(f.header.len())].to_vec()),
         }
     }
+}
+
+/// The flows of the window, each with the packets of all CPUs.
+fn grown(before: &Reading, after: &Reading) -> Vec<types::flow> {
+    let mut flows = HashMap::<u64, types::flow>::new();
+    for (slot, flow) in after.flows.iter().enumerate() {
+        let same = before.flows.get(slot).filter(|before| (before.id, before.born_ns) == (flow.id, flow.born_ns));
+        let packets = flow.packets.saturating_sub(same.map_or(0, |before| before.packets));
+        if packets > 0 {
+            let here = types::flow { packets, ..*flow };
+            flows.entry(flow.id).and_modify(|all| all.packets += packets).or_insert(here);
+        }
+    }
+    flows.into_values().collect()
 }
 
 /// Slots for flows on each CPU: [`limits::DROP_FLOWS`] in all, a power of two, and some on every CPU.

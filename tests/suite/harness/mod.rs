@@ -262,6 +262,12 @@ impl Client {
         self.end_call(id)
     }
 
+    /// Says that nobody waits for an answer any more.
+    pub fn cancel(&mut self, id: i64) {
+        let params = json!({"requestId": id});
+        self.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}));
+    }
+
     /// Ends the server's input.
     pub fn close(&mut self) {
         self.stdin = None;
