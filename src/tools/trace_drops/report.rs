@@ -61,7 +61,8 @@ fn limits(rows: &[Drop], sample: &Sample) -> Vec<String> {
     if rows.iter().any(|row| row.reason == "NETFILTER_DROP") {
         limits.push("The kernel does not tell which firewall rule dropped a packet: `nft monitor trace` does.".into());
     }
-    if rows.iter().any(|row| row.owner.netns.is_some_and(|netns| netns != sample.netns)) {
+    let elsewhere = |netns: Option<u32>| netns.is_some_and(|netns| netns != sample.netns);
+    if rows.iter().any(|row| elsewhere(row.owner.netns)) || sample.listeners.iter().any(|l| elsewhere(l.process.owner().netns)) {
         limits.push("`counters` are of netmond's own network namespace; some drops are of others.".into());
     }
     limits
@@ -223,10 +224,18 @@ fn merge_ports(rows: Vec<Drop>) -> Vec<Drop> {
             end.address = None;
         }
     }
-    let steps: [(usize, Erase); 5] = [
+    // A service's ports tell what fails; the higher port of two is the client's.
+    fn client_port(row: &mut Drop) {
+        let number = |end: &Option<End>| end.as_ref().and_then(|end| end.port);
+        if number(&row.source).is_some_and(|source| number(&row.destination).is_some_and(|port| port > source)) {
+            port(&mut row.destination);
+        }
+    }
+    let steps: [(usize, Erase); 6] = [
         (1, |_| ()),
         (2, |row| port(&mut row.source)),
-        (2, |row| port(&mut row.destination)),
+        (2, client_port),
+        (MANY, |row| port(&mut row.destination)),
         (MANY, |row| (port(&mut row.source), address(&mut row.source)).1),
         (MANY, |row| (port(&mut row.source), address(&mut row.destination)).1),
     ];
@@ -272,9 +281,9 @@ impl fmt::Display for End {
 pub fn text(output: &Output) -> String {
     let mut text = String::new();
     let seconds = output.measured.window_ms / 1e3;
-    if output.drops.is_empty() {
+    if output.drops.is_empty() && output.listeners.is_empty() {
         let _ = writeln!(text, "No packet was dropped that should have arrived, in {seconds:.1} s.");
-    } else {
+    } else if !output.drops.is_empty() {
         let rows = output.drops.iter().map(|d| {
             let what = [d.protocol.as_deref(), d.kind.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
             let (from, to) = (answer::or_dash(&d.source), answer::or_dash(&d.destination));

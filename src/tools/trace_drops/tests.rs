@@ -133,3 +133,29 @@ fn hostile_headers_are_harmless() {
         assert_eq!(answer(json!({}), sample(vec![noise])).packets, 1);
     }
 }
+
+#[test]
+fn the_ports_of_services_stay_apart_and_those_of_clients_do_not() {
+    let udp = |ports| flow("NETFILTER_DROP", "nft_do_chain", 1, 17, ports);
+    let one_socket = vec![udp((40_000, 9001)), udp((40_000, 9004)), udp((40_001, 9001))];
+    let output = answer(json!({}), sample(one_socket));
+    let mut ports: Vec<_> = output.drops.iter().map(|row| row.destination.unwrap().port.unwrap()).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [9001, 9004], "{:?}", output.drops);
+    let replies = vec![udp((53, 40_000)), udp((53, 40_001)), udp((53, 40_002))];
+    let output = answer(json!({}), sample(replies));
+    assert_eq!((output.drops.len(), output.drops[0].count, output.drops[0].destination.unwrap().port), (1, 3, None));
+    let scan = (1..100).map(|port| udp((40_000, port))).collect();
+    assert_eq!(answer(json!({}), sample(scan)).drops.len(), 1, "a scan is one row");
+}
+
+#[test]
+fn a_listener_that_drops_is_no_good_news() {
+    let process = Process { netns: 8, ..Process::default() };
+    let local = "0.0.0.0:80".parse::<std::net::SocketAddr>().map(|a| crate::answer::Endpoint { address: a.ip(), port: a.port() }).unwrap();
+    let listener = Listener { process, local, accept_queue: 2, accept_queue_max: 1, dropped: 50 };
+    let output = answer(json!({}), Sample { listeners: vec![listener], ..sample(vec![]) });
+    let text = T::text(&output);
+    assert!(text.starts_with("Listener 0.0.0.0:80") && text.contains("dropped 50"), "{text}");
+    assert!(text.contains("of netmond's own network namespace"), "its counters are another's: {text}");
+}
