@@ -23,7 +23,7 @@ const POINTERS: usize = 16;
 /// Records of an answer that are looked at.
 const RECORDS: usize = 32;
 /// RFC 1035: the longest name, in bytes on the wire.
-const NAME_BYTES: usize = 255;
+pub const NAME_BYTES: usize = 255;
 
 /// Reads a message as far as it is there: a capture may have cut it behind the question. `None` if it is
 /// not a query or response about a name.

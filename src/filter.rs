@@ -4,6 +4,7 @@ use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 use crate::untrusted;
 
@@ -143,6 +144,28 @@ impl JsonSchema for Comm {
     }
 }
 
+/// A port number, as the `deserialize_with` of an input. Port 0 is no socket's.
+pub fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    whole(deserializer, "a port number from 1 to 65535")
+}
+
+/// A process number, likewise.
+pub fn pid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    whole(deserializer, "a process number from 1 to 4294967295")
+}
+
+/// A whole number other than 0, or nothing; anything else is refused with what is allowed.
+fn whole<'de, N: TryFrom<u64>, D: Deserializer<'de>>(deserializer: D, allowed: &str) -> Result<Option<N>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    let number = value.as_u64().filter(|n| *n != 0).and_then(|n| N::try_from(n).ok());
+    number
+        .map(Some)
+        .ok_or_else(|| de::Error::custom(format!("{} is not {allowed}", untrusted::clean(&value.to_string()))))
+}
+
 /// What a question about sockets is narrowed to; all of it is to hold.
 #[derive(Clone, Copy, Default)]
 pub struct Filter<'a> {
@@ -212,6 +235,26 @@ mod tests {
             let error = text.parse::<Remote>().unwrap_err();
             assert!(error.contains("10.0.0.0/8"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn numbers_have_bounds_and_say_them() {
+        #[derive(Deserialize)]
+        struct Input {
+            #[serde(default, deserialize_with = "port")]
+            port: Option<u16>,
+            #[serde(default, deserialize_with = "pid")]
+            pid: Option<u32>,
+        }
+        let parse = |text: &str| serde_json::from_str::<Input>(text).map_err(|e| e.to_string());
+        let good = parse("{\"port\": 65535, \"pid\": 4294967295}").unwrap();
+        assert_eq!((good.port, good.pid), (Some(65_535), Some(u32::MAX)));
+        assert_eq!(parse("{\"port\": null}").unwrap().port, None);
+        for number in ["0", "-1", "65536", "1.5", "1e300", "\"80\"", "true"] {
+            let error = parse(&format!("{{\"port\": {number}}}")).err().unwrap();
+            assert!(error.contains("a port number from 1 to 65535"), "{error}");
+        }
+        assert!(parse("{\"pid\": 0}").err().unwrap().contains("a process number from 1"));
     }
 
     #[test]

@@ -169,8 +169,14 @@ fn answer<T: Tool>(output: &T::Output) -> Answer {
 }
 
 /// An input, or what is wrong with it and where.
-fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, Error> {
+fn decode<T: DeserializeOwned + JsonSchema>(value: &Value) -> Result<T, Error> {
     serde_path_to_error::deserialize(value).map_err(|e| {
+        if let Some(name) =
+            e.inner().to_string().strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'))
+        {
+            let allowed = &input_schema::<T>()["properties"][name]["enum"];
+            return Error::InvalidInput(format!("{name} is missing; it is one of {allowed}"));
+        }
         let (path, reason) = (e.path().to_string(), untrusted::clean(&e.inner().to_string()));
         Error::InvalidInput(if path == "." { reason } else { format!("{path}: {reason}") })
     })

@@ -46,12 +46,14 @@ pub struct Input {
     pub duration_ms: WindowMs,
     #[serde(default)]
     pub process: Option<Comm>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::pid")]
+    #[schemars(range(min = 1))]
     pub pid: Option<u32>,
     #[serde(default)]
     pub remote: Option<filter::Remote>,
     /// Of either end.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::port")]
+    #[schemars(range(min = 1))]
     pub port: Option<u16>,
     /// Rows of each list.
     #[serde(default = "rows")]

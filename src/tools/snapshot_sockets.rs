@@ -14,6 +14,7 @@ use crate::{
     answer::{Endpoint, Limit, Measured, Owner, Protocols, Transport},
     attribution::Process,
     bpf::{self, Loader},
+    filter::{self, Comm},
     tcp::LimitedBy,
     window::Window,
     wire::Error,
@@ -45,12 +46,14 @@ pub struct Input {
     pub state: Option<State>,
     // Only sockets of processes with this name (comm).
     #[serde(default)]
-    pub process: Option<String>,
+    pub process: Option<Comm>,
     // Only sockets that this process holds.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::pid")]
+    #[schemars(range(min = 1))]
     pub pid: Option<u32>,
     /// Of either end.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::port")]
+    #[schemars(range(min = 1))]
     pub port: Option<u16>,
     /// Adds what `ss -i` shows.
     #[serde(default)]

@@ -66,12 +66,14 @@ pub struct Input {
     pub protocol: Protocols,
     #[serde(default)]
     pub process: Option<Comm>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::pid")]
+    #[schemars(range(min = 1))]
     pub pid: Option<u32>,
     #[serde(default)]
     pub remote: Option<filter::Remote>,
     /// Of either end.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::port")]
+    #[schemars(range(min = 1))]
     pub port: Option<u16>,
     /// Rows; default 12.
     #[serde(default = "rows")]

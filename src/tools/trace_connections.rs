@@ -14,7 +14,7 @@ use crate::{
     answer::{self, Endpoint, Limit, Measured, Owner, WindowMs},
     attribution::Process,
     bpf::Loader,
-    filter::{Comm, Remote},
+    filter::{self, Comm, Remote},
     window::Window,
     wire::Error,
 };
@@ -61,12 +61,14 @@ pub struct Input {
     pub outcome: Outcomes,
     #[serde(default)]
     pub process: Option<Comm>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::pid")]
+    #[schemars(range(min = 1))]
     pub pid: Option<u32>,
     #[serde(default)]
     pub remote: Option<Remote>,
     /// Of either end.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::port")]
+    #[schemars(range(min = 1))]
     pub port: Option<u16>,
     #[serde(default)]
     pub limit: Limit,
@@ -339,7 +341,11 @@ fn line(c: &Connection) -> [String; 10] {
     let time = |us: Option<u64>| us.map_or_else(|| "-".into(), answer::micros);
     let inbound = c.direction == Direction::Inbound;
     let local_port = c.local.map_or(0, |local| local.port);
-    let outcome = c.errno.as_ref().map_or_else(|| c.outcome.words().into(), |errno| format!("{} ({errno})", c.outcome.words()));
+    let outcome = match (&c.errno, c.outcome) {
+        (Some(errno), outcome) => format!("{} ({errno})", outcome.words()),
+        (None, Outcome::Other) => "given up".into(), // closed by its process before an answer came
+        (None, outcome) => outcome.words().into(),
+    };
     [
         c.owner.to_string(),
         if inbound { format!(":{local_port} ←") } else { "→".into() },

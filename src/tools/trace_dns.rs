@@ -13,7 +13,7 @@ use libbpf_rs::{
     skel::{OpenSkel, SkelBuilder},
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{Host, Tool};
 use crate::{
@@ -21,7 +21,9 @@ use crate::{
     attribution::Process,
     bpf::{self, Loader, Pod, Program, lock},
     btf::Kernel,
+    dns,
     events::Events,
+    filter::Comm,
     holders::Holders,
     limits,
     packet::Bytes,
@@ -61,12 +63,21 @@ pub struct Input {
     pub duration_ms: WindowMs,
     /// Only queries of processes with this name.
     #[serde(default)]
-    pub process: Option<String>,
+    pub process: Option<Comm>,
     /// Only names that end so, such as example.org.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "domain")]
     pub name: Option<String>,
     #[serde(default)]
     pub limit: Limit,
+}
+
+/// A name, or the end of one.
+fn domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    match name.as_ref().is_none_or(|name| (1..=dns::NAME_BYTES).contains(&name.len())) {
+        true => Ok(name),
+        false => Err(de::Error::custom(format!("a DNS name is 1 to {} bytes long", dns::NAME_BYTES))),
+    }
 }
 
 fn five_seconds() -> WindowMs {

@@ -46,13 +46,15 @@ pub struct Input {
     /// Of the row's owner.
     #[serde(default)]
     pub process: Option<Comm>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::pid")]
+    #[schemars(range(min = 1))]
     pub pid: Option<u32>,
     /// Source or destination.
     #[serde(default)]
     pub remote: Option<filter::Remote>,
     /// Of either end.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filter::port")]
+    #[schemars(range(min = 1))]
     pub port: Option<u16>,
     /// Rows. Default 12.
     #[serde(default)]

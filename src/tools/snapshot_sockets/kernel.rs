@@ -12,7 +12,6 @@ use crate::{
     attribution::{Process, own_netns},
     bpf::{Loader, Pod, Program},
     largest::Largest,
-    limits,
     wire::Error,
 };
 use skel::types::socket_row;
@@ -127,7 +126,7 @@ impl<'a> Selection<'a> {
             Protocols::Udp => row.protocol == UDP,
         }) && pid.is_none_or(|pid| pid == row.pid)
             && port.is_none_or(|port| ports.contains(&port))
-            && process.as_ref().is_none_or(|name| row.pid != 0 && is_named(row, name))
+            && process.as_ref().is_none_or(|name| row.pid != 0 && name.is(&comm(row)))
     }
 
     fn finish(self) -> Sample {
@@ -147,13 +146,6 @@ impl<'a> Selection<'a> {
 
 const TCP: u8 = libc::IPPROTO_TCP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
-
-/// Whether `name` is the process', which the kernel cuts to 15 bytes.
-fn is_named(row: &socket_row, name: &str) -> bool {
-    let comm = comm(row);
-    let end = comm.iter().position(|b| *b == 0).unwrap_or(comm.len());
-    comm[..end] == name.as_bytes()[..name.len().min(limits::COMM_BYTES)]
-}
 
 fn comm(row: &socket_row) -> [u8; 16] {
     row.comm.map(|c| c as u8)

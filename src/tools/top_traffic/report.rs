@@ -165,7 +165,8 @@ fn who(row: &Row) -> String {
         (None, None) => {}
     }
     match (row.port, owner.pid, &row.netns_name, &owner.container, &owner.unit, owner.netns) {
-        (Some(port), ..) => format!("port {port} {owner}"),
+        (Some(port), None, ..) => format!("port {port}"),
+        (Some(port), Some(_), ..) => format!("port {port} {owner}"),
         (_, _, Some(name), ..) => format!("netns {name}"),
         (_, Some(_), ..) => owner.to_string(),
         (_, _, _, Some(id), ..) => format!("container {}", short(id)),

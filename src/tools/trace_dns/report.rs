@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     answer::{self, Measured},
-    dns, limits, untrusted,
+    dns,
+    filter::Comm,
+    limits, untrusted,
 };
 
 pub fn report(input: &Input, sample: Sample) -> Output {
@@ -36,7 +38,7 @@ fn is_wanted(input: &Input, exchange: &Exchange) -> bool {
         let rest = exchange.name.strip_suffix(suffix.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.') || suffix.is_empty())
     };
-    let is_named = |process: &String| exchange.process.comm == *process;
+    let is_named = |process: &Comm| process.is(exchange.process.comm.as_bytes());
     input.name.as_ref().is_none_or(ends_so) && input.process.as_ref().is_none_or(is_named)
 }
 

@@ -140,3 +140,13 @@ fn a_default_answer_stays_under_8_kb() {
     let size = serde_json::to_string(&output).unwrap().len();
     assert!(output.queries.len() == 20 && size < 8_000, "{size} bytes");
 }
+
+#[test]
+fn a_long_process_name_is_compared_as_far_as_the_kernel_knows_it() {
+    let process = Process { pid: 7, comm: "systemd-resolve".into(), ..Process::default() };
+    let asked = |input| answer(input, vec![Seen { process: process.clone(), ..udp(100, 7, QUERY, 0) }]).queries.len();
+    assert_eq!((asked(json!({"process": "systemd-resolved"})), asked(json!({"process": "systemd"}))), (1, 0));
+    for input in [json!({"name": ""}), json!({"name": "x".repeat(256)}), json!({"process": ""})] {
+        assert!(serde_json::from_value::<Input>(input.clone()).is_err(), "{input}");
+    }
+}
