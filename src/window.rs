@@ -104,17 +104,18 @@ impl<'a> Window<'a> {
     /// grace period); the answer should not come later for it, unless it took a tenth of the window.
     pub fn wait(&self, opened: Instant, duration: Duration) -> Result<(), Error> {
         let end = (self.asked + duration).max(opened + duration.mul_f64(0.9));
-        self.sleep_until(end)
+        self.sleep_until(end).map(|_| ())
     }
 
-    /// Sleeps until `end`, or fails as soon as nobody waits for the answer any more.
-    pub fn sleep_until(&self, end: Instant) -> Result<(), Error> {
-        self.until(end, None).map(|_| ())
+    /// Sleeps until `end` (true), or until the client wants the answer as it is now (false); fails as soon as nobody
+    /// waits for the answer any more.
+    pub fn sleep_until(&self, end: Instant) -> Result<bool, Error> {
+        self.until(end, None).map(|woken| woken != Woken::ByClient)
     }
 
-    /// Sleeps until `bell` rings (true) or `end` has come (false).
+    /// Sleeps until `bell` rings (true), or `end` has come or the client wants the answer now (false).
     pub fn sleep_until_rung(&self, end: Instant, bell: &Bell) -> Result<bool, Error> {
-        self.until(end, Some(bell))
+        self.until(end, Some(bell)).map(|woken| woken == Woken::ByBell)
     }
 
     /// When a window of this length ends that began with the question.
@@ -127,17 +128,18 @@ impl<'a> Window<'a> {
         lock(self.kept).push(Box::new(thing));
     }
 
-    fn until(&self, end: Instant, bell: Option<&Bell>) -> Result<bool, Error> {
+    /// A client that hangs up cancels. One that only says that it will write nothing more (a half-close) has seen
+    /// enough and waits for the answer.
+    fn until(&self, end: Instant, bell: Option<&Bell>) -> Result<Woken, Error> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let mut fds =
-                vec![PollFd::new(self.client, PollFlags::empty()), PollFd::new(self.stop, PollFlags::empty())];
+            let mut fds = vec![PollFd::new(self.client, PollFlags::RDHUP), PollFd::new(self.stop, PollFlags::empty())];
             fds.extend(bell.map(|bell| PollFd::new(&bell.0, PollFlags::IN)));
             match poll(&mut fds, Some(&timeout)) {
                 Err(Errno::INTR) => continue,
                 Err(e) => return Err(std::io::Error::from(e).into()),
-                Ok(0) => return Ok(false),
+                Ok(0) => return Ok(Woken::AtEnd),
                 Ok(_) => {}
             }
             if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
@@ -146,11 +148,22 @@ impl<'a> Window<'a> {
             if fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
                 return Err(Error::ShuttingDown);
             }
+            if fds[0].revents().contains(PollFlags::RDHUP) {
+                return Ok(Woken::ByClient);
+            }
             if fds.get(2).is_some_and(|fd| fd.revents().contains(PollFlags::IN)) {
-                return Ok(true);
+                return Ok(Woken::ByBell);
             }
         }
     }
+}
+
+/// What ended a sleep.
+#[derive(PartialEq)]
+enum Woken {
+    AtEnd,
+    ByBell,
+    ByClient,
 }
 
 /// Wakes a window from another thread.

@@ -1,5 +1,5 @@
 //! What the gateway and the daemon say to each other: one line of JSON each way, one request a
-//! connection. Closing the connection cancels the request.
+//! connection. Closing the connection cancels the request; closing it for writing only ends its window now.
 
 use std::io;
 

@@ -2,7 +2,17 @@
 
 use std::process::ExitCode;
 
+/// The settings that come from the environment.
+const VARIABLES: [&str; 3] = ["NET_IFACE", "MCP_TRANSPORT", "MCP_PORT"];
+
 fn main() -> ExitCode {
+    for variable in VARIABLES {
+        if std::env::var_os(variable).is_some_and(|value| value.is_empty()) {
+            // Set to nothing, as `${NET_IFACE:-}` does, is not set.
+            // SAFETY: no other thread runs yet that could read the environment.
+            unsafe { std::env::remove_var(variable) };
+        }
+    }
     netmon_mcp::memory::share_one_arena();
     let _ = netmon_mcp::sandbox::no_new_privileges();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand, builder::PossibleValuesParser};
 use clap_complete::Shell;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     Failure, Gateway, clients,
@@ -18,12 +20,12 @@ use super::{
     doctor,
     hosts::Host,
     http::{self, tokens},
-    paint,
+    manual, paint,
     settings::{Settings, Transport},
     stdio,
 };
 use crate::{
-    answer, logging,
+    logging,
     sandbox::Role,
     tools::{Answer, QUESTIONS, Question},
 };
@@ -70,11 +72,15 @@ enum Command {
         name: String,
     },
     /// Ask one tool and print its answer.
+    ///
+    /// Ctrl-C ends an open window and prints what was measured until then; a second one cancels.
+    /// The exit code is 0 with an answer, 1 with an error, 2 for a command line that cannot be meant.
+    #[command(after_help = CALL_EXAMPLES)]
     Call {
         /// The tool; `netmon-mcp tools` tells them apart.
         #[arg(value_parser = PossibleValuesParser::new(QUESTIONS.iter().map(|q| q.name)))]
         tool: String,
-        /// Its arguments, as key=value.
+        /// Its arguments, as key=value; `netmon-mcp tools TOOL` explains them. None is needed but network-monitor's operation.
         #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
         arguments: Vec<(String, String)>,
         /// Print the structured answer.
@@ -83,6 +89,7 @@ enum Command {
     },
     /// List the tools, or one of them with its arguments.
     Tools {
+        /// The tool whose arguments are explained.
         #[arg(value_parser = PossibleValuesParser::new(QUESTIONS.iter().map(|q| q.name)))]
         tool: Option<String>,
     },
@@ -91,10 +98,19 @@ enum Command {
     /// Show how to point MCP clients at this server.
     Clients,
     /// Print a completion script for a shell.
-    Completions { shell: Shell },
+    Completions {
+        /// Where it is to complete, such as in `eval "$(netmon-mcp completions bash)"`.
+        shell: Shell,
+    },
     /// Print the manual page.
     Man,
 }
+
+const CALL_EXAMPLES: &str = "Examples:
+  netmon-mcp call top_traffic
+  netmon-mcp call trace_connections outcome=failed duration_ms=10000
+  netmon-mcp call snapshot_sockets state=listen port=443
+  netmon-mcp call trace_drops remote=10.0.0.0/8 --json | jq .drops";
 
 /// Runs the program.
 pub async fn run() -> ExitCode {
@@ -124,24 +140,26 @@ pub async fn run() -> ExitCode {
         Command::Call { tool, arguments, json } => return call(&gateway, &tool, arguments, json).await,
         Command::Doctor => {
             let (text, well) = doctor::examine(&gateway, &socket).await;
-            print(&text);
-            return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            return match print(&text) {
+                Ok(()) if well => ExitCode::SUCCESS,
+                Ok(()) => ExitCode::FAILURE,
+                Err(e) => fail(&e.to_string()),
+            };
         }
         Command::Tools { tool } => {
-            print(&tool.and_then(|name| Question::named(&name)).map_or_else(list, describe));
-            Ok(())
+            print(&tool.and_then(|name| Question::named(&name)).map_or_else(manual::list, manual::describe))
         }
         Command::Clients => {
             let command =
                 std::env::current_exe().map_or_else(|_| "netmon-mcp".into(), |path| path.display().to_string());
-            print(&clients::instructions(&command));
-            Ok(())
+            print(&clients::instructions(&command))
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "netmon-mcp", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new(); // which may be written to: a pipe may be closed
+            clap_complete::generate(shell, &mut Arguments::command(), "netmon-mcp", &mut script);
+            print(&String::from_utf8_lossy(&script))
         }
-        Command::Man => clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout()).map_err(Into::into),
+        Command::Man => manual::page(Arguments::command()).and_then(|page| print(&page)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -163,23 +181,23 @@ fn default_command(transport: Option<Transport>) -> Command {
 /// Whether the settings would do: those of a file were read already, and what they name must be there.
 fn check(settings: &Settings) -> ExitCode {
     match http::check(&settings.http) {
-        Ok(_) => {
-            print("The settings are good.\n");
-            ExitCode::SUCCESS
-        }
+        Ok(_) => print("The settings are good.\n").map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS),
         Err(e) => fail(&e.to_string()),
     }
 }
 
 fn token(name: &str) -> anyhow::Result<()> {
     anyhow::ensure!(!name.contains(char::is_whitespace) && !name.starts_with('#'), "a client's name is one word");
-    print(&format!("{name} {}\n", tokens::generate()?));
-    Ok(())
+    print(&format!("{name} {}\n", tokens::generate()?))
 }
 
-/// Prints, and does not mind a reader who has seen enough.
-fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+/// Prints, and does not mind a reader who has seen enough; a full disk is another matter.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => anyhow::bail!("the answer could not be written: {e}"),
+        _ => Ok(()),
+    }
 }
 
 fn fail(text: &str) -> ExitCode {
@@ -188,27 +206,38 @@ fn fail(text: &str) -> ExitCode {
 }
 
 async fn call(gateway: &Gateway, tool: &str, arguments: Vec<(String, String)>, json: bool) -> ExitCode {
-    match ask(gateway, tool, arguments).await {
-        Ok(answer) if json => print(&format!("{:#}\n", answer.structured)),
-        Ok(answer) if tool == "diagnose" && paint::wanted() => print(&paint::diagnosis(&answer.text)),
-        Ok(answer) => print(&answer.text),
+    let printed = match ask(gateway, tool, arguments).await {
+        Ok(Some(answer)) if json => print(&format!("{:#}\n", answer.structured)),
+        Ok(Some(answer)) if tool == "diagnose" && paint::wanted() => print(&paint::diagnosis(&answer.text)),
+        Ok(Some(answer)) => print(&answer.text),
+        Ok(None) => return ExitCode::from(INTERRUPTED),
         Err(e) => return fail(&e.to_string()),
-    }
-    ExitCode::SUCCESS
+    };
+    printed.map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS)
 }
 
-async fn ask(gateway: &Gateway, tool: &str, arguments: Vec<(String, String)>) -> Result<Answer, Failure> {
+/// What a shell expects of a program that SIGINT has ended.
+const INTERRUPTED: u8 = 128 + 2;
+
+/// The answer, or nothing if it was cancelled: the first Ctrl-C ends the window, a second one cancels.
+async fn ask(gateway: &Gateway, tool: &str, arguments: Vec<(String, String)>) -> Result<Option<Answer>, Failure> {
     let schema = Question::named(tool).map(|question| (question.input_schema)()).unwrap_or_default();
     let arguments: Map<String, Value> =
         arguments.into_iter().map(|(key, text)| (key.clone(), value(&schema, &key, text))).collect();
     let call = gateway.prepare(tool, arguments)?;
     let bar = progress_bar(tool, call.duration);
+    let mut enough = call.can_end_early().then(|| Arc::clone(&call.enough));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::Absent(format!("no signals: {e}")))?;
     let mut work = std::pin::pin!(gateway.call(call));
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     let answer = loop {
         tokio::select! {
             biased;
-            answer = &mut work => break answer,
+            answer = &mut work => break answer.map(Some),
+            _ = interrupt.recv() => match enough.take() {
+                Some(enough) => enough.notify_one(),
+                None => break Ok(None),
+            },
             _ = tick.tick() => if let Some(bar) = &bar { bar.set_position(bar.elapsed().as_millis() as u64) },
         }
     };
@@ -241,22 +270,6 @@ fn value(schema: &Value, key: &str, text: String) -> Value {
         kind == "string" || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "string"))
     };
     if is_text(kind) { Value::String(text) } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) }
-}
-
-fn list() -> String {
-    let first = |text: &str| text.split_inclusive(". ").next().unwrap_or_default().trim().to_owned();
-    answer::table(["tool", "what for"], QUESTIONS.iter().map(|q| [q.name.to_owned(), first(q.description)]))
-        + "\nnetmon-mcp tools TOOL shows a tool's arguments, netmon-mcp call TOOL [key=value ...] asks it.\n"
-}
-
-fn describe(question: &Question) -> String {
-    let schema = (question.input_schema)();
-    let rows = schema["properties"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, property)| [name.clone(), property["description"].as_str().unwrap_or_default().to_owned()]);
-    format!("{}: {}\n\n{}", question.name, question.description, answer::table(["argument", "meaning"], rows))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::{
         unix::{fs::MetadataExt, net::UnixStream as StdStream, process::CommandExt},
     },
     path::{Path, PathBuf},
+    pin::pin,
     process::{Child, Command},
     sync::Mutex,
     time::Duration,
@@ -20,6 +21,7 @@ use serde_json::value::RawValue;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
+    sync::Notify,
 };
 
 use super::Failure;
@@ -65,11 +67,11 @@ impl Daemon {
     }
 
     /// Sends a request and waits for its sample. Dropping the future closes the connection, which ends
-    /// the measurement.
-    pub async fn ask(&self, request: &Request, window: Duration) -> Result<Box<RawValue>, Failure> {
+    /// the measurement; `enough` ends it early, with what was seen so far.
+    pub async fn ask(&self, request: &Request, window: Duration, enough: &Notify) -> Result<Box<RawValue>, Failure> {
         let stream = self.connect()?;
         let limit = window + limits::ANSWER_GRACE;
-        match tokio::time::timeout(limit, exchange(stream, request)).await {
+        match tokio::time::timeout(limit, exchange(stream, request, enough)).await {
             Err(_) => Err(Failure::Absent(format!(
                 "netmond gave no answer within {} s; `netmon-mcp doctor` looks for the cause",
                 limit.as_secs()
@@ -184,13 +186,23 @@ fn hand_over(channel: &OwnedFd) -> io::Result<StdStream> {
     Ok(ours)
 }
 
-async fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<String> {
+async fn exchange(mut stream: UnixStream, request: &Request, enough: &Notify) -> io::Result<String> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     // A daemon that refuses does so before it reads: its sentence is there all the same.
     let written = stream.write_all(&line).await;
-    let mut answer = String::new();
-    BufReader::new(stream.take(limits::ANSWER_BYTES)).read_line(&mut answer).await?;
+    let (from, mut to) = stream.split();
+    let (mut reader, mut answer) = (BufReader::new(from.take(limits::ANSWER_BYTES)), String::new());
+    {
+        let mut read = pin!(reader.read_line(&mut answer));
+        tokio::select! {
+            result = &mut read => result.map(|_| ()),
+            () = enough.notified() => {
+                to.shutdown().await?; // half a close: the answer can still come
+                read.await.map(|_| ())
+            }
+        }?;
+    }
     written.or_else(|e| if answer.is_empty() { Err(e) } else { Ok(()) })?;
     if answer.ends_with('\n') { Ok(answer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

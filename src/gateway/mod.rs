@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     bpf::lock,
@@ -23,6 +23,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod hosts;
 pub mod http;
+pub mod manual;
 pub mod metrics;
 pub mod paint;
 pub mod prompts;
@@ -110,6 +111,15 @@ pub struct Call {
     host: Option<Arc<Host>>,
     /// How long it will watch.
     pub duration: Duration,
+    /// Ends the window early, for an answer about the time until then.
+    pub enough: Arc<Notify>,
+}
+
+impl Call {
+    /// Whether there is a window that `enough` can end.
+    pub fn can_end_early(&self) -> bool {
+        self.host.is_none() && !self.duration.is_zero()
+    }
 }
 
 impl Gateway {
@@ -166,7 +176,7 @@ impl Gateway {
         // The interface that this gateway was set to is this host's.
         let interface = self.interface.as_deref().filter(|_| host.is_none());
         let duration = (question.prepare)(&mut input, interface)?;
-        Ok(Call { question, input, host, duration })
+        Ok(Call { question, input, host, duration, enough: Arc::default() })
     }
 
     /// Makes a call. Dropping the future ends the measurement.
@@ -181,7 +191,7 @@ impl Gateway {
             return host.call(call.question.name, arguments.clone(), call.duration).await;
         }
         let request = wire::Request { version: wire::VERSION, tool: call.question.name.into(), input: call.input };
-        let sample = match self.daemon.ask(&request, call.duration).await {
+        let sample = match self.daemon.ask(&request, call.duration, &call.enough).await {
             Err(Failure::Absent(reason)) => {
                 return (call.question.without_daemon)(&reason).ok_or(Failure::Absent(reason));
             }

@@ -100,10 +100,10 @@ pub fn gather(host: &Host, window: &Window, duration: Duration) -> Result<(Heard
         let at = |share: u32| window.sleep_until(window.end(duration * share / (READINGS - 1)));
         let result = match asked.when {
             When::Throughout => sample().map(|sample| vec![sample]),
-            When::Often => (0..READINGS).map(|n| at(n).and_then(|()| sample()).inspect(|_| parts.settle(i))).collect(),
+            When::Often => (0..READINGS).map(|n| at(n).and_then(|_| sample()).inspect(|_| parts.settle(i))).collect(),
             When::End => {
                 parts.settle(i);
-                at(READINGS - 1).and_then(|()| sample()).map(|sample| vec![sample])
+                at(READINGS - 1).and_then(|_| sample()).map(|sample| vec![sample])
             }
         };
         parts.settle(i); // an error is no less final

@@ -117,7 +117,9 @@ impl Incoming {
             if now >= end {
                 return Ok(());
             }
-            window.sleep_until(end.min(now + LOOK_EVERY))?;
+            if !window.sleep_until(end.min(now + LOOK_EVERY))? {
+                return Ok(());
+            }
         }
     }
 
