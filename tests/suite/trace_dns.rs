@@ -210,7 +210,7 @@ fn a_process_that_is_gone_is_named_and_a_young_query_is_not_judged() {
     let zone = format!("gone-{}", pair.b.inode());
     pair.a.run(&format!("ping -c 1 {B}")); // so that the neighbor is known and the query leaves at once
     let escaped: String = query(9, &format!("silent.{zone}")).iter().map(|byte| format!("\\x{byte:02x}")).collect();
-    let (answer, ()) = answer_to(&daemon, json!({"duration_ms": 700, "name": zone}), || {
+    let (answer, ()) = answer_to(&daemon, json!({"duration_ms": 950, "name": zone}), || {
         let script = format!("printf '{escaped}' > /dev/udp/{}/{}", server.ip(), server.port());
         assert!(pair.a.command("bash").args(["-c", &script]).status().unwrap().success());
     });
