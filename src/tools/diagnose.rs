@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Host, Tool};
 use crate::{
     answer::{Limit, Measured, WindowMs},
+    attribution::own_netns,
     bpf::Loader,
     window::Window,
     wire::Error,
@@ -60,6 +61,8 @@ pub struct Sample {
     heard: gather::Heard,
     /// Entries of the fullest table of tracked connections, and how many there may be.
     conntrack: Option<(u64, u64)>,
+    /// The daemon's network namespace.
+    netns: u32,
     window_ns: u64,
 }
 
@@ -91,7 +94,7 @@ impl Tool for T {
 
     fn sample(&self, input: &Input, host: &Host, window: &Window) -> Result<Sample, Error> {
         let (heard, length) = gather::gather(host, window, input.duration_ms.duration())?;
-        Ok(Sample { heard, conntrack: conntrack::fullest(), window_ns: length.as_nanos() as u64 })
+        Ok(Sample { heard, conntrack: conntrack::fullest(), netns: own_netns(), window_ns: length.as_nanos() as u64 })
     }
 
     fn duration(input: &Input) -> Duration {
@@ -102,6 +105,7 @@ impl Tool for T {
         let window = Duration::from_nanos(sample.window_ns);
         let asked = input.duration_ms.duration();
         let read::Read { mut evidence, heard, blind_spots, lost_events } = read::read(&sample.heard, asked, window);
+        evidence.netns = Some(sample.netns).filter(|netns| *netns != 0);
         evidence.conntrack_is_full = sample.conntrack.is_some_and(conntrack::is_full);
         let (mut findings, checked) = rules::judge(&evidence, input.limit.rows(), |question| heard.contains(question));
         let rows_cut = findings.len().saturating_sub(input.limit.rows()) as u64;

@@ -9,7 +9,7 @@ use std::{
 
 use super::finding::Place;
 use crate::{
-    answer::{Endpoint, Owner},
+    answer::{Endpoint, Family, Owner},
     tools::snapshot_sockets::State,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 #[derive(Default, Clone, Debug)]
 pub struct Evidence {
     pub window: Duration,
+    /// The daemon's own network namespace, of which the links and the counters are.
+    pub netns: Option<u32>,
     pub connections: Vec<Connection>,
     pub sockets: Vec<Socket>,
     pub listeners: Vec<Listener>,
@@ -96,6 +98,8 @@ pub struct Listener {
     pub local: Option<Endpoint>,
     pub accept_queue: u64,
     pub accept_queue_max: u64,
+    /// The longest that any reading showed.
+    pub accept_queue_peak: u64,
     /// Connections dropped in the window.
     pub dropped: u64,
     /// Handshakes that are not complete.
@@ -160,6 +164,8 @@ pub struct Drop {
     /// The kernel's symbol.
     pub location: String,
     pub protocol: String,
+    /// The flags of a TCP segment, the type of an ICMP message.
+    pub kind: String,
     pub source: Option<Place>,
     pub destination: Option<Place>,
     pub interface: Option<String>,
@@ -238,17 +244,63 @@ impl Evidence {
         let at = at.into();
         self.sockets.iter().find(|socket| !socket.tcp && socket.local.is_some_and(|local| takes(&local, &at)))
     }
+
+    /// Who serves `at`, of those in the network namespace where a packet for it was seen. Elsewhere the same address is
+    /// another host's, unless a service of ours is bound to it.
+    pub fn server(&self, protocol: &str, at: Place, netns: Option<u32>) -> Option<&Owner> {
+        let meant = |owner: &Owner, local: &Endpoint| {
+            let bound = local.address == at.address && !at.address.is_loopback();
+            takes(local, &at) && (netns.is_none() || owner.netns == netns || bound)
+        };
+        let serves = |owner: &Owner, local: Option<Endpoint>| local.is_some_and(|local| meant(owner, &local));
+        match protocol {
+            "tcp" => self.listeners.iter().find(|l| serves(&l.owner, l.local)).map(|l| &l.owner),
+            "udp" => self.sockets.iter().find(|s| !s.tcp && serves(&s.owner, s.local)).map(|s| &s.owner),
+            _ => None,
+        }
+    }
 }
 
-fn takes(local: &Endpoint, at: &Place) -> bool {
+/// Whether a socket bound to `local` gets what is sent to `at`.
+pub fn takes(local: &Endpoint, at: &Place) -> bool {
     Some(local.port) == at.port && (local.address == at.address || local.address.is_unspecified())
 }
 
+impl Listener {
+    /// How much of what it dropped is no handshake of a client that wants to be served: a reset that comes instead of the
+    /// last packet (HAProxy's checks end so), or a late FIN, is the listener's to drop, and counts.
+    pub fn strays(&self, drops: &[Drop]) -> u64 {
+        let ends = |drop: &&Drop| drop.kind.split(' ').any(|flag| flag == "RST" || flag == "FIN");
+        let taken = |drop: &Drop| self.local.zip(drop.destination).is_some_and(|(local, at)| takes(&local, &at));
+        let here = |drop: &&Drop| drop.protocol == "tcp" && drop.owner.netns == self.owner.netns && taken(drop);
+        drops.iter().filter(here).filter(ends).map(|drop| drop.count).sum()
+    }
+}
+
+/// Where one place in the kernel drops packets of too many flows, the rest of them is a row without a name. It adds
+/// nothing to those beside it.
+pub fn named(drops: Vec<Drop>) -> Vec<Drop> {
+    let is_named = |row: &&Drop| row.source.is_some() || row.destination.is_some() || row.interface.is_some();
+    let place = |row: &Drop| (row.reason.clone(), row.location.clone());
+    let places: BTreeSet<_> = drops.iter().filter(is_named).map(place).collect();
+    drops.into_iter().filter(|row| is_named(&row) || !places.contains(&place(row))).collect()
+}
+
 impl Connection {
-    /// Told that the host cannot be reached, after as long as the kernel asks for a neighbour: three times a second.
+    /// Told that the host cannot be reached, after as long as the kernel asks for a neighbour: three times a second. Over
+    /// IPv4 a firewall or a router on the way says the same by ICMP, as late as it likes; there the SYN is seen to die.
     pub fn no_neighbor(&self) -> bool {
         const ASKED: Duration = Duration::from_millis(900);
-        self.errno.as_deref() == Some("EHOSTUNREACH") && (self.before || self.waited >= ASKED)
+        let over_ipv6 = self.remote.is_some_and(|remote| remote.family() == Family::Ipv6);
+        over_ipv6
+            && self.errno.as_deref() == Some("EHOSTUNREACH")
+            && (self.before || self.waited >= ASKED)
+    }
+
+    /// Given up unanswered after as long as a client that has another family to try waits (RFC 8305: 250 ms).
+    pub fn lost_the_race(&self) -> bool {
+        const HEAD_START: Duration = Duration::from_millis(200);
+        self.outcome == Outcome::Unanswered && self.waited >= HEAD_START
     }
 
     /// A SYN that nobody answered for longer than a slow path or a lost packet explains.
@@ -287,4 +339,30 @@ pub fn common<'a>(owners: impl IntoIterator<Item = &'a Owner>) -> Owner {
 /// Whether there is a process, and not only its network namespace.
 pub fn is_known(owner: &Owner) -> bool {
     owner.pid.is_some() || owner.process.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drop_of(kind: &str, count: u64) -> Drop {
+        let destination = Some(Endpoint { address: [10, 0, 0, 1].into(), port: 80 }.into());
+        Drop { protocol: "tcp".into(), kind: kind.into(), destination, count, ..Drop::default() }
+    }
+
+    #[test]
+    fn a_check_that_ends_in_a_reset_was_not_turned_away() {
+        let local = Some(Endpoint { address: [0, 0, 0, 0].into(), port: 80 });
+        let listener = Listener { local, ..Listener::default() };
+        assert_eq!(listener.strays(&[drop_of("RST ACK", 14), drop_of("FIN ACK", 2), drop_of("ACK", 5)]), 16);
+        let elsewhere = Listener { owner: Owner { netns: Some(7), ..Owner::default() }, ..listener };
+        assert_eq!(elsewhere.strays(&[drop_of("RST ACK", 14)]), 0);
+    }
+
+    #[test]
+    fn the_rest_of_a_place_is_no_row_of_its_own() {
+        let rest = Drop { destination: None, ..drop_of("", 9) };
+        assert_eq!(named(vec![drop_of("SYN", 3), rest.clone()]).len(), 1);
+        assert_eq!(named(vec![rest]).len(), 1, "all that is known");
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     evidence::{
         Connection, Counters, Drop, Evidence, Link, Listener, Outcome, Query, Reason, Remote, Reset, Rtt, Socket,
-        Talker, common, is_known,
+        Talker, common, is_known, named,
     },
     finding::Place,
     gather::{ASKED, Asked, Heard, Reply},
@@ -145,6 +145,9 @@ fn readings(outputs: Vec<snapshot_sockets::Output>, evidence: &mut Evidence) -> 
     let rows = outputs.iter().flat_map(|output| &output.sockets).filter(|socket| is_known(&socket.owner));
     for listener in &mut evidence.listeners {
         listener.half_open_share = half_open_share(listener, &outputs);
+        let queues = outputs.iter().filter_map(|reading| reading.listeners.iter().find(|row| is(row, listener)));
+        let peak = queues.map(|row| row.accept_queue.into()).max().unwrap_or_default();
+        listener.accept_queue_peak = listener.accept_queue.max(peak);
     }
     evidence.holders = rows.filter_map(|row| Some(((row.local, row.remote?), row.owner.clone()))).collect();
     evidence.remotes = paths::remotes(outputs, evidence);
@@ -152,13 +155,14 @@ fn readings(outputs: Vec<snapshot_sockets::Output>, evidence: &mut Evidence) -> 
     Measured { limits: Vec::new(), ..measured }
 }
 
+fn is(row: &snapshot_sockets::Listener, listener: &Listener) -> bool {
+    (row.owner.netns, Some(row.local)) == (listener.owner.netns, listener.local)
+}
+
 /// In which share of the readings a listener had as many incomplete handshakes as it takes. Fewer than three are no crowd.
 fn half_open_share(listener: &Listener, readings: &[snapshot_sockets::Output]) -> f64 {
-    let same = |row: &&snapshot_sockets::Listener| {
-        (row.owner.netns, Some(row.local)) == (listener.owner.netns, listener.local)
-    };
     let full = |row: &snapshot_sockets::Listener| row.half_open >= row.accept_queue_max.max(3);
-    let count = readings.iter().filter(|reading| reading.listeners.iter().find(same).is_some_and(full)).count();
+    let count = readings.iter().filter(|reading| reading.listeners.iter().find(|row| is(row, listener)).is_some_and(full)).count();
     count as f64 / readings.len().max(1) as f64
 }
 
@@ -197,6 +201,7 @@ fn listener(row: snapshot_sockets::Listener) -> Listener {
         local: Some(row.local),
         accept_queue: row.accept_queue.into(),
         accept_queue_max: row.accept_queue_max.into(),
+        accept_queue_peak: row.accept_queue.into(),
         dropped: 0,
         half_open: row.half_open.into(),
         half_open_share: 0.0,
@@ -220,8 +225,8 @@ fn connections(output: trace_connections::Output, evidence: &mut Evidence) -> Me
     evidence.resets =
         output.connections.iter().filter(|row| row.outcome == trace_connections::Outcome::Reset).map(reset).collect();
     evidence.connections = output.connections.into_iter().map(connection).collect();
-    let inbound = evidence.connections.iter().filter(|row| !row.outbound).filter_map(|row| row.local);
-    evidence.own_addresses.extend(inbound.map(|local| local.address));
+    let locals = evidence.connections.iter().filter_map(|row| row.local).map(|local| local.address);
+    evidence.own_addresses.extend(locals.filter(|address| !address.is_unspecified()));
     output.measured
 }
 
@@ -280,7 +285,7 @@ fn elsewhere(evidence: &Evidence) -> Option<String> {
 /// What only two tools together show.
 fn join(evidence: &mut Evidence) {
     waiting(evidence);
-    let Evidence { listeners, dropped, holders, connections, resets, profiled, .. } = evidence;
+    let Evidence { listeners, dropped, holders, connections, resets, profiled, drops, .. } = evidence;
     // Who is not answered sends its SYN again; that is silence, and not loss.
     for row in profiled {
         let to = connections.iter().filter(|c| c.outbound && c.outcome != Outcome::Established);
@@ -296,7 +301,8 @@ fn join(evidence: &mut Evidence) {
     }
     for listener in listeners {
         let key = listener.local.map(|local| (listener.owner.netns, local));
-        listener.dropped = key.and_then(|key| dropped.get(&key)).copied().unwrap_or_default();
+        let counted = key.and_then(|key| dropped.get(&key)).copied().unwrap_or_default();
+        listener.dropped = counted.saturating_sub(listener.strays(drops));
     }
 }
 
@@ -330,7 +336,7 @@ fn drops(output: trace_drops::Output, evidence: &mut Evidence) -> Measured {
         softnet_dropped: counters.softnet_dropped.unwrap_or_default(),
     };
     evidence.dropped = output.listeners.iter().map(|row| ((row.owner.netns, row.local), row.dropped)).collect();
-    evidence.drops = output.drops.into_iter().map(drop).collect();
+    evidence.drops = named(output.drops.into_iter().map(drop).collect());
     output.measured
 }
 
@@ -342,6 +348,7 @@ fn drop(row: trace_drops::Drop) -> Drop {
         reason: row.reason,
         location: row.location,
         protocol: row.protocol.unwrap_or_default(),
+        kind: row.kind.unwrap_or_default(),
         source: place(row.source),
         destination: place(row.destination),
         interface: row.interface,

@@ -8,6 +8,7 @@ use super::{
     evidence::Evidence,
     finding::{Code, Finding, Severity},
 };
+use crate::answer::Owner;
 
 mod connect;
 mod dns;
@@ -74,7 +75,7 @@ const EXPLAINS: &[(Code, &[Code])] = {
     &[
         (ConntrackFull, &[FirewallDrop, ConnectTimeout, DnsUnanswered, Retransmits, Ipv6Broken]),
         // Retransmits only where nothing gets through: a rule that lets most packets pass is told as well as the losses.
-        (FirewallDrop, &[ConnectTimeout, ConnectionRefused, NoRoute, DnsUnanswered]),
+        (FirewallDrop, &[ConnectTimeout, ConnectionRefused, NoRoute, DnsUnanswered, Resets]),
         (NeighborUnreachable, &[ConnectTimeout, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
         (MtuBlackHole, &[Retransmits, HighRtt, InterfaceDrops]),
         (SynFlood, &[ListenQueueOverflow, ConnectTimeout, Retransmits, ConnectionChurn]),
@@ -97,6 +98,7 @@ pub fn judge(evidence: &Evidence, limit: usize, heard: impl Fn(&str) -> bool) ->
     }
     let mut findings = causes(findings);
     findings.sort_by_key(|finding| (finding.severity, finding.code));
+    findings.iter_mut().for_each(|finding| finding.next_step = entered(finding, evidence));
     (bounded(findings, limit.div_ceil(2)), checked)
 }
 
@@ -121,8 +123,44 @@ fn causes(findings: Vec<Finding>) -> Vec<Finding> {
         if let Some(noted) = noted.as_array_mut().filter(|noted| !noted.contains(&name)) {
             noted.push(name);
         }
+        affects(&mut kept[cause], &findings[symptom]);
     }
     kept.into_iter().zip(explained).filter(|(_, cause)| cause.is_none()).map(|(finding, _)| finding).collect()
+}
+
+/// Notes in the cause's evidence who has the symptom, if it is somebody else.
+fn affects(cause: &mut Finding, symptom: &Finding) {
+    /// They say whom to tell; more of them say no more.
+    const OWNERS: usize = 3;
+    let Some(owner) = symptom.evidence.get("owner").filter(|owner| cause.evidence.get("owner") != Some(owner)) else {
+        return;
+    };
+    let noted = cause.evidence.entry("affects").or_insert_with(|| serde_json::json!([]));
+    if let Some(noted) = noted.as_array_mut().filter(|noted| noted.len() < OWNERS && !noted.contains(owner)) {
+        noted.push(owner.clone());
+    }
+}
+
+/// The next step for a shell of the daemon's: a command about another network namespace's routes, rules or queues has to
+/// run there.
+fn entered(finding: &Finding, evidence: &Evidence) -> String {
+    const OF_A_NAMESPACE: [&str; 5] = ["ip ", "nft ", "ping ", "sysctl ", "tc "];
+    let owner = finding.evidence.get("owner").and_then(|owner| serde_json::from_value::<Owner>(owner.clone()).ok());
+    let Some((owner, netns)) = owner.and_then(|owner| Some((owner.clone(), owner.netns?))) else {
+        return finding.next_step.clone();
+    };
+    // Whoever has a socket there is alive; the owner may be gone.
+    let sockets = evidence.sockets.iter().map(|s| &s.owner).chain(evidence.listeners.iter().map(|l| &l.owner));
+    let pid = sockets.filter(|owner| owner.netns == Some(netns)).find_map(|owner| owner.pid).or(owner.pid);
+    let there = |line: &str| match pid {
+        _ if !OF_A_NAMESPACE.iter().any(|command| line.starts_with(command)) => line.to_owned(),
+        Some(pid) => format!("nsenter -t {pid} -n {line}"),
+        None => format!("{line}  # in network namespace {netns}"),
+    };
+    if evidence.netns.is_none_or(|ours| ours == netns) {
+        return finding.next_step.clone();
+    }
+    finding.next_step.lines().map(there).collect::<Vec<_>>().join("\n")
 }
 
 /// At most so many of one code, so that one kind of trouble does not hide the others; the last says how many more there

@@ -95,7 +95,18 @@ pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
             .with("errno", rows[0].errno.clone());
         found.push(to_target(finding, remote).step(&format!("ip route get {}", remote.address)));
     }
-    found.extend(forwarded_without_route(evidence));
+    // A client on this host whose router is on this host as well: one missing route, told to whom it fails.
+    for router in forwarded_without_route(evidence) {
+        let same = |client: &&mut Finding| client.places[0].address == router.places[0].address;
+        match found.iter_mut().find(same) {
+            Some(client) => {
+                let known = ["owner", "interface", "packets"].into_iter();
+                let at = known.filter_map(|key| Some((key.to_owned(), router.evidence.get(key)?.clone())));
+                client.evidence.insert("dropped_at_router".into(), at.collect::<serde_json::Map<_, _>>().into());
+            }
+            None => found.push(router),
+        }
+    }
     found
 }
 
@@ -125,7 +136,9 @@ fn forwarded_without_route(evidence: &Evidence) -> Vec<Finding> {
 
 /// IPv6 fails where IPv4 works: every connect to a name with both costs a wait.
 pub fn ipv6_broken(evidence: &Evidence) -> Vec<Finding> {
-    let fails = |c: &&Connection| c.hangs() || c.outcome == Outcome::Unreachable;
+    /// Who gives IPv6 up after a moment gives it a chance again with every connection: three that all fail are no bad luck.
+    const RACES: usize = 3;
+    let fails = |c: &&Connection| c.hangs() || c.lost_the_race() || c.outcome == Outcome::Unreachable;
     let over_ipv6 = |c: &&Connection| c.remote.is_some_and(|remote| remote.family() == Family::Ipv6);
     let key = |c: &Connection| (program(&c.owner), c.remote.map(|remote| remote.port));
     let mut found = Vec::new();
@@ -133,14 +146,19 @@ pub fn ipv6_broken(evidence: &Evidence) -> Vec<Finding> {
         let same = |c: &&Connection| c.outcome == Outcome::Established && key(c) == (who.clone(), port);
         let (v6, v4): (Vec<_>, Vec<_>) = outbound(evidence).filter(same).partition(over_ipv6);
         let (false, true) = (v4.is_empty(), v6.is_empty()) else { continue };
-        let waits = rows.iter().filter(|row| row.hangs()).count();
-        // Without IPv6 at all the connect fails at once, and costs nothing: only a wait, or a host that has a global
-        // IPv6 address and no way to use it, is broken.
+        let certain = |row: &&&Connection| row.hangs() || row.outcome == Outcome::Unreachable;
+        if rows.iter().filter(certain).count() == 0 && rows.len() < RACES {
+            continue;
+        }
+        let waits = rows.iter().filter(|row| row.hangs() || row.lost_the_race()).count();
+        // Without IPv6 at all the connect fails at once, with ENETUNREACH, and costs nothing: only a wait, a route or a
+        // router that says no, or a host that has a global IPv6 address and no way to use it, is broken.
+        let says_no = rows.iter().any(|row| matches!(row.errno.as_deref(), Some("EHOSTUNREACH" | "EACCES")));
         let has_ipv6 = evidence
             .sockets
             .iter()
             .any(|s| s.owner.netns == who.netns && s.local.is_some_and(|l| is_global_ipv6(&l.address)));
-        let severity = if waits > 0 || has_ipv6 { Severity::Warning } else { Severity::Info };
+        let severity = if waits > 0 || says_no || has_ipv6 { Severity::Warning } else { Severity::Info };
         let owner = common(rows.iter().map(|row| &row.owner));
         let summary = format!(
             "{} reaches port {} over IPv4 but not over IPv6: {} IPv6 connects failed",
@@ -178,7 +196,7 @@ fn is_global_ipv6(address: &std::net::IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
-    use crate::tools::diagnose::evidence::Socket;
+    use crate::tools::diagnose::evidence::{Drop, Socket};
 
     fn evidence(connections: Vec<Connection>) -> Evidence {
         Evidence { connections, ..quiet() }
@@ -226,7 +244,9 @@ mod tests {
         assert_eq!(told(&found), [(Code::Ipv6Broken, Severity::Warning)]);
         let v6 = connection("2001:db8::1", 443, Outcome::Established);
         assert!(ipv6_broken(&evidence(vec![v4.clone(), v6])).is_empty());
-        assert!(ipv6_broken(&evidence(vec![waiting("2001:db8::1", 0, 250), v4])).is_empty(), "happy eyeballs");
+        let raced = |times| [vec![waiting("2001:db8::1", 0, 250); times], vec![v4.clone()]].concat();
+        assert!(ipv6_broken(&evidence(raced(1))).is_empty(), "happy eyeballs");
+        assert_eq!(told(&ipv6_broken(&evidence(raced(5)))), [(Code::Ipv6Broken, Severity::Warning)], "never in time");
     }
 
     #[test]
@@ -236,5 +256,22 @@ mod tests {
         assert_eq!(told(&no_route(&stranger)), [(Code::NoRoute, Severity::Info)]);
         let own_addresses = ["10.0.0.9".parse().unwrap()].into();
         assert_eq!(told(&no_route(&Evidence { own_addresses, ..stranger })), [(Code::NoRoute, Severity::Warning)]);
+    }
+
+    #[test]
+    fn a_route_that_says_no_is_broken_ipv6() {
+        let errno = Some("EHOSTUNREACH".into());
+        let v6 = Connection { errno, ..connection("fd00::1", 443, Outcome::Unreachable) };
+        let found = ipv6_broken(&evidence(vec![v6, connection("10.0.0.1", 443, Outcome::Established)]));
+        assert_eq!(told(&found), [(Code::Ipv6Broken, Severity::Warning)]);
+    }
+
+    #[test]
+    fn a_router_of_ours_without_a_route_is_told_with_its_client() {
+        let drops = vec![Drop { interface: Some("c0".into()), ..drop_of("IP_INNOROUTES", "tcp", ("192.0.2.7", 80), 4) }];
+        let connections = vec![connection("192.0.2.7", 80, Outcome::Unreachable)];
+        let found = no_route(&Evidence { drops, ..evidence(connections) });
+        assert_eq!(told(&found), [(Code::NoRoute, Severity::Warning)]);
+        assert_eq!(found[0].evidence["dropped_at_router"]["interface"], "c0");
     }
 }

@@ -5,14 +5,19 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     answer::Endpoint,
     tools::diagnose::{
-        evidence::{Evidence, Query, common, groups},
-        finding::{Code, Finding, Severity, quoted},
+        evidence::{Evidence, Query, common, groups, program},
+        finding::{Code, Finding, Place, Severity, quoted},
     },
 };
 
 /// Asking one server. Multicast DNS (5353) asks everyone and expects few answers, so it is not judged.
 fn by_server(evidence: &Evidence) -> Vec<(Option<Endpoint>, Vec<&Query>)> {
     groups(evidence.queries.iter().filter(|q| q.server.is_some_and(|s| s.port != 5353 && s.port != 5355)), |q| q.server)
+}
+
+/// Which servers the asker was told to ask: a container has a file of its own.
+fn resolvers(asker: Option<u32>) -> String {
+    asker.map_or("cat /etc/resolv.conf".into(), |pid| format!("cat /proc/{pid}/root/etc/resolv.conf"))
 }
 
 /// A finding if more than `share` of `of` queries, and at least two, are `bad`: one bad answer among many is a bad
@@ -37,12 +42,48 @@ fn judged(code: Code, server: Option<Endpoint>, bad: &[&Query], of: usize, share
             .with("names", names)
             .at(server)
             .look("trace_dns", &[])
-            .step("resolvectl status || cat /etc/resolv.conf"),
+            .step(&resolvers(owner.pid)),
     )
 }
 
-/// The server says nothing. A fifth: resolvers ask again, so that less is hardly felt.
 pub fn dns_unanswered(evidence: &Evidence) -> Vec<Finding> {
+    of(evidence, Code::DnsUnanswered)
+}
+
+pub fn dns_failure(evidence: &Evidence) -> Vec<Finding> {
+    of(evidence, Code::DnsFailure)
+}
+
+pub fn dns_slow(evidence: &Evidence) -> Vec<Finding> {
+    of(evidence, Code::DnsSlow)
+}
+
+/// The findings of one code. A resolver of this host (systemd-resolved, dnsmasq) passes on what ails the server that it
+/// asks, in the same words or in others: that is told where it comes from.
+fn of(evidence: &Evidence, code: Code) -> Vec<Finding> {
+    let mut found = [silence(evidence), failures(evidence), delays(evidence)].concat();
+    let sources: Vec<_> = found.iter().map(|relay| found.iter().position(|f| passes_on(evidence, relay, f))).collect();
+    for (relay, source) in sources.iter().enumerate().filter_map(|(relay, source)| Some((relay, (*source)?))) {
+        let passed_on_by = serde_json::json!(found[relay].places[0]);
+        found[source].evidence.insert("passed_on_by".into(), passed_on_by);
+    }
+    found.into_iter().zip(sources).filter(|(f, source)| f.code == code && source.is_none()).map(|(f, _)| f).collect()
+}
+
+/// Whether the server of `relay` asks that of `source`.
+fn passes_on(evidence: &Evidence, relay: &Finding, source: &Finding) -> bool {
+    let asked = |finding: &Finding| {
+        let at = finding.places[0];
+        evidence.queries.iter().filter(move |query| query.server.map(Place::from) == Some(at))
+    };
+    let Some(asker) = asked(relay).next() else { return false };
+    let resolver = evidence.server("udp", relay.places[0], asker.owner.netns);
+    relay.places != source.places
+        && resolver.is_some_and(|resolver| asked(source).any(|query| program(&query.owner) == program(resolver)))
+}
+
+/// The server says nothing. A fifth: resolvers ask again, so that less is hardly felt.
+fn silence(evidence: &Evidence) -> Vec<Finding> {
     const SHARE: f64 = 0.2;
     let found = by_server(evidence).into_iter().filter_map(|(server, queries)| {
         let bad: Vec<_> = queries.iter().copied().filter(|query| query.unanswered).collect();
@@ -52,7 +93,7 @@ pub fn dns_unanswered(evidence: &Evidence) -> Vec<Finding> {
 }
 
 /// The server answers that it cannot.
-pub fn dns_failure(evidence: &Evidence) -> Vec<Finding> {
+fn failures(evidence: &Evidence) -> Vec<Finding> {
     /// SERVFAIL, REFUSED and the like: a fifth of the answers, as above.
     const SHARE: f64 = 0.2;
     /// A search list of four domains makes four NXDOMAIN of five answers, and all is well. Beyond nine of ten nearly
@@ -79,7 +120,7 @@ pub fn dns_failure(evidence: &Evidence) -> Vec<Finding> {
 }
 
 /// The answer comes late.
-pub fn dns_slow(evidence: &Evidence) -> Vec<Finding> {
+fn delays(evidence: &Evidence) -> Vec<Finding> {
     /// A cached answer takes a round trip, which is 0.25 s around half the world at most; what must be looked up takes
     /// a few of them, now and then.
     const SLOW: Duration = Duration::from_millis(250);
@@ -101,6 +142,7 @@ pub fn dns_slow(evidence: &Evidence) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
+    use crate::tools::diagnose::evidence::Socket;
 
     fn query(rcode: Option<&str>, latency_ms: u64) -> Query {
         Query {
@@ -156,5 +198,16 @@ mod tests {
     fn multicast_dns_is_not_judged() {
         let mdns = Query { server: Some(endpoint("224.0.0.251", 5353)), ..query(None, 0) };
         assert_eq!(all(&evidence(&[(20, mdns)])), []);
+    }
+
+    #[test]
+    fn a_stub_resolver_is_not_blamed_for_its_server() {
+        let stub = Query { server: Some(endpoint("127.0.0.53", 53)), ..query(Some("NOERROR"), 900) };
+        let upstream = Query { owner: owner("resolved", 9), ..query(Some("NOERROR"), 900) };
+        let local = Some(endpoint("127.0.0.53", 53));
+        let sockets = vec![Socket { owner: owner("resolved", 9), local, ..Socket::default() }];
+        let found = dns_slow(&Evidence { sockets, ..evidence(&[(5, stub), (5, upstream)]) });
+        assert_eq!((found.len(), &found[0].evidence["server"]["address"]), (1, &"10.0.0.53".into()));
+        assert_eq!(found[0].evidence["passed_on_by"]["address"], "127.0.0.53");
     }
 }

@@ -6,7 +6,7 @@ use super::warning_from;
 use crate::{
     answer::Owner,
     tools::diagnose::{
-        evidence::{Drop, Evidence, Socket, common, groups, is_known},
+        evidence::{Connection, Drop, Evidence, Outcome, Socket, common, groups, is_known},
         finding::{Code, Finding, Place, Severity, quoted},
     },
 };
@@ -28,20 +28,39 @@ fn service(evidence: &Evidence, drop: &Drop) -> Option<Place> {
     }
 }
 
-/// Whether the packet was of somebody on this host: a sender of ours, or a service of ours.
+/// Whether the packet was of somebody on this host: a sender of ours, or a service of ours that somebody wants to reach.
 fn concerns_us(evidence: &Evidence, drop: &Drop) -> bool {
+    /// Who only looks around sends one SYN to a port, or two; a client sends its own again after 1 s and 3 s.
+    const INSISTS: u64 = 3;
     let ours = |end: Option<Place>| end.is_some_and(|end| evidence.is_ours(&end.address));
-    let served = |end: Place| match drop.protocol.as_str() {
-        "tcp" => evidence.listener(end).is_some(),
-        "udp" => evidence.receiver(end).is_some(),
-        _ => false,
+    let served = |end: Place| evidence.server(&drop.protocol, end, drop.owner.netns).is_some();
+    is_known(&drop.owner) || ours(drop.source) || (drop.count >= INSISTS && drop.destination.is_some_and(served))
+}
+
+/// Whose packets they were: as the kernel says, else who serves the port that they were for, or from, else who connects
+/// there. All in the network namespace where they died: elsewhere it is not theirs to mend.
+fn party(evidence: &Evidence, rows: &[&Drop]) -> Owner {
+    let said = whose(rows);
+    if is_known(&said) {
+        return said;
+    }
+    let mut ends = rows.iter().flat_map(|row| [row.destination, row.source].map(|end| (row, end)));
+    let server = ends.find_map(|(row, end)| {
+        let server = evidence.server(&row.protocol, end?, row.owner.netns)?;
+        (server.netns == row.owner.netns).then_some(server)
+    });
+    let connects = |row: &Drop, c: &Connection| {
+        let there = c.remote.map(Place::from).zip(row.destination).is_some_and(|(remote, at)| at.covers(&remote));
+        c.outbound && c.owner.netns == row.owner.netns && there
     };
-    is_known(&drop.owner) || ours(drop.source) || drop.destination.is_some_and(served)
+    let clients = || evidence.connections.iter().filter(|c| rows.iter().any(|row| connects(row, c)));
+    let client = || Some(common(clients().map(|c| &c.owner))).filter(is_known);
+    server.cloned().or_else(client).unwrap_or(said)
 }
 
 /// The finding's figures that all drops have.
-fn about(code: Code, severity: Severity, summary: String, rows: &[&Drop]) -> Finding {
-    let owner = whose(rows);
+fn about(evidence: &Evidence, code: Code, severity: Severity, summary: String, rows: &[&Drop]) -> Finding {
+    let owner = party(evidence, rows);
     let interfaces: BTreeSet<_> = rows.iter().filter_map(|row| row.interface.as_ref()).collect();
     let first = rows[0];
     Finding::new(code, severity, summary)
@@ -81,7 +100,7 @@ pub fn conntrack_full(evidence: &Evidence) -> Vec<Finding> {
     let summary = format!("the connection tracking table is full: {dropped} new connections were dropped");
     let finding = match rows.is_empty() {
         true => Finding::new(Code::ConntrackFull, Severity::Critical, summary),
-        false => about(Code::ConntrackFull, Severity::Critical, summary, &rows),
+        false => about(evidence, Code::ConntrackFull, Severity::Critical, summary, &rows),
     };
     let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
     let finding = ends.into_iter().fold(finding.with("conntrack_drops", dropped), Finding::at);
@@ -100,24 +119,39 @@ pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
         // A firewall that keeps strangers from ports where nothing listens does its work.
         let severity = if ours { warning_from(count, PACKETS) } else { Severity::Info };
         let to = service.map_or_else(String::new, |end| format!(" of {end}"));
-        let summary = format!("a firewall rule drops {protocol} packets{to}: {count} in the window");
-        let finding = service.into_iter().fold(about(Code::FirewallDrop, severity, summary, &rows), Finding::at);
-        let finding = finding.with("service", service).look("trace_drops", &[]);
-        found.push(finding.step("nft list ruleset  # in the network namespace of that interface"));
+        let protocol = if protocol.is_empty() { protocol } else { format!("{protocol} ") };
+        let does = if rejects(evidence, service) { "rejects" } else { "drops" };
+        let summary = format!("a firewall rule {does} {protocol}packets{to}: {count} in the window");
+        let finding = about(evidence, Code::FirewallDrop, severity, summary, &rows).with("service", service);
+        found.push(service.into_iter().fold(finding, Finding::at).look("trace_drops", &[]).step("nft list ruleset"));
     }
     found
+}
+
+/// Whether who wants to reach the service is told no, and does not wait in vain.
+fn rejects(evidence: &Evidence, service: Option<Place>) -> bool {
+    let told = |c: &&Connection| matches!(c.outcome, Outcome::Refused | Outcome::Unreachable);
+    let there = |c: &Connection| c.outbound && c.remote.map(Place::from) == service;
+    service.is_some() && evidence.connections.iter().filter(told).any(there)
 }
 
 /// Nobody answers ARP or neighbour discovery for the next hop.
 pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
     // IPv6 gives a failed neighbour no reason of its own.
-    let failed = |drop: &Drop| drop.reason == "NEIGH_FAILED" || drop.location.starts_with("ndisc_error_report");
+    let failed = |drop: &Drop| {
+        let at = |function| drop.location.starts_with(function);
+        drop.reason == "NEIGH_FAILED" || at("ndisc_error_report") || at("arp_error_report")
+    };
     let waits = evidence.drops.iter().filter(|drop| drop.reason.starts_with("NEIGH_") || failed(drop));
     let mut found = Vec::new();
     for (address, rows) in groups(waits, |drop| drop.destination.map(|end| end.address)) {
         // Who scans a network makes its router ask for hosts that never were. And a queue that overflows while a
         // neighbour is asked for the first time is a burst.
-        let ours = |row: &Drop| is_known(&row.owner) || row.source.is_some_and(|s| evidence.is_ours(&s.address));
+        // Who answers somebody that is not there, as a flood with made up senders has it, wanted nothing of him.
+        let answers = |row: &Drop, source| evidence.server("tcp", source, row.owner.netns).is_some();
+        let asked = |row: &Drop| row.protocol != "tcp" || !row.source.is_some_and(|source| answers(row, source));
+        let sent = |row: &Drop| row.source.is_some_and(|source| evidence.is_ours(&source.address));
+        let ours = |row: &Drop| asked(row) && (is_known(&row.owner) || sent(row));
         let harmful = rows.iter().any(|row| ours(row)) && rows.iter().any(|row| failed(row));
         let severity = if harmful { Severity::Warning } else { Severity::Info };
         let to = address.map_or_else(|| "a neighbour".into(), |address| address.to_string());
@@ -125,7 +159,7 @@ pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
             "no neighbour answers for {to}: {} packets waited for its link-layer address and were dropped",
             total(&rows)
         );
-        let finding = about(Code::NeighborUnreachable, severity, summary, &rows);
+        let finding = about(evidence, Code::NeighborUnreachable, severity, summary, &rows);
         let finding = address.into_iter().fold(finding, Finding::at);
         found.push(next_hop(finding, &to));
     }
@@ -159,8 +193,7 @@ fn unreached(evidence: &Evidence) -> Vec<Finding> {
 }
 
 fn next_hop(finding: Finding, to: &str) -> Finding {
-    finding
-        .step(&format!("ip route get {to}; ip neigh show nud failed  # the next hop, and whether it is on that link"))
+    finding.step(&format!("ip route get {to}")).step("ip neigh show nud failed  # the next hop, and whether it is on that link")
 }
 
 /// Packets too big for the next link die, and their sender does not learn it.
@@ -185,7 +218,7 @@ pub fn mtu_black_hole(evidence: &Evidence) -> Vec<Finding> {
         let summary = format!(
             "packets from {source} to {destination} are too big for a link on their way, and {source} goes on sending them: {count} were dropped"
         );
-        let finding = about(Code::MtuBlackHole, Severity::Warning, summary, &rows).at(source).at(destination);
+        let finding = about(evidence, Code::MtuBlackHole, Severity::Warning, summary, &rows).at(source).at(destination);
         found.push(finding.step(&format!("ping -M do -s 1472 {}  # the largest size that passes; let ICMP \"fragmentation needed\" and \"packet too big\" through", destination.address)));
     }
     found
@@ -203,7 +236,7 @@ pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
         let Some(local) = local else { continue };
         let count = total(&rows);
         let socket = evidence.receiver(local);
-        let mut finding = about(Code::UdpReceiveBufferFull, warning_from(count, DATAGRAMS), String::new(), &rows);
+        let mut finding = about(evidence, Code::UdpReceiveBufferFull, warning_from(count, DATAGRAMS), String::new(), &rows);
         if let Some(socket) = socket {
             finding = finding.owner(&socket.owner).with("receive_queue_bytes", socket.receive_queue_bytes);
         }
@@ -290,5 +323,41 @@ mod tests {
         assert_eq!(told(&neighbor_unreachable(&evidence(drops))), [(Code::NeighborUnreachable, Severity::Warning)]);
         let scanned = vec![drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 80), 3)];
         assert_eq!(told(&neighbor_unreachable(&evidence(scanned))), [(Code::NeighborUnreachable, Severity::Info)]);
+    }
+
+    #[test]
+    fn strangers_who_knock_once_are_kept_out_rightly() {
+        let listeners = vec![Listener { local: Some(endpoint("0.0.0.0", 22)), ..Listener::default() }];
+        let knock = |count, address: &str| Drop {
+            source: Some(endpoint(address, 40_000).into()),
+            ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 22), count)
+        };
+        let scanned = (1..9).map(|i| knock(1, &format!("192.0.2.{i}"))).collect();
+        let judged = |drops| told(&firewall_drop(&Evidence { listeners: listeners.clone(), ..evidence(drops) }));
+        assert_eq!(judged(scanned), [(Code::FirewallDrop, Severity::Info)]);
+        assert_eq!(judged(vec![knock(4, "192.0.2.1")]), [(Code::FirewallDrop, Severity::Warning)], "it insists");
+    }
+
+    #[test]
+    fn a_drop_in_front_of_a_service_names_the_service() {
+        let there = |process| Owner { netns: Some(3), ..owner(process, 5) };
+        let row = Drop {
+            owner: Owner { netns: Some(3), ..Owner::default() },
+            ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 5)
+        };
+        let local = Some(endpoint("0.0.0.0", 80));
+        let listeners = vec![Listener { owner: there("nginx"), local, ..Listener::default() }];
+        let found = firewall_drop(&Evidence { listeners, ..evidence(vec![row]) });
+        assert_eq!(found[0].evidence["owner"]["process"], "nginx");
+    }
+
+    #[test]
+    fn answers_to_nobody_are_no_missing_neighbour() {
+        let listeners = vec![Listener { local: Some(endpoint("10.0.0.1", 80)), ..Listener::default() }];
+        let source = Some(endpoint("10.0.0.1", 80).into());
+        let drops = vec![Drop { source, ..drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 999), 50) }];
+        let own_addresses = ["10.0.0.1".parse().unwrap()].into();
+        let flooded = Evidence { listeners, own_addresses, ..evidence(drops) };
+        assert_eq!(told(&neighbor_unreachable(&flooded)), [(Code::NeighborUnreachable, Severity::Info)]);
     }
 }

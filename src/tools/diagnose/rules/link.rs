@@ -21,6 +21,20 @@ fn is_queue(drop: &&Drop) -> bool {
     reason.starts_with("QDISC_") || reason.starts_with("FQ_") || reason == "CAKE_FLOOD"
 }
 
+impl Evidence {
+    /// What is known of an interface, which is read in our own network namespace only: containers all have an eth0.
+    fn link(&self, netns: Option<u32>, interface: Option<&str>) -> Option<&Link> {
+        let here = netns.is_none() || self.netns.is_none() || netns == self.netns;
+        self.links.iter().find(|link| here && Some(link.name.as_str()) == interface)
+    }
+}
+
+/// The links of which packets tell already.
+fn seen_by_packets<'a>(evidence: &'a Evidence, drops: impl Iterator<Item = &'a Drop>) -> BTreeSet<&'a str> {
+    let link = |drop: &Drop| evidence.link(drop.owner.netns, drop.interface.as_deref());
+    drops.filter_map(link).map(|link| link.name.as_str()).collect()
+}
+
 impl Link {
     /// How long what is queued takes at the rate at which it goes out now.
     fn backlog_s(&self) -> f64 {
@@ -36,9 +50,10 @@ impl Link {
 /// More is sent than the link, or its shaper, takes.
 pub fn link_saturated(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
-    for (interface, rows) in groups(evidence.drops.iter().filter(is_queue), |drop| drop.interface.clone()) {
+    let place = |drop: &Drop| (drop.owner.netns, drop.interface.clone());
+    for ((netns, interface), rows) in groups(evidence.drops.iter().filter(is_queue), place) {
         let dropped: u64 = rows.iter().map(|row| row.count).sum();
-        let link = evidence.links.iter().find(|link| Some(&link.name) == interface.as_ref());
+        let link = evidence.link(netns, interface.as_deref());
         let name = interface.clone().unwrap_or_else(|| "an interface".into());
         let summary = format!("{name} is saturated: its queue dropped {dropped} packets");
         let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
@@ -53,13 +68,12 @@ pub fn link_saturated(evidence: &Evidence) -> Vec<Finding> {
         finding = ends.into_iter().fold(finding, |finding, end| finding.at(end).at(end.address));
         found.push(with_link(finding, link));
     }
-    let told: BTreeSet<_> =
-        found.iter().filter_map(|f| f.evidence.get("interface")?.as_str().map(str::to_owned)).collect();
+    let told = seen_by_packets(evidence, evidence.drops.iter().filter(is_queue));
     let full = |link: &&Link| {
         let full_wire = link.wire_bits_per_second().is_some_and(|speed| link.tx_bits_per_second >= 0.95 * speed);
         link.qdisc_dropped >= QUEUE_DROPS || link.backlog_s() >= BACKLOG_S || full_wire
     };
-    for link in evidence.links.iter().filter(full).filter(|link| !told.contains(&link.name)) {
+    for link in evidence.links.iter().filter(full).filter(|link| !told.contains(link.name.as_str())) {
         let summary = format!(
             "{} is saturated: {:.0} ms of packets wait in its queue, {} were dropped",
             link.name,
@@ -97,9 +111,8 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         named.iter().any(|name| reason.starts_with(name)) || (reason == "NOT_SPECIFIED" && at_driver)
     };
     let mut found = Vec::new();
-    for ((interface, reason), rows) in
-        groups(evidence.drops.iter().filter(at_device), |drop| (drop.interface.clone(), drop.reason.clone()))
-    {
+    let place = |drop: &Drop| (drop.owner.netns, drop.interface.clone(), drop.reason.clone());
+    for ((_, interface, reason), rows) in groups(evidence.drops.iter().filter(at_device), place) {
         let count: u64 = rows.iter().map(|row| row.count).sum();
         let name = interface.clone().unwrap_or_else(|| "an interface".into());
         let why = match rows[0].location.contains("xdp") || reason.starts_with("XDP") {
@@ -122,10 +135,17 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
         found.push(next(ends.into_iter().fold(finding, Finding::at)));
     }
-    let told: BTreeSet<_> =
-        found.iter().filter_map(|f| f.evidence.get("interface")?.as_str().map(str::to_owned)).collect();
-    for link in evidence.links.iter().filter(|link| !told.contains(&link.name)) {
-        let count = link.rx_errors + link.rx_dropped + link.tx_errors + link.tx_dropped;
+    let told = seen_by_packets(evidence, evidence.drops.iter().filter(at_device));
+    let is_link = |drop: &Drop, link: &Link| {
+        evidence.link(drop.owner.netns, drop.interface.as_deref()).is_some_and(|at| at.name == link.name)
+    };
+    for link in evidence.links.iter().filter(|link| !told.contains(link.name.as_str())) {
+        // The kernel counts a frame that nobody here understands (LLDP, a stray VLAN) as dropped by the device.
+        let strange = evidence.drops.iter().filter(|drop| drop.reason == "UNHANDLED_PROTO");
+        let strange = strange.filter(|drop| is_link(drop, link));
+        let strange: u64 = strange.map(|drop| drop.count).sum();
+        let rx_dropped = link.rx_dropped.saturating_sub(strange);
+        let count = link.rx_errors + rx_dropped + link.tx_errors + link.tx_dropped;
         if count == 0 || link.kind == "loopback" {
             continue;
         }
@@ -136,7 +156,7 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         )
         .with("interface", &link.name)
         .with("rx_errors", link.rx_errors)
-        .with("rx_dropped", link.rx_dropped)
+        .with("rx_dropped", rx_dropped)
         .with("tx_errors", link.tx_errors)
         .with("tx_dropped", link.tx_dropped);
         found.push(next(finding));
@@ -156,7 +176,7 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
 }
 
 fn next(finding: Finding) -> Finding {
-    finding.look("trace_drops", &[]).look("snapshot_interfaces", &[]).step("ip -s -s link show; bpftool net show")
+    finding.look("trace_drops", &[]).look("snapshot_interfaces", &[]).step("ip -s -s link show").step("bpftool net show")
 }
 
 /// One owner has most of a busy link, at the others' cost. Each network namespace has links of its own.
@@ -222,6 +242,7 @@ fn hog(talkers: &[&Talker], full: &[Finding]) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
+    use crate::answer::Owner;
 
     fn talker(process: &str, bits: f64) -> Talker {
         Talker {
@@ -284,5 +305,26 @@ mod tests {
         assert_eq!(told(&bandwidth_hog(&elsewhere)), [(Code::BandwidthHog, Severity::Info)], "another link is full");
         let even = vec![talker("a", 300e6), talker("b", 300e6)];
         assert!(bandwidth_hog(&Evidence { talkers: even, ..quiet() }).is_empty());
+    }
+
+    #[test]
+    fn each_container_has_its_own_eth0() {
+        let in_netns = |netns| Drop {
+            owner: Owner { netns: Some(netns), ..Owner::default() },
+            interface: Some("eth0".into()),
+            ..drop_of("QDISC_OVERLIMIT", "udp", ("10.0.0.1", 9), 500)
+        };
+        let links = vec![Link { qdisc: Some("ours".into()), qdisc_dropped: 1_000, ..link("eth0") }];
+        let found = link_saturated(&Evidence { drops: vec![in_netns(2), in_netns(3)], links, netns: Some(1), ..quiet() });
+        let qdiscs: Vec<_> = found.iter().map(|finding| finding.evidence.get("qdisc").is_some()).collect();
+        assert_eq!(qdiscs, [false, false, true], "two of others, and ours, which drops as well");
+    }
+
+    #[test]
+    fn frames_that_nobody_understands_are_no_loss() {
+        let links = vec![Link { rx_dropped: 150, ..link("eth0") }];
+        let strange =
+            Drop { reason: "UNHANDLED_PROTO".into(), interface: Some("eth0".into()), count: 150, ..Drop::default() };
+        assert!(interface_drops(&Evidence { links, drops: vec![strange], ..quiet() }).is_empty());
     }
 }

@@ -1,9 +1,12 @@
 //! Listeners that cannot take what arrives.
 
 use super::warning_from;
-use crate::tools::diagnose::{
-    evidence::{Evidence, Listener},
-    finding::{Code, Finding, Severity, quoted},
+use crate::{
+    answer::Endpoint,
+    tools::diagnose::{
+        evidence::{Connection, Evidence, Listener, takes},
+        finding::{Code, Finding, Place, Severity, quoted},
+    },
 };
 
 impl Listener {
@@ -18,6 +21,19 @@ impl Listener {
         let full = self.accept_queue_max > 0 && self.half_open >= self.accept_queue_max;
         (full && many) || self.half_open_share >= LASTS
     }
+
+    /// Far more handshakes fail than succeed, though nobody who completed his had to wait: their SYNs cannot be answered, or
+    /// nobody is there to take the answer.
+    fn fails_handshakes(&self, evidence: &Evidence) -> bool {
+        let here = |c: &&Connection| !c.outbound && c.local.is_some_and(|at| self.takes(&at));
+        let made = evidence.connections.iter().filter(here).count() as u64;
+        let waited = 2 * self.accept_queue_peak >= self.accept_queue_max;
+        self.dropped >= FAILED && self.dropped >= 10 * made && !waited
+    }
+
+    fn takes(&self, at: &Endpoint) -> bool {
+        self.local.is_some_and(|local| takes(&local, &Place::from(*at)))
+    }
 }
 
 /// A handshake takes a round trip. This many waiting at once, or dropped, are no ordinary clients, unless the accept queue is full
@@ -31,6 +47,9 @@ const LASTS: f64 = 0.5;
 /// The last packet of a connection that just ended is the listener's to drop, and counts as well. Where the queue is not
 /// full any more, this many are needed.
 const DROPS: u64 = 5;
+
+/// This many handshakes that fail, ten for each that succeeds, are no bad luck.
+const FAILED: u64 = 100;
 
 /// A listener's finding: where, who, its queue.
 fn about(listener: &Listener, code: Code, severity: Severity, summary: String, evidence: &Evidence) -> Finding {
@@ -56,8 +75,8 @@ fn about(listener: &Listener, code: Code, severity: Severity, summary: String, e
 /// The process does not accept as fast as clients connect.
 pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     let overflows = |listener: &&Listener| {
-        let dropped = listener.dropped >= DROPS && !listener.is_flooded() && evidence.counters.syn_cookies_sent == 0;
-        listener.is_full() || dropped
+        let flooded = listener.is_flooded() || listener.fails_handshakes(evidence);
+        listener.is_full() || (listener.dropped >= DROPS && !flooded && evidence.counters.syn_cookies_sent == 0)
     };
     let found = evidence.listeners.iter().filter(overflows).map(|listener| {
         let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
@@ -91,10 +110,13 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
 pub fn syn_flood(evidence: &Evidence) -> Vec<Finding> {
     /// The kernel sends a cookie when a queue of handshakes is full. A few come with a burst of real clients.
     const COOKIES: u64 = 20;
-    let found = evidence.listeners.iter().filter(|l| l.is_flooded() && !l.is_full()).map(|listener| {
+    let flooded = |l: &&Listener| (l.is_flooded() || l.fails_handshakes(evidence)) && !l.is_full();
+    let found = evidence.listeners.iter().filter(flooded).map(|listener| {
         let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
-        let summary =
-            format!("{at} is flooded with SYNs: {} handshakes were begun and not completed", listener.half_open);
+        let Listener { half_open, dropped, .. } = listener;
+        let summary = format!(
+            "{at} is flooded with SYNs: {half_open} handshakes were begun and not completed, {dropped} were dropped"
+        );
         about(listener, Code::SynFlood, Severity::Critical, summary, evidence)
             .with("syn_cookies_sent", evidence.counters.syn_cookies_sent)
             .step("sysctl net.ipv4.tcp_syncookies net.ipv4.tcp_max_syn_backlog")
@@ -126,6 +148,7 @@ mod tests {
             local,
             accept_queue,
             accept_queue_max: 16,
+            accept_queue_peak: accept_queue,
             dropped,
             half_open,
             ..Listener::default()
@@ -155,6 +178,7 @@ mod tests {
         assert!(syn_flood(&listener(17, 16, 30)).is_empty());
         let mut short = listener(0, 5, 0);
         assert!(syn_flood(&short).is_empty(), "a burst");
+        assert_eq!(told(&syn_flood(&listener(0, 0, 4_000))), [(Code::SynFlood, Severity::Critical)], "not kept at all");
         short.listeners[0].half_open_share = 0.9;
         assert_eq!(told(&syn_flood(&short)), [(Code::SynFlood, Severity::Critical)]);
     }

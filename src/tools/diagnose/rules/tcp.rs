@@ -29,6 +29,22 @@ fn name(row: &Remote) -> String {
     }
 }
 
+/// A connection with both ends on this host has two rows. What is wrong between them is told once, from the client's
+/// end, which knows the service.
+fn seen_once<'a>(evidence: &Evidence, rows: impl Iterator<Item = &'a Remote>) -> Vec<&'a Remote> {
+    let rows: Vec<_> = rows.collect();
+    let serves = |client: &Remote, server: &Remote| {
+        let Some(at) = client.remote.zip(client.port) else { return false };
+        let listener = evidence.listener(Place { address: at.0, port: Some(at.1) });
+        listener.is_some_and(|listener| program(&listener.owner) == program(&server.owner))
+    };
+    let again = |row: &Remote| {
+        let ours = row.port.is_none() && row.remote.is_some_and(|address| evidence.is_ours(&address));
+        ours && rows.iter().any(|client| serves(client, row))
+    };
+    rows.iter().copied().filter(|row| !again(row)).collect()
+}
+
 /// Segments are lost on the way.
 pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
     /// TCP over a good path sends less than one segment in a thousand again, over the internet a few. From one in a
@@ -39,7 +55,7 @@ pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
     // What the receiver had already was late, not lost: a busy host's timers send it again beside 10 Gbit/s.
     let lost = |row: &Remote| row.retransmits.saturating_sub(row.spurious);
     let lossy = |row: &&Remote| lost(row) >= SEGMENTS && lost(row) as f64 >= SHARE * row.segments_out as f64;
-    let found = evidence.paths().iter().filter(lossy).map(|row| {
+    let found = seen_once(evidence, evidence.paths().iter().filter(lossy)).into_iter().map(|row| {
         let percent = 100.0 * row.retransmits as f64 / row.segments_out.max(1) as f64;
         let summary =
             format!("{percent:.1} % of the segments that {} sent to {} were sent again", quoted(&row.owner), name(row));
@@ -62,15 +78,18 @@ pub fn high_rtt(evidence: &Evidence) -> Vec<Finding> {
     const INFLATED: u64 = 5;
     /// A median of fewer says little.
     const SAMPLES: u64 = 5;
-    let mut found = Vec::new();
-    for row in evidence.paths() {
-        let (Some(rtt), Some(address)) = (row.rtt, row.remote) else { continue };
-        let near = is_near(&address);
+    /// Where what a round trip takes at best is half of the median or less, more of it is waiting than way.
+    const WAITS: u64 = 2;
+    let long = |row: &&Remote| {
+        let (Some(rtt), Some(address)) = (row.rtt, row.remote) else { return false };
         let queued = rtt.p50_us >= NEAR_US && rtt.p50_us >= INFLATED * rtt.min_us;
-        if rtt.samples < SAMPLES || !(queued || rtt.p50_us >= if near { NEAR_US } else { FAR_US }) {
-            continue;
-        }
-        let why = if queued { "it waits in a queue on the way" } else { "the way is long" };
+        rtt.samples >= SAMPLES && (queued || rtt.p50_us >= if is_near(&address) { NEAR_US } else { FAR_US })
+    };
+    let mut found = Vec::new();
+    for row in seen_once(evidence, evidence.paths().iter().filter(long)) {
+        let Some(rtt) = row.rtt else { continue };
+        let waits = rtt.p50_us >= WAITS * rtt.min_us;
+        let why = if waits { "it waits in a queue on the way" } else { "the way is long" };
         let summary = format!(
             "a round trip to {} takes {} at the median, {} at best: {why}",
             name(row),
@@ -104,6 +123,8 @@ fn is_near(address: &IpAddr) -> bool {
 const WAITED: f64 = 0.3;
 /// A sender that gets this much through is slowed by nobody who would notice.
 const FAST_BITS: f64 = 1e9;
+/// A reader that takes this much is at work, or was told how fast to go (a download with a limit): worth knowing.
+const BRISK_BITS: f64 = 100e6;
 
 /// The receiver does not read as fast as it is sent to.
 pub fn receiver_limited(evidence: &Evidence) -> Vec<Finding> {
@@ -122,7 +143,9 @@ pub fn receiver_limited(evidence: &Evidence) -> Vec<Finding> {
                     .local
                     .is_some_and(|l| Some(l.address) == row.remote && row.port.is_none_or(|port| port == l.port))
         };
-        let finding = about(row, Code::ReceiverLimited, Severity::Warning, summary)
+        let brisk = row.tx_bits_per_second >= BRISK_BITS;
+        let severity = if brisk { Severity::Info } else { Severity::Warning };
+        let finding = about(row, Code::ReceiverLimited, severity, summary)
             .with("waited_percent", percent)
             .with("tx_bits_per_second", row.tx_bits_per_second.round());
         match evidence.sockets.iter().filter(at).max_by_key(|socket| socket.receive_queue_bytes) {
@@ -264,6 +287,8 @@ mod tests {
     fn who_waits_is_limited_unless_it_is_fast() {
         let slow = Remote { receiver_share: 0.9, tx_bits_per_second: 1e5, ..remote("10.0.0.1") };
         assert_eq!(told(&receiver_limited(&with(slow.clone()))), [(Code::ReceiverLimited, Severity::Warning)]);
+        let told_to = Remote { tx_bits_per_second: 160e6, ..slow.clone() };
+        assert_eq!(told(&receiver_limited(&with(told_to))), [(Code::ReceiverLimited, Severity::Info)], "a limit");
         assert!(receiver_limited(&with(Remote { tx_bits_per_second: 9e9, ..slow })).is_empty());
         let small = Remote { send_buffer_share: 0.8, tx_bits_per_second: 1e6, ..remote("10.0.0.1") };
         assert_eq!(told(&sender_limited(&with(small))), [(Code::SenderLimited, Severity::Warning)]);
@@ -279,5 +304,19 @@ mod tests {
         };
         assert_eq!(judged(true), [(Code::Resets, Severity::Info)]);
         assert_eq!(judged(false), [(Code::Resets, Severity::Warning)]);
+    }
+
+    #[test]
+    fn a_connection_with_both_ends_here_is_told_once() {
+        let server = Remote { owner: owner("server", 5), port: None, retransmits: 30, ..remote("10.0.0.9") };
+        let client = Remote { retransmits: 30, ..remote("10.0.0.1") };
+        let local = Some(endpoint("10.0.0.1", 80));
+        let listeners = vec![Listener { owner: owner("server", 5), local, ..Listener::default() }];
+        let own_addresses = ["10.0.0.9".parse().unwrap()].into();
+        let both = Evidence { remotes: vec![server, client], listeners, own_addresses, ..quiet() };
+        let found = super::retransmits(&both);
+        assert_eq!((found.len(), &found[0].evidence["remote_port"]), (1, &80.into()));
+        let far = Evidence { own_addresses: Default::default(), ..both };
+        assert_eq!(super::retransmits(&far).len(), 2, "another host's");
     }
 }

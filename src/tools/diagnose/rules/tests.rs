@@ -98,3 +98,23 @@ fn many_of_a_kind_are_counted() {
     let kept = bounded(many, 5);
     assert_eq!((kept.len(), &kept[4].evidence["more_findings_of_this_code"]), (5, &serde_json::json!(4)));
 }
+
+#[test]
+fn who_has_the_symptom_is_noted_with_the_cause() {
+    let cause = finding(Code::FirewallDrop, Severity::Warning, "10.0.0.1", 80);
+    let symptom = finding(Code::ConnectTimeout, Severity::Warning, "10.0.0.1", 80).owner(&owner("client", 7));
+    assert_eq!(causes(vec![cause, symptom])[0].evidence["affects"][0]["process"], "client");
+}
+
+#[test]
+fn a_command_runs_in_the_network_namespace_that_it_is_about() {
+    let step = |netns, pid, line: &str| {
+        let owner = Owner { netns: Some(netns), pid, ..Owner::default() };
+        let finding = Finding::new(Code::NoRoute, Severity::Info, "x").owner(&owner).step(line);
+        entered(&finding, &Evidence { netns: Some(1), ..quiet() })
+    };
+    assert_eq!(step(1, Some(7), "ip neigh"), "ip neigh");
+    assert_eq!(step(2, Some(7), "ip neigh"), "nsenter -t 7 -n ip neigh");
+    assert_eq!(step(2, None, "ip neigh"), "ip neigh  # in network namespace 2");
+    assert_eq!(step(2, Some(7), "netmon-mcp call trace_drops"), "netmon-mcp call trace_drops");
+}
