@@ -164,3 +164,34 @@ pub fn churn(stage: &mut Stage, family: Family) {
     });
     stage.expect("connection_churn").is("/remote/port", 80).at_least("/connections_per_second", 100.0);
 }
+
+/// Connects that give IPv6 up after a moment: each of them waits for nothing.
+pub fn ipv6_never_in_time(stage: &mut Stage) {
+    const HEAD_START: Duration = Duration::from_millis(250);
+    let net = stage.wired(Duration::ZERO, |_, packet| packet[0] >> 4 == 6);
+    let server = Server::echo(&net.server, (net.server_ip(V4), 443).into());
+    let v6 = (net.server_ip(V6), 443).into();
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            if net.client.enter(|| TcpStream::connect_timeout(&v6, HEAD_START)).is_err()
+                && let Ok(stream) = try_connect(&net.client, server.at)
+            {
+                exchange(&stream, 100);
+                finish(stream);
+            }
+        })
+    });
+    stage.expect("ipv6_broken").owned_in(&net.client).at_least("/failed_ipv6", 3.0).at_least("/waited_ipv6", 3.0);
+}
+
+/// Nobody has a socket open any more when the window ends: the client's packets tell that they were its.
+pub fn neighbor_given_up(stage: &mut Stage) {
+    let net = stage.net();
+    let to = (net.host(V4, 77), 80).into();
+    stage.watch(|watch| {
+        while watch.goes_on() && watch.elapsed() < Duration::from_secs(4) {
+            let _ = try_connect(&net.client, to);
+        }
+    });
+    stage.expect("neighbor_unreachable").owned_in(&net.client).is("/destination/address", to.ip().to_string());
+}

@@ -123,3 +123,47 @@ pub fn firewalled(stage: &mut Stage) {
     });
     stage.expect("firewall_drop").is("/protocol", "udp").is("/service/port", 53);
 }
+
+/// Answers come, and later than their asker waits: slow, and not silent as well.
+pub fn late(stage: &mut Stage) {
+    stage.window_ms = 8_000;
+    let net = play(stage, V4, |_| Some((0, Duration::from_secs(3))));
+    stage.expect("dns_slow").owned_in(&net.client).at_least("/latency_ms_median", 2_900.0).at_least("/affected", 5.0);
+}
+
+/// The client asks a resolver of its own host, as most do. The fault is told where it is, and once.
+pub fn slow_behind_stub(stage: &mut Stage) {
+    let net = stage.net();
+    let (stub, at): (SocketAddr, SocketAddr) = (([127, 0, 0, 53], 53).into(), (net.server_ip(V4), 53).into());
+    serve(&net.server, at, |_| Some((0, Duration::from_millis(800))));
+    let resolver = udp(&net.client, stub);
+    resolver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let socket = udp_to(&net.client, stub);
+    let pass_on = |query: Vec<u8>, from: SocketAddr| {
+        let (upstream, mut answer) = (udp_to(&net.client, at), [0; 512]);
+        let _ = upstream.set_read_timeout(Some(Duration::from_secs(2)));
+        let _ = upstream.send(&query);
+        let length = upstream.recv(&mut answer).unwrap_or_default();
+        let _ = resolver.send_to(&answer[..length], from);
+    };
+    let mut id = 0;
+    stage.watch(|watch| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut query = [0; 512];
+                while watch.goes_on() {
+                    if let Ok((length, from)) = resolver.recv_from(&mut query) {
+                        let query = query[..length].to_vec();
+                        scope.spawn(move || pass_on(query, from));
+                    }
+                }
+            });
+            watch.every(PAUSE, || {
+                id += 1;
+                ask(&socket, id);
+            });
+        });
+    });
+    let expected = stage.expect("dns_slow").owned_in(&net.client).is("/passed_on_by/address", "127.0.0.53");
+    expected.is("/server/address", at.ip().to_string()).at_least("/affected", 5.0);
+}

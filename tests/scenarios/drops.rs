@@ -1,6 +1,6 @@
 //! Packets that this host drops.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{io::Write, net::SocketAddr, thread, time::Duration};
 
 use super::{stage::*, traffic::*};
 
@@ -163,4 +163,50 @@ pub fn firewall_loss(stage: &mut Stage) {
     });
     stage.expect("firewall_drop").is("/service/port", 80).at_least("/packets", 5.0);
     stage.expect("retransmits").owned_in(&net.client).at_least("/retransmit_percent", 1.0);
+}
+
+/// A firewall that says so by ICMP: the client hears that the host cannot be reached, and its neighbour is well.
+pub fn firewall_prohibits(stage: &mut Stage) {
+    let net = stage.net();
+    let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
+    net.nft(&net.server, &["input tcp dport 80 reject with icmp type admin-prohibited"]);
+    // The kernel answers one a second: other SYNs wait for theirs to be sent again.
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(|| drop(try_connect(&net.client, server.at))))))
+        })
+    });
+    stage
+        .expect("firewall_drop")
+        .is("/service/port", 80)
+        .is("/owner/netns", net.server.inode())
+        .at_least("/packets", 4.0);
+}
+
+/// The client's router is on this host as well, and misses a route: one fault.
+pub fn no_route_at_router(stage: &mut Stage) {
+    let net = stage.net();
+    net.server.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0");
+    net.client.ip(&format!("route add default via {}", net.server_ip(V4)));
+    stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&net.client, ([198, 51, 100, 77], 80).into()))));
+    let expected = stage.expect("no_route").owned_in(&net.client).is("/remote/address", "198.51.100.77");
+    expected.is("/dropped_at_router/interface", net.interface()).at_least("/attempts", 5.0);
+}
+
+/// What is too big gets lost somewhere beyond this host, without a word, and what is small passes.
+pub fn mtu_swallowed(stage: &mut Stage, family: Family) {
+    stage.window_ms = 8_000;
+    let net = stage.wired(Duration::from_millis(5), |_, packet| packet.len() > 1_400);
+    let server = Server::sink(&net.server, (net.server_ip(family), 80).into());
+    let mut held = Vec::new();
+    stage.watch(|watch| {
+        watch.every(Duration::from_secs(1), || {
+            if let Ok(mut stream) = try_connect(&net.client, server.at) {
+                let _ = stream.write_all(&[7; 20_000]);
+                held.push(stream);
+            }
+        })
+    });
+    let expected = stage.expect("mtu_black_hole").owned_in(&net.client).is("/destination/port", 80);
+    expected.is("/destination/address", server.at.ip().to_string()).at_least("/stuck_connections", 1.0);
 }

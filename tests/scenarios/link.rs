@@ -142,3 +142,22 @@ pub fn full_ring(stage: &mut Stage) {
     stage.watch(|watch| watch.every(Duration::from_millis(2), || drop(sender.send(b"a log line"))));
     stage.expect("interface_drops").is("/interface", name).at_least("/packets", 50.0);
 }
+
+/// Two network namespaces whose interfaces have the same name, as containers' have: each is told with its own figures.
+pub fn saturated_both_ends(stage: &mut Stage) {
+    let net = stage.net();
+    let ends = [(&net.client, net.server_ip(V4)), (&net.server, net.host(V4, 1))];
+    let sockets = ends.map(|(netns, to)| {
+        shape(netns, &net, "1mbit");
+        udp_to(netns, (to, 514).into())
+    });
+    let _taken = ends.map(|(netns, _)| udp(netns, ([0, 0, 0, 0], 514).into()));
+    stage.watch(|watch| {
+        watch.every(Duration::from_millis(2), || sockets.iter().for_each(|socket| drop(socket.send(&[0; 1_000]))));
+    });
+    for (netns, _) in ends {
+        let expected = stage.expect("link_saturated").owned_in(netns).is("/interface", net.interface());
+        expected.at_least("/queue_drops", 100.0);
+    }
+    stage.tolerated.push("udp_receive_buffer_full");
+}

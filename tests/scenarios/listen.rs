@@ -2,12 +2,14 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 
 use super::{stage::*, traffic::*};
+use crate::harness::*;
 
 pub fn overflow(stage: &mut Stage, family: Family) {
     let net = stage.net();
@@ -48,10 +50,7 @@ pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool, backlog: i32)
     // The flood's senders do not exist: what they are answered goes to the client, which has no such address.
     let prefix = if family == V4 { 25 } else { 121 };
     net.server.ip(&format!("route add {}/{prefix} via {}", net.host(family, 128), net.host(family, 1)));
-    // What is sent to a raw socket of this protocol begins with an IP header, whose source may be anybody.
-    let domain = if family == V4 { AddressFamily::INET } else { AddressFamily::INET6 };
-    let raw =
-        net.client.enter(|| socket_with(domain, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW)).unwrap());
+    let raw = raw(&net.client, family);
     stage.watch(|watch| {
         let mut number = 0u32;
         watch.every(Duration::from_millis(5), || {
@@ -65,8 +64,14 @@ pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool, backlog: i32)
     stage.expect("syn_flood").owned_in(&net.server).is("/local/port", 80).at_least("/half_open", backlog.into());
 }
 
+/// What is sent to a raw socket of this protocol begins with an IP header, whose source may be anybody.
+pub fn raw(netns: &Netns, family: Family) -> OwnedFd {
+    let domain = if family == V4 { AddressFamily::INET } else { AddressFamily::INET6 };
+    netns.enter(|| socket_with(domain, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW)).unwrap())
+}
+
 /// A SYN with its IP header, made by hand.
-fn syn(from: IpAddr, number: u32, to: SocketAddr) -> Vec<u8> {
+pub fn syn(from: IpAddr, number: u32, to: SocketAddr) -> Vec<u8> {
     const TCP: u8 = 6;
     let mut segment = [0u8; 20];
     segment[0..2].copy_from_slice(&(1_024 + (number % 60_000) as u16).to_be_bytes());

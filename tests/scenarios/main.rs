@@ -4,6 +4,7 @@
 //! diagnosis of its own. The daemon sees them all: what is not about a scenario's own places is left to the others.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -71,13 +72,16 @@ fn scenarios() -> Vec<Scenario> {
         one("no answer since before", connect::timeout_since_before),
         each("no neighbour", connect::neighbor),
         one("no neighbour for UDP", connect::neighbor_udp),
+        one("no neighbour, given up", connect::neighbor_given_up),
         each("no route", connect::no_route),
         one("blackhole route", |stage| connect::route_says_no(stage, "blackhole")),
         one("unreachable route", |stage| connect::route_says_no(stage, "unreachable")),
         one("prohibiting route", |stage| connect::route_says_no(stage, "prohibit")),
         one("no route where forwarded", drops::forward_no_route),
+        one("no route at the client's router", drops::no_route_at_router),
         one("IPv6 broken", connect::ipv6_broken),
         one("IPv6 firewalled", connect::ipv6_firewalled),
+        one("IPv6 never in time", connect::ipv6_never_in_time),
         each("local ports used up", connect::ports_exhausted),
         each("connection churn", connect::churn),
         each("firewall, input", drops::firewall_input),
@@ -88,6 +92,7 @@ fn scenarios() -> Vec<Scenario> {
         one("firewall on loopback", drops::firewall_on_loopback),
         one("firewall loses a few", drops::firewall_loss),
         one("firewall resets", tcp::firewall_resets),
+        one("firewall prohibits", drops::firewall_prohibits),
         each("accept queue full", listen::overflow),
         one("accept queue full behind bridge", listen::overflow_behind_bridge),
         one("accept queue full since before", listen::overflow_since_before),
@@ -96,6 +101,7 @@ fn scenarios() -> Vec<Scenario> {
         one("SYN flood, short queue", |stage| listen::syn_flood(stage, V4, true, 5)),
         each("UDP socket not read", drops::udp_buffer),
         each("MTU black hole", drops::mtu_black_hole),
+        each("MTU black hole elsewhere", drops::mtu_swallowed),
         each("DNS fails", dns::servfail),
         one("DNS knows no name", dns::nxdomain),
         each("DNS slow", dns::slow),
@@ -103,6 +109,8 @@ fn scenarios() -> Vec<Scenario> {
         one("DNS half silent", dns::half_unanswered),
         one("DNS server gone", dns::nobody),
         one("DNS firewalled", dns::firewalled),
+        one("DNS later than asked for", dns::late),
+        one("DNS slow behind a stub", dns::slow_behind_stub),
         each("loss", tcp::retransmits),
         one("loss, short connections", tcp::retransmits_of_short),
         each("far away", tcp::high_rtt),
@@ -113,6 +121,7 @@ fn scenarios() -> Vec<Scenario> {
         each("server resets", tcp::server_resets),
         each("shaped link, TCP", link::saturated_tcp),
         one("shaped link, UDP", link::saturated_udp),
+        one("shaped link, both ends", link::saturated_both_ends),
         each("bandwidth hog", link::hog),
         one("XDP drops", link::xdp_drop),
         each("tc drops", link::tc_drop),
@@ -130,6 +139,8 @@ fn scenarios() -> Vec<Scenario> {
         one("quiet: happy eyeballs", quiet::happy_eyeballs),
         one("quiet: IPv4 only", quiet::ipv4_only),
         one("quiet: clients reset", quiet::clients_reset),
+        one("quiet: checks that reset", quiet::checks_that_reset),
+        one("quiet: strangers kept out", quiet::strangers_kept_out),
         one("quiet: port scan", quiet::port_scan),
         one("quiet: download", quiet::download),
         one("quiet: keep-alive", quiet::keep_alive),
@@ -212,8 +223,16 @@ fn score(name: &str, stage: &Stage) -> Score {
     }
     let known =
         |code: &Value| stage.expected.iter().map(|e| e.code).chain(stage.tolerated.iter().copied()).any(|c| code == c);
-    let extra: Vec<_> = findings.iter().filter(|f| f["severity"] != "info" && !known(&f["code"])).collect();
-    score.extra = extra.len();
+    let harmful: Vec<_> = findings.iter().filter(|f| f["severity"] != "info").collect();
+    let extra: Vec<_> = harmful.iter().filter(|f| !known(&f["code"])).collect();
+    // What is told twice is one too many as well.
+    let twice = |expected: &str| {
+        let count = |all: &mut dyn Iterator<Item = bool>| all.filter(|same| *same).count();
+        let told = count(&mut harmful.iter().map(|f| f["code"] == expected));
+        told.saturating_sub(count(&mut stage.expected.iter().map(|e| e.code == expected)))
+    };
+    let codes: BTreeSet<_> = stage.expected.iter().map(|e| e.code).collect();
+    score.extra = extra.len() + codes.into_iter().map(twice).sum::<usize>();
     let codes = |findings: &[&Value]| {
         let mut codes: Vec<_> = findings
             .iter()

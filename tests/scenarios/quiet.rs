@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{stage::*, traffic::*};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, sendto, socket_with, sockopt};
+
+use super::{listen, stage::*, traffic::*};
 
 pub fn idle(stage: &mut Stage) {
     let _net = stage.net();
@@ -168,5 +170,36 @@ pub fn restart(stage: &mut Stage) {
         watch.every(PAUSE, || {
             let _ = try_connect(&net.client, at).map(|_| listener.accept());
         });
+    });
+}
+
+/// HAProxy checks a server so: its handshake's last packet is a reset, which the listener drops, and counts.
+pub fn checks_that_reset(stage: &mut Stage) {
+    let net = stage.net();
+    let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
+    let check = || {
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        sockopt::set_tcp_quickack(&socket, false).unwrap();
+        connect(&socket, &server.at).unwrap();
+        reset(socket.into());
+    };
+    stage.watch(|watch| watch.every(Duration::from_millis(100), || net.client.enter(check)));
+}
+
+/// A service that listens everywhere, behind a firewall that lets its own clients in and no stranger.
+pub fn strangers_kept_out(stage: &mut Stage) {
+    let net = stage.net();
+    let at: SocketAddr = (net.server_ip(V4), 22).into();
+    let _server = Server::echo(&net.server, ([0, 0, 0, 0], 22).into());
+    net.nft(&net.server, &[&format!("input ip saddr != {} tcp dport 22 drop", net.host(V4, 1))]);
+    let (friend, raw) = (connected(&net.client, at), listen::raw(&net.client, V4));
+    let mut number = 0;
+    stage.watch(|watch| {
+        watch.every(Duration::from_millis(100), || {
+            number += 1;
+            let syn = listen::syn(net.host(V4, 130 + (number % 120) as u8), number, at);
+            sendto(&raw, &syn, SendFlags::empty(), &SocketAddr::new(at.ip(), 0)).unwrap();
+            exchange(&friend, 100);
+        })
     });
 }

@@ -118,6 +118,10 @@ pub struct Remote {
     pub retransmits: u64,
     /// Of these, what had arrived nevertheless.
     pub spurious: u64,
+    /// Connections that do nothing but send a full segment again.
+    pub stuck: u64,
+    /// Something came from there, all the same.
+    pub hears: bool,
     pub rtt: Option<Rtt>,
     /// Shares of the window in which senders waited for the receiver, for their own send buffer.
     pub receiver_share: f64,

@@ -21,6 +21,8 @@ struct Course {
     segments_out: u64,
     retransmits: u64,
     tx_bytes: u64,
+    stuck: bool,
+    hears: bool,
     rtts_us: Vec<u64>,
     min_rtt_us: Option<u64>,
     /// Shares of the time in which it had data to send.
@@ -66,11 +68,28 @@ fn course(series: &Series, evidence: &Evidence) -> Option<Course> {
         segments_out,
         retransmits: grown(|socket| socket.retransmits.unwrap_or_default().into()),
         tx_bytes: grown(|socket| socket.tx_bytes.unwrap_or_default()),
+        stuck: is_stuck(series),
+        hears: grown(|socket| socket.tcp.as_ref().map_or(0, |tcp| tcp.segments_in.into())) > 0,
         rtts_us: rtts_us(series),
         min_rtt_us: series.iter().filter_map(min_rtt).min(),
         receiver_share: share(waits(first, last, |tcp| tcp.receiver_limited_jiffies)),
         send_buffer_share: share(waits(first, last, |tcp| tcp.send_buffer_limited_jiffies)).max(blocked_share(series)),
     })
+}
+
+/// Whether all that was sent in the later half of the readings was sent before, in segments of a size that some link on the
+/// way may not take: every link takes 576 bytes, and most tunnels more than 1,000.
+fn is_stuck(series: &Series) -> bool {
+    const BIG: u64 = 1_000;
+    /// A loss or two in a row are bad luck; the third retransmission comes after more than a second.
+    const TIMES: u32 = 3;
+    let later = &series[series.len() / 2..];
+    let (Some(first), Some(last)) = (later.first(), later.last()) else { return false };
+    let resent = |socket: &Socket| socket.tcp.as_ref().map_or(0, |tcp| tcp.retransmitted_bytes);
+    let fresh = |socket: &Socket| socket.tx_bytes.unwrap_or_default().saturating_sub(resent(socket));
+    let times = last.retransmits.unwrap_or_default();
+    let again = resent(last) > resent(first) && fresh(last) == fresh(first);
+    again && times >= TIMES && resent(last) >= BIG * u64::from(times)
 }
 
 /// The share of the readings in which all was sent and its process waited for room to write more. The kernel's sum leaves
@@ -117,6 +136,8 @@ fn remote(address: IpAddr, port: Option<u16>, courses: &[Course], window: Durati
         segments_out: sum(|course| course.segments_out),
         retransmits: sum(|course| course.retransmits),
         spurious: 0,
+        stuck: sum(|course| course.stuck.into()),
+        hears: courses.iter().any(|course| course.hears),
         rtt,
         receiver_share: share(|course| course.receiver_share),
         send_buffer_share: share(|course| course.send_buffer_share),

@@ -15,6 +15,7 @@ mod dns;
 mod drops;
 mod link;
 mod listen;
+mod mtu;
 mod ports;
 mod refused;
 mod tcp;
@@ -45,7 +46,7 @@ const RULES: &[Rule] = &[
     rule(Code::ConntrackFull, &[DROPS], drops::conntrack_full),
     rule(Code::FirewallDrop, &[DROPS], drops::firewall_drop),
     rule(Code::NeighborUnreachable, &[DROPS], drops::neighbor_unreachable),
-    rule(Code::MtuBlackHole, &[DROPS], drops::mtu_black_hole),
+    rule(Code::MtuBlackHole, &[DROPS, TCP], mtu::mtu_black_hole),
     rule(Code::SynFlood, &[DROPS, SOCKETS], listen::syn_flood),
     rule(Code::ListenQueueOverflow, &[SOCKETS], listen::listen_queue_overflow),
     rule(Code::PortExhaustion, &[CONNECTIONS], ports::port_exhaustion),
@@ -81,8 +82,9 @@ const EXPLAINS: &[(Code, &[Code])] = {
         (SynFlood, &[ListenQueueOverflow, ConnectTimeout, Retransmits, ConnectionChurn]),
         (ListenQueueOverflow, &[ConnectTimeout, ConnectionRefused, Retransmits, Resets, HighRtt]),
         (LinkSaturated, &[Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, DnsSlow, SenderLimited, InterfaceDrops]),
+        (InterfaceDrops, &[ConnectTimeout, DnsUnanswered, NeighborUnreachable]),
         (NoRoute, &[ConnectTimeout, DnsUnanswered]),
-        (Ipv6Broken, &[ConnectTimeout, NoRoute]),
+        (Ipv6Broken, &[ConnectTimeout, NoRoute, ConnectionRefused]),
         (DnsUnanswered, &[ConnectionRefused]),
         (ReceiverLimited, &[SenderLimited, Retransmits]),
     ]
@@ -155,7 +157,7 @@ fn entered(finding: &Finding, evidence: &Evidence) -> String {
     let there = |line: &str| match pid {
         _ if !OF_A_NAMESPACE.iter().any(|command| line.starts_with(command)) => line.to_owned(),
         Some(pid) => format!("nsenter -t {pid} -n {line}"),
-        None => format!("{line}  # in network namespace {netns}"),
+        None => format!("{line}{} in network namespace {netns}", if line.contains("  # ") { ";" } else { "  #" }),
     };
     if evidence.netns.is_none_or(|ours| ours == netns) {
         return finding.next_step.clone();

@@ -138,7 +138,13 @@ fn forwarded_without_route(evidence: &Evidence) -> Vec<Finding> {
 pub fn ipv6_broken(evidence: &Evidence) -> Vec<Finding> {
     /// Who gives IPv6 up after a moment gives it a chance again with every connection: three that all fail are no bad luck.
     const RACES: usize = 3;
-    let fails = |c: &&Connection| c.hangs() || c.lost_the_race() || c.outcome == Outcome::Unreachable;
+    // Localhost over IPv6, where the service listens on 127.0.0.1 only, is refused everywhere.
+    let refused = |c: &Connection| {
+        c.outcome == Outcome::Refused && c.remote.is_some_and(|remote| !remote.address.is_loopback())
+    };
+    let fails = |c: &&Connection| {
+        c.hangs() || c.lost_the_race() || c.outcome == Outcome::Unreachable || refused(c)
+    };
     let over_ipv6 = |c: &&Connection| c.remote.is_some_and(|remote| remote.family() == Family::Ipv6);
     let key = |c: &Connection| (program(&c.owner), c.remote.map(|remote| remote.port));
     let mut found = Vec::new();
@@ -146,19 +152,23 @@ pub fn ipv6_broken(evidence: &Evidence) -> Vec<Finding> {
         let same = |c: &&Connection| c.outcome == Outcome::Established && key(c) == (who.clone(), port);
         let (v6, v4): (Vec<_>, Vec<_>) = outbound(evidence).filter(same).partition(over_ipv6);
         let (false, true) = (v4.is_empty(), v6.is_empty()) else { continue };
-        let certain = |row: &&&Connection| row.hangs() || row.outcome == Outcome::Unreachable;
-        if rows.iter().filter(certain).count() == 0 && rows.len() < RACES {
+        let (races, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.lost_the_race() && !row.hangs());
+        let races = if races.len() < RACES { Vec::new() } else { races };
+        let waits = races.len() + rows.iter().filter(|row| row.hangs()).count();
+        let rows = [rows, races].concat();
+        if rows.is_empty() {
             continue;
         }
-        let waits = rows.iter().filter(|row| row.hangs() || row.lost_the_race()).count();
         // Without IPv6 at all the connect fails at once, with ENETUNREACH, and costs nothing: only a wait, a route or a
-        // router that says no, or a host that has a global IPv6 address and no way to use it, is broken.
+        // router that says no, or a host that has a global IPv6 address and no way to use it, is broken. A refusal costs
+        // nothing either.
         let says_no = rows.iter().any(|row| matches!(row.errno.as_deref(), Some("EHOSTUNREACH" | "EACCES")));
         let has_ipv6 = evidence
             .sockets
             .iter()
             .any(|s| s.owner.netns == who.netns && s.local.is_some_and(|l| is_global_ipv6(&l.address)));
-        let severity = if waits > 0 || says_no || has_ipv6 { Severity::Warning } else { Severity::Info };
+        let no_way = has_ipv6 && rows.iter().any(|row| row.outcome == Outcome::Unreachable);
+        let severity = if waits > 0 || says_no || no_way { Severity::Warning } else { Severity::Info };
         let owner = common(rows.iter().map(|row| &row.owner));
         let summary = format!(
             "{} reaches port {} over IPv4 but not over IPv6: {} IPv6 connects failed",
@@ -247,6 +257,9 @@ mod tests {
         let raced = |times| [vec![waiting("2001:db8::1", 0, 250); times], vec![v4.clone()]].concat();
         assert!(ipv6_broken(&evidence(raced(1))).is_empty(), "happy eyeballs");
         assert_eq!(told(&ipv6_broken(&evidence(raced(5)))), [(Code::Ipv6Broken, Severity::Warning)], "never in time");
+        let refused = |address| vec![connection(address, 443, Outcome::Refused), v4.clone()];
+        assert_eq!(told(&ipv6_broken(&evidence(refused("fd00::1")))), [(Code::Ipv6Broken, Severity::Info)]);
+        assert!(ipv6_broken(&evidence(refused("::1"))).is_empty(), "localhost");
     }
 
     #[test]

@@ -85,7 +85,14 @@ fn passes_on(evidence: &Evidence, relay: &Finding, source: &Finding) -> bool {
 /// The server says nothing. A fifth: resolvers ask again, so that less is hardly felt.
 fn silence(evidence: &Evidence) -> Vec<Finding> {
     const SHARE: f64 = 0.2;
+    /// A query of this age without an answer counts as unanswered: see `trace_dns`.
+    const PATIENCE: Duration = Duration::from_secs(1);
     let found = by_server(evidence).into_iter().filter_map(|(server, queries)| {
+        // Where every answer takes longer than that, what has none yet is late, as `dns_slow` says.
+        let mut answers = queries.iter().filter_map(|query| query.latency).peekable();
+        if answers.peek().is_some() && answers.all(|latency| latency >= PATIENCE) {
+            return None;
+        }
         let bad: Vec<_> = queries.iter().copied().filter(|query| query.unanswered).collect();
         judged(Code::DnsUnanswered, server, &bad, queries.len(), SHARE, "does not answer")
     });
@@ -192,6 +199,8 @@ mod tests {
         ] {
             assert_eq!(all(&evidence(&[well.clone(), (2, bad)])), [(code, Severity::Warning)]);
         }
+        let late = evidence(&[(5, query(Some("NOERROR"), 3_000)), (3, query(None, 0))]);
+        assert_eq!(all(&late), [(Code::DnsSlow, Severity::Warning)], "the rest is under way");
     }
 
     #[test]

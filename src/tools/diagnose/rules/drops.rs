@@ -6,7 +6,7 @@ use super::warning_from;
 use crate::{
     answer::Owner,
     tools::diagnose::{
-        evidence::{Connection, Drop, Evidence, Outcome, Socket, common, groups, is_known},
+        evidence::{Connection, Drop, Evidence, Outcome, common, groups, is_known},
         finding::{Code, Finding, Place, Severity, quoted},
     },
 };
@@ -30,11 +30,13 @@ fn service(evidence: &Evidence, drop: &Drop) -> Option<Place> {
 
 /// Whether the packet was of somebody on this host: a sender of ours, or a service of ours that somebody wants to reach.
 fn concerns_us(evidence: &Evidence, drop: &Drop) -> bool {
-    /// Who only looks around sends one SYN to a port, or two; a client sends its own again after 1 s and 3 s.
+    /// Who only looks around sends one SYN to a port, or two; a client sends its own again after 1 s and 3 s. Of many
+    /// sources the row names none.
     const INSISTS: u64 = 3;
     let ours = |end: Option<Place>| end.is_some_and(|end| evidence.is_ours(&end.address));
     let served = |end: Place| evidence.server(&drop.protocol, end, drop.owner.netns).is_some();
-    is_known(&drop.owner) || ours(drop.source) || (drop.count >= INSISTS && drop.destination.is_some_and(served))
+    let insists = drop.source.is_some() && drop.count >= INSISTS;
+    is_known(&drop.owner) || ours(drop.source) || (insists && drop.destination.is_some_and(served))
 }
 
 /// Whose packets they were: as the kernel says, else who serves the port that they were for, or from, else who connects
@@ -59,7 +61,7 @@ fn party(evidence: &Evidence, rows: &[&Drop]) -> Owner {
 }
 
 /// The finding's figures that all drops have.
-fn about(evidence: &Evidence, code: Code, severity: Severity, summary: String, rows: &[&Drop]) -> Finding {
+pub(super) fn about(evidence: &Evidence, code: Code, severity: Severity, summary: String, rows: &[&Drop]) -> Finding {
     let owner = party(evidence, rows);
     let interfaces: BTreeSet<_> = rows.iter().filter_map(|row| row.interface.as_ref()).collect();
     let first = rows[0];
@@ -79,7 +81,7 @@ pub(super) fn whose(rows: &[&Drop]) -> Owner {
     common(rows.iter().map(|row| &row.owner))
 }
 
-fn total(rows: &[&Drop]) -> u64 {
+pub(super) fn total(rows: &[&Drop]) -> u64 {
     rows.iter().map(|row| row.count).sum()
 }
 
@@ -196,34 +198,6 @@ fn next_hop(finding: Finding, to: &str) -> Finding {
     finding.step(&format!("ip route get {to}")).step("ip neigh show nud failed  # the next hop, and whether it is on that link")
 }
 
-/// Packets too big for the next link die, and their sender does not learn it.
-pub fn mtu_black_hole(evidence: &Evidence) -> Vec<Finding> {
-    /// The first packet that is too big is how a sender learns the path's MTU; it then sends smaller ones. Who goes on
-    /// was not told: its ICMP got lost.
-    const PACKETS: u64 = 3;
-    let too_big = evidence.drops.iter().filter(|drop| drop.reason == "PKT_TOO_BIG");
-    let mut found = Vec::new();
-    for ((source, destination), rows) in groups(too_big, |drop| (drop.source, drop.destination)) {
-        let (Some(source), Some(destination)) = (source, destination) else { continue };
-        // Whose connection hangs for long tries once a minute or two: what it tried before counts.
-        let hangs = |s: &&Socket| {
-            let ends = (s.local.map(Place::from), s.remote.map(Place::from));
-            s.send_queue_bytes > 0 && ends == (Some(source), Some(destination))
-        };
-        let before: u64 = evidence.sockets.iter().filter(hangs).map(|socket| socket.retransmits).sum();
-        let count = total(&rows);
-        if count.max(before) < PACKETS {
-            continue;
-        }
-        let summary = format!(
-            "packets from {source} to {destination} are too big for a link on their way, and {source} goes on sending them: {count} were dropped"
-        );
-        let finding = about(evidence, Code::MtuBlackHole, Severity::Warning, summary, &rows).at(source).at(destination);
-        found.push(finding.step(&format!("ping -M do -s 1472 {}  # the largest size that passes; let ICMP \"fragmentation needed\" and \"packet too big\" through", destination.address)));
-    }
-    found
-}
-
 /// A process does not read its UDP socket as fast as datagrams arrive.
 pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
     /// A burst of a few may overrun a socket once.
@@ -298,13 +272,6 @@ mod tests {
         assert_eq!(told(&conntrack_full(&full)), [(Code::ConntrackFull, Severity::Critical)]);
         assert!(firewall_drop(&full).is_empty());
         assert!(conntrack_full(&evidence(drops)).is_empty());
-    }
-
-    #[test]
-    fn the_first_packet_that_is_too_big_teaches_the_mtu() {
-        let judged = |count| mtu_black_hole(&evidence(vec![drop_of("PKT_TOO_BIG", "tcp", ("10.0.0.1", 80), count)]));
-        assert!(judged(1).is_empty());
-        assert_eq!(told(&judged(4)), [(Code::MtuBlackHole, Severity::Warning)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{drops::whose, warning_from};
 use crate::{
     answer::bit_rate,
     tools::diagnose::{
-        evidence::{Drop, Evidence, Link, Talker, common, groups, program},
+        evidence::{Drop, Evidence, Link, Talker, common, groups, is_known, program},
         finding::{Code, Finding, Severity, quoted},
     },
 };
@@ -136,8 +136,10 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         found.push(next(ends.into_iter().fold(finding, Finding::at)));
     }
     let told = seen_by_packets(evidence, evidence.drops.iter().filter(at_device));
+    // What came over a veth still has its sender, whose network namespace is another.
     let is_link = |drop: &Drop, link: &Link| {
-        evidence.link(drop.owner.netns, drop.interface.as_deref()).is_some_and(|at| at.name == link.name)
+        let netns = drop.owner.netns.filter(|_| !is_known(&drop.owner));
+        evidence.link(netns, drop.interface.as_deref()).is_some_and(|at| at.name == link.name)
     };
     for link in evidence.links.iter().filter(|link| !told.contains(link.name.as_str())) {
         // The kernel counts a frame that nobody here understands (LLDP, a stray VLAN) as dropped by the device.

@@ -1,0 +1,113 @@
+//! Packets that are too big for a link on their way.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::drops::{about, total};
+use crate::tools::diagnose::{
+    evidence::{Connection, Evidence, Outcome, Remote, Socket, groups},
+    finding::{Code, Finding, Place, Severity, quoted},
+};
+
+/// Packets too big for the next link die, and their sender does not learn it.
+pub fn mtu_black_hole(evidence: &Evidence) -> Vec<Finding> {
+    let mut found = too_big(evidence);
+    let told: BTreeSet<_> = found.iter().flat_map(|f: &Finding| f.places.iter().map(|place| place.address)).collect();
+    found.extend(swallowed(evidence).filter(|finding| finding.places.iter().all(|at| !told.contains(&at.address))));
+    found
+}
+
+/// They die on this host.
+fn too_big(evidence: &Evidence) -> Vec<Finding> {
+    /// The first packet that is too big is how a sender learns the path's MTU; it then sends smaller ones. Who goes on
+    /// was not told: its ICMP got lost.
+    const PACKETS: u64 = 3;
+    let too_big = evidence.drops.iter().filter(|drop| drop.reason == "PKT_TOO_BIG");
+    let mut found = Vec::new();
+    for ((source, destination), rows) in groups(too_big, |drop| (drop.source, drop.destination)) {
+        let (Some(source), Some(destination)) = (source, destination) else { continue };
+        // Whose connection hangs for long tries once a minute or two: what it tried before counts.
+        let hangs = |s: &&Socket| {
+            let ends = (s.local.map(Place::from), s.remote.map(Place::from));
+            s.send_queue_bytes > 0 && ends == (Some(source), Some(destination))
+        };
+        let before: u64 = evidence.sockets.iter().filter(hangs).map(|socket| socket.retransmits).sum();
+        let count = total(&rows);
+        if count.max(before) < PACKETS {
+            continue;
+        }
+        let summary = format!(
+            "packets from {source} to {destination} are too big for a link on their way, and {source} goes on sending them: {count} were dropped"
+        );
+        let finding = about(evidence, Code::MtuBlackHole, Severity::Warning, summary, &rows).at(source).at(destination);
+        found.push(sizes(finding, destination.address));
+    }
+    found
+}
+
+/// They die elsewhere, and nobody says so: full segments are sent again and again, and nothing else, while what is small
+/// passes. Where packets to that remote are seen to die on this host, that is the cause.
+fn swallowed(evidence: &Evidence) -> impl Iterator<Item = Finding> {
+    let dies_here = |address: IpAddr| {
+        let fault = ["NETFILTER_DROP", "NOT_SPECIFIED", "QDISC_", "TC_", "XDP"];
+        let mut there = evidence.drops.iter().filter(move |drop| drop.destination.is_some_and(|at| at.address == address));
+        there.any(|drop| fault.iter().any(|reason| drop.reason.starts_with(reason)))
+    };
+    let passes = |row: &Remote, address: IpAddr| {
+        let reached = |c: &&Connection| c.remote.is_some_and(|remote| remote.address == address);
+        row.hears || evidence.connections.iter().filter(reached).any(|c| c.outcome == Outcome::Established)
+    };
+    evidence.remotes.iter().filter(|row| row.stuck > 0).filter_map(move |row| {
+        let address = row.remote.filter(|address| passes(row, *address) && !dies_here(*address))?;
+        let place = Place { address, port: row.port };
+        let summary = format!(
+            "full segments from {} to {place} are sent again and never acknowledged, and small ones pass: they are too big for a link on the way",
+            quoted(&row.owner)
+        );
+        let finding = Finding::new(Code::MtuBlackHole, Severity::Warning, summary)
+            .owner(&row.owner)
+            .with("destination", place)
+            .with("stuck_connections", row.stuck)
+            .with("retransmits", row.retransmits)
+            .with("segments_out", row.segments_out)
+            .at(place);
+        Some(sizes(finding, address))
+    })
+}
+
+/// How to find the size that passes.
+fn sizes(finding: Finding, destination: IpAddr) -> Finding {
+    finding.step(&format!(
+        "ping -M do -s 1472 {destination}  # the largest size that passes; let ICMP \"fragmentation needed\" and \"packet too big\" through"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+    use crate::tools::diagnose::evidence::Drop;
+
+    fn evidence(drops: Vec<Drop>) -> Evidence {
+        Evidence { drops, ..quiet() }
+    }
+
+    #[test]
+    fn the_first_packet_that_is_too_big_teaches_the_mtu() {
+        let judged = |count| mtu_black_hole(&evidence(vec![drop_of("PKT_TOO_BIG", "tcp", ("10.0.0.1", 80), count)]));
+        assert!(judged(1).is_empty());
+        assert_eq!(told(&judged(4)), [(Code::MtuBlackHole, Severity::Warning)]);
+    }
+
+    #[test]
+    fn what_is_swallowed_is_told_from_a_dead_peer() {
+        let remote = Some("10.0.0.1".parse().unwrap());
+        let row = Remote { remote, port: Some(80), stuck: 2, retransmits: 8, segments_out: 8, ..Remote::default() };
+        let with = |hears| Evidence { remotes: vec![Remote { hears, ..row.clone() }], ..quiet() };
+        assert!(mtu_black_hole(&with(false)).is_empty(), "nothing passes");
+        assert_eq!(told(&mtu_black_hole(&with(true))), [(Code::MtuBlackHole, Severity::Warning)]);
+        let connections = vec![connection("10.0.0.1", 80, Outcome::Established)];
+        let reached = Evidence { connections, ..with(false) };
+        assert_eq!(told(&mtu_black_hole(&reached)), [(Code::MtuBlackHole, Severity::Warning)]);
+        let drops = vec![drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 8)];
+        assert!(mtu_black_hole(&Evidence { drops, ..with(true) }).is_empty(), "a firewall's work");
+    }
+}
