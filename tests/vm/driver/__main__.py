@@ -29,9 +29,12 @@ from script import run_script
 
 CACHE = guest.ROOT / "target/vm"
 SCRIPTS = Path(__file__).parent.parent
-# Bounds, for a busy machine; one that does nothing else needs a third of them.
-TEST_SECONDS = 60
-KERNEL_SECONDS = 420
+# Bounds, for a busy machine; one that does nothing else needs a fifth of them.
+TEST_SECONDS = 90
+KERNEL_SECONDS = 900
+# A window is a length of time, and an emulated processor that has to wait for a real one can miss it. What is wrong
+# with the kernel, or with us, is wrong twice.
+ATTEMPTS = 2
 
 
 def main():
@@ -133,11 +136,11 @@ def examine(machine):
     failures = []
     scope = run_script(SCRIPTS / "tools.py", [machine], failures)
     status = scope["status"]
-    tests = kernel_tests(machine)
+    tests = kernel_tests(machine, {tool["name"] for tool in status["tools"] if not tool["available"]})
     failures += [f"{test} failed" for test, passed in tests.items() if not passed]
     tools = {}
     for tool in status["tools"]:
-        mine = [passed for test, passed in tests.items() if test.split("::")[0] in tool["name"].replace("-", "_")]
+        mine = [passed for test, passed in tests.items() if is_about(test, tool["name"])]
         tools[tool["name"]] = {
             "available": tool["available"],
             "reason": tool["reason"],
@@ -149,22 +152,32 @@ def examine(machine):
     return {"tools": tools, "held": status["daemon"]["capabilities"], "failures": failures}
 
 
-def kernel_tests(machine):
+def is_about(test, tool):
+    return test.split("::")[0] in tool.replace("-", "_")
+
+
+def kernel_tests(machine, unavailable):
     """The tests of the project's suite that are about the kernel, and whether they passed."""
-    settings = "NETMON_TEST_PATIENCE=5 NETMON_TEST_SOCKET=/run/netmon/netmond.sock"
     passed = {}
     for line in (SCRIPTS / "kernel-tests").read_text().splitlines():
         name, *since = line.split()
         if name == "#" or since and machine.kernel.version() < kernels.version(since[0]):
             continue
-        started = time.monotonic()
-        program = "suite" if "::" in name else "stock"
-        code, output = machine.execute(f"{settings} {program} --exact {name} 2>&1", timeout=TEST_SECONDS)
-        passed[name] = code == 0 and "test result: ok. 1 passed" in output
-        if not passed[name]:
-            print(output)
-        outcome = "ok    " if passed[name] else "FAILED"
-        print(f"{machine.kernel.name:5} {outcome} {name} ({time.monotonic() - started:.1f} s)", flush=True)
+        if not any(is_about(name, tool) for tool in unavailable):
+            passed[name] = any(passes(machine, name) for _ in range(ATTEMPTS))
+    return passed
+
+
+def passes(machine, test):
+    settings = "NETMON_TEST_PATIENCE=5 NETMON_TEST_SOCKET=/run/netmon/netmond.sock"
+    started = time.monotonic()
+    program = "suite" if "::" in test else "stock"
+    code, output = machine.execute(f"{settings} {program} --exact {test} 2>&1", timeout=TEST_SECONDS)
+    passed = code == 0 and "test result: ok. 1 passed" in output
+    outcome = "ok    " if passed else "FAILED"
+    print(f"{machine.kernel.name:5} {outcome} {test} ({time.monotonic() - started:.1f} s)", flush=True)
+    if not passed:
+        print(output, flush=True)
     return passed
 
 

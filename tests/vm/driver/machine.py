@@ -23,7 +23,7 @@ COMMAND_LINE = (
     "console=ttyS0 panic=-1 quiet net.ifnames=0 mitigations=off nokaslr cryptomgr.notests audit=0 apparmor=0 "
     "initcall_blacklist=load_system_certificate_list,jent_mod_init,crypto_kdf108_init,i8042_init"
 )
-BOOT_SECONDS = 120
+BOOT_SECONDS = 240
 READY = b"Spawning backdoor root shell..."
 
 
