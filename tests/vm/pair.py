@@ -10,15 +10,18 @@ for node in [client, server]:
 
 
 def begin(node, tool, *arguments):
-    """Starts a measurement and waits until everything that it needs is attached."""
+    """Starts a measurement and waits until everything that it needs is attached, or until it is over."""
     command = f"netmon-mcp call {tool} {' '.join(arguments)} --json"
-    node.succeed(f"({command} >/tmp/answer 2>&1 || true; touch /tmp/ended) </dev/null >/dev/null 2>&1 &")
-    node.wait_until_succeeds(f"netmon-mcp call status --json | jq -e '.tools[] | select(.name == \"{tool}\") | .windows > 0'")
+    run = f"{command} >/tmp/answer 2>&1 || true; touch /tmp/ended"
+    node.succeed(f"rm -f /tmp/ended; ({run}) </dev/null >/dev/null 2>&1 &")
+    is_open = f"netmon-mcp call status --json | jq -e '.tools[] | select(.name == \"{tool}\") | .windows > 0'"
+    node.wait_until_succeeds(f"test -e /tmp/ended || {is_open}")
 
 
 def end(node):
     node.wait_until_succeeds("test -e /tmp/ended", timeout=90)
     answer = node.succeed("cat /tmp/answer; rm /tmp/answer /tmp/ended")
+    assert answer.startswith("{"), answer
     return json.loads(answer)
 
 
@@ -51,7 +54,7 @@ with subtest("packets that a firewall drops are found, with the port"):
     server.succeed("nft add table inet fault")
     server.succeed("nft add chain inet fault input '{ type filter hook input priority 0; }'")
     server.succeed("nft add rule inet fault input tcp dport 9000 drop")
-    begin(server, "diagnose", "duration_ms=8000")
+    begin(server, "diagnose", "duration_ms=20000")
     client.execute("timeout 5 bash -c ': >/dev/tcp/server/9000'")
     found = findings(end(server))
     assert "firewall_drop" in found, found
