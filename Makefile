@@ -19,6 +19,7 @@ test: prerequisites
 	cargo test --locked
 
 bench: prerequisites
+	@scripts/prerequisites bpftrace tcpdump
 	cargo bench --locked
 
 lint: prerequisites

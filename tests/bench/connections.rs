@@ -9,7 +9,13 @@ use std::{
 
 use serde_json::json;
 
-use crate::{Figure, cost, harness::*, workload::Load};
+use crate::{
+    Figure, cost,
+    floor::{Empty, TRACEPOINTS_OF_CONNECTIONS},
+    harness::*,
+    peers,
+    workload::Load,
+};
 
 const TOOL: &str = "trace_connections";
 
@@ -17,8 +23,15 @@ const TOOL: &str = "trace_connections";
 pub fn cost() -> Vec<Figure> {
     let daemon = Daemon::start();
     let window = [(TOOL, json!({"duration_ms": 60_000}))];
-    let load = Load::connects(Pair::new());
-    vec![cost::ratio("connect + accept + close, CPU, traced / not", &daemon, &window, load, (1.10, "<= 1.10"))]
+    let (pair, name) = (Pair::new(), "connect + accept + close");
+    let load = || Load::connects(pair.clone());
+    let mut figures =
+        vec![cost::ratio(&format!("{name}, CPU, traced / not"), &daemon, &window, load(), (1.10, "<= 1.10"))];
+    let empty = || Empty::trace(TRACEPOINTS_OF_CONNECTIONS);
+    let floor = format!("… {name}, an empty program at its tracepoints");
+    figures.push(cost::compare(&floor, load(), (0.0, "-"), empty, drop));
+    figures.extend(peers::beside(name, &pair, peers::STATES, load));
+    figures
 }
 
 /// Connections that are made at 5,000 a second for 5 s, and are not in the answer.

@@ -83,7 +83,7 @@ pub fn scan() -> Vec<Figure> {
     let mut figures: Vec<_> =
         windows.iter().map(|window| scanned(&pair, &daemon, std::slice::from_ref(window))).collect();
     figures.push(scanned(&pair, &daemon, &windows));
-    let floor = cost::turns(&mut Load::Scan(Scan::new(&pair)), || Empty::trace(TRACEPOINTS), drop);
+    let floor = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), || Empty::trace(TRACEPOINTS), drop);
     figures.push(more("an empty program at their tracepoints", floor, "-"));
     figures
 }
@@ -92,7 +92,7 @@ fn scanned(pair: &Pair, daemon: &Daemon, windows: &[(&str, Value)]) -> Figure {
     let client = RefCell::new(Client::connect(&daemon.socket));
     let on = || cost::open(&mut client.borrow_mut(), windows);
     let off = |ids| cost::close(&mut client.borrow_mut(), windows, ids);
-    let turns = cost::turns(&mut Load::Scan(Scan::new(pair)), on, off);
+    let turns = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(pair)), on, off);
     let names = match windows {
         [(name, _)] => name,
         _ => "all of them",

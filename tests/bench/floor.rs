@@ -29,6 +29,10 @@ pub const TRACEPOINTS: &[&CStr] = &[
     c"tcp_send_reset",
 ];
 
+/// Those of `trace_connections`.
+pub const TRACEPOINTS_OF_CONNECTIONS: &[&CStr] =
+    &[c"fib6_table_lookup", c"fib_table_lookup", c"inet_sk_error_report", c"inet_sock_set_state"];
+
 /// Links of an empty program, until they are dropped.
 pub struct Empty(#[expect(dead_code, reason = "held, not read")] Vec<OwnedFd>);
 

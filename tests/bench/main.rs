@@ -12,6 +12,7 @@ mod cost;
 mod first_light;
 mod flood;
 mod floor;
+mod peers;
 mod sockets;
 mod workload;
 

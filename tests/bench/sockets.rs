@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::{Figure, cost, harness::*, median, workload::Load};
+use crate::{Figure, cost, harness::*, median, peers, workload::Load};
 
 /// What a figure is called, its load, and what is to be reached.
 type Case = (&'static str, fn(&Pair) -> Load, (f64, &'static str));
@@ -23,9 +23,11 @@ pub fn traffic_cost() -> Vec<Figure> {
     let compare = |(name, load, reach): Case| {
         let pair = Pair::new();
         let daemon = Daemon::start();
-        cost::ratio(name, &daemon, &[("top_traffic", json!({"duration_ms": 60_000}))], load(&pair), reach)
+        let ours = cost::ratio(name, &daemon, &[("top_traffic", json!({"duration_ms": 60_000}))], load(&pair), reach);
+        let what = name.split(',').next().unwrap_or_default();
+        std::iter::once(ours).chain(peers::beside(what, &pair, peers::BYTES, || load(&pair))).collect::<Vec<_>>()
     };
-    loads.into_iter().map(compare).collect()
+    loads.into_iter().flat_map(compare).collect()
 }
 
 /// Processes that hold connections: one may not open as many files.

@@ -86,6 +86,7 @@ impl Drop for Inner {
 }
 
 /// Two namespaces that are joined by a veth pair, `v0` in each, with IPv4 and IPv6 addresses.
+#[derive(Clone)]
 pub struct Pair {
     pub a: Netns,
     pub b: Netns,
