@@ -182,4 +182,21 @@ mod tests {
         let stuck = remotes(vec![reading(0, 100, 5, 0), reading(800, 100, 5, 400)], &evidence);
         assert_eq!(stuck[0].receiver_share, 1.0, "nothing goes out, for want of a window");
     }
+
+    #[test]
+    fn who_only_sends_full_segments_again_is_stuck() {
+        let again = |times: u32, bytes: u64, fresh: u64| {
+            let mut output = reading(times * 100, 20 + times, times, 0);
+            let socket = &mut output.sockets[0];
+            socket.tx_bytes = Some(fresh + u64::from(times) * bytes);
+            if let Some(tcp) = &mut socket.tcp {
+                tcp.retransmitted_bytes = u64::from(times) * bytes;
+            }
+            output.sockets.remove(0)
+        };
+        assert!(is_stuck(&vec![again(1, 1_400, 20_000), again(3, 1_400, 20_000), again(5, 1_400, 20_000)]));
+        assert!(!is_stuck(&vec![again(1, 1_400, 20_000), again(3, 1_400, 20_000), again(5, 1_400, 90_000)]), "goes on");
+        assert!(!is_stuck(&vec![again(1, 200, 600), again(3, 200, 600), again(5, 200, 600)]), "its peer is gone");
+        assert!(!is_stuck(&(0..3).map(|_| again(5, 1_400, 20_000)).collect()), "waits, and sends nothing");
+    }
 }

@@ -235,7 +235,7 @@ pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
-    use crate::tools::diagnose::evidence::{Counters, Listener};
+    use crate::tools::diagnose::evidence::{Counters, Listener, Socket};
 
     fn evidence(drops: Vec<Drop>) -> Evidence {
         Evidence { drops, ..quiet() }

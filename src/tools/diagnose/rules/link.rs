@@ -15,6 +15,8 @@ use crate::{
 const BACKLOG_S: f64 = 0.1;
 /// Packets that a burst may lose at a queue without anyone to notice.
 const QUEUE_DROPS: u64 = 10;
+/// A device loses a few now and then, as it comes up and where frames are malformed; more than one a second is a fault.
+const DEVICE_DROPS: u64 = 10;
 
 fn is_queue(drop: &&Drop) -> bool {
     let reason = drop.reason.as_str();
@@ -101,8 +103,6 @@ fn with_link(finding: Finding, link: Option<&Link>) -> Finding {
 
 /// Packets die at a device: no room, bad frames, a program at the driver or at tc.
 pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
-    /// Frames of protocols that nobody speaks here are counted as dropped on every network, a few a minute.
-    const PACKETS: u64 = 10;
     let at_device = |drop: &&Drop| {
         let reason = drop.reason.as_str();
         let named =
@@ -122,7 +122,7 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         };
         let finding = Finding::new(
             Code::InterfaceDrops,
-            warning_from(count, PACKETS),
+            warning_from(count, DEVICE_DROPS),
             format!("{count} packets were dropped at {name}, {why}"),
         )
         .owner(&whose(&rows))
@@ -135,7 +135,24 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
         found.push(next(ends.into_iter().fold(finding, Finding::at)));
     }
-    let told = seen_by_packets(evidence, evidence.drops.iter().filter(at_device));
+    found.extend(counted_drops(evidence, &seen_by_packets(evidence, evidence.drops.iter().filter(at_device))));
+    if evidence.counters.softnet_dropped > 0 {
+        let count = evidence.counters.softnet_dropped;
+        let finding = Finding::new(
+            Code::InterfaceDrops,
+            warning_from(count, DEVICE_DROPS),
+            format!("{count} packets found a CPU's backlog full"),
+        );
+        found.push(
+            finding.with("softnet_dropped", count).step("sysctl net.core.netdev_max_backlog net.core.netdev_budget"),
+        );
+    }
+    found
+}
+
+/// What the drivers count, of the links of which no packet told.
+fn counted_drops(evidence: &Evidence, told: &BTreeSet<&str>) -> Vec<Finding> {
+    let mut found = Vec::new();
     // What came over a veth still has its sender, whose network namespace is another.
     let is_link = |drop: &Drop, link: &Link| {
         let netns = drop.owner.netns.filter(|_| !is_known(&drop.owner));
@@ -153,7 +170,7 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         }
         let finding = Finding::new(
             Code::InterfaceDrops,
-            warning_from(count, PACKETS),
+            warning_from(count, DEVICE_DROPS),
             format!("the driver of {} dropped {count} packets", link.name),
         )
         .with("interface", &link.name)
@@ -162,17 +179,6 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         .with("tx_errors", link.tx_errors)
         .with("tx_dropped", link.tx_dropped);
         found.push(next(finding));
-    }
-    if evidence.counters.softnet_dropped > 0 {
-        let count = evidence.counters.softnet_dropped;
-        let finding = Finding::new(
-            Code::InterfaceDrops,
-            warning_from(count, PACKETS),
-            format!("{count} packets found a CPU's backlog full"),
-        );
-        found.push(
-            finding.with("softnet_dropped", count).step("sysctl net.core.netdev_max_backlog net.core.netdev_budget"),
-        );
     }
     found
 }
