@@ -3,6 +3,7 @@
 //! `make soak` runs it for half an hour; the suite, for some seconds.
 
 use std::{
+    collections::VecDeque,
     io::Write,
     net::{SocketAddr, UdpSocket},
     os::unix::net::UnixStream,
@@ -16,37 +17,47 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-/// Windows at once; a gateway takes 64.
+/// Windows at once; a gateway takes 64 calls.
 const WINDOWS: usize = 50;
 
 /// What must not grow.
 #[derive(Debug)]
 struct Held {
     memory_kb: u64,
+    /// Of the kernel, for programs and maps.
+    ebpf_kb: u64,
+    links: usize,
     descriptors: usize,
     threads: usize,
 }
 
 impl Held {
-    fn by(daemon: &Daemon) -> Held {
-        let entries = |what| std::fs::read_dir(format!("/proc/{}/{what}", daemon.pid())).unwrap().count();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-        let memory = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    fn by(pid: u32) -> Held {
+        let folder = |what| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().flatten();
+        let number = |line: &str| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let descriptors: Vec<_> =
+            folder("fdinfo").filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect();
+        let lines =
+            |field| descriptors.iter().flat_map(|text| text.lines()).filter(move |line| line.starts_with(field));
         Held {
-            memory_kb: memory.split_whitespace().nth(1).unwrap().parse().unwrap(),
-            descriptors: entries("fd"),
-            threads: entries("task"),
+            memory_kb: number(status.lines().find(|line| line.starts_with("VmRSS:")).unwrap()),
+            ebpf_kb: lines("memlock:").map(number).sum::<u64>() / 1_024,
+            links: lines("link_type:").count(),
+            descriptors: descriptors.len(),
+            threads: folder("task").count(),
         }
     }
 
-    /// When nothing is measured any more: what lingers for a next call takes a second to go.
-    fn at_rest(daemon: &Daemon, client: &mut Client) -> Held {
+    /// Both processes', when nothing is measured any more: what lingers for a next call takes a second to go.
+    fn at_rest(daemon: &Daemon, client: &mut Client) -> [Held; 2] {
         until("nothing is open or attached", || {
             let status = client.call("status", json!({})).unwrap();
             let at_rest = |tool: &Value| tool["windows"] == 0 && tool["links"].as_array().unwrap().is_empty();
-            (status["tools"].as_array().unwrap().iter().all(at_rest) && Held::by(daemon).threads == 1).then_some(())
+            (status["tools"].as_array().unwrap().iter().all(at_rest) && Held::by(daemon.pid()).threads == 1)
+                .then_some(())
         });
-        Held::by(daemon)
+        [Held::by(daemon.pid()), Held::by(client.child.id())]
     }
 }
 
@@ -55,8 +66,8 @@ fn questions(client: &mut Client) -> Vec<(String, Value)> {
     let tools = client.request("tools/list", json!({}))["result"]["tools"].clone();
     let question = |tool: &Value| {
         let arguments = match (tool["name"].as_str().unwrap(), tool["inputSchema"]["properties"].get("duration_ms")) {
-            ("network-monitor", _) => json!({"operation": "incoming", "interface": "lo", "duration": 0.7}),
-            (_, Some(_)) => json!({"duration_ms": 700}),
+            ("network-monitor", _) => json!({"operation": "incoming", "interface": "lo", "duration": 2}),
+            (_, Some(_)) => json!({"duration_ms": 2000}),
             _ => json!({}),
         };
         (tool["name"].as_str().unwrap().to_owned(), arguments)
@@ -76,7 +87,8 @@ fn repeat(stop: &AtomicBool, done: &AtomicU64, every: Duration, mut turn: impl F
 fn flood(pair: &Pair) {
     pair.a.enter(|| {
         let socket = UdpSocket::bind((A, 0)).unwrap();
-        (0..100).for_each(|_| drop(socket.send_to(&[0; 200], (B, 9))));
+        // Nothing listens: half are dropped as they are, half are looked at by `trace_dns` before.
+        (0..50).for_each(|_| [9, 53].into_iter().for_each(|port| drop(socket.send_to(&[0; 200], (B, port)))));
     });
 }
 
@@ -105,35 +117,87 @@ impl Traffic<'_> {
         let ms = Duration::from_millis;
         scope.spawn(move || repeat(&self.stop, &self.connects, ms(10), || drop(connect(&self.pair.a, self.to))));
         scope.spawn(move || repeat(&self.stop, &self.floods, ms(50), || flood(self.pair)));
-        scope.spawn(move || repeat(&self.stop, &self.namespaces, ms(500), || drop(Netns::new())));
+        scope.spawn(move || repeat(&self.stop, &self.namespaces, ms(500), || drop(Pair::new())));
         scope.spawn(move || repeat(&self.stop, &self.processes, ms(100), || drop(Command::new("true").status())));
         scope.spawn(move || repeat(&self.stop, &self.deaths, ms(200), || die_in_the_middle(self.daemon)));
     }
+
+    fn print(&self) {
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        println!(
+            "{} connections, {} UDP packets, {} namespaces with an interface, {} processes, {} clients that died",
+            count(&self.connects),
+            count(&self.floods) * 100,
+            count(&self.namespaces) * 2,
+            count(&self.processes),
+            count(&self.deaths),
+        );
+    }
 }
 
-/// Keeps [`WINDOWS`] calls under way until `end`; returns how many were answered, and what went wrong.
-fn measure(client: &mut Client, questions: &[(String, Value)], end: Instant) -> (u64, Vec<String>) {
+/// What came of the questions.
+#[derive(Default)]
+struct Outcome {
+    answers: u64,
+    errors: Vec<String>,
+    /// Windows that were open whenever `status` was asked.
+    windows: Vec<u64>,
+    lost_events: u64,
+}
+
+impl Outcome {
+    fn take(&mut self, tool: &str, answer: Answer) {
+        match answer {
+            Ok(answer) => {
+                self.answers += 1;
+                self.lost_events += answer["measured"]["lost_events"].as_u64().unwrap_or(0);
+                if tool == "status" {
+                    let tools = answer["tools"].as_array().unwrap().iter();
+                    self.windows.push(tools.map(|tool| tool["windows"].as_u64().unwrap()).sum());
+                }
+            }
+            Err(e) => self.errors.push(format!("{tool}: {e}")),
+        }
+    }
+}
+
+/// Keeps [`WINDOWS`] windows open until `end`, and asks what has none in between.
+fn measure(client: &mut Client, questions: &[(String, Value)], end: Instant) -> Outcome {
     let mut turn = questions.iter().cycle();
-    let (mut open, mut answers, mut errors) = (std::collections::VecDeque::new(), 0, Vec::new());
+    let (mut open, mut outcome) = (VecDeque::new(), Outcome::default());
     while Instant::now() < end || !open.is_empty() {
         while open.len() < WINDOWS && Instant::now() < end {
             let (tool, arguments) = turn.next().unwrap();
-            open.push_back((tool, client.begin_call(tool, arguments.clone())));
-        }
-        if let Some((tool, id)) = open.pop_front() {
-            match client.end_call(id) {
-                Ok(_) => answers += 1,
-                Err(e) => errors.push(format!("{tool}: {e}")),
+            match arguments.as_object().unwrap().is_empty() {
+                true => outcome.take(tool, client.call(tool, json!({}))),
+                false => open.push_back((tool, client.begin_call(tool, arguments.clone()))),
             }
         }
+        if let Some((tool, id)) = open.pop_front() {
+            outcome.take(tool, client.end_call(id));
+        }
     }
-    (answers, errors)
+    outcome
+}
+
+/// Prints what both processes hold, ten times on the way: whether it grows shows here first.
+fn report_on_the_way(processes: [u32; 2], begun: Instant, seconds: u64, stop: &AtomicBool) {
+    for tenth in 1..10 {
+        while begun.elapsed() < Duration::from_secs(seconds) * tenth / 10 {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        let [daemon, gateway] = processes.map(Held::by);
+        println!("{:4.0} s: daemon {daemon:?}, gateway {} kB", begun.elapsed().as_secs_f64(), gateway.memory_kb);
+    }
 }
 
 #[test]
 fn nothing_grows_and_no_answer_is_lost() {
     let seconds = std::env::var("NETMON_SOAK_SECONDS").map_or(6, |text| text.parse().expect("a number of seconds"));
-    let (daemon, pair) = (Daemon::start(), Pair::new());
+    let (daemon, pair) = (Daemon::own(), Pair::new());
     let mut client = Client::connect(&daemon.socket);
     let questions = questions(&mut client);
     // Once through everything: what is kept for later is there now.
@@ -150,28 +214,36 @@ fn nothing_grows_and_no_answer_is_lost() {
         processes: AtomicU64::default(),
         deaths: AtomicU64::default(),
     };
-    let begun = Instant::now();
-    let (answers, errors) = thread::scope(|scope| {
+    let (begun, processes) = (Instant::now(), [daemon.pid(), client.child.id()]);
+    let outcome = thread::scope(|scope| {
         traffic.run(scope);
-        let measured = measure(&mut client, &questions, begun + Duration::from_secs(seconds));
+        scope.spawn(|| report_on_the_way(processes, begun, seconds, &traffic.stop));
+        let outcome = measure(&mut client, &questions, begun + Duration::from_secs(seconds));
         traffic.stop.store(true, Ordering::Relaxed);
-        measured
+        outcome
     });
     let after = Held::at_rest(&daemon, &mut client);
-    let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
-    println!("{:.0} s, {WINDOWS} windows at once of {} tools", begun.elapsed().as_secs_f64(), questions.len());
-    println!("{answers} answers, {} errors", errors.len());
+    let Outcome { answers, errors, mut windows, lost_events } = outcome;
+    windows.sort_unstable();
     println!(
-        "{} connections, {} UDP packets, {} namespaces, {} processes, {} clients that died",
-        count(&traffic.connects),
-        count(&traffic.floods) * 100,
-        count(&traffic.namespaces),
-        count(&traffic.processes),
-        count(&traffic.deaths),
+        "{:.0} s, {} tools, {answers} answers, {} errors",
+        begun.elapsed().as_secs_f64(),
+        questions.len(),
+        errors.len()
     );
-    println!("before: {before:?}\nafter:  {after:?}");
+    println!(
+        "windows at once: {} at the median, {:?} at most; {lost_events} events lost",
+        windows[windows.len() / 2],
+        windows.last()
+    );
+    traffic.print();
+    println!("before, daemon and gateway: {before:?}\nafter:                      {after:?}");
     assert_eq!(errors, Vec::<String>::new());
-    assert_eq!((after.descriptors, after.threads), (before.descriptors, before.threads));
-    // Give or take what attribution has learnt in the meantime.
-    assert!(after.memory_kb < before.memory_kb * 5 / 4 + 1_024, "{before:?} {after:?}");
+    assert!(windows.last() >= Some(&(WINDOWS as u64)), "{windows:?}");
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!((after.links, after.ebpf_kb), (before.links, before.ebpf_kb));
+        assert!(after.descriptors <= before.descriptors && after.threads <= before.threads, "{before:?} {after:?}");
+        // Give or take what attribution has learnt in the meantime.
+        assert!(after.memory_kb < before.memory_kb * 5 / 4 + 1_024, "{before:?} {after:?}");
+    }
 }
