@@ -1,7 +1,12 @@
 //! What parses bytes from outside, with what must hold of any bytes. The fuzz targets run it on bytes that a fuzzer
 //! makes up, and the suite on `seeds`: real ones, and all that ever failed.
 
-use netmon_mcp::{answer::Endpoint, attribution, dns, packet, tools::Question, untrusted};
+use netmon_mcp::{
+    answer::Endpoint,
+    attribution, dns, packet,
+    tools::{Question, network_monitor, trace_connections, trace_dns},
+    untrusted,
+};
 
 /// A line of the socket between gateway and daemon, read by either side.
 pub fn wire(line: &[u8]) {
@@ -32,8 +37,30 @@ pub fn reports(text: &str) {
     }
 }
 
-/// What the kernel's records hold of others' making: process names, addresses, the paths of cgroups.
+/// A record of a ring buffer, after the name of the tool that reads it and a line feed: what it becomes is reported.
 pub fn records(bytes: &[u8]) {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
+    let (name, record) = (&bytes[..end], &bytes[end + 1..]);
+    let json = |sample: Option<serde_json::Result<String>>| sample.and_then(Result::ok);
+    let (input, sample) = match name {
+        b"network-monitor" => (
+            "{\"operation\":\"outgoing\"}",
+            json(network_monitor::of_record(record).map(|sample| serde_json::to_string(&sample))),
+        ),
+        b"trace_connections" => {
+            let Ok(input) = serde_json::from_str("{}") else { return };
+            ("{}", json(trace_connections::of_record(&input, record).map(|sample| serde_json::to_string(&sample))))
+        }
+        b"trace_dns" => ("{}", json(trace_dns::of_record(record).map(|sample| serde_json::to_string(&sample)))),
+        _ => return,
+    };
+    if let (Ok(name), Some(sample)) = (std::str::from_utf8(name), sample) {
+        reports(&format!("{name}\n{input}\n{sample}"));
+    }
+}
+
+/// What is made of others' names: those of processes, addresses, the paths of cgroups.
+pub fn attribution(bytes: &[u8]) {
     let name = untrusted::name(bytes);
     assert!(name.chars().all(|c| !c.is_control()) && name.chars().count() <= netmon_mcp::limits::NAME_CHARS);
     let mut process = attribution::Process::new(1, bytes, 0, 0);

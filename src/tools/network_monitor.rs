@@ -22,6 +22,8 @@ use crate::{
 mod incoming;
 mod outgoing;
 
+pub use outgoing::of_record;
+
 #[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case)]
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/network_monitor.rs"));

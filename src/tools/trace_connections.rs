@@ -13,7 +13,7 @@ use super::{Host, Tool};
 use crate::{
     answer::{self, Endpoint, Limit, Measured, Owner, WindowMs},
     attribution::Process,
-    bpf::Loader,
+    bpf::{self, Loader},
     filter::{self, Comm, Remote},
     window::Window,
     wire::Error,
@@ -216,6 +216,14 @@ pub struct Row {
     tx_bytes: u64,
     rtt_us: u32,
     retransmits: u32,
+}
+
+/// A sample of the one record of the ring buffer that `bytes` are, whatever they are.
+pub fn of_record(input: &Input, bytes: &[u8]) -> Option<Sample> {
+    let mut collected = collected::Collected::new(input, 0);
+    collected.add(&bpf::read(bytes)?);
+    let (rows, cut, counts) = collected.finish();
+    Some(Sample { rows, counts, cut, lost: 0, shows: Shows::Returns, opened_ns: 0, ended_ns: u64::MAX })
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]

@@ -259,6 +259,12 @@ fn sender(m: &types::message) -> types::open_socket {
     socket
 }
 
+/// A sample of the one record of the ring buffer that `bytes` are, whatever they are.
+pub fn of_record(bytes: &[u8]) -> Option<Sample> {
+    let message = resolve(&bpf::read(bytes)?, &HashMap::new(), 0);
+    Some(Sample { window_ns: message.at_ns, messages: vec![message], ..Default::default() })
+}
+
 fn resolve(m: &types::message, owners: &HashMap<u64, types::open_socket>, from: u64) -> Seen {
     // Memory of a closed socket is used again: at the same address it must be the same port, too.
     let same = |s: &&types::open_socket| (s.owner.netns, s.endpoints.local_port) == (m.owner.netns, m.port);

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use netmon_mcp::tools::Question;
+
 #[path = "../../fuzz/parsers.rs"]
 mod parsers;
 
@@ -19,6 +21,7 @@ fn every_seed_is_read_without_a_panic() {
     for (target, parse) in [
         ("wire", parsers::wire as fn(&[u8])),
         ("records", parsers::records),
+        ("attribution", parsers::attribution),
         ("dns", parsers::dns),
         ("packet", parsers::packet),
         ("settings", |bytes| parsers::settings(&String::from_utf8_lossy(bytes))),
@@ -31,4 +34,16 @@ fn every_seed_is_read_without_a_panic() {
         }
     }
     assert!(count > 10, "{count} seeds");
+}
+
+#[test]
+fn the_reports_of_real_samples_are_made() {
+    for (name, bytes) in seeds("reports") {
+        let text = String::from_utf8(bytes).unwrap();
+        let [tool, input, sample] = text.splitn(3, '\n').collect::<Vec<_>>()[..] else { panic!("{name}") };
+        let question = Question::named(tool).unwrap_or_else(|| panic!("{name}: no tool {tool}"));
+        let input = serde_json::from_str(input).unwrap();
+        // A seed that is refused at once seeds nothing.
+        assert!((question.report)(input, sample).is_ok(), "{name} is of another version: capture it again");
+    }
 }

@@ -211,6 +211,13 @@ impl Watch {
     }
 }
 
+/// A sample of the one record of the ring buffer that `bytes` are, whatever they are.
+pub fn of_record(bytes: &[u8]) -> Option<Sample> {
+    let connects = vec![resolve(&bpf::read(bytes)?, u32::MAX)];
+    let next = String::new();
+    Some(Sample::Outgoing { connects, cut: 0, lost: 0, connecting: 0, next, continued: false, window_ns: 1 })
+}
+
 fn resolve(c: &types::connect, netns: u32) -> Connect {
     let comm = c.owner.comm.map(|c| c as u8);
     let interface = (c.ifindex != 0 && c.owner.netns == netns).then(|| netlink::name(c.ifindex)).flatten();
@@ -220,7 +227,7 @@ fn resolve(c: &types::connect, netns: u32) -> Connect {
         remote: Endpoint::new(c.endpoints.remote, c.endpoints.remote_port),
         established: c.established != 0,
         errno: c.error,
-        latency_ns: c.end_ns - c.start_ns,
+        latency_ns: c.end_ns.saturating_sub(c.start_ns),
         interface,
     }
 }
