@@ -23,7 +23,8 @@ rustPlatform.buildRustPackage {
           ../Cargo.toml
           ../Makefile
           ../bpf
-          ../fuzz
+          ../fuzz/parsers.rs
+          ../fuzz/seeds
           ../packaging
           ../scripts
           ../src

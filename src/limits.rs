@@ -19,6 +19,9 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(5);
 pub const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// The longest answer of `netmond`: 100,000 rows of 300 bytes, with room.
 pub const ANSWER_BYTES: u64 = 64 << 20;
+/// After a sample larger than this the gateway gives the memory back that reading it took: a busy host's are megabytes,
+/// and fifty at once left 20 MB behind for good. To do it for every little one would be a waste.
+pub const SAMPLE_KEPT: usize = 64 << 10;
 /// Beyond its window, how long an answer may take before the gateway calls it lost.
 pub const ANSWER_GRACE: Duration = Duration::from_secs(20);
 /// The stack of a thread that serves a request. libbpf and serde use a few KiB of it.

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     bpf::lock,
-    limits,
+    limits, memory,
     tools::{Answer, QUESTIONS, Question},
     untrusted, wire,
 };
@@ -197,7 +197,12 @@ impl Gateway {
             }
             result => result?,
         };
-        Ok((call.question.report)(request.input, sample.get())?)
+        let (answer, bytes) = ((call.question.report)(request.input, sample.get()), sample.get().len());
+        drop(sample);
+        if bytes > limits::SAMPLE_KEPT {
+            memory::give_back();
+        }
+        Ok(answer?)
     }
 }
 
