@@ -10,7 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use rmcp::{
+    ServerHandler,
+    transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -191,39 +194,66 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub async fn serve(settings: &settings::Http, gateway: Gateway) -> anyhow::Result<()> {
     raise_file_limit();
     let supervisor = Supervisor::from_environment(); // a connection, so before the sandbox closes
-    let (http, listeners) = Http::open(settings, Arc::new(gateway))?;
-    http.gateway.settle().map_err(|e| anyhow::anyhow!("{e}"))?;
-    let http = Arc::new(http);
-    let (ending, ended, streams) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let router = router(&http, &ended, &streams);
-    let mut serving = tokio::task::JoinSet::new();
-    for (place, listener) in listeners {
-        let tls = http.tls.clone().filter(|_| matches!(listener, Listener::Tcp(_)));
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        tracing::info!("serving {}", place.to_string().replacen("http", scheme, 1));
-        if tls.is_none() && listen::exposed([&place]).is_some() {
-            tracing::warn!(
-                "tokens for {place} travel in the clear: set tls_certificate and tls_key, or put a proxy before it"
-            );
-        }
-        let connections = Arc::clone(&http.connections);
-        serving.spawn(connections.serve(listener, tls, router.clone(), ending.clone()));
-    }
+    let (gateway, ended) = (Arc::new(gateway), CancellationToken::new());
+    let (http, listeners) = Http::open(settings, Arc::clone(&gateway))?;
+    gateway.settle().map_err(|e| anyhow::anyhow!("{e}"))?;
+    let windows = ended.clone();
+    let serving = Serving::start(http, listeners, move || Server::new(Arc::clone(&gateway), windows.clone()));
     supervisor.ready();
-    until_told_to_stop(&http, &supervisor).await?;
+    until_told_to_stop(&serving.http, &supervisor).await?;
     supervisor.stopping();
-    // In this order: nobody new comes in, windows end and are answered, then the streams that only listen.
-    ending.cancel();
-    ended.cancel();
-    let deadline = Instant::now() + limits::FAREWELL;
-    while http.connections.owed() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(limits::FAREWELL_LOOK).await;
-    }
-    streams.cancel();
-    while http.connections.count() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(limits::FAREWELL_LOOK).await;
-    }
+    serving.end(&ended).await;
     Ok(())
+}
+
+/// Clients that are being served.
+pub struct Serving {
+    http: Arc<Http>,
+    /// Cancelled to let nobody new in.
+    ending: CancellationToken,
+    /// Cancelled to end the streams that only listen.
+    streams: CancellationToken,
+    _accepting: tokio::task::JoinSet<()>,
+}
+
+impl Serving {
+    /// Serves what `server` makes for each client.
+    pub fn start<S: ServerHandler>(
+        http: Http,
+        listeners: Vec<(Listen, Listener)>,
+        server: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Serving {
+        let (http, ending, streams) = (Arc::new(http), CancellationToken::new(), CancellationToken::new());
+        let router = router(&http, server, &streams);
+        let mut accepting = tokio::task::JoinSet::new();
+        for (place, listener) in listeners {
+            let tls = http.tls.clone().filter(|_| matches!(listener, Listener::Tcp(_)));
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            tracing::info!("serving {}", place.to_string().replacen("http", scheme, 1));
+            if tls.is_none() && listen::exposed([&place]).is_some() {
+                tracing::warn!(
+                    "tokens for {place} travel in the clear: set tls_certificate and tls_key, or put a proxy before it"
+                );
+            }
+            accepting.spawn(Arc::clone(&http.connections).serve(listener, tls, router.clone(), ending.clone()));
+        }
+        Serving { http, ending, streams, _accepting: accepting }
+    }
+
+    /// Ends, in this order: nobody new comes in, windows (which wait for `ended`) end and are answered, then the
+    /// streams that only listen.
+    pub async fn end(self, ended: &CancellationToken) {
+        self.ending.cancel();
+        ended.cancel();
+        let (connections, deadline) = (&self.http.connections, Instant::now() + limits::FAREWELL);
+        while connections.owed() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(limits::FAREWELL_LOOK).await;
+        }
+        self.streams.cancel();
+        while connections.count() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(limits::FAREWELL_LOOK).await;
+        }
+    }
 }
 
 async fn until_told_to_stop(http: &Http, supervisor: &Supervisor) -> io::Result<()> {
@@ -246,7 +276,11 @@ async fn until_told_to_stop(http: &Http, supervisor: &Supervisor) -> io::Result<
     }
 }
 
-fn router(http: &Arc<Http>, ended: &CancellationToken, streams: &CancellationToken) -> Router {
+fn router<S: ServerHandler>(
+    http: &Arc<Http>,
+    server: impl Fn() -> S + Send + Sync + 'static,
+    streams: &CancellationToken,
+) -> Router {
     // Host and Origin are the guard's, for every path alike.
     let config = StreamableHttpServerConfig::default()
         .disable_allowed_hosts()
@@ -254,12 +288,7 @@ fn router(http: &Arc<Http>, ended: &CancellationToken, streams: &CancellationTok
         .with_legacy_session_mode(http.sessions.enabled())
         .with_max_request_body_bytes(limits::BODY_BYTES)
         .with_cancellation_token(streams.clone());
-    let (gateway, ended) = (Arc::clone(&http.gateway), ended.clone());
-    let mcp = StreamableHttpService::new(
-        move || Ok(Server::new(Arc::clone(&gateway), ended.clone())),
-        Arc::clone(&http.sessions.manager),
-        config,
-    );
+    let mcp = StreamableHttpService::new(move || Ok(server()), Arc::clone(&http.sessions.manager), config);
     let mcp =
         Router::new().route_service("/mcp", mcp).layer(middleware::from_fn_with_state(Arc::clone(http), own_sessions));
     Router::new()

@@ -5,6 +5,7 @@ mod abuse;
 mod between;
 mod clients;
 mod command_line;
+mod conformance;
 mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;

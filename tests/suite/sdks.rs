@@ -1,56 +1,12 @@
-//! Other people's clients: the official SDKs, the Inspector, the agents, and the conformance suite, over standard
+//! Other people's clients: the official SDKs, the Inspector, the agents, over standard
 //! input and over HTTP. `tests/clients/install` has their versions.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output},
-    sync::OnceLock,
+use std::process::Command;
+
+use crate::{
+    harness::{installed::*, *},
+    http_harness::*,
 };
-
-use crate::{harness::*, http_harness::*};
-
-/// The folder with everything installed.
-fn installed() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
-        let status = Command::new(driver("install")).arg(&folder).status().unwrap();
-        assert!(
-            status.success(),
-            "tests/clients/install failed; it needs npm, python3 with venv, and their registries"
-        );
-        folder
-    })
-}
-
-fn driver(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
-}
-
-fn node() -> Command {
-    let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
-    Command::new(installed().join(format!("node/node_modules/node-linux-{machine}/bin/node")))
-}
-
-fn python(script: &str) -> Command {
-    let mut command = Command::new(installed().join("python/bin/python"));
-    command.arg(driver(script));
-    command
-}
-
-/// A program of a package, run by the node that came along.
-fn program(script: &str) -> Command {
-    let mut command = node();
-    command.arg(installed().join("node/node_modules").join(script));
-    command
-}
-
-fn succeeds(mut command: Command) -> Output {
-    let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command:?}: {}\n{}", text(&output.stdout), text(&output.stderr));
-    output
-}
 
 /// Runs a driver against a server of each kind.
 fn visits(driver: impl Fn() -> Command) {
@@ -78,7 +34,7 @@ fn fastmcp_is_served() {
 fn the_typescript_sdks_are_served_in_both_eras() {
     visits(|| {
         let mut command = node();
-        command.arg(driver("typescript_sdk.mjs")).arg(installed().join("node"));
+        command.arg(driver("typescript_sdk.mjs")).arg(packages().join("node"));
         command
     });
 }
@@ -100,23 +56,10 @@ fn the_inspector_has_no_complaint() {
 }
 
 #[test]
-fn the_conformance_suite_finds_no_fault_of_the_protocol() {
-    let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
-    let server = Server::start(&daemon.socket, &[]);
-    for requirements in ["2025-11-25", "2026-07-28"] {
-        let mut command = program("@modelcontextprotocol/conformance/dist/index.js");
-        command.args(["server", "--url", &format!("http://{}/mcp", server.address), "--requirements", requirements]);
-        command.arg("--expected-failures").arg(driver(&format!("conformance-{requirements}.yml")));
-        command.arg("-o").arg(folder.path());
-        succeeds(command);
-    }
-}
-
-#[test]
 fn a_fuzzer_of_every_request_leaves_the_server_as_it_was() {
     let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
     let server = Server::start(&daemon.socket, &[]);
-    let mut fuzzer = Command::new(installed().join("python/bin/mcp-fuzzer"));
+    let mut fuzzer = Command::new(packages().join("python/bin/mcp-fuzzer"));
     fuzzer.current_dir(folder.path()).args(["--mode", "all", "--phase", "both", "--seed", "1", "--runs", "1"]);
     fuzzer.args(["--runs-per-type", "2", "--no-runtime-probe", "--tool-timeout", "2", "--log-level", "ERROR"]);
     fuzzer.args(["--protocol", "streamablehttp", "--endpoint", &format!("http://{}/mcp", server.address)]);
@@ -134,7 +77,7 @@ fn the_agents_connect() {
     let url = format!("http://{}/mcp", server.address);
     let socket = daemon.socket.to_str().unwrap();
     let agent = |script: &str, arguments: &[&str]| {
-        let mut command = Command::new(installed().join("node/node_modules/.bin").join(script));
+        let mut command = Command::new(packages().join("node/node_modules/.bin").join(script));
         command.args(arguments).env_clear().env("HOME", home.path()).current_dir(home.path());
         command
             .env("PATH", std::env::var_os("PATH").unwrap())

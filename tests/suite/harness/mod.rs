@@ -16,6 +16,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub mod installed;
 mod network;
 pub mod slow;
 pub use network::*;
