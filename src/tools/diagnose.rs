@@ -68,7 +68,7 @@ pub struct Sample {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// Nothing worse than info was seen.
+    /// Something was checked, and nothing worse than info was seen.
     pub healthy: bool,
     /// Worst first, causes before symptoms.
     pub findings: Vec<Finding>,
@@ -111,7 +111,7 @@ impl Tool for T {
         let rows_cut = findings.len().saturating_sub(input.limit.rows()) as u64;
         findings.truncate(input.limit.rows());
         let measured = Measured { lost_events, rows_cut, ..Measured::window(window) };
-        let healthy = findings.iter().all(|finding| finding.severity == Severity::Info);
+        let healthy = !checked.is_empty() && findings.iter().all(|finding| finding.severity == Severity::Info);
         Output { healthy, findings, checked, blind_spots, measured }
     }
 

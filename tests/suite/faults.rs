@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use netmon_mcp::tools::SAMPLERS;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -355,4 +356,14 @@ fn no_more_threads() {
     assert!(text.contains("no thread") && text.contains("try again"), "{text}");
     group.allow("max");
     the_rest_works(&mut client);
+}
+
+#[test]
+fn a_daemon_that_sees_nothing_does_not_call_its_host_healthy() {
+    let others = SAMPLERS.iter().map(|sampler| sampler.name).filter(|name| !["diagnose", "status"].contains(name));
+    let without: Vec<_> = others.flat_map(|name| ["--without", name]).collect();
+    let daemon = Daemon::start_with(&without);
+    let answer = Client::connect(&daemon.socket).call("diagnose", json!({"duration_ms": 100})).unwrap();
+    assert_eq!((&answer["healthy"], &answer["checked"]), (&json!(false), &json!([])), "{answer:#}");
+    assert!(!answer["blind_spots"].as_array().unwrap().is_empty(), "{answer:#}");
 }
