@@ -15,9 +15,9 @@
 //! - [`tools`]: the slices. A tool is `Input` → `Sample` → `Output`, in `tools/NAME.rs` and `bpf/NAME.bpf.c`.
 //! - The daemon's half: [`serve`] takes requests, [`window`] is the time in which one watches, [`bpf`] loads, attaches and
 //!   reads, [`events`] fans rare events out, [`btf`], [`netlink`], [`holders`] and [`attribution`] put names to numbers, [`sandbox`] gives
-//!   rights up, [`memory`] memory.
+//!   rights up.
 //! - The gateway's half: [`gateway`]; [`packet`] and [`dns`] parse what came from outside.
-//! - Both: [`wire`] between them, [`answer`] for what answers have in common, [`untrusted`] for text from outside,
+//! - Both: [`wire`] between them, [`memory`] gives memory back, [`answer`] for what answers have in common, [`untrusted`] for text from outside,
 //!   [`limits`] for every bound.
 //!
 //! # Invariants

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Gateway, metrics::Metrics, server::Server, settings};
-use crate::{limits, supervisor::Supervisor};
+use crate::{limits, memory, supervisor::Supervisor};
 
 pub mod callers;
 pub mod connection;
@@ -260,15 +260,14 @@ async fn until_told_to_stop(http: &Http, supervisor: &Supervisor) -> io::Result<
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let alive = || async {
-        match supervisor.interval() {
-            Some(interval) => tokio::time::sleep(interval).await,
-            None => std::future::pending().await,
-        }
-    };
+    let every = supervisor.interval().unwrap_or(limits::MEMORY_EVERY).min(limits::MEMORY_EVERY);
+    let mut tick = tokio::time::interval(every);
     loop {
         tokio::select! {
-            () = alive() => supervisor.alive(),
+            _ = tick.tick() => {
+                supervisor.alive();
+                memory::give_back(); // what many clients took, the next few do not need
+            }
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => http.forget(),

@@ -84,6 +84,8 @@ fn only_who_has_a_token_comes_in_and_the_log_says_who_did_not() {
     assert!(wrong.header("www-authenticate").unwrap().contains("invalid_token"), "{wrong:?}");
     assert_eq!(server.get("/metrics", "").status, 401);
     assert_eq!(server.get("/healthz", "").body, "ok\n");
+    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/mcp\"", "a bearer token is needed"]);
+    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/mcp\"", "it is not known here"]);
     server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/metrics\""]);
     let log = server.log();
     assert!(!log.contains(TOKEN) && !log.contains(OTHER), "a token in the log: {log}");

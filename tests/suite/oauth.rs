@@ -105,7 +105,9 @@ fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
         assert_eq!(status(nonsense.into()).0, 401, "{nonsense}");
     }
     server.until_logged(&["call", "who=\"alice\"", "outcome=\"ok\""]);
-    server.until_logged(&["refused", "status=401", "ExpiredSignature"]);
+    for reason in ["ExpiredSignature", "InvalidAudience", "InvalidIssuer", "ImmatureSignature", "InvalidSignature"] {
+        server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", reason]);
+    }
     server.until_logged(&["refused", "status=403"]);
     let metadata = server.get("/.well-known/oauth-protected-resource/mcp", "").json();
     assert_eq!((&metadata["resource"], &metadata["authorization_servers"][0]), (&json!(AUDIENCE), &json!(issuer.url)));
