@@ -15,7 +15,7 @@ use crate::{
 const BACKLOG_S: f64 = 0.1;
 /// Packets that a burst may lose at a queue without anyone to notice.
 const QUEUE_DROPS: u64 = 10;
-/// A device loses a few now and then, as it comes up and where frames are malformed; more than one a second is a fault.
+/// A device loses a few now and then, as it comes up and where frames are malformed.
 const DEVICE_DROPS: u64 = 10;
 
 fn is_queue(drop: &&Drop) -> bool {
