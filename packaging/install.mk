@@ -33,9 +33,12 @@ install-generated:
 	$(BUILT)/netmon-mcp completions zsh >$(share)/zsh/site-functions/_netmon-mcp
 	$(BUILT)/netmon-mcp completions fish >$(share)/fish/vendor_completions.d/netmon-mcp.fish
 
-# Leaves the settings, as a package manager would.
+# Leaves settings that somebody changed, as a package manager would. Services that run are the administrator's to stop.
+settings := $(DESTDIR)$(SYSCONFDIR)/netmon/netmon.toml
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,netmond netmon-mcp) $(addprefix $(lib)/systemd/system/,$(units)) \
 		$(lib)/sysusers.d/netmon.conf $(share)/man/man1/netmon-mcp.1 $(share)/man/man8/netmond.8 \
 		$(share)/bash-completion/completions/netmon-mcp $(share)/zsh/site-functions/_netmon-mcp \
 		$(share)/fish/vendor_completions.d/netmon-mcp.fish
+	! cmp -s packaging/netmon.toml $(settings) || rm $(settings)
+	test ! -d $(dir $(settings)) || rmdir --ignore-fail-on-non-empty $(dir $(settings))

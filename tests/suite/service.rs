@@ -81,7 +81,7 @@ fn a_restart_under_systemd_loses_no_question() {
 }
 
 #[test]
-fn install_and_uninstall_leave_the_settings() {
+fn install_and_uninstall_leave_nothing_but_settings_that_were_changed() {
     let folder = TempDir::new().unwrap();
     let root = folder.path();
     let built = Path::new(GATEWAY).parent().unwrap();
@@ -116,6 +116,11 @@ fn install_and_uninstall_leave_the_settings() {
     assert!(read("opt/netmon/lib/systemd/system/netmond.service").contains("\nExecStart=/opt/netmon/bin/netmond\n"));
     assert!(read("opt/netmon/share/man/man8/netmond.8").contains(".TH netmond 8"));
 
+    make("uninstall");
+    assert_eq!(files(), Vec::<String>::new());
+    assert!(!root.join("etc/netmon").exists());
+
+    make("install");
     std::fs::write(root.join("etc/netmon/netmon.toml"), "# mine\n").unwrap();
     make("install");
     make("uninstall");
