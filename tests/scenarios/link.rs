@@ -77,9 +77,10 @@ pub fn hog(stage: &mut Stage, family: Family) {
 pub fn xdp_drop(stage: &mut Stage) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(V4), 514).into();
-    let _receiver = udp(&net.server, at);
-    let sender = udp_to(&net.client, at);
+    let (receiver, sender) = (udp(&net.server, at), udp_to(&net.client, at));
     sender.send(b"so that the neighbour is known").unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    receiver.recv(&mut [0; 64]).unwrap();
     let _link = net.server.enter(|| attach(libbpf_sys::BPF_PROG_TYPE_XDP, libbpf_sys::BPF_XDP, 1, &net.interface()));
     stage.watch(|watch| watch.every(Duration::from_millis(20), || drop(sender.send(b"a log line"))));
     stage.expect("interface_drops").is("/interface", net.interface()).at_least("/packets", 50.0);
@@ -90,9 +91,10 @@ pub fn xdp_drop(stage: &mut Stage) {
 pub fn tc_drop(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(family), 514).into();
-    let _receiver = udp(&net.server, at);
-    let sender = udp_to(&net.client, at);
+    let (receiver, sender) = (udp(&net.server, at), udp_to(&net.client, at));
     sender.send(b"so that the neighbour is known").unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    receiver.recv(&mut [0; 64]).unwrap();
     let _link = net
         .client
         .enter(|| attach(libbpf_sys::BPF_PROG_TYPE_SCHED_CLS, libbpf_sys::BPF_TCX_EGRESS, 2, &net.interface()));
