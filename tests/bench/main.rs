@@ -6,13 +6,18 @@
 #[allow(dead_code)] // the suite's harness, of which this takes a part
 #[path = "../suite/harness/mod.rs"]
 mod harness;
+#[allow(dead_code)]
+#[path = "../suite/http_harness.rs"]
+mod http_harness;
 
+mod callers;
 mod connections;
 mod cost;
 mod first_light;
 mod flood;
 mod floor;
 mod peers;
+mod remote;
 mod sockets;
 mod workload;
 
@@ -39,6 +44,9 @@ const BENCHMARKS: &[Benchmark] = &[
     ("memory", first_light::memory),
     ("traffic-cost", sockets::traffic_cost),
     ("many-sockets", sockets::many_sockets),
+    ("remote-latency", remote::latency),
+    ("remote-throughput", remote::throughput),
+    ("remote-memory", remote::sessions),
 ];
 
 fn main() {

@@ -1,0 +1,242 @@
+//! The gateway as a remote server: what MCP, stdio and HTTP add to a tool's own time, how many calls a second, and
+//! memory; beside a server with the same answer on the official Python and TypeScript SDKs, in turn.
+//!
+//! The tool is `snapshot_interfaces`, and its daemon is one that answers at once with a recorded sample of two
+//! interfaces, so that the tool's own time is the daemon's, which is measured in the same rounds and taken off.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{
+    Figure,
+    callers::{Calls, Http, Pipes, TOOL},
+    first_light::resident,
+    harness::{installed, *},
+    http_harness::Server,
+    median,
+};
+
+/// Rounds in which every server has its turn; an odd number has a middle.
+const ROUNDS: usize = 5;
+/// Calls of a turn.
+const CALLS: usize = 400;
+/// Connections of the figure of throughput, and for how long they call in a turn.
+const CONNECTIONS: usize = 8;
+const TURN: Duration = Duration::from_secs(1);
+/// Sessions that are begun and never ended.
+const ABANDONED: usize = 10_000;
+
+/// A daemon that answers at once with what a real one has said.
+struct Recorded {
+    folder: tempfile::TempDir,
+    socket: PathBuf,
+    question: String,
+}
+
+impl Recorded {
+    fn new() -> Recorded {
+        let pair = Pair::new();
+        let daemon = daemon_in(&pair.b);
+        let input = json!({"duration_ms": 100});
+        let question = json!({"version": netmon_mcp::wire::VERSION, "tool": TOOL, "input": input}).to_string();
+        let line = ask(&daemon.socket, &question).unwrap();
+        let answer = Client::connect(&daemon.socket).call(TOOL, input).unwrap();
+        let folder = tempfile::TempDir::new().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(folder.path().join("answer.json"), answer.to_string()).unwrap();
+        let socket = folder.path().join("netmond.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = BufReader::new(&stream).read_line(&mut String::new());
+                let _ = stream.write_all(line.as_bytes());
+            }
+        });
+        Recorded { folder, socket, question }
+    }
+
+    fn answer(&self) -> PathBuf {
+        self.folder.path().join("answer.json")
+    }
+
+    /// The tool's own time, in microseconds.
+    fn own_time(&self) -> f64 {
+        p50(|| assert!(ask(&self.socket, &self.question).unwrap().contains("sample")))
+    }
+}
+
+/// The median time of a call in a turn, in microseconds.
+fn p50(mut call: impl FnMut()) -> f64 {
+    let time = |_| {
+        let begun = Instant::now();
+        call();
+        begun.elapsed().as_secs_f64() * 1e6
+    };
+    median(&mut (0..CALLS).map(time).collect::<Vec<_>>()).0
+}
+
+/// A server on another SDK.
+fn python(answer: &Path) -> Command {
+    let mut command = installed::python("equivalent.py");
+    command.arg(answer);
+    command
+}
+
+fn typescript(answer: &Path) -> Command {
+    let mut command = installed::node();
+    command.arg(installed::driver("equivalent.mjs")).arg(installed::packages().join("node")).arg(answer);
+    command
+}
+
+/// It over HTTP, and where.
+fn over_http(mut command: Command) -> (Ended, SocketAddr) {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    command.arg(address.port().to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = Ended(command.spawn().unwrap());
+    drop(until("it listens", || TcpStream::connect(address).ok()));
+    (child, address)
+}
+
+/// What ours adds to the tool's own time, and the whole time of the others, by their medians of all rounds.
+fn beyond(
+    name: &str,
+    recorded: &Recorded,
+    limit: f64,
+    reach: &'static str,
+    mut clients: Vec<Box<dyn Calls>>,
+) -> Figure {
+    let mut rounds = vec![Vec::new(); clients.len()];
+    for _ in 0..ROUNDS {
+        let own = recorded.own_time();
+        for (i, client) in clients.iter_mut().enumerate() {
+            let whole = p50(|| client.call());
+            rounds[i].push(if i == 0 { whole - own } else { whole });
+        }
+    }
+    let middles: Vec<_> = rounds.iter_mut().map(|times| median(times)).collect();
+    let (ours, least, most) = middles[0];
+    Figure {
+        name: format!("{name}, p50 above the tool's own{}", others("µs", &middles[1..])),
+        measured: format!("{ours:.0} µs ({least:.0}-{most:.0})"),
+        reach,
+        reached: ours <= limit,
+    }
+}
+
+/// The figures of the other SDKs, where there are any.
+fn others(unit: &str, figures: &[(f64, f64, f64)]) -> String {
+    let names = ["Python", "TypeScript"].iter().zip(figures);
+    let list: Vec<_> = names.map(|(name, (figure, ..))| format!("{name} {figure:.0} {unit}")).collect();
+    if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }
+}
+
+/// The time of a call.
+pub fn latency() -> Vec<Figure> {
+    let recorded = Recorded::new();
+    let answer = recorded.answer();
+    let mut ours = Command::new(GATEWAY);
+    ours.arg("--socket").arg(&recorded.socket);
+    let pipes: Vec<Box<dyn Calls>> = [ours, python(&answer), typescript(&answer)]
+        .into_iter()
+        .map(|command| Box::new(Pipes::new(command)) as Box<dyn Calls>)
+        .collect();
+    let stdio = beyond("a call over stdio", &recorded, 50.0, "<= 50 µs", pipes);
+    let server = Server::start(&recorded.socket, &[]);
+    let (_python, at_python) = over_http(python(&answer));
+    let (_typescript, at_typescript) = over_http(typescript(&answer));
+    let legacy = [server.address, at_python, at_typescript];
+    let legacy = legacy.into_iter().map(|address| Box::new(Http::legacy(address)) as Box<dyn Calls>).collect();
+    let modern: Vec<Box<dyn Calls>> = vec![Box::new(Http::modern(server.address))];
+    vec![
+        stdio,
+        beyond("a call over HTTP with a session", &recorded, 150.0, "<= 150 µs", legacy),
+        beyond("a call over HTTP, 2026-07-28", &recorded, 150.0, "<= 150 µs", modern),
+    ]
+}
+
+/// A server, and how its clients connect.
+type Turn = (SocketAddr, fn(SocketAddr) -> Http);
+
+/// Calls a second of one turn.
+fn rate(address: SocketAddr, client: fn(SocketAddr) -> Http) -> f64 {
+    let turn = |_| {
+        thread::spawn(move || {
+            let mut client = client(address);
+            let (begun, mut calls) = (Instant::now(), 0);
+            while begun.elapsed() < TURN {
+                client.call();
+                calls += 1;
+            }
+            f64::from(calls) / begun.elapsed().as_secs_f64()
+        })
+    };
+    let turns: Vec<_> = (0..CONNECTIONS).map(turn).collect();
+    turns.into_iter().map(|turn| turn.join().unwrap()).sum()
+}
+
+/// Calls a second over eight connections.
+pub fn throughput() -> Vec<Figure> {
+    let recorded = Recorded::new();
+    let answer = recorded.answer();
+    let server = Server::start(&recorded.socket, &[]);
+    let (_python, at_python) = over_http(python(&answer));
+    let (_typescript, at_typescript) = over_http(typescript(&answer));
+    let turns: [Turn; 4] = [
+        (server.address, Http::modern),
+        (at_python, Http::legacy),
+        (at_typescript, Http::legacy),
+        (server.address, Http::legacy),
+    ];
+    let mut rounds = vec![Vec::new(); turns.len()];
+    for _ in 0..ROUNDS {
+        turns.iter().zip(&mut rounds).for_each(|((address, client), rates)| rates.push(rate(*address, *client)));
+    }
+    let middles: Vec<_> = rounds.iter_mut().map(|rates| median(rates)).collect();
+    let figure = |name: String, (middle, least, most): (f64, f64, f64)| Figure {
+        name,
+        measured: format!("{middle:.0}/s ({least:.0}-{most:.0})"),
+        reach: ">= 10,000/s",
+        reached: middle >= 10_000.0,
+    };
+    vec![
+        figure(format!("calls over 8 HTTP connections{}", others("/s", &middles[1..3])), middles[0]),
+        figure("calls over 8 HTTP connections with sessions".into(), middles[3]),
+    ]
+}
+
+/// Resident memory, idle and with sessions that nobody ends.
+pub fn sessions() -> Vec<Figure> {
+    let recorded = Recorded::new();
+    let answer = recorded.answer();
+    let server = Server::start(&recorded.socket, &[]);
+    let (python, at_python) = over_http(python(&answer));
+    let (typescript, at_typescript) = over_http(typescript(&answer));
+    let servers = [(server.child.id(), server.address), (python.0.id(), at_python), (typescript.0.id(), at_typescript)];
+    let memory = || servers.map(|(pid, _)| (resident(pid) / 1e6, 0.0, 0.0));
+    let idle = memory();
+    for (_, address) in servers {
+        let mut http = Http::connect(address);
+        (0..ABANDONED).for_each(|_| drop(http.begin()));
+    }
+    let after = memory();
+    let figure = |name: &str, all: [(f64, f64, f64); 3], limit: f64, reach| Figure {
+        name: format!("{name}{}", others("MB", &all[1..])),
+        measured: format!("{:.1} MB", all[0].0),
+        reach,
+        reached: all[0].0 <= limit,
+    };
+    vec![
+        figure("resident memory of an idle HTTP gateway", idle, 10.0, "<= 10 MB"),
+        figure("after 10,000 abandoned sessions", after, 64.0, "<= 64 MB"),
+    ]
+}
