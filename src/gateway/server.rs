@@ -108,8 +108,8 @@ impl Server {
         let ended = async { if total > 0.0 { self.ended.cancelled().await } else { std::future::pending().await } };
         let mut ended = std::pin::pin!(ended);
         let mut work = std::pin::pin!(self.gateway.call(call));
-        let mut tick = tokio::time::interval(limits::PROGRESS_EVERY);
-        tick.tick().await; // the first is at once
+        // A timer is never due at once, but up to a millisecond later: none is waited for before the work has begun.
+        let mut tick = tokio::time::interval_at((begun + limits::PROGRESS_EVERY).into(), limits::PROGRESS_EVERY);
         let answer = loop {
             tokio::select! {
                 biased;
