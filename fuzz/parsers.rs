@@ -25,8 +25,16 @@ pub fn wire(line: &[u8]) {
 
 /// A tool's question and its sample, as they arrive in the gateway: the tool's name, the input, the sample, a line each.
 pub fn reports(text: &str) {
+    /// Of the largest counter: 10^16 bytes are nine days of a full 100 Gbit/s link, and a thousand of them do not overflow.
+    const DIGITS: usize = 16;
     let mut lines = text.splitn(3, '\n');
     let (Some(name), Some(input), Some(sample)) = (lines.next(), lines.next(), lines.next()) else { return };
+    if sample.split(|c: char| !c.is_ascii_digit()).all(|digits| digits.len() <= DIGITS) {
+        report(name, input, sample);
+    }
+}
+
+fn report(name: &str, input: &str, sample: &str) {
     let (Some(question), Ok(mut input)) = (Question::named(name), serde_json::from_str(input)) else { return };
     if (question.prepare)(&mut input, None).is_err() {
         return;
@@ -55,7 +63,7 @@ pub fn records(bytes: &[u8]) {
         _ => return,
     };
     if let (Ok(name), Some(sample)) = (std::str::from_utf8(name), sample) {
-        reports(&format!("{name}\n{input}\n{sample}"));
+        report(name, input, &sample);
     }
 }
 

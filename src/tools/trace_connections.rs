@@ -287,7 +287,7 @@ impl Tool for T {
     }
 
     fn report(input: Input, sample: Sample) -> Output {
-        let mut measured = Measured::window(Duration::from_nanos(sample.ended_ns - sample.opened_ns));
+        let mut measured = Measured::window(Duration::from_nanos(sample.ended_ns.saturating_sub(sample.opened_ns)));
         (measured.lost_events, measured.rows_cut) = (sample.lost, sample.cut);
         if input.direction != Directions::Inbound {
             measured.limits.extend(sample.shows.blind_spot().map(str::to_owned));

@@ -88,7 +88,7 @@ pub fn limited_by(chrono: u8, not_sent: u32) -> Option<LimitedBy> {
 fn tcp_info(tcp: Tcp) -> TcpInfo {
     /// What the kernel puts where it knows no bound (TCP_INFINITE_SSTHRESH, ~0).
     const INFINITE_SSTHRESH: u32 = 0x7fff_ffff;
-    let delivered = u64::from(tcp.rate_delivered) * u64::from(tcp.mss) * 8_000_000;
+    let delivered = (u64::from(tcp.rate_delivered) * u64::from(tcp.mss)).saturating_mul(8_000_000);
     TcpInfo {
         congestion_control: untrusted::clean(&tcp.congestion_control),
         rtt_variation_us: tcp.mdev_us >> 2,
