@@ -141,20 +141,26 @@ fn tcp_listen_fork(at: SocketAddr) {
     wait();
 }
 
-/// Serves each connection in a child of its own, and says which: the child closes as soon as the client has.
+/// Serves each connection in a child of its own, and says which: the child closes once its parent and the client have.
 fn tcp_serve_fork(at: SocketAddr) {
     let listener = TcpListener::bind(at).unwrap();
     say("listening");
     for stream in listener.incoming() {
         let stream = stream.unwrap();
         let (connection, mut byte) = (stream.as_raw_fd(), 0u8);
+        let (released, mut release) = std::io::pipe().unwrap();
         // SAFETY: the child makes system calls only, so it takes no lock that another thread may hold.
         match unsafe { libc::fork() } {
             0 => unsafe {
+                libc::read(released.as_raw_fd(), std::ptr::from_mut(&mut byte).cast(), 1);
                 libc::read(connection, std::ptr::from_mut(&mut byte).cast(), 1);
                 libc::_exit(0)
             },
-            child => say(child),
+            child => {
+                drop(stream);
+                release.write_all(b".").unwrap();
+                say(child);
+            }
         }
     }
 }
