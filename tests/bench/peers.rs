@@ -30,8 +30,10 @@ pub fn beside(what: &str, pair: &Pair, program: &str, load: impl Fn() -> Load) -
         started(command, |child| Box::new(BufReader::new(child.stderr.take().unwrap())), "listening on")
     };
     let bpftrace = || {
-        let mut command = Command::new("bpftrace");
-        command.args(["-e", program]).stdout(Stdio::piped()).stderr(Stdio::null());
+        // With tracefs, which nobody else may have mounted, in mounts of its own.
+        let script = "mount -t tracefs none /sys/kernel/tracing && exec bpftrace -B line -e \"$0\"";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script, program]).stdout(Stdio::piped()).stderr(Stdio::null());
         // It attaches in order: when the last one runs, so do all.
         started(command, |child| Box::new(BufReader::new(child.stdout.take().unwrap())), "on")
     };

@@ -61,6 +61,7 @@ pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
             format!("{percent:.1} % of the segments that {} sent to {} were sent again", quoted(&row.owner), name(row));
         about(row, Code::Retransmits, Severity::Warning, summary)
             .with("retransmits", row.retransmits)
+            .with("spurious", row.spurious)
             .with("segments_out", row.segments_out)
             .with("retransmit_percent", (percent * 100.0).round() / 100.0)
             .look("trace_drops", &[])
@@ -266,6 +267,8 @@ mod tests {
         assert_eq!(judged(4), []);
         assert_eq!(judged(9), []);
         assert_eq!(judged(30), [(Code::Retransmits, Severity::Warning)]);
+        let found = super::retransmits(&with(Remote { retransmits: 30, spurious: 3, ..remote("10.0.0.1") }));
+        assert_eq!(found[0].evidence["spurious"], 3);
         let late = Remote { retransmits: 30, spurious: 28, ..remote("10.0.0.1") };
         assert_eq!(told(&super::retransmits(&with(late))), [], "what had arrived already was not lost");
     }
