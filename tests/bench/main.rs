@@ -21,6 +21,9 @@ mod remote;
 mod sockets;
 mod workload;
 
+/// Many times what every benchmark together takes.
+const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(3 * 60 * 60);
+
 /// A figure: what it is called, what was measured, what was to be reached.
 pub struct Figure {
     pub name: String,

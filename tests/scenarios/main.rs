@@ -34,6 +34,9 @@ mod wire;
 
 use stage::{Family, Stage, V4, V6};
 
+/// Five times what all of it takes on two cores.
+const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+
 type Play = Box<dyn Fn(&mut Stage) + Send + Sync>;
 
 struct Scenario {

@@ -9,6 +9,9 @@ use std::net::UdpSocket;
 use harness::*;
 use serde_json::{Value, json};
 
+/// Many times what all of it takes.
+const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(10 * 60);
+
 /// Sends 100 datagrams to `to` while `interface` is watched at the other end, and returns how many were counted.
 fn counted(pair: &Pair, interface: &str, to: &str) -> (u64, Value) {
     let daemon = daemon_for("network-monitor", &pair.b);

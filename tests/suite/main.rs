@@ -37,3 +37,6 @@ mod top_traffic;
 mod trace_connections;
 mod trace_dns;
 mod trace_drops;
+
+/// Four times what all of it takes on two cores.
+const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);

@@ -16,6 +16,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod deadline;
 pub mod installed;
 mod network;
 pub mod slow;
@@ -64,6 +65,7 @@ pub fn run(line: &str) -> String {
 }
 
 pub fn require_root() {
+    deadline::watch();
     assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes network namespaces and loads eBPF");
 }
 
@@ -152,9 +154,10 @@ impl Drop for Ended {
     }
 }
 
-/// A line to the daemon's socket, and its answer.
+/// A line to the daemon's socket, and its answer; an error if there is none within 100 s.
 pub fn ask(socket: &Path, line: &str) -> std::io::Result<String> {
     let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(patience(Duration::from_secs(100))))?;
     stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
