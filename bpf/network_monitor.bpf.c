@@ -14,31 +14,25 @@ enum { SLOTS = 64, PROBES = 8, EXTENSION_HEADERS = 6 };
 enum protocol { TCP, UDP, ICMP, ARP, OTHER, PROTOCOLS };
 
 struct count {
-	__u64 packets; /* as on the wire */
-	__u64 bytes;   /* as on the wire, link-layer header included */
-	__u64 by_protocol[PROTOCOLS];
+	__u64 bytes;              /* as on the wire, link-layer header included */
+	__u64 packets[PROTOCOLS]; /* as on the wire */
 };
 
+/* What the slot of an interface counts: what arrives shares a cache line with the interface that it is compared with.
+ */
 struct counters {
+	__u32 ifindex;           /* 0 = the slot is free */
+	__u32 link_header_bytes; /* 14 with an Ethernet header, 0 without (tun, WireGuard) */
 	struct count rx;
 	struct count tx;
 	struct count xdp;
 };
 
-struct interface {
-	__u32 ifindex;           /* 0 = the slot is free */
-	__u32 link_header_bytes; /* 14 with an Ethernet header, 0 without (tun, WireGuard) */
-};
-
-/* Which interface a slot counts. User space puts an interface within PROBES of ifindex % SLOTS. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SLOTS);
-	__type(key, __u32);
-	__type(value, struct interface);
-} interfaces SEC(".maps");
-
-/* Per CPU, so that no packet waits for another. A slot's counters only grow. */
+/*
+ * Per CPU, so that no packet waits for another. User space puts an interface
+ * within PROBES of ifindex % SLOTS; its counters then only grow. An array slot
+ * costs 1-3 ns a packet where a hash look-up costs 35.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, SLOTS);
@@ -46,17 +40,14 @@ struct {
 	__type(value, struct counters);
 } counts SEC(".maps");
 
-/* An array slot costs 1-3 ns a packet where a hash look-up costs 35. */
-static __always_inline struct counters *counters_of(__u32 ifindex, __u32 *link_header_bytes)
+static __always_inline struct counters *counters_of(__u32 ifindex)
 {
 	for (int i = 0; i < PROBES; i++) {
 		__u32 slot = (ifindex + i) % SLOTS;
-		struct interface *interface = bpf_map_lookup_elem(&interfaces, &slot);
+		struct counters *counters = bpf_map_lookup_elem(&counts, &slot);
 
-		if (interface && interface->ifindex == ifindex) {
-			*link_header_bytes = interface->link_header_bytes;
-			return bpf_map_lookup_elem(&counts, &slot);
-		}
+		if (counters && counters->ifindex == ifindex)
+			return counters;
 	}
 	return 0;
 }
@@ -81,48 +72,63 @@ static __always_inline bool is_extension(__u8 number)
 	return number == 0 || number == 43 || number == 60;
 }
 
+/* A packet of an interface: its network header, as far as it is in linear data, and the end of that. */
+struct frame {
+	struct __sk_buff *skb;
+	__u8 *network, *end;
+};
+
 /*
- * The transport protocol of a packet, and where its header starts, counted from
- * the network header. IPv4 is read where it lies; the rest through the helper,
- * since headers need not be in linear data.
+ * A byte of the packet, counted from its network header: where it lies, or
+ * through the helper, since headers need not be in linear data.
  */
-static __always_inline int parse(struct __sk_buff *skb, __u32 link_header_bytes, __u32 *offset)
+static __always_inline int byte_at(const struct frame *frame, __u32 offset, __u8 *byte)
 {
-	__u8 ip[10];
+	__u8 *at = frame->network + offset;
+
+	if (at + 1 <= frame->end) {
+		*byte = *at;
+		return 0;
+	}
+	return bpf_skb_load_bytes_relative(frame->skb, offset, byte, 1, BPF_HDR_START_NET);
+}
+
+/* The transport protocol of a packet, and where its header starts, counted from the network header. */
+static __always_inline int parse(const struct frame *frame, __u32 *offset)
+{
+	__u32 type = frame->skb->protocol;
+	__u8 byte, length;
 
 	*offset = 0;
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		__u8 *linear = (void *)(long)skb->data + (link_header_bytes ? 14 : 0);
-
-		if (linear + 20 <= (__u8 *)(long)skb->data_end) {
-			*offset = (linear[0] & 15) * 4;
-			return l4(linear[9]);
-		}
-		if (bpf_skb_load_bytes_relative(skb, 0, ip, sizeof(ip), BPF_HDR_START_NET))
+	if (type == bpf_htons(ETH_P_IP)) {
+		if (byte_at(frame, 0, &length) || byte_at(frame, 9, &byte))
 			return OTHER;
-		*offset = (ip[0] & 15) * 4;
-		return l4(ip[9]);
+		*offset = (length & 15) * 4;
+		return l4(byte);
 	}
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		__u8 next[2];
-
-		if (bpf_skb_load_bytes_relative(skb, 6, next, 1, BPF_HDR_START_NET))
+	if (type == bpf_htons(ETH_P_IPV6)) {
+		if (byte_at(frame, 6, &byte))
 			return OTHER;
 		*offset = 40;
-		for (int i = 0; i < EXTENSION_HEADERS && is_extension(next[0]); i++) {
-			if (bpf_skb_load_bytes_relative(skb, *offset, next, 2, BPF_HDR_START_NET))
+		for (int i = 0; i < EXTENSION_HEADERS && is_extension(byte); i++) {
+			if (byte_at(frame, *offset, &byte) || byte_at(frame, *offset + 1, &length))
 				return OTHER;
-			*offset += (next[1] + 1) * 8;
+			*offset += (length + 1) * 8;
 		}
-		return l4(next[0]);
+		return l4(byte);
 	}
-	return skb->protocol == bpf_htons(ETH_P_ARP) ? ARP : OTHER;
+	return type == bpf_htons(ETH_P_ARP) ? ARP : OTHER;
 }
 
 static __always_inline void count(struct __sk_buff *skb, struct count *c, __u32 link_header_bytes)
 {
+	struct frame frame = {
+		.skb = skb,
+		.network = (__u8 *)(long)skb->data + (link_header_bytes ? 14 : 0),
+		.end = (__u8 *)(long)skb->data_end,
+	};
 	__u32 offset, segments = 1, bytes = skb->len;
-	int protocol = parse(skb, link_header_bytes, &offset);
+	int protocol = parse(&frame, &offset);
 
 	if (skb->gso_size && (protocol == TCP || protocol == UDP)) {
 		/* Each packet on the wire repeats the headers in front of its part of the payload. */
@@ -130,7 +136,7 @@ static __always_inline void count(struct __sk_buff *skb, struct count *c, __u32 
 		__u8 data_offset;
 
 		if (protocol == TCP) {
-			if (bpf_skb_load_bytes_relative(skb, offset + 12, &data_offset, 1, BPF_HDR_START_NET))
+			if (byte_at(&frame, offset + 12, &data_offset))
 				data_offset = 5 << 4;
 			headers = (data_offset >> 4) * 4;
 		}
@@ -143,30 +149,27 @@ static __always_inline void count(struct __sk_buff *skb, struct count *c, __u32 
 			segments = 1;
 		bytes += (segments - 1) * headers;
 	}
-	c->packets += segments;
 	c->bytes += bytes;
-	c->by_protocol[protocol] += segments;
+	c->packets[protocol] += segments;
 }
 
 SEC("tc")
 int count_rx(struct __sk_buff *skb)
 {
-	__u32 link_header_bytes;
-	struct counters *c = counters_of(skb->ifindex, &link_header_bytes);
+	struct counters *c = counters_of(skb->ifindex);
 
 	if (c)
-		count(skb, &c->rx, link_header_bytes);
+		count(skb, &c->rx, c->link_header_bytes);
 	return TCX_NEXT;
 }
 
 SEC("tc")
 int count_tx(struct __sk_buff *skb)
 {
-	__u32 link_header_bytes;
-	struct counters *c = counters_of(skb->ifindex, &link_header_bytes);
+	struct counters *c = counters_of(skb->ifindex);
 
 	if (c)
-		count(skb, &c->tx, link_header_bytes);
+		count(skb, &c->tx, c->link_header_bytes);
 	return TCX_NEXT;
 }
 
@@ -174,14 +177,13 @@ int count_tx(struct __sk_buff *skb)
 SEC("xdp")
 int count_xdp(struct xdp_md *ctx)
 {
-	__u32 link_header_bytes;
-	struct counters *c = counters_of(ctx->ingress_ifindex, &link_header_bytes);
+	struct counters *c = counters_of(ctx->ingress_ifindex);
 	__u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	int protocol = OTHER;
 
 	if (!c)
 		return XDP_PASS;
-	if (link_header_bytes && data + 14 + 20 <= end) {
+	if (c->link_header_bytes && data + 14 + 20 <= end) {
 		__u16 type = *(__u16 *)(data + 12);
 
 		if (type == bpf_htons(ETH_P_ARP))
@@ -190,12 +192,11 @@ int count_xdp(struct xdp_md *ctx)
 			protocol = l4(data[14 + 9]);
 		else if (type == bpf_htons(ETH_P_IPV6))
 			protocol = l4(data[14 + 6]);
-	} else if (!link_header_bytes && data + 20 <= end) {
+	} else if (!c->link_header_bytes && data + 20 <= end) {
 		protocol = l4(data[0] >> 4 == 4 ? data[9] : data[6]);
 	}
-	c->xdp.packets++;
 	c->xdp.bytes += end - data;
-	c->xdp.by_protocol[protocol]++;
+	c->xdp.packets[protocol]++;
 	return XDP_PASS;
 }
 

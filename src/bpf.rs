@@ -25,7 +25,7 @@ use libbpf_sys::{
 
 mod maps;
 
-pub use maps::{counter, entries, per_cpu, per_cpu_array, set};
+pub use maps::{counter, entries, per_cpu, per_cpu_array, set, set_on_every_cpu};
 
 /// A C struct of a BPF program that any bytes of its size are a value of.
 ///

@@ -17,6 +17,12 @@ pub fn per_cpu<T: Pod>(map: &MapHandle, key: u32) -> libbpf_rs::Result<Vec<T>> {
     Ok(values.iter().filter_map(|value| read(value)).collect())
 }
 
+/// Sets the element of every CPU.
+pub fn set_on_every_cpu<T: Pod>(map: &MapHandle, key: u32, value: &T) -> libbpf_rs::Result<()> {
+    let values = vec![bytes(value).to_vec(); libbpf_rs::num_possible_cpus()?];
+    map.update_percpu(bytes(&key), &values, MapFlags::ANY)
+}
+
 /// Every element of a per-CPU array: for each index one value a CPU, CPU after CPU.
 pub fn per_cpu_array<T: Pod>(map: &MapHandle) -> io::Result<Vec<T>> {
     let stride = size_of::<T>().next_multiple_of(8);

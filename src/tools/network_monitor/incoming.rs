@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::MapHandle;
 
 use super::{Count, Mode, Sample, skel};
 use crate::{
@@ -22,8 +22,6 @@ use skel::types;
 
 // SAFETY: integers and arrays of integers.
 unsafe impl Pod for types::counters {}
-// SAFETY: two integers.
-unsafe impl Pod for types::interface {}
 
 /// Loopback has index 1 in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -34,7 +32,6 @@ pub struct Incoming {
     rx: Program,
     tx: Program,
     xdp: Program,
-    interfaces: MapHandle,
     counts: MapHandle,
     links: Arc<Shared<(u32, u8)>>,
     /// Interface to slot, and how many windows look at it.
@@ -45,7 +42,7 @@ pub struct Incoming {
 struct Slot {
     index: u32,
     slot: u32,
-    interfaces: MapHandle,
+    counts: MapHandle,
     slots: Arc<Mutex<BTreeMap<u32, (u32, usize)>>>,
 }
 
@@ -56,8 +53,7 @@ impl Drop for Slot {
             *windows -= 1;
             if *windows == 0 {
                 slots.remove(&self.index);
-                let free = types::interface { ifindex: 0, link_header_bytes: 0 };
-                let _ = self.interfaces.update(bpf::bytes(&self.slot), bpf::bytes(&free), MapFlags::ANY);
+                let _ = bpf::set_on_every_cpu(&self.counts, self.slot, &types::counters::default());
             }
         }
     }
@@ -69,7 +65,6 @@ impl Incoming {
             rx: loader.program(&skel.progs.count_rx)?,
             tx: loader.program(&skel.progs.count_tx)?,
             xdp: loader.program(&skel.progs.count_xdp)?,
-            interfaces: loader.map(&skel.maps.interfaces)?,
             counts: loader.map(&skel.maps.counts)?,
             links: Shared::new(),
             slots: Arc::default(),
@@ -147,13 +142,14 @@ impl Incoming {
                 let taken = |slot: &u32| slots.values().any(|(taken, _)| taken == slot);
                 let slot = (0..8).map(|i| (index + i) % limits::MEASURED_INTERFACES).find(|slot| !taken(slot));
                 let slot = slot.ok_or_else(|| Error::Busy("too many interfaces are being measured; try again when a window has ended".into()))?;
-                let value = types::interface { ifindex: index, link_header_bytes: if interface.ethernet { 14 } else { 0 } };
-                self.interfaces.update(bpf::bytes(&slot), bpf::bytes(&value), MapFlags::ANY)?;
+                let link_header_bytes = if interface.ethernet { 14 } else { 0 };
+                let value = types::counters { ifindex: index, link_header_bytes, ..types::counters::default() };
+                bpf::set_on_every_cpu(&self.counts, slot, &value)?;
                 slots.insert(index, (slot, 1));
                 slot
             }
         };
-        Ok(Slot { index, slot, interfaces: MapHandle::try_from(&self.interfaces)?, slots: Arc::clone(&self.slots) })
+        Ok(Slot { index, slot, counts: MapHandle::try_from(&self.counts)?, slots: Arc::clone(&self.slots) })
     }
 
     fn read(&self, slot: u32) -> Result<types::counters, Error> {
@@ -162,6 +158,7 @@ impl Incoming {
             rx: add(sum.rx, &cpu.rx),
             tx: add(sum.tx, &cpu.tx),
             xdp: add(sum.xdp, &cpu.xdp),
+            ..sum
         }))
     }
 }
@@ -199,13 +196,12 @@ fn primary() -> Result<Interface, Error> {
 
 fn add(sum: types::count, cpu: &types::count) -> types::count {
     types::count {
-        packets: sum.packets + cpu.packets,
         bytes: sum.bytes + cpu.bytes,
-        by_protocol: std::array::from_fn(|i| sum.by_protocol[i] + cpu.by_protocol[i]),
+        packets: std::array::from_fn(|i| sum.packets[i] + cpu.packets[i]),
     }
 }
 
 fn difference(after: &types::count, before: &types::count) -> Count {
-    let [tcp, udp, icmp, arp, other] = std::array::from_fn(|i| after.by_protocol[i] - before.by_protocol[i]);
-    Count { packets: after.packets - before.packets, bytes: after.bytes - before.bytes, tcp, udp, icmp, arp, other }
+    let packets @ [tcp, udp, icmp, arp, other] = std::array::from_fn(|i| after.packets[i] - before.packets[i]);
+    Count { packets: packets.iter().sum(), bytes: after.bytes - before.bytes, tcp, udp, icmp, arp, other }
 }
