@@ -13,6 +13,10 @@ enum { DNS = 53, MDNS = 5353 };
 /* An IPv6 header, a TCP header with options, and a message as long as UDP without EDNS allows. */
 enum { CAPTURE = 640 };
 
+/* RFC 1035: six numbers, then at the least so many bytes for each question and each record. */
+enum { DNS_HEADER = 12, QUESTION = 5, RECORD = 11 };
+enum { RESPONSE = 0x8000, OPCODE = 0x7800, TRUNCATED = 0x0200 };
+
 struct message {
 	__u64 time_ns;
 	__u64 socket; /* cookie of its socket, or address where it has none yet; 0 = not sent here */
@@ -23,7 +27,7 @@ struct message {
 	__u16 port;   /* of the socket */
 	__u16 length; /* of `data` */
 	__u8 egress;
-	__u8 pad;
+	__u8 is_segment;    /* of TCP */
 	__u8 data[CAPTURE]; /* from the network header on */
 };
 const struct message *message_type __attribute__((unused));
@@ -51,8 +55,15 @@ static __always_inline bool is_of_other_ports(const struct sock *sk)
 	return remote && !is_dns(remote) && !is_dns(sk->__sk_common.skc_num);
 }
 
+/* Where in a packet its DNS message may be, and how long that is. */
+struct payload {
+	__u32 offset;
+	__u32 length;
+	bool is_segment;
+};
+
 /* Whether the headers are of UDP, or of TCP with data, from or to a port of DNS. */
-static __always_inline bool is_message(struct sk_buff *skb, const __u8 *header, __u32 bytes)
+static __always_inline bool find_payload(struct sk_buff *skb, const __u8 *header, __u32 bytes, struct payload *payload)
 {
 	__u8 protocol = header[9];
 	__u32 offset = (header[0] & 15) * 4, ports;
@@ -66,11 +77,16 @@ static __always_inline bool is_message(struct sk_buff *skb, const __u8 *header, 
 	ports = bpf_ntohl(word_at(header, offset));
 	if (!is_dns(ports >> 16) && !is_dns(ports & 0xffff))
 		return false;
-	if (protocol == IPPROTO_TCP)
-		offset += (byte_at(header, offset + 12) >> 4) * 4;
-	else
-		offset += 8;
-	return bytes > offset;
+	payload->is_segment = protocol == IPPROTO_TCP;
+	if (payload->is_segment) {
+		payload->offset = offset + (byte_at(header, offset + 12) >> 4) * 4;
+		payload->length = bytes - payload->offset;
+	} else {
+		/* What UDP says, since this may be the first of several fragments. */
+		payload->offset = offset + 8;
+		payload->length = (bpf_ntohl(word_at(header, offset + 4)) >> 16) - 8;
+	}
+	return bytes > payload->offset;
 }
 
 struct bpf_dynptr {
@@ -80,32 +96,76 @@ struct bpf_dynptr {
 /* Linux 6.12 and newer; the only way to data that is in pages, where TCP puts what it sends. */
 extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *dynptr) __ksym __weak;
 
-static __always_inline __u32 copy_message(struct sk_buff *skb, __u8 *to, __u64 from, __u32 bytes)
+/*
+ * Copies at most `max` bytes, a constant; returns how many. The caller's dynptr is one that lives as long as the
+ * program runs: nothing else may take its place on the stack.
+ */
+static __always_inline __u32 copy(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u8 *to, __u64 from, __u32 bytes,
+				  const __u32 max)
 {
-	__u64 linear = (__u64)skb->head + skb->tail - from;
-	__u32 length = bytes < CAPTURE ? bytes : CAPTURE;
-	struct bpf_dynptr dynptr;
+	__u64 end = (__u64)skb->head + skb->tail, linear = end > from ? end - from : 0;
+	__u32 length = bytes < max ? bytes : max;
 
 	if (linear < length && bpf_ksym_exists(bpf_dynptr_from_skb)) {
-		if (bpf_dynptr_from_skb((void *)skb, 0, &dynptr))
+		if (bpf_dynptr_from_skb((void *)skb, 0, dynptr))
 			return 0;
 		barrier_var(length);
-		if (length > CAPTURE)
+		if (length > max)
 			return 0;
-		return bpf_dynptr_read(to, length, &dynptr, from - (__u64)skb->data, 0) ? 0 : length;
+		return bpf_dynptr_read(to, length, dynptr, from - (__u64)skb->data, 0) ? 0 : length;
 	}
 	if (linear < length)
 		length = linear;
 	barrier_var(length);
-	if (length > CAPTURE)
+	if (length > max)
 		return 0;
 	return bpf_probe_read_kernel(to, length, (void *)from) ? 0 : length;
+}
+
+static __always_inline __u32 number_at(const __u8 *bytes, int offset)
+{
+	return bytes[offset] << 8 | bytes[offset + 1];
+}
+
+/* Whether a query or its answer of `length` bytes may begin so. One that was truncated may count what it left out. */
+static __always_inline bool begins(const __u8 *header, __u32 length)
+{
+	__u32 flags = number_at(header, 2), questions = number_at(header, 4), least = DNS_HEADER + QUESTION * questions;
+
+	if (!(flags & TRUNCATED))
+		least += RECORD * (number_at(header, 6) + number_at(header, 8) + number_at(header, 10));
+	if (flags & OPCODE || least > length)
+		return false;
+	return flags & RESPONSE ? questions <= 1 : questions > 0;
+}
+
+/*
+ * Other traffic of these ports (tunnels, scans, floods) must not take the places of queries. Of TCP only segments are
+ * judged that are too long to be captured whole: a short one may go on with the message of the one before. A message
+ * over TCP begins with its length, which some send by itself. What cannot be read is not judged.
+ */
+static __always_inline bool is_message(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u64 from, __u32 bytes,
+				       const struct payload *payload)
+{
+	__u8 start[2 + DNS_HEADER] = {};
+
+	if (payload->is_segment && bytes <= CAPTURE)
+		return true;
+	if (payload->length < DNS_HEADER)
+		return false;
+	if (copy(skb, dynptr, start, from + payload->offset, payload->length, sizeof(start)) < DNS_HEADER)
+		return true;
+	if (payload->is_segment && begins(start + 2, number_at(start, 0)))
+		return true;
+	return begins(start, payload->length);
 }
 
 static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
 {
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
 	struct sock *sk = skb->sk;
+	struct bpf_dynptr dynptr;
+	struct payload payload;
 	struct message *m;
 	__u32 bytes;
 
@@ -114,7 +174,9 @@ static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
 	if (sk && is_of_other_ports(sk))
 		return 0;
 	bytes = skb->len - (from - (__u64)skb->data);
-	if (!copy_from(skb, header, from) || !is_message(skb, header, bytes))
+	if (!copy_from(skb, header, from) || !find_payload(skb, header, bytes, &payload))
+		return 0;
+	if (!is_message(skb, &dynptr, from, bytes, &payload))
 		return 0;
 	m = bpf_ringbuf_reserve(&messages, sizeof(*m), 0);
 	if (!m) {
@@ -129,14 +191,14 @@ static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
 	m->protocol = bpf_ntohs(skb->protocol);
 	m->port = 0;
 	m->egress = egress;
-	m->pad = 0;
+	m->is_segment = payload.is_segment;
 	if (sk) {
 		m->port = BPF_CORE_READ(sk, __sk_common.skc_num);
 		m->owner.netns = sock_netns(sk);
 		if (egress && current_owns(sk))
 			current_owner(&m->owner);
 	}
-	m->length = copy_message(skb, m->data, from, bytes);
+	m->length = copy(skb, &dynptr, m->data, from, bytes, CAPTURE);
 	bpf_ringbuf_submit(m, 0);
 	return 0;
 }

@@ -163,6 +163,8 @@ pub const DROP_ROWS_DEFAULT: usize = 12;
 
 /// DNS messages of a window: 2,000 queries and answers, each seen at two interfaces, 6 MB.
 pub const DNS_MESSAGES: usize = 8_192;
+/// Of these, segments of TCP: they come by the thousand of what is not DNS at all, and short ones are kept unjudged.
+pub const DNS_SEGMENTS: usize = DNS_MESSAGES / 2;
 /// Bytes of a DNS message that are surely captured: `CAPTURE` of `trace_dns.bpf.c` less the longest headers.
 pub const DNS_CAPTURE: usize = 512;
 /// TCP connections whose DNS messages are put together.

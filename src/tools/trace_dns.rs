@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     mem::offset_of,
+    ops::Range,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -87,8 +88,12 @@ fn five_seconds() -> WindowMs {
 #[derive(Serialize, Deserialize, Debug, Default)]
 pub struct Sample {
     messages: Vec<Seen>,
-    /// Messages for which there was no room.
+    /// Messages for which there was no room in the kernel's buffer, …
     lost: u64,
+    /// … or in the window's list.
+    beyond: u64,
+    /// When the first of the latter came, since the window opened.
+    full_at_ns: Option<u64>,
     pages: bool,
     window_ns: u64,
 }
@@ -198,25 +203,23 @@ impl Tool for T {
     }
 
     fn sample(&self, input: &Input, _: &Host, window: &Window) -> Result<Sample, Error> {
-        let seen = Arc::new(Mutex::new((Vec::new(), 0u64)));
-        let filled = Arc::clone(&seen);
-        let subscription = self.events.subscribe(move |message: &types::message| {
-            let (messages, beyond) = &mut *lock(&filled);
-            if messages.len() < limits::DNS_MESSAGES { messages.push(*message) } else { *beyond += 1 }
-        })?;
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let filled = Arc::clone(&kept);
+        let subscription = self.events.subscribe(move |message: &types::message| lock(&filled).take(message))?;
         let lost = || bpf::counter(&self.bss, offset_of!(types::bss, lost));
-        let (from, lost_before) = (monotonic_ns(), lost()?);
+        let (from, lost_before) = (lock(&kept).open(), lost()?);
         window.wait(window.opened(), Self::duration(input))?;
-        let to = monotonic_ns();
+        let to = lock(&kept).close();
         subscription.drain();
         let lost = lost()? - lost_before;
         window.keep(subscription);
-        let (messages, beyond) = std::mem::take(&mut *lock(&seen));
-        let within: Vec<_> = messages.iter().filter(|m| (from..to).contains(&m.time_ns)).collect();
-        let owners = self.owners(&within)?;
+        let Kept { messages, beyond, full_at_ns, .. } = std::mem::take(&mut *lock(&kept));
+        let owners = self.owners(&messages)?;
         Ok(Sample {
-            messages: within.into_iter().map(|m| resolve(m, &owners, from)).collect(),
-            lost: lost + beyond,
+            messages: messages.iter().map(|m| resolve(m, &owners, from)).collect(),
+            lost,
+            beyond,
+            full_at_ns: full_at_ns.map(|at| at - from),
             pages: self.pages,
             window_ns: to - from,
         })
@@ -235,9 +238,49 @@ impl Tool for T {
     }
 }
 
+/// The messages of a window, as they come: times are CLOCK_MONOTONIC.
+#[derive(Default)]
+struct Kept {
+    /// Empty before the window opens.
+    within: Range<u64>,
+    messages: Vec<types::message>,
+    /// How many of them are segments of TCP.
+    segments: usize,
+    /// Messages that came when there was no room, and since when.
+    beyond: u64,
+    full_at_ns: Option<u64>,
+}
+
+impl Kept {
+    /// Under the lock, as [`close`](Self::close): no message is of the window that came before it, or after.
+    fn open(&mut self) -> u64 {
+        self.within = monotonic_ns()..u64::MAX;
+        self.within.start
+    }
+
+    fn close(&mut self) -> u64 {
+        self.within.end = monotonic_ns();
+        self.within.end
+    }
+
+    fn take(&mut self, message: &types::message) {
+        if !self.within.contains(&message.time_ns) {
+            return;
+        }
+        let segment = usize::from(message.is_segment);
+        if self.messages.len() < limits::DNS_MESSAGES && self.segments + segment <= limits::DNS_SEGMENTS {
+            self.segments += segment;
+            self.messages.push(*message);
+        } else {
+            self.beyond += 1;
+            self.full_at_ns = Some(self.full_at_ns.unwrap_or(u64::MAX).min(message.time_ns));
+        }
+    }
+}
+
 impl T {
     /// The processes that have the messages' sockets open now, by cookie and by address.
-    fn owners(&self, messages: &[&types::message]) -> Result<HashMap<u64, types::open_socket>, Error> {
+    fn owners(&self, messages: &[types::message]) -> Result<HashMap<u64, types::open_socket>, Error> {
         let known: HashSet<_> = messages.iter().filter(|m| m.owner.pid != 0).map(|m| m.socket).collect();
         let unknown = messages.iter().map(|m| m.socket).filter(|socket| *socket != 0 && !known.contains(socket));
         let wanted: HashSet<_> = unknown.take(limits::SOCKETS_WANTED).collect();

@@ -15,13 +15,16 @@ use crate::{
 
 pub fn report(input: &Input, sample: Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.window_ns));
-    measured.lost_events = sample.lost;
+    measured.lost_events = sample.lost + sample.beyond;
     let mut all = exchanges(&sample.messages);
     all.retain(|exchange| is_wanted(input, exchange));
-    let rows: Vec<_> = all.iter().map(|exchange| query(exchange, sample.window_ns)).collect();
+    let end_ns = sample.full_at_ns.unwrap_or(sample.window_ns); // an answer may be among what came later
+    let rows: Vec<_> = all.iter().map(|exchange| query(exchange, end_ns)).collect();
     let summary = summary(&rows);
+    measured.limits.extend(missing(&sample));
     if summary.pending > 0 {
-        let text = format!("{} queries had no answer, but were younger than 1 s when the window ended: too young to judge.", summary.pending);
+        let end = if sample.full_at_ns.is_some() { "was full" } else { "ended" };
+        let text = format!("{} queries had no answer, but were younger than 1 s when the window {end}: too young to judge.", summary.pending);
         measured.limits.push(text);
     }
     if !sample.pages {
@@ -30,6 +33,22 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     let (queries, cut) = answer::largest(rows, input.limit.rows(), weight);
     measured.rows_cut = cut;
     Output { queries, summary, measured }
+}
+
+/// What it means that messages were lost.
+fn missing(sample: &Sample) -> Vec<String> {
+    let mut limits = Vec::new();
+    if let Some(at_ns) = sample.full_at_ns {
+        let (seconds, beyond) = (Duration::from_nanos(at_ns).as_secs_f64(), sample.beyond);
+        limits.push(format!(
+            "A window keeps 8,192 messages (each counts at every interface that it passes), at most half of them over TCP: it was full after {seconds:.1} s, and {beyond} later ones were not looked at."
+        ));
+    }
+    if sample.lost > 0 {
+        let lost = sample.lost;
+        limits.push(format!("{lost} messages came too fast to be read: queries are missing, and one without an answer may have had one."));
+    }
+    limits
 }
 
 fn is_wanted(input: &Input, exchange: &Exchange) -> bool {
@@ -85,10 +104,13 @@ fn summary(rows: &[Query]) -> Summary {
 pub fn text(output: &Output) -> String {
     let Summary { queries, answered, unanswered, pending, failed, nxdomain, latency_us } = &output.summary;
     let seconds = output.measured.window_ms / 1e3;
+    let lost = output.measured.lost_events;
     if output.queries.is_empty() {
-        return format!("No DNS query in {seconds:.1} s.\n{}", output.measured.text());
+        let none = if lost > 0 { "Of the DNS messages that were looked at none was such a query," } else { "No such DNS query" };
+        return format!("{none} in {seconds:.1} s.\n{}", output.measured.text());
     }
-    let mut text = format!("{queries} queries in {seconds:.1} s: {answered} answered, {unanswered} unanswered");
+    let at_least = if lost > 0 { format!("At least {queries} queries ({lost} messages were not looked at)") } else { format!("{queries} queries") };
+    let mut text = format!("{at_least} in {seconds:.1} s: {answered} answered, {unanswered} unanswered");
     if *pending > 0 {
         let _ = write!(text, ", {pending} pending");
     }

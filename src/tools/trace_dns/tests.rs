@@ -71,6 +71,23 @@ fn silence_is_told_from_youth() {
 }
 
 #[test]
+fn when_messages_are_missing_it_is_said_and_no_silence_is_made_of_it() {
+    let asked = |messages, beyond, lost| {
+        let full_at_ns = (beyond > 0).then_some(2_000_000_000);
+        let sample = Sample { messages, beyond, lost, full_at_ns, pages: true, window_ns: 5_000_000_000 };
+        let output = T::report(serde_json::from_value(json!({})).unwrap(), sample);
+        (T::text(&output), output)
+    };
+    let (text, output) = asked(vec![udp(100, 7, QUERY, 0), udp(1_500, 8, QUERY, 0), udp(2_500, 9, QUERY, 0)], 30, 0);
+    assert_eq!((output.summary.unanswered, output.summary.pending, output.measured.lost_events), (1, 2, 30));
+    assert!(text.starts_with("At least 3 queries (30 messages were not looked at) in 5.0 s"), "{text}");
+    assert!(text.contains("full after 2.0 s, and 30 later ones"), "{text}");
+    let (text, _) = asked(vec![], 0, 4);
+    assert!(!text.contains("No ") && text.contains("4 messages came too fast"), "{text}");
+    assert!(asked(vec![], 0, 0).0.starts_with("No such DNS query in 5.0 s."));
+}
+
+#[test]
 fn a_retransmission_is_the_same_query_and_so_is_a_sight_at_another_interface() {
     let elsewhere = Seen { interface: (9, 9), egress: false, ..udp(101, 7, QUERY, 0) };
     let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), elsewhere, udp(2_000, 7, QUERY, 0), udp(2_010, 7, ANSWER, 0)]);
