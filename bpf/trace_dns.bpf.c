@@ -10,8 +10,11 @@
 
 enum { DNS = 53, MDNS = 5353 };
 
-/* An IPv6 header, a TCP header with options, and a message as long as UDP without EDNS allows. */
-enum { CAPTURE = 640 };
+/*
+ * An IPv6 header, a TCP header with options, and a message as long as UDP without EDNS allows. Most packets are far
+ * shorter, and take no more of the ring buffer than this.
+ */
+enum { CAPTURE = 640, SHORT = 160 };
 
 /* RFC 1035: six numbers, then at the least so many bytes for each question and each record. */
 enum { DNS_HEADER = 12, QUESTION = 5, RECORD = 11 };
@@ -34,7 +37,7 @@ const struct message *message_type __attribute__((unused));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 512 * 1024);
+	__uint(max_entries, 1024 * 1024); /* 4,500 short packets: at a thousand queries a second, seconds of them */
 } messages SEC(".maps");
 
 __u64 lost; /* messages that found the ring buffer full */
@@ -160,25 +163,13 @@ static __always_inline bool is_message(struct sk_buff *skb, struct bpf_dynptr *d
 	return begins(start, payload->length);
 }
 
-static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
+/* A record of the ring buffer, with room for `room` bytes of the packet: a constant. */
+static __always_inline int tell(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u64 from, __u32 bytes,
+				bool is_segment, bool egress, const __u32 room)
 {
-	__u8 header[HEADER] __attribute__((aligned(8))) = {};
+	struct message *m = bpf_ringbuf_reserve(&messages, __builtin_offsetof(struct message, data) + room, 0);
 	struct sock *sk = skb->sk;
-	struct bpf_dynptr dynptr;
-	struct payload payload;
-	struct message *m;
-	__u32 bytes;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return 0;
-	if (sk && is_of_other_ports(sk))
-		return 0;
-	bytes = skb->len - (from - (__u64)skb->data);
-	if (!copy_from(skb, header, from) || !find_payload(skb, header, bytes, &payload))
-		return 0;
-	if (!is_message(skb, &dynptr, from, bytes, &payload))
-		return 0;
-	m = bpf_ringbuf_reserve(&messages, sizeof(*m), 0);
 	if (!m) {
 		__sync_fetch_and_add(&lost, 1);
 		return 0;
@@ -191,16 +182,38 @@ static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
 	m->protocol = bpf_ntohs(skb->protocol);
 	m->port = 0;
 	m->egress = egress;
-	m->is_segment = payload.is_segment;
+	m->is_segment = is_segment;
 	if (sk) {
 		m->port = BPF_CORE_READ(sk, __sk_common.skc_num);
 		m->owner.netns = sock_netns(sk);
 		if (egress && current_owns(sk))
 			current_owner(&m->owner);
 	}
-	m->length = copy(skb, &dynptr, m->data, from, bytes, CAPTURE);
+	m->length = copy(skb, dynptr, m->data, from, bytes, room);
 	bpf_ringbuf_submit(m, 0);
 	return 0;
+}
+
+static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
+{
+	__u8 header[HEADER] __attribute__((aligned(8))) = {};
+	struct sock *sk = skb->sk;
+	struct bpf_dynptr dynptr;
+	struct payload payload;
+	__u32 bytes;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return 0;
+	if (sk && is_of_other_ports(sk))
+		return 0;
+	bytes = skb->len - (from - (__u64)skb->data);
+	if (!copy_from(skb, header, from) || !find_payload(skb, header, bytes, &payload))
+		return 0;
+	if (!is_message(skb, &dynptr, from, bytes, &payload))
+		return 0;
+	if (bytes <= SHORT)
+		return tell(skb, &dynptr, from, bytes, payload.is_segment, egress, SHORT);
+	return tell(skb, &dynptr, from, bytes, payload.is_segment, egress, CAPTURE);
 }
 
 /* As it is queued: still in the context of who sent it, unless it had to wait for a neighbor. */

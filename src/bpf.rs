@@ -38,6 +38,17 @@ unsafe impl Pod for u32 {}
 // SAFETY: integers.
 unsafe impl Pod for u64 {}
 
+/// The record of a ring buffer in `bytes`; what the kernel left out at its end, where there was nothing, is zero.
+pub fn read_record<T: Pod>(bytes: &[u8]) -> T {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let length = bytes.len().min(size_of::<T>());
+    // SAFETY: both are at least `length` long, and `T: Pod` takes any bytes.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), value.as_mut_ptr().cast(), length);
+        value.assume_init()
+    }
+}
+
 /// The value that the kernel wrote in `bytes`, or `None` if there are too few of them.
 pub fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     // SAFETY: there are enough bytes, and `T: Pod` takes any.

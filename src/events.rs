@@ -70,9 +70,8 @@ impl<T: Pod> Events<T> {
         let fan_out = Arc::clone(&self.subscribers);
         let mut builder = RingBufferBuilder::new();
         builder.add(&self.map, move |bytes| {
-            if let Some(event) = bpf::read(bytes) {
-                lock(&fan_out).iter_mut().for_each(|(_, subscriber)| subscriber(&event));
-            }
+            let event = bpf::read_record(bytes);
+            lock(&fan_out).iter_mut().for_each(|(_, subscriber)| subscriber(&event));
             0
         })?;
         *lock(&self.ring) = Some(builder.build()?);

@@ -304,7 +304,7 @@ fn sender(m: &types::message) -> types::open_socket {
 
 /// A sample of the one record of the ring buffer that `bytes` are, whatever they are.
 pub fn of_record(bytes: &[u8]) -> Option<Sample> {
-    let message = resolve(&bpf::read(bytes)?, &HashMap::new(), 0);
+    let message = resolve(&bpf::read_record(bytes), &HashMap::new(), 0);
     Some(Sample { window_ns: message.at_ns, messages: vec![message], ..Default::default() })
 }
 
