@@ -161,6 +161,9 @@ pub const SYMBOLS: usize = 512;
 /// Rows of drops where the caller set no `limit`: each carries its explanation, and 12 stay under 8 KB.
 pub const DROP_ROWS_DEFAULT: usize = 12;
 
+/// More records than the largest ring buffer holds: 1 MiB of short DNS messages.
+pub const RING_RECORDS: usize = 8_192;
+
 /// DNS messages of a window: 2,000 queries and answers, each seen at two interfaces, 6 MB.
 pub const DNS_MESSAGES: usize = 8_192;
 /// Of these, segments of TCP: they come by the thousand of what is not DNS at all, and short ones are kept unjudged.

@@ -135,6 +135,15 @@ impl Traffic<'_> {
     }
 }
 
+/// Ends the traffic when dropped: its threads are waited for, by a test that fails as well.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What came of the questions.
 #[derive(Default)]
 struct Outcome {
@@ -216,11 +225,10 @@ fn nothing_grows_and_no_answer_is_lost() {
     };
     let (begun, processes) = (Instant::now(), [daemon.pid(), client.child.id()]);
     let outcome = thread::scope(|scope| {
+        let _ending = Ending(&traffic.stop);
         traffic.run(scope);
         scope.spawn(|| report_on_the_way(processes, begun, seconds, &traffic.stop));
-        let outcome = measure(&mut client, &questions, begun + Duration::from_secs(seconds));
-        traffic.stop.store(true, Ordering::Relaxed);
-        outcome
+        measure(&mut client, &questions, begun + Duration::from_secs(seconds))
     });
     let after = Held::at_rest(&daemon, &mut client);
     let Outcome { answers, errors, mut windows, lost_events } = outcome;

@@ -64,7 +64,9 @@ fn transfer(from: &TcpStream, to: &TcpStream, bytes: usize) {
         let mut buffer = vec![0; 65_536];
         while left > 0 {
             let room = left.min(buffer.len());
-            left -= { to }.read(&mut buffer[..room]).unwrap();
+            let read = { to }.read(&mut buffer[..room]).unwrap();
+            assert!(read > 0, "the sender ended with {left} bytes to come");
+            left -= read;
         }
     });
 }

@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -338,6 +338,32 @@ fn beyond_its_limit_a_window_says_what_it_has_not_looked_at_and_judges_no_query_
     assert!(answer["measured"]["limits"].to_string().contains("8,192 messages"), "{:#}", answer["measured"]);
     let text = none["content"][0]["text"].as_str().unwrap();
     assert!(!text.contains("No DNS query") && text.contains("were not looked at"), "{text}");
+}
+
+#[test]
+fn a_flood_that_outruns_the_reader_does_not_keep_windows_open() {
+    let (pair, daemon) = (Pair::new(), Daemon::own());
+    let mut client = Client::connect(&daemon.socket);
+    let windows: Vec<_> = (0..16).map(|_| client.begin_call("trace_dns", json!({"duration_ms": 1_000}))).collect();
+    client.until_open("trace_dns", 16);
+    let begun = Instant::now();
+    let goes_on = || begun.elapsed() < Duration::from_secs(8);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+                let query = query(7, "flood.test");
+                while goes_on() {
+                    let _ = socket.send_to(&query, (B, 53));
+                }
+            });
+        }
+        for id in windows {
+            let answer = client.end_call(id).unwrap();
+            assert!(answer["measured"]["lost_events"].as_u64() > Some(0), "{}", answer["measured"]);
+        }
+        assert!(goes_on(), "the windows ended when the flood did");
+    });
 }
 
 #[test]
