@@ -89,7 +89,15 @@ pub struct Count {
 #[derive(Serialize, Deserialize, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum Sample {
-    Incoming { interface: String, rx: Count, tx: Option<Count>, window_ns: u64 },
+    Incoming {
+        interface: String,
+        rx: Count,
+        tx: Option<Count>,
+        window_ns: u64,
+        /// Whether packets that arrived still had the headers that a tunnel takes off.
+        #[serde(default)]
+        outer: bool,
+    },
     Outgoing { connects: Vec<Connect>, cut: u64, lost: u64, connecting: u64, next: String, continued: bool, window_ns: u64 },
 }
 
@@ -219,7 +227,14 @@ impl Tool for T {
 
     fn report(input: Input, sample: Sample) -> Output {
         match sample {
-            Sample::Incoming { interface, rx, tx, window_ns } => incoming_output(interface, rx, tx, Duration::from_nanos(window_ns)),
+            Sample::Incoming { interface, rx, tx, window_ns, outer } => {
+                let mut output = incoming_output(interface, rx, tx, Duration::from_nanos(window_ns));
+                if outer {
+                    let limit = "Before Linux 5.14, packets that come out of an IP tunnel are counted with its headers as well, as protocol `other`.";
+                    output.measured.limits.push(limit.into());
+                }
+                output
+            }
             Sample::Outgoing { connects, cut, lost, connecting, next, continued, window_ns } => {
                 let mut measured = Measured::window(Duration::from_nanos(window_ns));
                 (measured.rows_cut, measured.lost_events) = (cut, lost);
@@ -322,7 +337,7 @@ mod tests {
     #[test]
     fn rates_are_of_the_window_as_it_was() {
         let rx = Count { packets: 10_000, bytes: 1_000_000, tcp: 9_000, udp: 1_000, ..Count::default() };
-        let sample = Sample::Incoming { interface: "eth0".into(), rx, tx: None, window_ns: 500_000_000 };
+        let sample = Sample::Incoming { interface: "eth0".into(), rx, tx: None, window_ns: 500_000_000, outer: false };
         let output = T::report(input(json!({"operation": "incoming"})), sample);
         let rates = output.received.clone().unwrap();
         assert_eq!((rates.packets_per_second, rates.bits_per_second, rates.packets), (20_000.0, 16_000_000.0, 10_000));

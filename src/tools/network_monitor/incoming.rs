@@ -96,7 +96,8 @@ impl Incoming {
             Mode::Tcx => (difference(&after.rx, &before.rx), Some(difference(&after.tx, &before.tx))),
             Mode::Xdp | Mode::XdpNative => (difference(&after.xdp, &before.xdp), None),
         };
-        Ok(Sample::Incoming { interface: interface.name, rx, tx, window_ns: to - from })
+        let outer = mode == Mode::Tcx && gives_outer_headers(&interface.kind);
+        Ok(Sample::Incoming { interface: interface.name, rx, tx, window_ns: to - from, outer })
     }
 
     /// Waits, and notices when the interface goes away.
@@ -171,6 +172,15 @@ fn both(rx: impl FnOnce() -> io::Result<Link> + Send, tx: impl FnOnce() -> io::R
         let rx = rx.join().map_err(|_| io::Error::other("attaching panicked"))??;
         Ok(vec![rx, tx])
     })
+}
+
+/// Before Linux 5.14 the layer 3 tunnels left the link-layer header where the outer IP header is (`skb_reset_mac_header`
+/// in their receive functions mended it), and a program at tc begins to read there.
+fn gives_outer_headers(kind: &str) -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    version < (5, 14) && ["ipip", "sit", "ip6tnl", "gre", "ip6gre", "vti", "vti6"].contains(&kind)
 }
 
 fn xdp_refused(interface: &Interface, mode: Mode, e: &io::Error) -> Error {
