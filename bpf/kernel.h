@@ -311,6 +311,23 @@ struct fib6_table {
 	__u32 tb6_id;
 };
 
+/* Of the module nf_tables. */
+struct nft_pktinfo {
+	struct sk_buff *skb;
+};
+
+struct nft_table {
+	__u64 handle;
+	__u16 family : 6;
+	char *name;
+};
+
+struct nft_chain {
+	struct nft_table *table;
+	__u64 handle;
+	char *name;
+};
+
 /* Contexts of iterators. */
 struct seq_file;
 

@@ -7,13 +7,15 @@
  * lock, nothing allocated, so a packet of a flood or a scan costs what any other costs.
  */
 #include "holders.h"
-#include "packet.h"
+#include "verdicts.h"
 
 enum { PLACES = 256, FLOWS = 2048, PROBES = 8 };
 
 /* Set before loading: slots for flows less one (a power of two less one), and a secret for the hash. */
 const volatile __u32 flow_mask = 255;
 const volatile __u64 seed = 0;
+/* The reason of a packet that a firewall rule dropped, where chains of nftables are seen; else 0. */
+const volatile __u32 judged = 0;
 
 /*
  * Windows are numbered as they open: the newest, and the oldest that is still open. A flow that was last seen before
@@ -176,12 +178,47 @@ static __always_inline void describe(struct flow *flow, struct sk_buff *skb, con
 		current_owner(&flow->owner);
 }
 
+/* The notes of this CPU, if this packet may be one that a chain dropped. */
+static __always_inline struct verdict *verdict_on(__u32 reason)
+{
+	return judged && reason == judged ? verdict_here() : 0;
+}
+
+/* Whether a chain has ended with this packet's death. Whatever is noted is done with. */
+static __always_inline bool was_condemned(struct verdict *verdict, struct sk_buff *skb)
+{
+	bool condemned = verdict->condemned == (__u64)skb;
+
+	verdict->condemned = verdict->dead = 0;
+	return condemned;
+}
+
+/* Names the chain if it has ended, else leaves a note for when it does. */
+static __always_inline void sentence(struct verdict *verdict, struct sk_buff *skb, bool condemned, __u32 slot,
+				     bool first)
+{
+	struct chain *flow = bpf_map_lookup_elem(&chains, &slot);
+
+	if (!flow)
+		return;
+	if (first)
+		flow->id = 0; /* an earlier flow's, in the same slot */
+	if (condemned) {
+		dropped_by(flow, &verdict->chain);
+		return;
+	}
+	verdict->dead = (__u64)skb;
+	verdict->slot = slot;
+}
+
 /* `receiver` is the cookie of `sk` where it is the socket that the packet was for; otherwise it is the sender's, if
  * any. */
 static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reason, const struct sock *sk,
 				 __u64 receiver)
 {
 	struct place *place = place_of(location, reason);
+	struct verdict *verdict = verdict_on(reason);
+	bool condemned = verdict && was_condemned(verdict, skb);
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
 	__u32 oldest = windows.oldest, length, slot = 0;
 	struct flow *flow;
@@ -222,12 +259,16 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 		flow->born_ns = bpf_ktime_get_ns();
 		flow->packets = 1;
 		*known = id;
+		if (verdict)
+			sentence(verdict, skb, condemned, slot, true);
 		return 0;
 	}
 	*known = id;
 	flow = bpf_map_lookup_elem(&flows, &slot);
 	if (flow)
 		flow->packets++;
+	if (verdict)
+		sentence(verdict, skb, condemned, slot, false);
 	return 0;
 }
 

@@ -23,6 +23,8 @@ use libbpf_sys::{
     bpf_link_create_opts, bpf_prog_get_info_by_fd, bpf_prog_info, bpf_raw_tracepoint_open,
 };
 
+use crate::tools::trace_drops::Verdicts;
+
 mod maps;
 
 pub use maps::{counter, entries, per_cpu, per_cpu_array, set, set_on_every_cpu};
@@ -76,6 +78,8 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Loader {
     /// The programs, in the order of loading.
     pub programs: Vec<Program>,
+    /// What had to be loaded before anything else, with more capabilities.
+    pub verdicts: Option<Arc<Verdicts>>,
 }
 
 impl Loader {

@@ -94,8 +94,10 @@ fn lock_memory_without_limit() {
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
-/// Cuts the process down to what loading needs. Capabilities are per thread: call it before any other is started.
-pub fn cut_to_loading(account: &Account) -> io::Result<()> {
+/// Cuts the process down to what loading needs, and runs `first` just before, while it has CAP_SYS_ADMIN as well if it
+/// ever had: the kernel gives the types of its modules to nobody else. Capabilities are per thread: call it before any
+/// other is started.
+pub fn cut_to_loading<R>(account: &Account, first: impl FnOnce() -> R) -> io::Result<R> {
     no_new_privileges()?;
     let mut wanted: CapsHashSet = LOADING.into_iter().collect();
     lock_memory_without_limit();
@@ -109,7 +111,12 @@ pub fn cut_to_loading(account: &Account) -> io::Result<()> {
     // Fewer than three (a container, a unit of one's own) may be enough for some tools: go on and see.
     let held = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     wanted.retain(|capability| held.contains(capability));
-    cut_to(&wanted)
+    let mut more = wanted.clone();
+    more.extend(held.get(&Capability::CAP_SYS_ADMIN));
+    cut_to(&more)?;
+    let loaded = first();
+    cut_to(&wanted)?;
+    Ok(loaded)
 }
 
 /// Leaves exactly `wanted` in the effective and permitted sets and nothing that a child could inherit,

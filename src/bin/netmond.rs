@@ -13,7 +13,7 @@ use netmon_mcp::{
     sandbox::{self, Account},
     serve::{self, Listener},
     supervisor::{self, Supervisor},
-    tools::Host,
+    tools::{Host, trace_drops::Verdicts},
 };
 
 /// Measures this host's network with eBPF, for netmon-mcp. Start it as root, or with CAP_BPF, CAP_PERFMON and
@@ -84,9 +84,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Before the sandbox closes: it is a connection to systemd's socket.
     let supervisor = if arguments.parent.is_some() { Supervisor::default() } else { Supervisor::from_environment() };
     sandbox::allow_locking();
-    sandbox::cut_to_loading(&Account::system(&arguments.user))?;
+    let first = || Verdicts::load(&arguments.without);
+    let verdicts = sandbox::cut_to_loading(&Account::system(&arguments.user), first)?;
     tracing::info!(capabilities = sandbox::held().join(" "), "loading");
-    let host = Host::load(&arguments.without);
+    let host = Host::load(&arguments.without, verdicts);
     sandbox::cut_to(&host.keeps())?;
     sandbox::confine(sandbox::Role::Daemon, &[]);
     tracing::info!(capabilities = sandbox::held().join(" "), "serving");

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::AtomicUsize,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,7 @@ mod schema;
 
 use schema::input_schema;
 pub use schema::output_schema;
+use trace_drops::Verdicts;
 
 /// A question, how the kernel is asked, and how the answer reads.
 ///
@@ -198,8 +199,8 @@ impl Sampler {
             name: T::NAME,
             needs: T::NEEDS,
             load: |loader| {
-                let tool = std::sync::Arc::new(T::load(loader)?);
-                let rehearsed = std::sync::Arc::clone(&tool);
+                let tool = Arc::new(T::load(loader)?);
+                let rehearsed = Arc::clone(&tool);
                 let sample: Sample = Box::new(move |input, host, window| {
                     let sample = tool.sample(&decode::<T::Input>(input)?, host, window)?;
                     serde_json::value::to_raw_value(&sample).map_err(|e| Error::Kernel(e.to_string()))
@@ -231,8 +232,10 @@ pub struct Host {
 
 impl Host {
     /// Loads every tool but those in `without`. One that the kernel refuses does not stop the others.
-    pub fn load(without: &[String]) -> Host {
-        let tools = SAMPLERS.iter().map(|sampler| (sampler.name, Loaded::new(sampler, without))).collect();
+    pub fn load(without: &[String], verdicts: Option<Verdicts>) -> Host {
+        let verdicts = verdicts.map(Arc::new);
+        let load = |sampler| Loaded::new(sampler, without, Loader { verdicts: verdicts.clone(), ..Loader::default() });
+        let tools = SAMPLERS.iter().map(|sampler| (sampler.name, load(sampler))).collect();
         Host { tools, started: Instant::now() }
     }
 
@@ -260,7 +263,7 @@ impl Host {
 }
 
 impl Loaded {
-    fn new(sampler: &Sampler, without: &[String]) -> Loaded {
+    fn new(sampler: &Sampler, without: &[String], mut loader: Loader) -> Loaded {
         let unavailable = |reason| Loaded {
             programs: Vec::new(),
             keeps: caps::CapsHashSet::new(),
@@ -270,7 +273,6 @@ impl Loaded {
         if without.iter().any(|name| name == sampler.name) {
             return unavailable("it was left out with --without".into());
         }
-        let mut loader = Loader::default();
         let loaded =
             (sampler.load)(&mut loader).and_then(|(sample, rehearsal)| Ok((sample, sandbox::needed(rehearsal)?)));
         match loaded {

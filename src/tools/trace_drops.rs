@@ -22,13 +22,21 @@ mod counters;
 mod kernel;
 mod reasons;
 mod report;
+mod verdicts;
 mod windows;
 
 pub use counters::Counters;
+pub use verdicts::Verdicts;
 
 #[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case)]
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/trace_drops.rs"));
+}
+
+/// Slots for flows on each CPU: [`limits::DROP_FLOWS`] in all, a power of two, and some on every CPU.
+fn flow_slots() -> libbpf_rs::Result<u32> {
+    let slots = limits::DROP_FLOWS / libbpf_rs::num_possible_cpus()?.next_power_of_two();
+    Ok(slots.clamp(limits::DROP_FLOWS_PER_CPU_MIN, limits::DROP_FLOWS_PER_CPU_MAX) as u32)
 }
 
 /// The daemon's side: what was loaded.
@@ -110,6 +118,8 @@ pub struct Flow {
     /// What their route would have called next.
     input: Option<String>,
     interface: Option<String>,
+    /// The chain of nftables that dropped them, where the kernel lets us see it.
+    rule: Option<String>,
     process: Process,
     header: Bytes,
 }
@@ -152,6 +162,8 @@ pub struct Drop {
     pub destination: Option<End>,
     pub interface: Option<String>,
     pub path: Option<Path>,
+    /// nft family, table and base chain.
+    pub rule: Option<String>,
     /// Of the socket it was for, else of the one that sent it.
     pub owner: Owner,
     pub count: u64,

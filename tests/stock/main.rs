@@ -4,13 +4,16 @@
 #[path = "../suite/harness/mod.rs"]
 mod harness;
 
-use std::net::UdpSocket;
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
 
 use harness::*;
 use serde_json::{Value, json};
 
 /// Many times what all of it takes.
-const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(10 * 60);
+const TIME_LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Sends 100 datagrams to `to` while `interface` is watched at the other end, and returns how many were counted.
 fn counted(pair: &Pair, interface: &str, to: &str) -> (u64, Value) {
@@ -113,4 +116,80 @@ fn a_cpu_that_is_unplugged_takes_no_count_along() {
     send();
     let answer = client.end_call(id).unwrap();
     assert_eq!(answer["by_protocol"]["udp"], 300, "{answer}");
+}
+
+/// The rows of `trace_drops` about a namespace, whatever it saw of others.
+fn drops_in<'a>(answer: &'a Value, netns: &Netns) -> Vec<&'a Value> {
+    answer["drops"].as_array().unwrap().iter().filter(|row| row["owner"]["netns"] == netns.inode()).collect()
+}
+
+/// What sends `netns` a SYN, or more, and gets no answer.
+fn knock(from: &Netns, at: SocketAddr) {
+    assert!(from.enter(|| TcpStream::connect_timeout(&at, Duration::from_millis(300))).is_err());
+}
+
+fn send(from: &Netns, at: SocketAddr, count: usize) {
+    from.enter(|| {
+        let any: IpAddr = if at.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0)).unwrap();
+        for _ in 0..count {
+            let _ = socket.send_to(&[0; 10], at); // which a rule may refuse at once
+        }
+    });
+}
+
+#[test]
+fn the_chain_that_drops_a_packet_is_named() {
+    let pair = Pair::new();
+    // Before the daemon starts: that is when nf_tables must be there.
+    for command in [
+        "add table inet walls",
+        "add chain inet walls before { type filter hook input priority -10 ; }",
+        "add chain inet walls entrance { type filter hook input priority 0 ; }",
+        "add chain inet walls guards",
+        "add rule inet walls entrance jump guards",
+        "add rule inet walls guards meta l4proto {tcp, udp} th dport 83 drop",
+        "add chain inet walls closed { type filter hook input priority 10 ; policy accept ; }",
+        "add rule inet walls closed udp dport 84 drop",
+        "add table ip walls",
+        "add chain ip walls last { type filter hook input priority 20 ; policy accept ; }",
+        "add rule ip walls last udp dport 85 drop",
+    ] {
+        pair.b.run(&format!("nft {command}"));
+    }
+    pair.a.run("nft add table inet fence");
+    pair.a.run("nft add chain inet fence exit { type filter hook output priority 0 ; }");
+    pair.a.run("nft add rule inet fence exit udp dport 86 drop");
+    let daemon = daemon_for("trace_drops", &pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let id = client.begin_call("trace_drops", json!({"duration_ms": 6_000, "limit": 1_000}));
+    client.until_open("trace_drops", 1);
+    assert_eq!(client.links("trace_drops").len(), 2, "{:?}", client.links("trace_drops"));
+    for address in [B, B6] {
+        let to = |port| SocketAddr::new(address.parse().unwrap(), port);
+        knock(&pair.a, to(83));
+        send(&pair.a, to(83), 5);
+        send(&pair.a, to(84), 6);
+        send(&pair.a, to(86), 7);
+    }
+    send(&pair.a, SocketAddr::new(B.parse().unwrap(), 85), 8);
+    let answer = client.end_call(id).unwrap();
+    let found = |netns: &Netns, address: &str, protocol: &str, port: u16, count: u64, rule: &str| {
+        let at = json!({"address": address, "port": port});
+        let mine = |row: &&&Value| row["destination"] == at && row["protocol"] == protocol;
+        let rows = drops_in(&answer, netns);
+        let row = rows.iter().find(mine).unwrap_or_else(|| panic!("{address} {protocol} {port} in {answer:#}"));
+        assert_eq!((&row["reason"], &row["rule"]), (&json!("NETFILTER_DROP"), &json!(rule)), "{row:#}");
+        assert!(row["explanation"].as_str().unwrap().contains(&format!("firewall rule of {rule} dropped")), "{row:#}");
+        assert!(row["count"].as_u64().unwrap() >= count, "{row:#}");
+    };
+    for address in [B, B6] {
+        found(&pair.b, address, "tcp", 83, 1, "inet walls entrance");
+        found(&pair.b, address, "udp", 83, 5, "inet walls entrance");
+        found(&pair.b, address, "udp", 84, 6, "inet walls closed");
+        found(&pair.a, address, "udp", 86, 7, "inet fence exit");
+    }
+    found(&pair.b, B, "udp", 85, 8, "ip walls last");
+    assert!(!answer["measured"]["limits"].to_string().contains("which firewall rule"), "{answer:#}");
+    client.until_detached("trace_drops");
 }

@@ -173,6 +173,8 @@ pub struct Drop {
     pub source: Option<Place>,
     pub destination: Option<Place>,
     pub interface: Option<String>,
+    /// The chain of nftables that dropped them, where the kernel tells.
+    pub rule: Option<String>,
     pub count: u64,
 }
 

@@ -352,6 +352,7 @@ fn drop(row: trace_drops::Drop) -> Drop {
         source: place(row.source),
         destination: place(row.destination),
         interface: row.interface,
+        rule: row.rule,
         count: row.count,
     }
 }

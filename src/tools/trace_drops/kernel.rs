@@ -5,6 +5,7 @@ use std::{
     fmt::Write,
     io,
     mem::offset_of,
+    os::fd::AsFd,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,11 +15,15 @@ use libbpf_rs::{
     skel::{OpenSkel, SkelBuilder},
 };
 
-use super::{Counters, Flow, Listener, Place, Sample, skel, windows::Windows};
+use super::{
+    Counters, Flow, Listener, Place, Sample, Verdicts, flow_slots, skel,
+    verdicts::{self, Chain},
+    windows::Windows,
+};
 use crate::{
     answer::Endpoint,
     attribution::{self, Process},
-    bpf::{self, Loader, Pod, Program, Shared, lock},
+    bpf::{self, Link, Loader, Pod, Program, Shared, lock},
     btf::Kernel,
     holders::Holders,
     limits, netlink,
@@ -40,6 +45,8 @@ unsafe impl Pod for types::symbol {}
 
 pub struct Drops {
     program: Program,
+    /// Where the kernel lets us see which chain dropped a packet.
+    verdicts: Option<Arc<Verdicts>>,
     holders: Holders,
     symbols: Program,
     places: MapHandle,
@@ -63,6 +70,8 @@ struct Reading {
     places: HashMap<(u64, u32), u64>,
     /// Slot after slot.
     flows: Vec<types::flow>,
+    /// Beside them, which chain dropped them; or nothing.
+    chains: Vec<Chain>,
     listeners: HashMap<u64, types::open_socket>,
     counters: Counters,
     unplaced: u64,
@@ -75,16 +84,25 @@ impl Drops {
             Some(arguments @ 3..) => arguments > 3,
             _ => return Err(Error::Kernel("this kernel gives no reasons for drops".into())),
         };
-        let reasons = kernel.names("skb_drop_reason", "SKB_DROP_REASON_").into_iter().collect();
+        let reasons: HashMap<_, _> = kernel.names("skb_drop_reason", "SKB_DROP_REASON_").into_iter().collect();
         drop(kernel);
+        // What the kernel would not attach later on is not there.
+        let verdicts = loader.verdicts.take().filter(|verdicts| verdicts.program.trace().is_ok());
         let mut object = bpf::object();
         let mut open = skel::TraceDropsSkelBuilder::default().open(&mut object)?;
         open.progs.drop.set_autoload(!receivers);
         open.progs.drop_with_receiver.set_autoload(receivers);
-        let slots = flow_slots(libbpf_rs::num_possible_cpus()?);
+        let slots = flow_slots()?;
         open.maps.flows.set_max_entries(slots)?;
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             (constants.flow_mask, constants.seed) = (slots - 1, monotonic_ns());
+            let firewall = reasons.iter().find(|(_, name)| verdicts.is_some() && *name == "NETFILTER_DROP");
+            constants.judged = firewall.map_or(0, |(number, _)| *number);
+        }
+        if let Some(verdicts) = &verdicts {
+            open.maps.verdicts.reuse_fd(verdicts.notes.as_fd())?;
+            open.maps.chains.reuse_fd(verdicts.chains.as_fd())?;
+            loader.programs.push(verdicts.program.clone());
         }
         let skel = open.load()?;
         Ok(Drops {
@@ -95,6 +113,7 @@ impl Drops {
             flows: loader.map(&skel.maps.flows)?,
             addresses: loader.map(&skel.maps.addresses)?,
             windows: Arc::new(Windows::new(loader.map(&skel.maps.data)?)),
+            verdicts,
             bss: loader.map(&skel.maps.bss)?,
             links: Shared::new(),
             reasons,
@@ -106,12 +125,17 @@ impl Drops {
     pub fn rehearse(&self) -> io::Result<()> {
         self.symbols.each_in(&self.addresses, |_: &types::symbol| ())?;
         self.holders.rehearse()?;
-        self.program.trace().map(drop)
+        self.attach().map(drop)
+    }
+
+    fn attach(&self) -> io::Result<Vec<Link>> {
+        let verdicts = self.verdicts.iter().map(|verdicts| &verdicts.program);
+        verdicts.chain([&self.program]).map(Program::trace).collect()
     }
 
     pub fn sample(&self, duration: Duration, window: &Window) -> Result<Sample, Error> {
         let numbered = self.windows.open()?;
-        let held = self.links.hold((), || self.program.trace().map(|link| vec![link]))?;
+        let held = self.links.hold((), || self.attach())?;
         let (before, from, missed) = (self.read()?, monotonic_ns(), self.program.misses()?);
         window.wait(window.opened(), duration)?;
         let (after, to) = (self.read()?, monotonic_ns());
@@ -127,6 +151,9 @@ impl Drops {
             Reading { counters: Counters::read(), unplaced: bpf::counter(&self.bss, offset_of!(types::bss, unplaced))?, ..Reading::default() };
         // Flows before places: what arrives in between is then not told apart, and not more than there is.
         reading.flows = bpf::per_cpu_array(&self.flows)?;
+        if let Some(verdicts) = &self.verdicts {
+            reading.chains = bpf::per_cpu_array(&verdicts.chains)?;
+        }
         for place in bpf::per_cpu_array::<types::place>(&self.places)? {
             if place.location != 0 {
                 *reading.places.entry((place.location, place.reason)).or_default() += place.packets;
@@ -164,9 +191,9 @@ impl Drops {
         let places: BTreeMap<_, _> =
             after.places.iter().map(|(key, n)| (*key, more(key, *n))).filter(|(_, n)| *n > 0).collect();
         let mut flows = grown(before, after);
-        flows.sort_by_key(|flow| (std::cmp::Reverse(flow.packets), flow.id));
+        flows.sort_by_key(|(flow, _)| (std::cmp::Reverse(flow.packets), flow.id));
         flows.truncate(limits::DROP_FLOWS);
-        let addresses = places.keys().map(|(l, _)| *l).chain(flows.iter().map(|f| f.input)).filter(|a| *a != 0);
+        let addresses = places.keys().map(|(l, _)| *l).chain(flows.iter().map(|(f, _)| f.input)).filter(|a| *a != 0);
         let symbols = self.resolve(&addresses.collect())?;
         let owners = self.owners(&flows)?;
         let place = |(&(location, reason), &packets): (&(u64, u32), &u64)| Place {
@@ -176,7 +203,7 @@ impl Drops {
         };
         Ok(Sample {
             places: places.iter().map(place).collect(),
-            flows: flows.iter().map(|f| self.flow(f, &symbols, &owners)).collect(),
+            flows: flows.into_iter().map(|(f, rule)| self.flow(&f, rule, &symbols, &owners)).collect(),
             listeners: listeners(before, after),
             counters: after.counters.since(&before.counters),
             receivers: self.receivers,
@@ -186,8 +213,8 @@ impl Drops {
     }
 
     /// The flows' sockets that processes have open now, by cookie and by address.
-    fn owners(&self, flows: &[types::flow]) -> Result<HashMap<u64, types::open_socket>, Error> {
-        let nameless = flows.iter().filter(|f| f.socket != 0 && f.owner.pid == 0).map(|f| f.socket);
+    fn owners(&self, flows: &[(types::flow, Option<String>)]) -> Result<HashMap<u64, types::open_socket>, Error> {
+        let nameless = flows.iter().map(|(f, _)| f).filter(|f| f.socket != 0 && f.owner.pid == 0).map(|f| f.socket);
         let wanted: HashSet<_> = nameless.take(limits::SOCKETS_WANTED).collect();
         if wanted.is_empty() {
             return Ok(HashMap::new());
@@ -212,6 +239,7 @@ impl Drops {
     fn flow(
         &self,
         f: &types::flow,
+        rule: Option<String>,
         symbols: &HashMap<u64, String>,
         owners: &HashMap<u64, types::open_socket>,
     ) -> Flow {
@@ -226,8 +254,10 @@ impl Drops {
             (true, index @ 1..) if f.netns == attribution::own_netns() => netlink::name(index),
             (true, _) => None,
         };
+        let reason = self.reason(f.reason);
         Flow {
-            reason: self.reason(f.reason),
+            rule: rule.filter(|_| reason == "NETFILTER_DROP"), // else of an earlier flow in its slot
+            reason,
             location: symbol(symbols, f.location),
             packets: f.packets,
             protocol: f.protocol,
@@ -242,24 +272,23 @@ impl Drops {
     }
 }
 
-/// The flows of the window, each with the packets of all CPUs.
-fn grown(before: &Reading, after: &Reading) -> Vec<types::flow> {
-    let mut flows = HashMap::<u64, types::flow>::new();
+/// The flows of the window, each with the packets of all CPUs, and with the chain that dropped them if it was the same on
+/// all of them.
+fn grown(before: &Reading, after: &Reading) -> Vec<(types::flow, Option<String>)> {
+    let mut flows = HashMap::<u64, (types::flow, Option<String>)>::new();
     for (slot, flow) in after.flows.iter().enumerate() {
         let same = before.flows.get(slot).filter(|before| (before.id, before.born_ns) == (flow.id, flow.born_ns));
         let packets = flow.packets.saturating_sub(same.map_or(0, |before| before.packets));
         if packets > 0 {
-            let here = types::flow { packets, ..*flow };
-            flows.entry(flow.id).and_modify(|all| all.packets += packets).or_insert(here);
+            let rule = after.chains.get(slot).and_then(verdicts::name);
+            let (all, known) = flows.entry(flow.id).or_insert_with(|| (types::flow { packets: 0, ..*flow }, rule.clone()));
+            all.packets += packets;
+            if *known != rule {
+                *known = None;
+            }
         }
     }
     flows.into_values().collect()
-}
-
-/// Slots for flows on each CPU: [`limits::DROP_FLOWS`] in all, a power of two, and some on every CPU.
-fn flow_slots(cpus: usize) -> u32 {
-    let slots = limits::DROP_FLOWS / cpus.next_power_of_two();
-    slots.clamp(limits::DROP_FLOWS_PER_CPU_MIN, limits::DROP_FLOWS_PER_CPU_MAX) as u32
 }
 
 fn symbol(symbols: &HashMap<u64, String>, address: u64) -> String {

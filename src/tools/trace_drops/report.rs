@@ -58,7 +58,7 @@ fn limits(rows: &[Drop], sample: &Sample) -> Vec<String> {
     if !sample.receivers && rows.iter().any(|row| row.owner.pid.is_none()) {
         limits.push("This kernel does not name the socket that a dropped packet was for (Linux 6.11 and newer do).".into());
     }
-    if rows.iter().any(|row| row.reason == "NETFILTER_DROP") {
+    if rows.iter().any(|row| row.reason == "NETFILTER_DROP" && row.rule.is_none()) {
         limits.push("The kernel does not tell which firewall rule dropped a packet: `nft monitor trace` does.".into());
     }
     let elsewhere = |netns: Option<u32>| netns.is_some_and(|netns| netns != sample.netns);
@@ -86,6 +86,7 @@ fn untold(sample: &Sample) -> Vec<Drop> {
             destination: None,
             interface: None,
             path: None,
+            rule: None,
             owner: Owner::default(),
             count,
             explanation: meaning.explanation.into(),
@@ -115,6 +116,7 @@ fn row(flow: &Flow, sample: &Sample) -> Drop {
         source,
         destination,
         interface: flow.interface.as_deref().map(untrusted::clean),
+        rule: flow.rule.as_deref().map(untrusted::clean),
         owner: flow.process.owner(),
         count: flow.packets,
         explanation: String::new(),
@@ -177,7 +179,7 @@ fn explain(row: &mut Drop, flow: &Flow, sample: &Sample) {
         "NO_SOCKET" if is("tcp") && row.kind.as_ref().is_some_and(|kind| !kind.split(' ').any(|flag| flag == "SYN")) => {
             say("It belongs to a connection that is over.", "Nothing to do, unless a peer keeps on sending.", true);
         }
-        "NETFILTER_DROP" if flow.location == "nf_hook_slow" => {
+        "NETFILTER_DROP" if flow.location == "nf_hook_slow" && row.rule.is_none() => {
             let own = flow.process.netns == sample.netns;
             match (own, sample.counters.conntrack_drops) {
                 (true, Some(1..)) => say(
@@ -200,7 +202,9 @@ fn explain(row: &mut Drop, flow: &Flow, sample: &Sample) {
                 Some(Path::Forward) => " that was to be forwarded",
                 None => "",
             };
-            row.explanation = format!("A firewall rule dropped a packet{hook}.");
+            // A chain's policy is the rule that it ends with.
+            let of = row.rule.as_ref().map_or_else(String::new, |rule| format!(" of {rule}"));
+            row.explanation = format!("A firewall rule{of} dropped a packet{hook}.");
         }
         "SOCKET_RCVBUFF" if !flow.receiver => {
             row.owner = Owner { netns: row.owner.netns, ..Owner::default() }; // the sender's socket is not the full one
@@ -247,8 +251,8 @@ fn merge(rows: Vec<Drop>, least: usize, erase: Erase) -> Vec<Drop> {
     for row in rows {
         let mut alike = row.clone();
         erase(&mut alike);
-        let Drop { reason, location, protocol, kind, source, destination, interface, path, owner, .. } = alike;
-        let key = (reason, location, protocol, kind, source, destination, interface, path, owner);
+        let Drop { reason, location, protocol, kind, source, destination, interface, path, rule, owner, .. } = alike;
+        let key = (reason, location, protocol, kind, source, destination, interface, path, rule, owner);
         groups.entry(key).or_default().push(row);
     }
     let mut merged = Vec::new();

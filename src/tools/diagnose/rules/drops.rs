@@ -89,7 +89,7 @@ fn is_full_table(evidence: &Evidence, drop: &Drop) -> bool {
     // A rule's verdict is carried out in nft_do_chain or in nf_hook_slow; conntrack's own only in the latter, and then
     // its counter grows. That counter is of our own network namespace; of the others we know whether a table is full.
     let full = evidence.counters.conntrack_drops > 0 || evidence.conntrack_is_full;
-    drop.reason == "NETFILTER_DROP" && drop.location.starts_with("nf_hook_slow") && full
+    drop.reason == "NETFILTER_DROP" && drop.rule.is_none() && drop.location.starts_with("nf_hook_slow") && full
 }
 
 /// The table of tracked connections is full: new ones are dropped, whoever they are.
@@ -124,7 +124,10 @@ pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
         let protocol = if protocol.is_empty() { protocol } else { format!("{protocol} ") };
         let does = if rejects(evidence, service) { "rejects" } else { "drops" };
         let summary = format!("a firewall rule {does} {protocol}packets{to}: {count} in the window");
-        let finding = about(evidence, Code::FirewallDrop, severity, summary, &rows).with("service", service);
+        let rules: BTreeSet<_> = rows.iter().filter_map(|row| row.rule.as_ref()).collect();
+        let finding = about(evidence, Code::FirewallDrop, severity, summary, &rows)
+            .with("service", service)
+            .with("rules", (!rules.is_empty()).then_some(rules));
         found.push(service.into_iter().fold(finding, Finding::at).look("trace_drops", &[]).step("nft list ruleset"));
     }
     found
@@ -271,6 +274,9 @@ mod tests {
         let full = Evidence { counters, ..evidence(drops.clone()) };
         assert_eq!(told(&conntrack_full(&full)), [(Code::ConntrackFull, Severity::Critical)]);
         assert!(firewall_drop(&full).is_empty());
+        let by_a_chain = Drop { rule: Some("inet t c".into()), ..drops[0].clone() };
+        let full = Evidence { drops: vec![by_a_chain], ..full };
+        assert_eq!(firewall_drop(&full)[0].evidence["rules"], serde_json::json!(["inet t c"]), "it was no table of connections");
         assert!(conntrack_full(&evidence(drops)).is_empty());
     }
 
