@@ -178,36 +178,31 @@ static __always_inline void describe(struct flow *flow, struct sk_buff *skb, con
 		current_owner(&flow->owner);
 }
 
-/* The notes of this CPU, if this packet may be one that a chain dropped. */
+/* The note of this CPU, emptied, if a chain may have dropped the packet. */
 static __always_inline struct verdict *verdict_on(__u32 reason)
 {
-	return judged && reason == judged ? verdict_here() : 0;
+	struct verdict *verdict = judged && reason == judged ? verdict_here() : 0;
+
+	if (verdict)
+		verdict->skb = 0;
+	return verdict;
 }
 
-/* Whether a chain has ended with this packet's death. Whatever is noted is done with. */
-static __always_inline bool was_condemned(struct verdict *verdict, struct sk_buff *skb)
+/* An earlier flow may have had the slot. */
+static __always_inline void forget_chain(__u32 slot)
 {
-	bool condemned = verdict->condemned == (__u64)skb;
+	struct chain *chain = bpf_map_lookup_elem(&chains, &slot);
 
-	verdict->condemned = verdict->dead = 0;
-	return condemned;
+	if (chain)
+		__builtin_memset(chain, 0, sizeof(*chain));
 }
 
-/* Names the chain if it has ended, else leaves a note for when it does. */
-static __always_inline void sentence(struct verdict *verdict, struct sk_buff *skb, bool condemned, __u32 slot,
-				     bool first)
+/* For the chain that is about to end. */
+static __always_inline void leave_note(struct verdict *verdict, struct sk_buff *skb, __u32 slot)
 {
-	struct chain *flow = bpf_map_lookup_elem(&chains, &slot);
-
-	if (!flow)
+	if (!verdict)
 		return;
-	if (first)
-		flow->id = 0; /* an earlier flow's, in the same slot */
-	if (condemned) {
-		dropped_by(flow, &verdict->chain);
-		return;
-	}
-	verdict->dead = (__u64)skb;
+	verdict->skb = (__u64)skb;
 	verdict->slot = slot;
 }
 
@@ -218,7 +213,6 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 {
 	struct place *place = place_of(location, reason);
 	struct verdict *verdict = verdict_on(reason);
-	bool condemned = verdict && was_condemned(verdict, skb);
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
 	__u32 oldest = windows.oldest, length, slot = 0;
 	struct flow *flow;
@@ -260,15 +254,15 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 		flow->packets = 1;
 		*known = id;
 		if (verdict)
-			sentence(verdict, skb, condemned, slot, true);
+			forget_chain(slot);
+		leave_note(verdict, skb, slot);
 		return 0;
 	}
 	*known = id;
 	flow = bpf_map_lookup_elem(&flows, &slot);
 	if (flow)
 		flow->packets++;
-	if (verdict)
-		sentence(verdict, skb, condemned, slot, false);
+	leave_note(verdict, skb, slot);
 	return 0;
 }
 

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Which chain of nftables decided that a packet dies: what the program that sees chains end and the one that sees
- * packets die tell each other.
+ * Which chain of nftables dropped a packet: what the program that sees packets die tells the one that sees chains end.
  *
- * Until Linux 6.6 a packet dies when its chain has ended, since 6.7 while it runs. So who comes first leaves a note on
- * this CPU, and the other one takes it. A note that an interrupt wrote over names nothing, and nothing wrong.
+ * A chain frees the packet before it ends (in Linux 6.7, and in stable kernels as old as 6.1). So the first leaves a
+ * note on this CPU, and the second takes it. Where an interrupt wrote over it no chain is named, and no wrong one.
  */
 #pragma once
 #include "packet.h"
@@ -21,9 +20,8 @@ struct chain {
 };
 
 struct verdict {
-	__u64 condemned; /* a packet whose chain has ended, and which is still to die; 0 = none */
-	__u64 dead;      /* a packet that has died, and whose chain is still to end; 0 = none */
-	__u32 slot;      /* of its flow */
+	__u64 skb;  /* the packet that a firewall dropped last; 0 = its flow has no slot */
+	__u32 slot; /* of its flow */
 	__u32 pad;
 	struct chain chain; /* the last one that dropped a packet */
 };
@@ -48,29 +46,4 @@ static __always_inline struct verdict *verdict_here(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&verdicts, &zero);
-}
-
-static __always_inline bool is_named_alike(const struct chain *a, const struct chain *b)
-{
-	const __u64 *x = (const void *)&a->family, *y = (const void *)&b->family;
-
-	for (int i = 0; i < (8 + 2 * CHAIN_NAME) / 8; i++) {
-		if (x[i] != y[i])
-			return false;
-	}
-	return true;
-}
-
-/* A packet of the flow was dropped by this chain. One by another is not told apart; the names are none then. */
-static __always_inline void dropped_by(struct chain *flow, const struct chain *chain)
-{
-	if (flow->id == chain->id)
-		return;
-	if (!flow->id) {
-		*flow = *chain;
-		return;
-	}
-	if (!is_named_alike(flow, chain))
-		__builtin_memset(flow, 0, sizeof(*flow));
-	flow->id = chain->id;
 }

@@ -123,7 +123,7 @@ fn drops_in<'a>(answer: &'a Value, netns: &Netns) -> Vec<&'a Value> {
     answer["drops"].as_array().unwrap().iter().filter(|row| row["owner"]["netns"] == netns.inode()).collect()
 }
 
-/// What sends `netns` a SYN, or more, and gets no answer.
+/// Sends a SYN, or more, that nobody answers.
 fn knock(from: &Netns, at: SocketAddr) {
     assert!(from.enter(|| TcpStream::connect_timeout(&at, Duration::from_millis(300))).is_err());
 }
@@ -192,4 +192,41 @@ fn the_chain_that_drops_a_packet_is_named() {
     found(&pair.b, B, "udp", 85, 8, "ip walls last");
     assert!(!answer["measured"]["limits"].to_string().contains("which firewall rule"), "{answer:#}");
     client.until_detached("trace_drops");
+}
+
+/// Drops datagrams to two ports, in a table that is loaded anew.
+fn wall(netns: &Netns, chain: &str) {
+    const TABLE: &str = "a_table_with_a_name_of_more_than_32_bytes";
+    netns.run("nft flush ruleset");
+    netns.run(&format!("nft add table inet {TABLE}"));
+    netns.run(&format!("nft add chain inet {TABLE} {chain} {{ type filter hook input priority 0 ; }}"));
+    netns.run(&format!("nft add rule inet {TABLE} {chain} udp dport {{87, 88}} drop"));
+}
+
+#[test]
+fn rules_that_are_loaded_anew_keep_their_name_and_a_flow_that_two_chains_drop_has_none() {
+    let pair = Pair::new();
+    wall(&pair.b, "one");
+    let daemon = daemon_for("trace_drops", &pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let id = client.begin_call("trace_drops", json!({"duration_ms": 6_000, "limit": 1_000}));
+    client.until_open("trace_drops", 1);
+    let [same, other] = [87, 88].map(|port| {
+        let socket = pair.a.enter(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+        socket.connect((B, port)).unwrap();
+        socket
+    });
+    same.send(b"x").unwrap();
+    other.send(b"x").unwrap();
+    wall(&pair.b, "one");
+    same.send(b"x").unwrap();
+    wall(&pair.b, "two");
+    other.send(b"x").unwrap();
+    let answer = client.end_call(id).unwrap();
+    for (port, rule) in [(87, json!("inet a_table_with_a_name_of_more_tha… one")), (88, json!(null))] {
+        let rows = drops_in(&answer, &pair.b);
+        let row = rows.iter().find(|row| row["destination"]["port"] == port).unwrap_or_else(|| panic!("{answer:#}"));
+        assert_eq!((&row["count"], &row["rule"]), (&json!(2), &rule), "{row:#}");
+    }
+    assert!(answer["measured"]["limits"].to_string().contains("which firewall rule"), "{answer:#}");
 }

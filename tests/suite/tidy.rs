@@ -102,8 +102,11 @@ fn functions_are_short() {
 #[test]
 fn every_bpf_object_has_its_tool() {
     for path in files("bpf", &[".bpf.c"]) {
-        let tool = path.file_name().unwrap().to_string_lossy().replace(".bpf.c", "");
-        assert!(root().join(format!("src/tools/{tool}.rs")).exists(), "{} has no src/tools/{tool}.rs", name(&path));
+        let object = path.file_name().unwrap().to_string_lossy().replace(".bpf.c", "");
+        let (tool, part) = object.rsplit_once('_').unwrap_or((&object, ""));
+        let modules = [format!("src/tools/{object}.rs"), format!("src/tools/{tool}/{part}.rs")];
+        let has = modules.iter().any(|module| root().join(module).exists());
+        assert!(has, "{} has none of {modules:?}", name(&path));
     }
 }
 

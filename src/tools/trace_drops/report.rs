@@ -179,7 +179,7 @@ fn explain(row: &mut Drop, flow: &Flow, sample: &Sample) {
         "NO_SOCKET" if is("tcp") && row.kind.as_ref().is_some_and(|kind| !kind.split(' ').any(|flag| flag == "SYN")) => {
             say("It belongs to a connection that is over.", "Nothing to do, unless a peer keeps on sending.", true);
         }
-        "NETFILTER_DROP" if flow.location == "nf_hook_slow" && row.rule.is_none() => {
+        "NETFILTER_DROP" if flow.location == "nf_hook_slow" => {
             let own = flow.process.netns == sample.netns;
             match (own, sample.counters.conntrack_drops) {
                 (true, Some(1..)) => say(

@@ -15,7 +15,7 @@ use crate::{
 
 #[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case)]
 mod skel {
-    include!(concat!(env!("OUT_DIR"), "/nft_verdicts.rs"));
+    include!(concat!(env!("OUT_DIR"), "/trace_drops_verdicts.rs"));
 }
 pub use skel::types::chain as Chain;
 
@@ -41,7 +41,7 @@ impl Verdicts {
 
     fn try_load() -> Result<Self, Error> {
         let mut object = bpf::object();
-        let mut open = skel::NftVerdictsSkelBuilder::default().open(&mut object)?;
+        let mut open = skel::TraceDropsVerdictsSkelBuilder::default().open(&mut object)?;
         open.maps.chains.set_max_entries(flow_slots()?)?;
         let skel = open.load()?;
         let mut loader = Loader::default();

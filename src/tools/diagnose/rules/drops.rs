@@ -89,7 +89,7 @@ fn is_full_table(evidence: &Evidence, drop: &Drop) -> bool {
     // A rule's verdict is carried out in nft_do_chain or in nf_hook_slow; conntrack's own only in the latter, and then
     // its counter grows. That counter is of our own network namespace; of the others we know whether a table is full.
     let full = evidence.counters.conntrack_drops > 0 || evidence.conntrack_is_full;
-    drop.reason == "NETFILTER_DROP" && drop.rule.is_none() && drop.location.starts_with("nf_hook_slow") && full
+    drop.reason == "NETFILTER_DROP" && drop.location.starts_with("nf_hook_slow") && full
 }
 
 /// The table of tracked connections is full: new ones are dropped, whoever they are.
@@ -259,9 +259,12 @@ mod tests {
 
     #[test]
     fn both_directions_of_one_service_are_one_finding() {
-        let request = Drop { owner: owner("client", 7), ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 2) };
-        let reply = Drop { source: request.destination, destination: request.source, ..request.clone() };
-        assert_eq!(firewall_drop(&evidence(vec![request, reply])).len(), 1);
+        let rule = |name: &str| Some(name.to_owned());
+        let request = Drop { owner: owner("client", 7), rule: rule("inet t in"), ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 2) };
+        let reply = Drop { source: request.destination, destination: request.source, rule: rule("inet t out"), ..request.clone() };
+        let found = firewall_drop(&evidence(vec![request, reply]));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].evidence["rules"], serde_json::json!(["inet t in", "inet t out"]));
     }
 
     #[test]
@@ -274,9 +277,6 @@ mod tests {
         let full = Evidence { counters, ..evidence(drops.clone()) };
         assert_eq!(told(&conntrack_full(&full)), [(Code::ConntrackFull, Severity::Critical)]);
         assert!(firewall_drop(&full).is_empty());
-        let by_a_chain = Drop { rule: Some("inet t c".into()), ..drops[0].clone() };
-        let full = Evidence { drops: vec![by_a_chain], ..full };
-        assert_eq!(firewall_drop(&full)[0].evidence["rules"], serde_json::json!(["inet t c"]), "it was no table of connections");
         assert!(conntrack_full(&evidence(drops)).is_empty());
     }
 

@@ -7,8 +7,8 @@
  */
 #include "verdicts.h"
 
-enum { NF_DROP = 0, NF_STOLEN = 2, NF_VERDICT_MASK = 0xff };
-enum { EPERM = 1 };
+/* What a chain that has freed the packet returns. */
+enum { EPERM = 1, NF_STOLEN = 2, DROPPED = EPERM << 16 | NF_STOLEN };
 
 /* Names are read for the first of the packets that a chain drops in a row. */
 static __always_inline void load_chain(struct chain *to, const struct nft_chain *chain)
@@ -26,31 +26,41 @@ static __always_inline void load_chain(struct chain *to, const struct nft_chain 
 	bpf_probe_read_kernel_str(to->name, sizeof(to->name), BPF_CORE_READ(chain, name));
 }
 
+static __always_inline bool is_named_alike(const struct chain *a, const struct chain *b)
+{
+	const __u64 *x = (const void *)&a->family, *y = (const void *)&b->family;
+
+	for (int i = 0; i < (8 + 2 * CHAIN_NAME) / 8; i++) {
+		if (x[i] != y[i])
+			return false;
+	}
+	return true;
+}
+
 /* It runs for every packet that a chain sees, so what is no drop ends at once. */
 SEC("fexit/nft_do_chain")
 int BPF_PROG(chain_ends, const struct nft_pktinfo *packet, const struct nft_chain *chain, __u32 code)
 {
-	bool dead = code == (EPERM << 16 | NF_STOLEN);
 	struct verdict *verdict;
 	struct chain *flow;
-	__u64 skb;
 
-	if (!dead && (code & NF_VERDICT_MASK) != NF_DROP)
+	if (code != DROPPED)
 		return 0;
 	verdict = verdict_here();
-	if (!verdict)
+	if (!verdict || verdict->skb != (__u64)BPF_CORE_READ(packet, skb))
 		return 0;
+	verdict->skb = 0;
 	load_chain(&verdict->chain, chain);
-	skb = (__u64)BPF_CORE_READ(packet, skb);
-	if (!dead) {
-		verdict->condemned = skb;
+	flow = bpf_map_lookup_elem(&chains, &verdict->slot);
+	if (!flow || flow->id == verdict->chain.id)
+		return 0;
+	if (!flow->id) {
+		*flow = verdict->chain;
 		return 0;
 	}
-	if (verdict->dead == skb) {
-		flow = bpf_map_lookup_elem(&chains, &verdict->slot);
-		if (flow)
-			dropped_by(flow, &verdict->chain);
-	}
-	verdict->dead = 0;
+	/* The rules were loaded anew; or more than one chain drops this flow, and then none is named. */
+	if (!is_named_alike(flow, &verdict->chain))
+		__builtin_memset(flow, 0, sizeof(*flow));
+	flow->id = verdict->chain.id;
 	return 0;
 }
