@@ -125,12 +125,15 @@ impl Drops {
     pub fn rehearse(&self) -> io::Result<()> {
         self.symbols.each_in(&self.addresses, |_: &types::symbol| ())?;
         self.holders.rehearse()?;
-        self.attach().map(drop)
+        self.verdicts.as_ref().map(|verdicts| verdicts.program.trace()).transpose()?;
+        self.program.trace().map(drop)
     }
 
     fn attach(&self) -> io::Result<Vec<Link>> {
-        let verdicts = self.verdicts.iter().map(|verdicts| &verdicts.program);
-        verdicts.chain([&self.program]).map(Program::trace).collect()
+        let mut links = vec![self.program.trace()?];
+        // Before Linux 6.4 nothing keeps nf_tables from being unloaded meanwhile; then chains are not named.
+        links.extend(self.verdicts.as_ref().and_then(|verdicts| verdicts.program.trace().ok()));
+        Ok(links)
     }
 
     pub fn sample(&self, duration: Duration, window: &Window) -> Result<Sample, Error> {
