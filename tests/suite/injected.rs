@@ -3,6 +3,7 @@
 use std::{
     net::UdpSocket,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use crate::harness::*;
@@ -37,6 +38,15 @@ pub fn nft(netns: &Netns, hook: &str, rule: &str) {
     netns.run("nft add table inet t");
     netns.run(&format!("nft add chain inet t c {{ type filter hook {hook} priority 0 ; }}"));
     netns.run(&format!("nft add rule inet t c {rule}"));
+}
+
+/// Has one end of a pair resolve the other's address: with a datagram to a closed port, which is told so.
+pub fn meet(pair: &Pair, address: &str) {
+    let socket = pair.a.enter(|| UdpSocket::bind((if address == B { A } else { A6 }, 0)).unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.connect((address, 9)).unwrap();
+    socket.send(b"x").unwrap();
+    assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 /// The limit is the host's, so it is changed as little, and as shortly, as the test allows.

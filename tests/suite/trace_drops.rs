@@ -83,11 +83,7 @@ fn a_closed_udp_port_counts_every_datagram() {
         .map(|(address, places)| (Pair::new(), address, places));
     // So that the neighbor is known: until then no more than 237 of them would wait for its address.
     for (pair, address, _) in &cases {
-        let socket = pair.a.enter(|| UdpSocket::bind((if *address == B { A } else { A6 }, 0)).unwrap());
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        socket.connect(to(address, 9)).unwrap();
-        socket.send(b"x").unwrap();
-        assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        meet(pair, address);
     }
     let mut from = Vec::new();
     let answer = answer_to(&daemon, WINDOW_MS, || {
