@@ -8,22 +8,10 @@
  * where a process sends or receives, once a datagram that it asked for, in an
  * array slot that outlives the socket.
  */
+#include "slots.h"
 #include "sockets.h"
 
-enum {
-	SLOTS = 65536,
-	FLOWS = 65536,
-	/* What is not tracked, spread by CPU so that a flood does not fight for a cache line. */
-	SPREAD = 64,
-	UDP_UNTRACKED = 0,
-	TCP_UNTRACKED = SPREAD,
-	FIRST_SLOT = 2 * SPREAD,
-};
-
-struct traffic {
-	__u64 rx_bytes;
-	__u64 tx_bytes;
-};
+enum { FLOWS = 65536 };
 
 /* A TCP socket as it is, or a UDP socket that is counted. */
 struct socket_bytes {
@@ -61,14 +49,6 @@ struct {
 	__type(value, struct mark);
 } marks SEC(".maps");
 
-/* A look-up in an array is inlined; a hash would cost a third of what is spent on a datagram. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SLOTS);
-	__type(key, __u32);
-	__type(value, struct traffic);
-} traffic SEC(".maps");
-
 /* By socket cookie. Both grow with what is in them: idle, they are a table of empty buckets. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -86,32 +66,6 @@ struct {
 	__type(value, struct flow);
 } tcp_closed SEC(".maps");
 
-/* Only grow, until no window is open any more. */
-struct admission {
-	__u64 slots;         /* given to UDP sockets */
-	__u64 udp_untracked; /* datagrams of sockets for which there was no slot */
-	__u64 tcp_untracked; /* connections that closed when there was no room */
-	__u64 tcp_unknown;   /* of these, opened before we watched: their bytes are not known */
-};
-struct admission admission; /* alone in .bss, which is read as this */
-
-static __always_inline void add(__u32 slot, __u64 rx_bytes, __u64 tx_bytes)
-{
-	struct traffic *t = bpf_map_lookup_elem(&traffic, &slot);
-
-	if (!t)
-		return;
-	if (rx_bytes)
-		__sync_fetch_and_add(&t->rx_bytes, rx_bytes);
-	if (tx_bytes)
-		__sync_fetch_and_add(&t->tx_bytes, tx_bytes);
-}
-
-static __always_inline __u32 untracked(__u32 first)
-{
-	return first + bpf_get_smp_processor_id() % SPREAD;
-}
-
 static __always_inline bool current_mark(struct mark *mark)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -122,26 +76,41 @@ static __always_inline bool current_mark(struct mark *mark)
 	return true;
 }
 
-/* Gives a UDP socket its slot, in the process that sends or receives: 0 if there is none left. */
-static __always_inline __u32 admit(struct sock *sk)
+/* The slot of a UDP socket, unless it was idle for so long that another one has it now. */
+static __always_inline struct slot *slot_of(struct sock *sk)
+{
+	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	__u32 newest = windows.newest;
+	struct slot *slot;
+
+	if (!mark || !mark->slot)
+		return 0;
+	slot = bpf_map_lookup_elem(&slots, &mark->slot);
+	if (!slot || slot->cookie != (__u64)sk->__sk_common.skc_cookie.counter)
+		return 0;
+	if (slot->seen != newest)
+		slot->seen = newest;
+	return slot;
+}
+
+/* Gives a UDP socket its slot, in the process that sends or receives: null if no free one was found. */
+static __always_inline struct slot *admit(struct sock *sk)
 {
 	struct flow flow = {};
-	struct traffic *t;
+	struct slot *slot;
 	struct mark *mark;
-	__u32 slot;
+	__u32 index;
 
-	if (admission.slots >= SLOTS - FIRST_SLOT)
+	slot = free_slot(&index);
+	if (!slot)
 		return 0;
-	slot = FIRST_SLOT + __sync_fetch_and_add(&admission.slots, 1);
-	t = bpf_map_lookup_elem(&traffic, &slot);
-	if (!t)
-		return 0;
-	t->rx_bytes = t->tx_bytes = 0;
 	mark = bpf_sk_storage_get(&marks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!mark)
 		return 0;
+	if (slot->cookie)
+		bpf_map_delete_elem(&udp_flows, &slot->cookie);
 	current_mark(mark);
-	flow.slot = slot;
+	flow.slot = index;
 	flow.socket.cookie = bpf_get_socket_cookie(sk);
 	flow.socket.cgroup = load_cgroup(sk);
 	flow.socket.netns = load_netns(&sk->__sk_common);
@@ -149,24 +118,26 @@ static __always_inline __u32 admit(struct sock *sk)
 	__builtin_memcpy(flow.socket.comm, mark->comm, sizeof(mark->comm));
 	load_endpoints(&sk->__sk_common, &flow.socket.endpoints);
 	flow.socket.protocol = IPPROTO_UDP;
-	if (bpf_map_update_elem(&udp_flows, &flow.socket.cookie, &flow, BPF_NOEXIST))
-		return mark->slot; /* another CPU was first, or it is full */
-	mark->slot = slot;
+	if (bpf_map_update_elem(&udp_flows, &flow.socket.cookie, &flow, BPF_NOEXIST)) {
+		slot->cookie = 0; /* another CPU was first */
+		return slot_of(sk);
+	}
+	slot->cookie = flow.socket.cookie;
+	slot->seen = windows.newest;
+	mark->slot = index;
 	return slot;
 }
 
 static __always_inline void count_datagram(struct sock *sk, __u64 rx_bytes, __u64 tx_bytes)
 {
-	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
-	__u32 slot = mark ? mark->slot : 0;
+	struct slot *slot = slot_of(sk) ?: admit(sk);
 
-	if (!slot)
-		slot = admit(sk);
-	if (!slot) {
-		__sync_fetch_and_add(&admission.udp_untracked, 1);
-		slot = untracked(UDP_UNTRACKED);
+	if (slot) {
+		add(slot, rx_bytes, tx_bytes);
+		return;
 	}
-	add(slot, rx_bytes, tx_bytes);
+	__sync_fetch_and_add(&admission.udp_untracked, 1);
+	add_untracked(UDP_UNTRACKED, rx_bytes, tx_bytes);
 }
 
 static __always_inline bool is_udp(struct sock *sk)
@@ -249,7 +220,7 @@ static __always_inline void hand_in(struct sock *sk)
 		return;
 	__sync_fetch_and_add(&admission.tcp_untracked, 1);
 	if (mark && mark->is_new)
-		add(untracked(TCP_UNTRACKED), flow.socket.traffic.rx_bytes, flow.socket.traffic.tx_bytes);
+		add_untracked(TCP_UNTRACKED, flow.socket.traffic.rx_bytes, flow.socket.traffic.tx_bytes);
 	else
 		__sync_fetch_and_add(&admission.tcp_unknown, 1);
 }

@@ -7,7 +7,9 @@
  * lock, nothing allocated, so a packet of a flood or a scan costs what any other costs.
  */
 #include "holders.h"
+#include "packet.h"
 #include "verdicts.h"
+#include "windows.h"
 
 enum { PLACES = 256, FLOWS = 2048, PROBES = 8 };
 
@@ -16,17 +18,6 @@ const volatile __u32 flow_mask = 255;
 const volatile __u64 seed = 0;
 /* The reason of a packet that a firewall rule dropped, where chains of nftables are seen; else 0. */
 const volatile __u32 judged = 0;
-
-/*
- * Windows are numbered as they open: the newest, and the oldest that is still open. A flow that was last seen before
- * that one opened is nobody's any more, and its slot is free.
- */
-struct windows {
-	__u32 newest;
-	__u32 oldest;
-};
-volatile struct windows windows = { 1, 1 }; /* alone in .data, which is written as this */
-const struct windows *windows_type __attribute__((unused));
 
 /* The last bits of a flow's id say in which window it was last seen. */
 enum { SEEN_BITS = 24 };
@@ -117,7 +108,7 @@ static __always_inline bool is_same(__u64 a, __u64 b)
 	return !((a ^ b) >> SEEN_BITS);
 }
 
-/* Both numbers wrap: after 8 million windows what was never seen again would look new. */
+/* After 8 million windows what was never seen again would look new. */
 static __always_inline bool is_free(__u64 id, __u32 oldest)
 {
 	return (__s32)(((__u32)id - oldest) << (32 - SEEN_BITS)) < 0;

@@ -13,7 +13,7 @@
 //! # Where things are
 //!
 //! - [`tools`]: the slices. A tool is `Input` → `Sample` → `Output`, in `tools/NAME.rs` and `bpf/NAME.bpf.c`.
-//! - The daemon's half: [`serve`] takes requests, [`window`] is the time in which one watches, [`bpf`] loads, attaches and
+//! - The daemon's half: [`serve`] takes requests, [`window`] is the time in which one watches, [`windows`] numbers those that are open, [`bpf`] loads, attaches and
 //!   reads, [`events`] fans rare events out, [`btf`], [`netlink`], [`holders`] and [`attribution`] put names to numbers, [`sandbox`] gives
 //!   rights up.
 //! - The gateway's half: [`gateway`]; [`packet`] and [`dns`] parse what came from outside.
@@ -53,4 +53,5 @@ pub mod tcp;
 pub mod tools;
 pub mod untrusted;
 pub mod window;
+pub mod windows;
 pub mod wire;

@@ -107,10 +107,10 @@ pub const MEMORY_EVERY: Duration = Duration::from_secs(10);
 pub const FAREWELL: Duration = Duration::from_secs(3);
 /// How often a shutdown looks whether they were.
 pub const FAREWELL_LOOK: Duration = Duration::from_millis(5);
-/// UDP sockets that `top_traffic` counts one by one: `SLOTS` without those of the rest in `top_traffic.bpf.c`.
-/// 1 MB of counters; a socket that is gone keeps its slot until no window is open.
+/// UDP sockets that `top_traffic` counts one by one: `SLOTS` without those of the rest in `slots.h`.
+/// 2 MB of counters; a slot is free when every window has ended in which its socket moved anything.
 pub const UDP_SOCKETS_COUNTED: usize = 65_536 - 2 * TRAFFIC_SPREAD;
-/// Slots over which what is not counted one by one is spread, by CPU: `SPREAD` of `top_traffic.bpf.c`.
+/// Slots over which what is not counted one by one is spread, by CPU: `SPREAD` of `slots.h`.
 pub const TRAFFIC_SPREAD: usize = 64;
 /// Connections that closed in a window and are kept for its end: `FLOWS` of `top_traffic.bpf.c`, 8 MB when full.
 pub const TCP_CLOSED_KEPT: usize = 65_536;

@@ -23,7 +23,6 @@ mod kernel;
 mod reasons;
 mod report;
 mod verdicts;
-mod windows;
 
 pub use counters::Counters;
 pub use verdicts::Verdicts;

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::offset_of,
     sync::{Arc, Mutex},
     thread::{self, Builder},
     time::Instant,
@@ -17,8 +18,9 @@ use super::{
 use crate::{
     answer::Protocols,
     bpf::{self, Link, Loader, Pod, Program, lock},
-    limits::{THREAD_STACK, TRAFFIC_SPREAD},
+    limits::{THREAD_STACK, TRAFFIC_SPREAD, UDP_SOCKETS_COUNTED},
     window::{Window, monotonic_ns},
+    windows::{Numbered, Windows},
     wire::Error,
 };
 
@@ -28,8 +30,15 @@ unsafe impl Pod for types::socket_bytes {}
 unsafe impl Pod for types::flow {}
 // SAFETY: integers, without padding.
 unsafe impl Pod for types::traffic {}
+// SAFETY: integers and a struct of such, with explicit padding.
+unsafe impl Pod for types::slot {}
+// SAFETY: integers, without padding.
+unsafe impl Pod for types::windows {}
 // SAFETY: integers, without padding.
 unsafe impl Pod for types::admission {}
+
+/// Before it, slots of what is not counted one by one: UDP, then TCP.
+const FIRST_SLOT: usize = 2 * TRAFFIC_SPREAD;
 
 /// What was loaded, and who uses it.
 pub struct Counting {
@@ -41,10 +50,11 @@ pub struct Counting {
     list_marked: Program,
     forget_marks: Program,
     marks: MapHandle,
-    traffic: MapHandle,
+    slots: MapHandle,
     udp_flows: MapHandle,
     tcp_closed: MapHandle,
     bss: MapHandle,
+    windows: Arc<Windows<types::windows>>,
     state: Mutex<State>,
 }
 
@@ -86,6 +96,8 @@ struct Session {
     tcp: bool,
     udp: bool,
     since_ns: u64,
+    /// Until it is dropped the slots that the window saw keep their sockets.
+    _numbered: Numbered<types::windows>,
 }
 
 /// One reading of what is counted by slot, and of what could not be tracked.
@@ -109,10 +121,11 @@ impl Counting {
             list_marked: loader.program(&progs.list_marked)?,
             forget_marks: loader.program(&progs.forget_marks)?,
             marks: loader.map(&maps.marks)?,
-            traffic: loader.map(&maps.traffic)?,
+            slots: loader.map(&maps.slots)?,
             udp_flows: loader.map(&maps.udp_flows)?,
             tcp_closed: loader.map(&maps.tcp_closed)?,
             bss: loader.map(&maps.bss)?,
+            windows: Windows::new(loader.map(&maps.data)?, |newest, oldest| types::windows { newest, oldest }),
             state: Mutex::default(),
         })
     }
@@ -143,6 +156,7 @@ impl Counting {
 
     fn open(self: &Arc<Self>, protocols: Protocols) -> Result<Session, Error> {
         let mut state = lock(&self.state);
+        let numbered = self.windows.open()?;
         let udp = self.udp.as_ref().filter(|_| protocols != Protocols::Tcp);
         let tcp = protocols != Protocols::Udp;
         if let Some(programs) = udp {
@@ -154,7 +168,7 @@ impl Counting {
         }
         let since_ns = monotonic_ns();
         state.open.push(since_ns);
-        Ok(Session { counting: Arc::clone(self), tcp, udp: udp.is_some(), since_ns })
+        Ok(Session { counting: Arc::clone(self), tcp, udp: udp.is_some(), since_ns, _numbered: numbered })
     }
 
     /// Every socket with something to count, once for each process that holds it; those of process 1 after the
@@ -184,7 +198,8 @@ impl Counting {
 
     fn admission(&self) -> Result<types::admission, Error> {
         let bytes = self.bss.lookup(bpf::bytes(&0u32), MapFlags::ANY)?.unwrap_or_default();
-        bpf::read(&bytes).ok_or_else(|| Error::Kernel("the counters of admission are gone".into()))
+        let admission = bytes.get(offset_of!(types::bss, admission)..).and_then(bpf::read);
+        admission.ok_or_else(|| Error::Kernel("the counters of admission are gone".into()))
     }
 
     fn forget(&self) -> io::Result<()> {
@@ -196,8 +211,13 @@ impl Counting {
         self.forget()?;
         remove(&self.udp_flows, |_| true)?;
         remove(&self.tcp_closed, |_| true)?;
-        let none = types::admission { slots: 0, udp_untracked: 0, tcp_untracked: 0, tcp_unknown: 0 };
-        Ok(self.bss.update(bpf::bytes(&0u32), bpf::bytes(&none), MapFlags::ANY)?)
+        // What the next window finds unused it takes for zeros.
+        let used = FIRST_SLOT + (self.admission()?.slots as usize).min(UDP_SOCKETS_COUNTED);
+        let keys: Vec<u8> = (0..used as u32).flat_map(u32::to_ne_bytes).collect();
+        let zeros = vec![0; used * size_of::<types::slot>()];
+        self.slots.update_batch(&keys, &zeros, used as u32, MapFlags::ANY, MapFlags::ANY)?;
+        let zeros = vec![0; self.bss.value_size() as usize];
+        Ok(self.bss.update(bpf::bytes(&0u32), &zeros, MapFlags::ANY)?)
     }
 }
 
@@ -219,8 +239,8 @@ impl Session {
         if admission.slots == 0 && admission.tcp_untracked == 0 {
             return Ok(Counted { slots: Vec::new(), admission });
         }
-        let slots = bpf::entries::<u32, types::traffic>(&self.counting.traffic)?;
-        Ok(Counted { slots: slots.into_iter().map(|(_, traffic)| traffic).collect(), admission })
+        let slots = bpf::entries::<u32, types::slot>(&self.counting.slots)?;
+        Ok(Counted { slots: slots.into_iter().map(|(_, slot)| slot.traffic).collect(), admission })
     }
 
     /// What every socket has moved in the window.
@@ -232,7 +252,7 @@ impl Session {
             let closed = bpf::entries::<u64, types::flow>(&counting.tcp_closed)?;
             let closed = closed.iter().map(|(_, flow)| flow).filter(|flow| flow.closed_ns >= self.since_ns);
             closed.for_each(|flow| ledger.closed(&flow.socket));
-            ledger.untracked(counted.sum(TRAFFIC_SPREAD..2 * TRAFFIC_SPREAD));
+            ledger.untracked(counted.sum(TRAFFIC_SPREAD..FIRST_SLOT));
         }
         if self.udp {
             for (_, flow) in bpf::entries::<u64, types::flow>(&counting.udp_flows)? {
@@ -277,9 +297,8 @@ impl Counted {
     /// What was counted between an earlier reading and this one.
     fn since(mut self, before: &Counted) -> Counted {
         for (now, before) in self.slots.iter_mut().zip(&before.slots) {
-            // A slot that was given to a socket in between starts again at 0.
-            now.rx_bytes = now.rx_bytes.checked_sub(before.rx_bytes).unwrap_or(now.rx_bytes);
-            now.tx_bytes = now.tx_bytes.checked_sub(before.tx_bytes).unwrap_or(now.tx_bytes);
+            now.rx_bytes -= before.rx_bytes;
+            now.tx_bytes -= before.tx_bytes;
         }
         let (now, before) = (&mut self.admission, &before.admission);
         now.udp_untracked -= before.udp_untracked;

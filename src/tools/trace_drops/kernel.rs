@@ -18,7 +18,6 @@ use libbpf_rs::{
 use super::{
     Counters, Flow, Listener, Place, Sample, Verdicts, flow_slots, skel,
     verdicts::{self, Chain},
-    windows::Windows,
 };
 use crate::{
     answer::Endpoint,
@@ -30,12 +29,15 @@ use crate::{
     packet::Bytes,
     untrusted,
     window::{Window, monotonic_ns},
+    windows::Windows,
     wire::Error,
 };
 use skel::types;
 
 // SAFETY: integers.
 unsafe impl Pod for types::place {}
+// SAFETY: integers.
+unsafe impl Pod for types::windows {}
 // SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
 unsafe impl Pod for types::flow {}
 // SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
@@ -54,7 +56,7 @@ pub struct Drops {
     addresses: MapHandle,
     bss: MapHandle,
     links: Arc<Shared<()>>,
-    windows: Arc<Windows>,
+    windows: Arc<Windows<types::windows>>,
     /// The names of this kernel's drop reasons.
     reasons: HashMap<u32, String>,
     /// Whether the kernel names the socket that a packet was for.
@@ -112,8 +114,8 @@ impl Drops {
             places: loader.map(&skel.maps.places)?,
             flows: loader.map(&skel.maps.flows)?,
             addresses: loader.map(&skel.maps.addresses)?,
-            windows: Arc::new(Windows::new(loader.map(&skel.maps.data)?)),
             verdicts,
+            windows: Windows::new(loader.map(&skel.maps.data)?, |newest, oldest| types::windows { newest, oldest }),
             bss: loader.map(&skel.maps.bss)?,
             links: Shared::new(),
             reasons,

@@ -1,4 +1,4 @@
-//! The windows that are open, by number: the kernel keeps a flow's slot while one of them may have seen the flow.
+//! The windows that are open, by number: the kernel keeps a slot of its tables while one of them may have seen what has it.
 
 use std::{
     collections::BTreeSet,
@@ -7,16 +7,14 @@ use std::{
 
 use libbpf_rs::MapHandle;
 
-use super::skel::types;
 use crate::bpf::{self, Pod, lock};
 
-// SAFETY: integers, without padding.
-unsafe impl Pod for types::windows {}
-
-/// Numbers windows as they open.
-pub struct Windows {
+/// Numbers windows as they open; `T` is `struct windows` of `windows.h`, of the tool's own skeleton.
+pub struct Windows<T> {
     /// The program's `.data`.
     data: MapHandle,
+    /// Of the newest and the oldest.
+    of: fn(u32, u32) -> T,
     state: Mutex<State>,
 }
 
@@ -27,18 +25,18 @@ struct State {
 }
 
 /// An open window's number.
-pub struct Numbered {
-    windows: Arc<Windows>,
+pub struct Numbered<T: Pod> {
+    windows: Arc<Windows<T>>,
     number: u32,
 }
 
-impl Windows {
-    pub fn new(data: MapHandle) -> Self {
-        Windows { data, state: Mutex::default() }
+impl<T: Pod> Windows<T> {
+    pub fn new(data: MapHandle, of: fn(u32, u32) -> T) -> Arc<Self> {
+        Arc::new(Windows { data, of, state: Mutex::default() })
     }
 
     /// Opens one: what the kernel sees from now on is of its time.
-    pub fn open(self: &Arc<Self>) -> libbpf_rs::Result<Numbered> {
+    pub fn open(self: &Arc<Self>) -> libbpf_rs::Result<Numbered<T>> {
         let mut state = lock(&self.state);
         state.newest += 1;
         let number = state.newest;
@@ -51,16 +49,16 @@ impl Windows {
 
     fn tell(&self, state: &State) -> libbpf_rs::Result<()> {
         let oldest = state.open.first().copied().unwrap_or(state.newest);
-        bpf::set(&self.data, 0u32, &types::windows { newest: state.newest, oldest })
+        bpf::set(&self.data, 0u32, &(self.of)(state.newest, oldest))
     }
 }
 
-impl Drop for Numbered {
+impl<T: Pod> Drop for Numbered<T> {
     fn drop(&mut self) {
         let mut state = lock(&self.windows.state);
         state.open.remove(&self.number);
         if let Err(e) = self.windows.tell(&state) {
-            tracing::warn!("flows of drops whose window has ended keep their slots: {e}");
+            tracing::warn!("what was seen in windows that have ended keeps its slots: {e}");
         }
     }
 }
