@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{CellAlignment, Table};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{limits, untrusted};
+
+mod table;
+pub use table::{fit, table};
 
 /// How complete an answer is.
 #[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq)]
@@ -272,21 +274,6 @@ pub fn largest<T, W: PartialOrd>(mut rows: Vec<T>, limit: usize, weight: impl Fn
     (rows, cut as u64)
 }
 
-/// An aligned table without borders. A header that starts with `>` is of a column of figures.
-pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(header.map(|h| h.trim_start_matches('>')));
-    table.add_rows(rows);
-    for (i, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if header[i].starts_with('>') {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    format!("{}\n", table.trim_fmt())
-}
-
 /// `1.2 M`: a figure that a person takes in at a glance, with an SI prefix.
 pub fn si(value: f64) -> String {
     let magnitude = value.abs();
@@ -382,12 +369,6 @@ mod tests {
     fn figures_are_short() {
         assert_eq!([si(0.0), si(9.5), si(999.0), si(1_500.0), si(2e9)], ["0 ", "9.5 ", "999 ", "1.5 k", "2.0 G"]);
         assert_eq!([micros(999), micros(1_500), micros(2_000_000)], ["999 µs", "1.5 ms", "2.0 s"]);
-    }
-
-    #[test]
-    fn tables_line_up() {
-        let text = table(["name", ">bytes"], [["a".into(), "1".into()], ["long".into(), "1000".into()]]);
-        assert_eq!(text, "name  bytes\na         1\nlong   1000\n");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
     stdio,
 };
 use crate::{
-    logging,
+    answer, logging,
     sandbox::Role,
     tools::{Answer, QUESTIONS, Question},
 };
@@ -206,6 +206,9 @@ fn fail(text: &str) -> ExitCode {
 }
 
 async fn call(gateway: &Gateway, tool: &str, arguments: Vec<(String, String)>, json: bool) -> ExitCode {
+    if let Ok(terminal) = rustix::termios::tcgetwinsize(io::stdout()) {
+        answer::fit(terminal.ws_col);
+    }
     let printed = match ask(gateway, tool, arguments).await {
         Ok(Some(answer)) if json => print(&format!("{:#}\n", answer.structured)),
         Ok(Some(answer)) if tool == "diagnose" && paint::wanted() => print(&paint::diagnosis(&answer.text)),

@@ -1,10 +1,14 @@
 //! The command line, as a person and as a script: Ctrl-C, pipes that close, disks that are full, what it teaches.
 
 use std::{
-    fs::OpenOptions,
+    collections::BTreeSet,
+    fs::{File, OpenOptions},
     io::{BufRead, BufReader, Read},
     net::TcpStream,
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::{FromRawFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -95,6 +99,39 @@ fn the_first_ctrl_c_asks_for_the_answer_and_the_second_one_cancels() {
     let _stream = asked(&listener);
     interrupt(&child);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130), "what has no window is cancelled at once");
+}
+
+/// What a command prints on a terminal of so many columns.
+fn on_a_terminal(mut command: Command, columns: u16) -> String {
+    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let (mut ours, mut its) = (-1, -1);
+    // SAFETY: the descriptors and the size are valid for the call; neither name nor settings are given.
+    let done = unsafe { libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null(), &size) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: openpty has just made both, and nobody else has them.
+    let (ours, its) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) };
+    let mut child = command.stdout(its).stderr(Stdio::null()).spawn().unwrap();
+    drop(command); // with its copy of the terminal: the last one to close it ends the reading
+    let mut text = Vec::new();
+    let _ = File::from(ours).read_to_end(&mut text); // EIO, and not an end, when it is closed
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(text).unwrap().replace('\r', "")
+}
+
+#[test]
+fn a_table_is_folded_at_a_narrow_terminal_and_nowhere_else() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = echo_server(&pair.b, B6);
+    let _stream = connect(&pair.a, server).unwrap();
+    let ask = || cli(&daemon.socket, &format!("call snapshot_sockets port={} state=established", server.port()));
+    let piped = String::from_utf8(ask().output().unwrap().stdout).unwrap();
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
+    let table = |text: &str| text.split("\n\n").next().unwrap().to_owned();
+    assert!(table(&piped).lines().all(|line| line.chars().count() > 80 && !line.starts_with(' ')), "{piped}");
+    assert_eq!(table(&on_a_terminal(ask(), 300)), table(&piped));
+    let narrow = table(&on_a_terminal(ask(), 80));
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    assert_eq!(words(&narrow), words(&table(&piped)), "{narrow}");
 }
 
 #[test]
