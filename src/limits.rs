@@ -41,7 +41,9 @@ pub const LOG_LINES_PER_SECOND: u32 = 20;
 pub const NAME_CHARS: usize = 255;
 /// What the kernel keeps of a process' name (TASK_COMM_LEN, without the NUL).
 pub const COMM_BYTES: usize = 15;
-/// Rows of a list where the caller set no `limit`: a default answer stays under 8 KB.
+/// Both forms of an answer together where the caller set no `limit`: beyond it rows are left out, the least first.
+pub const ANSWER_UNASKED: usize = 8_000;
+/// Rows of a list where the caller set no `limit`: of usual names, so many stay under [`ANSWER_UNASKED`] or a little over.
 pub const ROWS_DEFAULT: usize = 20;
 /// The most rows that a `limit` may ask for.
 pub const ROWS_MAX: usize = 10_000;

@@ -17,7 +17,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     bpf::{Loader, Program},
-    sandbox, untrusted,
+    limits, sandbox, untrusted,
     window::Window,
     wire::Error,
 };
@@ -62,8 +62,10 @@ pub trait Tool: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Fills in the interface that the gateway was set to (`NET_IFACE`), where the question leaves it open.
-    fn complete(_input: &mut Self::Input, _interface: &str) {}
+    /// Fills in the interface that the gateway was set to (`NET_IFACE`), where the question leaves it open: whether it did.
+    fn complete(_input: &mut Self::Input, _interface: &str) -> bool {
+        false
+    }
 
     /// Asks the kernel.
     fn sample(&self, input: &Self::Input, host: &Host, window: &Window) -> Result<Self::Sample, Error>;
@@ -76,6 +78,11 @@ pub trait Tool: Sized + Send + Sync + 'static {
 
     /// The answer for a person: a table or a few lines.
     fn text(output: &Self::Output) -> String;
+
+    /// Leaves out the least of the rows that `limit` is about, and counts it in `rows_cut`; false where there is none.
+    fn shorten(_output: &mut Self::Output) -> bool {
+        false
+    }
 
     /// The answer when no daemon could be asked, if the tool has one.
     fn without_daemon(_reason: &str) -> Option<Self::Output> {
@@ -115,6 +122,12 @@ pub struct Answer {
     pub text: String,
 }
 
+impl Answer {
+    fn bytes(&self) -> usize {
+        self.structured.to_string().len() + self.text.len()
+    }
+}
+
 /// A tool as the gateway sees it.
 pub struct Question {
     pub name: &'static str,
@@ -143,19 +156,23 @@ impl Question {
             output_schema: output_schema::<T::Output>,
             prepare: |value, interface| {
                 let mut input = decode::<T::Input>(value)?;
-                if let Some(interface) = interface {
-                    T::complete(&mut input, interface);
+                if interface.is_some_and(|interface| T::complete(&mut input, interface)) {
                     *value = serde_json::to_value(&input).unwrap_or_default();
                 }
                 Ok(T::duration(&input))
             },
-            report: |input, sample| {
-                let input = decode::<T::Input>(&input)?;
+            report: |value, sample| {
+                let input = decode::<T::Input>(&value)?;
                 let sample = serde_json::from_str(sample)
                     .map_err(|e| Error::Kernel(format!("netmond's sample does not read: {e}")))?;
-                Ok(answer::<T>(&T::report(input, sample)))
+                let mut output = T::report(input, sample);
+                let (mut answer, limited) = (answer_of::<T>(&output), value.get("limit").is_some_and(|l| !l.is_null()));
+                while !limited && answer.bytes() > limits::ANSWER_UNASKED && T::shorten(&mut output) {
+                    answer = answer_of::<T>(&output);
+                }
+                Ok(answer)
             },
-            without_daemon: |reason| T::without_daemon(reason).as_ref().map(answer::<T>),
+            without_daemon: |reason| T::without_daemon(reason).as_ref().map(answer_of::<T>),
         }
     }
 
@@ -165,7 +182,7 @@ impl Question {
     }
 }
 
-fn answer<T: Tool>(output: &T::Output) -> Answer {
+fn answer_of<T: Tool>(output: &T::Output) -> Answer {
     Answer { structured: serde_json::to_value(output).unwrap_or_default(), text: T::text(output) }
 }
 
@@ -288,11 +305,27 @@ impl Loaded {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::os::unix::net::UnixStream;
+
+    use serde_json::json;
 
     use super::*;
     use crate::window::Kept;
+
+    /// However long its rows are, an answer is short where nobody asked for more, and says how many rows it has not.
+    pub fn is_short_unless_asked<T: Tool>(sample: &T::Sample, lists: &[&str]) {
+        let (question, sample) = (Question::named(T::NAME).unwrap(), serde_json::to_string(sample).unwrap());
+        let ask = |input| (question.report)(input, &sample).unwrap();
+        let rows =
+            |answer: &Answer| lists.iter().map(|list| answer.structured[list].as_array().unwrap().len()).sum::<usize>();
+        let cut = |answer: &Answer| answer.structured["measured"]["rows_cut"].as_u64().unwrap() as usize;
+        let (all, short) = (ask(json!({"limit": 10_000})), ask(json!({})));
+        assert!(all.bytes() > limits::ANSWER_UNASKED && short.bytes() <= limits::ANSWER_UNASKED, "{}", short.bytes());
+        assert!(rows(&short) >= 4 && short.bytes() > limits::ANSWER_UNASKED * 3 / 4, "{} rows", rows(&short));
+        assert_eq!(rows(&short) + cut(&short), rows(&all) + cut(&all), "{}", short.text);
+        assert!(short.text.contains(&format!("{} more rows", cut(&short))), "{}", short.text);
+    }
 
     #[test]
     fn a_tool_that_panics_answers_and_its_window_is_closed() {

@@ -203,10 +203,12 @@ impl Tool for T {
         self.outgoing.as_ref().map_or(Ok(()), outgoing::Outgoing::rehearse)
     }
 
-    fn complete(input: &mut Input, interface: &str) {
-        if input.operation == Operation::Incoming {
-            input.interface.get_or_insert_with(|| interface.into());
+    fn complete(input: &mut Input, interface: &str) -> bool {
+        let open = input.operation == Operation::Incoming && input.interface.is_none();
+        if open {
+            input.interface = Some(interface.into());
         }
+        open
     }
 
     fn sample(&self, input: &Input, _: &Host, window: &Window) -> Result<Sample, Error> {

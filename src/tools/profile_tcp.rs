@@ -282,6 +282,19 @@ impl Tool for T {
         report::output(sample)
     }
 
+    fn shorten(output: &mut Output) -> bool {
+        if output.resets.len() > output.remotes.len() {
+            output.resets.pop();
+        } else {
+            let Some(row) = output.remotes.pop() else { return false };
+            output.other.connections += row.connections;
+            output.other.segments_out += row.segments_out;
+            output.other.retransmits += row.retransmits;
+        }
+        output.measured.rows_cut += 1;
+        true
+    }
+
     fn text(output: &Output) -> String {
         report::text(output)
     }

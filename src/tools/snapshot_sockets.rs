@@ -274,6 +274,15 @@ impl Tool for T {
         report::output(&input, sample)
     }
 
+    fn shorten(output: &mut Output) -> bool {
+        let cut = match output.sockets.len() >= output.listeners.len() {
+            true => output.sockets.pop().is_some(),
+            false => output.listeners.pop().is_some(),
+        };
+        output.measured.rows_cut += u64::from(cut);
+        cut
+    }
+
     fn text(output: &Output) -> String {
         report::text(output)
     }

@@ -297,6 +297,12 @@ impl Tool for T {
         Output { connections, outcomes: Outcome::ALL.into_iter().map(counts).collect(), measured }
     }
 
+    fn shorten(output: &mut Output) -> bool {
+        let cut = output.connections.pop().is_some();
+        output.measured.rows_cut += u64::from(cut);
+        cut
+    }
+
     fn text(output: &Output) -> String {
         let mut text = summary(output);
         if !output.connections.is_empty() {

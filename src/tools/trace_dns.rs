@@ -233,6 +233,12 @@ impl Tool for T {
         report::report(&input, sample)
     }
 
+    fn shorten(output: &mut Output) -> bool {
+        let cut = output.queries.pop().is_some();
+        output.measured.rows_cut += u64::from(cut);
+        cut
+    }
+
     fn text(output: &Output) -> String {
         report::text(output)
     }

@@ -230,6 +230,15 @@ impl Tool for T {
         report::report(input.include_benign, limit, &input.filter(), &sample)
     }
 
+    fn shorten(output: &mut Output) -> bool {
+        let cut = match output.drops.len() >= output.listeners.len() {
+            true => output.drops.pop().is_some(),
+            false => output.listeners.pop().is_some(),
+        };
+        output.measured.rows_cut += u64::from(cut);
+        cut
+    }
+
     fn text(output: &Output) -> String {
         report::text(output)
     }

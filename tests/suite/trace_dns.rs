@@ -342,6 +342,7 @@ fn beyond_its_limit_a_window_says_what_it_has_not_looked_at_and_judges_no_query_
 
 #[test]
 fn a_flood_that_outruns_the_reader_does_not_keep_windows_open() {
+    let _flood = scanning();
     let (pair, daemon) = (Pair::new(), Daemon::own());
     let mut client = Client::connect(&daemon.socket);
     let windows: Vec<_> = (0..16).map(|_| client.begin_call("trace_dns", json!({"duration_ms": 1_000}))).collect();
@@ -364,6 +365,29 @@ fn a_flood_that_outruns_the_reader_does_not_keep_windows_open() {
         }
         assert!(goes_on(), "the windows ended when the flood did");
     });
+}
+
+#[test]
+fn long_names_make_fewer_rows_and_not_a_longer_answer_unless_asked() {
+    const ANSWER_BYTES: usize = 8_000;
+    let _alone = without_scans();
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = serve(&pair.b, B, 53);
+    let zone = format!("{}.long-{}", ["x".repeat(60), "y".repeat(60), "z".repeat(60)].join("."), pair.b.inode());
+    let mut client = Client::connect(&daemon.socket);
+    let mut ask = |arguments: Value| client.begin("tools/call", json!({"name": TOOL, "arguments": arguments}));
+    let short = ask(json!({"duration_ms": 3_000, "name": zone}));
+    let whole = ask(json!({"duration_ms": 3_000, "name": zone, "limit": 20}));
+    client.until_open(TOOL, 2);
+    (0..40).for_each(|id| drop(ask_udp(&pair.a, server, id, &format!("n{id}.{zone}"))));
+    for (id, asked) in [(short, false), (whole, true)] {
+        let result = client.end(id)["result"].clone();
+        let (answer, text) = (&result["structuredContent"], result["content"][0]["text"].as_str().unwrap());
+        let (rows, bytes) = (queries(answer, &zone).len(), answer.to_string().len() + text.len());
+        assert_eq!((rows == 20, bytes > ANSWER_BYTES), (asked, asked), "{rows} rows, {bytes} bytes");
+        assert_eq!(answer["measured"]["rows_cut"], 40 - rows, "{answer:#}");
+        assert!(rows > 5 && text.contains(&format!("{} more rows", 40 - rows)), "{text}");
+    }
 }
 
 #[test]

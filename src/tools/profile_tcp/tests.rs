@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::{histogram::bucket_of, report::limited_by, *};
-use crate::limits;
+use crate::{limits, tools::tests::is_short_unless_asked};
 
 const MS: u64 = 1_000_000;
 
@@ -130,6 +130,7 @@ fn a_default_answer_is_small_and_a_screen_long() {
         remotes_cut: 3,
         ..Sample::default()
     };
+    is_short_unless_asked::<T>(&sample, &["remotes", "resets"]);
     let output = answer_to(sample);
     let json = serde_json::to_string(&output).unwrap();
     assert!(json.len() < 8_192, "{} bytes", json.len());

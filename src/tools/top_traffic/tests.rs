@@ -5,6 +5,7 @@ use super::{
     skel::types::{endpoints, socket_bytes, traffic},
     *,
 };
+use crate::tools::tests::is_short_unless_asked;
 
 const KB: Bytes = Bytes { rx_bytes: 1_000, tx_bytes: 2_000 };
 
@@ -144,6 +145,7 @@ fn a_default_answer_is_small_and_a_screen_long() {
     let gaps = Gaps { udp_uncounted: true, udp_untracked: 1, tcp_untracked: 1, tcp_unknown: 1, other_netns: true };
     let rows = vec![row; ROWS.rows()];
     let sample = Sample { rows, rows_cut: 99, total, gaps, window_ns: 1_234_567_890 };
+    is_short_unless_asked::<T>(&sample, &["rows"]);
     let output = T::report(input(json!({"group_by": "connection"})), sample);
     let json = serde_json::to_string(&output).unwrap();
     assert!(json.len() < 8_192, "{} bytes", json.len());

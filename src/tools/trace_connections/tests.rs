@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::tools::tests::is_short_unless_asked;
 
 const MS: u64 = 1_000_000;
 
@@ -104,4 +105,23 @@ fn a_full_default_answer_is_under_eight_kilobytes() {
     let output = answer_to(json!({}), vec![row(End::Failed, libc::ECONNREFUSED); 20]);
     let size = serde_json::to_string(&output).unwrap().len();
     assert!(size < 8_192, "{size}");
+    let id = "0123456789abcdef".repeat(4);
+    let process = Process {
+        pid: 4_194_304,
+        comm: "fifteen-letters".into(),
+        cgroup: Some(format!("/system.slice/docker-{id}.scope")),
+        netns: 4_026_532_000,
+    };
+    let end = |port| Endpoint { address: "fd00:10:244::5555:6666".parse().unwrap(), port };
+    let longest = Row { process, local: end(40_000), remote: end(443), ..row(End::Failed, libc::ECONNREFUSED) };
+    let sample = Sample {
+        rows: vec![longest; 20],
+        counts: [(Outcome::Refused, 100)].into(),
+        cut: 80,
+        lost: 2,
+        shows: Shows::Routes,
+        opened_ns: 200 * MS,
+        ended_ns: 1_200 * MS,
+    };
+    is_short_unless_asked::<T>(&sample, &["connections"]);
 }

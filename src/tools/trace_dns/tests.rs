@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::super::*;
-use crate::tools::Tool;
+use crate::tools::{Tool, tests::is_short_unless_asked};
 
 const QUERY: bool = false;
 const ANSWER: bool = true;
@@ -153,9 +153,11 @@ fn a_default_answer_stays_under_8_kb() {
         let process = Process { pid: 1_000_000, comm: "fifteen-letters".into(), cgroup, netns: 4_026_531_840 };
         Seen { process, ..udp(u64::from(i), i, QUERY, 0) }
     };
-    let output = answer(json!({}), (0..100).map(query).collect());
+    let messages: Vec<_> = (0..100).map(query).collect();
+    let output = answer(json!({}), messages.clone());
     let size = serde_json::to_string(&output).unwrap().len();
     assert!(output.queries.len() == 20 && size < 8_000, "{size} bytes");
+    is_short_unless_asked::<T>(&Sample { messages, pages: true, ..Sample::default() }, &["queries"]);
 }
 
 #[test]
