@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
+    os::{fd::AsRawFd, unix::net::UnixStream},
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -21,6 +21,7 @@ pub struct Peers {
 pub struct Peer<'a> {
     peers: &'a Peers,
     pub uid: u32,
+    /// 0 where our PID namespace does not know it.
     pub pid: i32,
 }
 
@@ -31,8 +32,8 @@ impl Peers {
 
     /// Takes a connection on, by what the kernel says of who made it (`SO_PEERCRED`).
     pub fn admit(&self, stream: &UnixStream) -> Result<Peer<'_>, Error> {
-        let credentials = rustix::net::sockopt::socket_peercred(stream).map_err(io::Error::from)?;
-        self.take_on(credentials.uid.as_raw(), credentials.pid.as_raw_nonzero().get())
+        let credentials = credentials(stream)?;
+        self.take_on(credentials.uid, credentials.pid)
     }
 
     fn take_on(&self, uid: u32, pid: i32) -> Result<Peer<'_>, Error> {
@@ -51,6 +52,18 @@ impl Peers {
         }
         *own += 1;
         Ok(Peer { peers: self, uid, pid })
+    }
+}
+
+/// Not by rustix, to which a process without a pid here is an error, and its uid the number of that.
+fn credentials(stream: &UnixStream) -> io::Result<libc::ucred> {
+    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let to = std::ptr::from_mut(&mut credentials).cast();
+    // SAFETY: the option is a struct ucred, of the size that is passed.
+    match unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, to, &mut length) } {
+        0 => Ok(credentials),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -215,6 +215,20 @@ fn reported_connection(socket: &Path) -> Value {
 }
 
 #[test]
+fn a_client_that_the_pid_namespace_does_not_know_is_served() {
+    let daemon = Faulty::start(|socket| {
+        let (mut command, netmond) = (Command::new("unshare"), netmond(socket));
+        // The shell is the first of the namespace, whose end ends all in it: netmond changes its user, which would
+        // make it forget whose end it is to follow.
+        command.args(["--pid", "--fork", "--kill-child", "sh", "-c", "\"$@\" & wait", "sh"]);
+        command.arg(netmond.get_program()).args(netmond.get_args());
+        command
+    });
+    let answer = ask(&daemon.socket, STATUS).unwrap();
+    assert!(answer.contains("\"sample\""), "{answer}");
+}
+
+#[test]
 fn a_proc_that_hides_other_processes() {
     let daemon = Faulty::after("mount -t proc -o hidepid=invisible proc /proc");
     let connection = reported_connection(&daemon.socket);
