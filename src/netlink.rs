@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, io, net::IpAddr};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -256,8 +256,24 @@ fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {
     index.map(|index| DefaultRoute { ipv6, metric, index })
 }
 
-/// Asks for all objects of a kind. A message that this release cannot read is left out, and said.
+/// How often a list is asked for that changes while the kernel tells it.
+const ATTEMPTS: usize = 5;
+
+/// Asks for all objects of a kind, again where they changed meanwhile, so that some may have been left out or told twice.
 fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    let mut found = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let whole;
+        (found, whole) = dump_once(question.clone())?;
+        if whole {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// And whether nothing changed meanwhile. A message that this release cannot read is left out, and said.
+fn dump_once(question: RouteNetlinkMessage) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     let mut header = NetlinkHeader::default();
@@ -267,7 +283,7 @@ fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut buffer = vec![0; message.buffer_len()];
     message.serialize(&mut buffer);
     socket.send(&buffer, 0)?;
-    let mut found = Vec::new();
+    let (mut found, mut whole) = (Vec::new(), true);
     loop {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = &datagram[..];
@@ -276,8 +292,10 @@ fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
             if length < 16 || length > rest.len() {
                 break;
             }
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]).map(|message| message.payload) {
-                Ok(NetlinkPayload::Done(_)) => return Ok(found),
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]);
+            whole &= !message.as_ref().is_ok_and(|message| message.header.flags & NLM_F_DUMP_INTR != 0);
+            match message.map(|message| message.payload) {
+                Ok(NetlinkPayload::Done(_)) => return Ok((found, whole)),
                 Ok(NetlinkPayload::Error(e)) if e.code.is_some() => return Err(e.to_io()),
                 Ok(NetlinkPayload::InnerMessage(message)) => found.push(message),
                 Ok(_) => {}
