@@ -1,0 +1,113 @@
+//! What comes in masses at the ports of DNS: it takes no place of queries, and keeps no window open.
+
+use super::*;
+
+/// What a tunnel, a scan or a benchmark sends to port 53: zeros, counters, text, noise.
+fn other_datagrams() -> Vec<Vec<u8>> {
+    let noise = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    vec![
+        vec![0; 1_000],
+        [&[1, 0, 0, 0][..], &[0xff; 60]].concat(),
+        (1..9).flat_map(u32::to_be_bytes).collect(),
+        b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n".to_vec(),
+        (0..100).flat_map(noise).collect(),
+        vec![0, 7, 1, 0],
+    ]
+}
+
+#[test]
+fn what_is_no_dns_takes_no_place_of_queries() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = serve(&pair.b, B6, 53);
+    let zone = format!("flooded-{}", pair.b.inode());
+    let (answer, _) = answer_to(&daemon, json!({"duration_ms": 5_000, "name": zone}), || {
+        for address in [A, A6] {
+            let socket = pair.a.enter(|| UdpSocket::bind((address, 0)).unwrap());
+            let to = if address == A { B } else { "fd77::99" }; // nobody answers either
+            for datagram in other_datagrams().iter().cycle().take(6_000) {
+                let _ = socket.send_to(datagram, (to, 53));
+            }
+        }
+        ask_udp(&pair.a, server, 1, &format!("late.{zone}"))
+    });
+    assert_eq!(find(&answer, &zone)["rcode"], "NOERROR", "{answer:#}");
+    assert_eq!(answer["measured"]["lost_events"], 0, "{:#}", answer["measured"]);
+}
+
+#[test]
+fn a_long_stream_to_port_53_takes_no_place_of_queries() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = serve(&pair.b, B6, 53);
+    let sink = pair.b.enter(|| TcpListener::bind((B, 53)).unwrap());
+    thread::spawn(move || std::io::copy(&mut sink.accept().unwrap().0, &mut std::io::sink()));
+    [&pair.a, &pair.b].iter().for_each(|netns| drop(netns.ip("link set v0 gso_max_segs 1")));
+    let name = format!("beside-{}", pair.b.inode());
+    let (answer, _) = answer_to(&daemon, json!({"duration_ms": 5_000, "name": name}), || {
+        let mut stream = connect(&pair.a, (B.parse::<IpAddr>().unwrap(), 53).into()).unwrap();
+        stream.write_all(&vec![0; 20_000_000]).unwrap();
+        let mut asking = connect(&pair.a, server).unwrap();
+        asking.write_all(&framed(&query(77, &name))).unwrap();
+        asking.read_exact(&mut [0; 14]).unwrap();
+        asking
+    });
+    assert_eq!(find(&answer, &name)["rcode"], "NOERROR", "{answer:#}");
+    assert_eq!(answer["measured"]["lost_events"], 0, "{:#}", answer["measured"]);
+}
+
+#[test]
+fn beyond_its_limit_a_window_says_what_it_has_not_looked_at_and_judges_no_query_by_it() {
+    const QUERIES: u16 = 10_000;
+    const KEPT: u64 = 8_192;
+    let _alone = scanning(); // it fills the windows of others, too
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    serve(&pair.b, B, 53);
+    let zone = format!("beyond-{}", pair.b.inode());
+    let mut client = Client::connect(&daemon.socket);
+    let ids = [zone.as_str(), "no.such.zone"].map(|name| {
+        client.begin("tools/call", json!({"name": TOOL, "arguments": {"duration_ms": 8_000, "name": name}}))
+    });
+    client.until_open(TOOL, 2);
+    let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+    for id in 0..QUERIES {
+        socket.send_to(&query(id, &format!("n{id}.{zone}")), (B, 53)).unwrap();
+        socket.recv(&mut [0; 512]).unwrap();
+    }
+    let [all, none] = ids.map(|id| client.end(id)["result"].clone());
+    let (answer, text) = (&all["structuredContent"], all["content"][0]["text"].as_str().unwrap());
+    let (summary, lost) = (&answer["summary"], answer["measured"]["lost_events"].as_u64().unwrap());
+    // A query and an answer, each at two interfaces; those of other tests may be among them.
+    let seen = 4 * u64::from(QUERIES);
+    assert!((seen - KEPT..seen - KEPT + 10_000).contains(&lost), "{lost}");
+    assert!(summary["queries"].as_u64() > Some(1_000) && summary["unanswered"] == 0, "{summary}");
+    assert!(text.starts_with("At least ") && text.contains(&format!("{lost} ")), "{text}");
+    assert!(answer["measured"]["limits"].to_string().contains("8,192 messages"), "{:#}", answer["measured"]);
+    let text = none["content"][0]["text"].as_str().unwrap();
+    assert!(!text.contains("No DNS query") && text.contains("were not looked at"), "{text}");
+}
+
+#[test]
+fn a_flood_that_outruns_the_reader_does_not_keep_windows_open() {
+    let _flood = scanning();
+    let (pair, daemon) = (Pair::new(), Daemon::own());
+    let mut client = Client::connect(&daemon.socket);
+    let windows: Vec<_> = (0..16).map(|_| client.begin_call("trace_dns", json!({"duration_ms": 1_000}))).collect();
+    client.until_open("trace_dns", 16);
+    let begun = Instant::now();
+    let goes_on = || begun.elapsed() < Duration::from_secs(8);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+                let query = query(7, "flood.test");
+                while goes_on() {
+                    let _ = socket.send_to(&query, (B, 53));
+                }
+            });
+        }
+        for id in windows {
+            let answer = client.end_call(id).unwrap();
+            assert!(answer["measured"]["lost_events"].as_u64() > Some(0), "{}", answer["measured"]);
+        }
+        assert!(goes_on(), "the windows ended when the flood did");
+    });
+}
