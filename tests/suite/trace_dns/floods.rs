@@ -21,11 +21,13 @@ fn other_datagrams() -> Vec<Vec<u8>> {
 fn what_is_no_dns_takes_no_place_of_queries() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B6, 53);
+    const NOBODY: &str = "fd77::3"; // no server has it, and its neighbor is known: senders do not wait for one
+    pair.b.ip(&format!("addr add {NOBODY}/64 dev v0 nodad"));
     let zone = format!("flooded-{}", pair.b.inode());
     let (answer, _) = answer_to(&daemon, json!({"duration_ms": 5_000, "name": zone}), || {
         for address in [A, A6] {
             let socket = pair.a.enter(|| UdpSocket::bind((address, 0)).unwrap());
-            let to = if address == A { B } else { "fd77::99" }; // nobody answers either
+            let to = if address == A { B } else { NOBODY };
             for datagram in other_datagrams().iter().cycle().take(6_000) {
                 let _ = socket.send_to(datagram, (to, 53));
             }
