@@ -7,24 +7,24 @@ use std::{
         unix::net::{UnixDatagram, UnixListener},
     },
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use tempfile::TempDir;
 
-use crate::harness::{DAEMON, GATEWAY, ask, require_root, run, until};
+use crate::harness::{DAEMON, Ended, GATEWAY, ask, require_root, run, until};
 
 /// Starts netmond with a listening socket as descriptor 3, as systemd does.
-fn activate(listener: &UnixListener, notify: &Path) -> Child {
+fn activate(listener: &UnixListener, notify: &Path) -> Ended {
     require_root();
-    Command::new("sh")
+    let child = Command::new("sh")
         .args(["-c", "LISTEN_PID=$$ WATCHDOG_PID=$$ exec \"$0\" 3<&0 </dev/null", DAEMON])
         .envs([("LISTEN_FDS", "1"), ("WATCHDOG_USEC", "200000"), ("RUST_LOG", "warn")])
         .env("NOTIFY_SOCKET", notify)
         .stdin(Stdio::from(OwnedFd::from(listener.try_clone().unwrap())))
-        .spawn()
-        .unwrap()
+        .spawn();
+    Ended(child.unwrap())
 }
 
 /// The next message to the service manager.
@@ -34,7 +34,7 @@ fn heard(notify: &UnixDatagram) -> String {
     String::from_utf8_lossy(&text[..length]).into_owned()
 }
 
-fn terminate(child: &mut Child) {
+fn terminate(Ended(child): &mut Ended) {
     run(&format!("kill -TERM {}", child.id()));
     assert!(child.wait().unwrap().success());
 }

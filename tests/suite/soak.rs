@@ -249,7 +249,9 @@ fn nothing_grows_and_no_answer_is_lost() {
     assert_eq!(errors, Vec::<String>::new());
     assert!(windows.last() >= Some(&(WINDOWS as u64)), "{windows:?}");
     for (before, after) in before.iter().zip(&after) {
-        assert_eq!((after.links, after.ebpf_kb), (before.links, before.ebpf_kb));
+        assert_eq!(after.links, before.links);
+        // Give or take the entries of hash maps that a program made while the last window cleared them.
+        assert!(after.ebpf_kb < before.ebpf_kb + 64, "{before:?} {after:?}");
         assert!(after.descriptors <= before.descriptors && after.threads <= before.threads, "{before:?} {after:?}");
         // Give or take what attribution has learnt in the meantime.
         assert!(after.memory_kb < before.memory_kb * 5 / 4 + 1_024, "{before:?} {after:?}");
