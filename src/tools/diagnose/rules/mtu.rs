@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::drops::{about, total};
 use crate::tools::diagnose::{
-    evidence::{Connection, Evidence, Outcome, Remote, Socket, groups},
+    evidence::{Connection, Drop, Evidence, Outcome, Remote, Socket, groups},
     finding::{Code, Finding, Place, Severity, quoted},
 };
 
@@ -23,12 +23,16 @@ fn too_big(evidence: &Evidence) -> Vec<Finding> {
     const PACKETS: u64 = 3;
     let too_big = evidence.drops.iter().filter(|drop| drop.reason == "PKT_TOO_BIG");
     let mut found = Vec::new();
-    for ((source, destination), rows) in groups(too_big, |drop| (drop.source, drop.destination)) {
-        let (Some(source), Some(destination)) = (source, destination) else { continue };
+    // Not by the port of the sender: of many connections some rows have none.
+    let ends = |drop: &Drop| (drop.source.map(|source| source.address), drop.destination);
+    for ((source, destination), rows) in groups(too_big, ends) {
+        let (Some(address), Some(destination)) = (source, destination) else { continue };
+        let one = rows[0].source.filter(|_| rows.iter().all(|drop| drop.source == rows[0].source));
+        let source = one.unwrap_or(Place { address, port: None });
         // Whose connection hangs for long tries once a minute or two: what it tried before counts.
         let hangs = |s: &&Socket| {
-            let ends = (s.local.map(Place::from), s.remote.map(Place::from));
-            s.send_queue_bytes > 0 && ends == (Some(source), Some(destination))
+            let local = s.local.is_some_and(|local| local.address == address && source.port.is_none_or(|p| p == local.port));
+            s.send_queue_bytes > 0 && local && s.remote.map(Place::from) == Some(destination)
         };
         let before: u64 = evidence.sockets.iter().filter(hangs).map(|socket| socket.retransmits).sum();
         let count = total(&rows);
@@ -84,10 +88,19 @@ fn sizes(finding: Finding, destination: IpAddr) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
-    use crate::tools::diagnose::evidence::Drop;
 
     fn evidence(drops: Vec<Drop>) -> Evidence {
         Evidence { drops, ..quiet() }
+    }
+
+    #[test]
+    fn rows_with_and_without_the_senders_port_are_one_finding() {
+        let row = |port| Drop {
+            source: Some(Place { address: [10, 0, 0, 2].into(), port }),
+            ..drop_of("PKT_TOO_BIG", "tcp", ("10.0.0.1", 80), 4)
+        };
+        let found = mtu_black_hole(&evidence(vec![row(None), row(Some(40_000))]));
+        assert_eq!(told(&found), [(Code::MtuBlackHole, Severity::Warning)]);
     }
 
     #[test]
