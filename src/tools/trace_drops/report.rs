@@ -36,8 +36,7 @@ pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Samp
     rows.retain(|row| include_benign || !row.benign);
     measured.limits.extend(limits(&rows, sample));
     measured.lost_events = sample.missed;
-    let (drops, cut) = answer::largest(rows, limit, |row| (!row.benign, row.count));
-    measured.rows_cut = cut;
+    let (drops, cut_drops) = answer::largest(rows, limit, |row| (!row.benign, row.count));
     let asked = |l: &&Listener| {
         let local = filter.port.is_none_or(|port| port == l.local.port);
         local && filter.owner(l.process.pid, l.process.comm.as_bytes())
@@ -49,7 +48,8 @@ pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Samp
         accept_queue_max: l.accept_queue_max,
         dropped: l.dropped,
     });
-    let listeners = listeners.take(limit).collect();
+    let (listeners, cut_listeners) = answer::largest(listeners.collect(), limit, |listener| listener.dropped);
+    measured.rows_cut = cut_drops + cut_listeners;
     Output { drops, packets, benign_packets, counters: sample.counters.clone(), listeners, measured }
 }
 

@@ -165,12 +165,22 @@ fn the_ports_of_services_stay_apart_and_those_of_clients_do_not() {
     assert_eq!(answer(json!({}), sample(scan)).drops.len(), 1, "a scan is one row");
 }
 
+fn listener(dropped: u64) -> Listener {
+    let local = crate::answer::Endpoint { address: [0, 0, 0, 0].into(), port: 80 };
+    Listener { process: Process { netns: 8, ..Process::default() }, local, accept_queue: 2, accept_queue_max: 1, dropped }
+}
+
+#[test]
+fn the_listeners_that_dropped_most_stay_and_the_others_are_counted() {
+    let listeners = [3, 50, 7].map(listener).into();
+    let output = answer(json!({"limit": 1}), Sample { listeners, ..sample(vec![]) });
+    let dropped: Vec<_> = output.listeners.iter().map(|listener| listener.dropped).collect();
+    assert_eq!((dropped, output.measured.rows_cut), (vec![50], 2));
+}
+
 #[test]
 fn a_listener_that_drops_is_no_good_news() {
-    let process = Process { netns: 8, ..Process::default() };
-    let local = "0.0.0.0:80".parse::<std::net::SocketAddr>().map(|a| crate::answer::Endpoint { address: a.ip(), port: a.port() }).unwrap();
-    let listener = Listener { process, local, accept_queue: 2, accept_queue_max: 1, dropped: 50 };
-    let output = answer(json!({}), Sample { listeners: vec![listener], ..sample(vec![]) });
+    let output = answer(json!({}), Sample { listeners: vec![listener(50)], ..sample(vec![]) });
     let text = T::text(&output);
     assert!(text.starts_with("Listener 0.0.0.0:80") && text.contains("dropped 50"), "{text}");
     assert!(text.contains("of netmond's own network namespace"), "its counters are another's: {text}");
