@@ -37,7 +37,7 @@ const struct message *message_type __attribute__((unused));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1024 * 1024); /* 4,500 short packets: at a thousand queries a second, seconds of them */
+	__uint(max_entries, 1024 * 1024); /* 4,500 short packets */
 } messages SEC(".maps");
 
 __u64 lost; /* messages that found the ring buffer full */

@@ -180,7 +180,7 @@ fn gives_outer_headers(kind: &str) -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    version < (5, 14) && ["ipip", "sit", "ip6tnl", "gre", "ip6gre", "vti", "vti6"].contains(&kind)
+    version < (5, 14) && ["ipip", "sit", "ip6tnl", "gre", "ip6gre"].contains(&kind)
 }
 
 fn xdp_refused(interface: &Interface, mode: Mode, e: &io::Error) -> Error {
