@@ -32,6 +32,9 @@ struct {
 	__type(value, struct undecided);
 } undecided SEC(".maps");
 
+/* About how many it has. Alone in .data, which is written as this when nothing is attached here. */
+__u64 undecided_entries SEC(".data") = 0;
+
 struct sockaddr_start {
 	__u16 family;
 	__be16 port;
@@ -91,9 +94,9 @@ static __always_inline void not_in(__u32 table, const struct connection *c)
 	if (earlier)
 		emit(&earlier->connection);
 	else
-		__sync_fetch_and_add(&figures.undecided, 1);
+		__sync_fetch_and_add(&undecided_entries, 1);
 	if (bpf_map_update_elem(&undecided, &thread, &now, BPF_ANY)) {
-		__sync_fetch_and_add(&figures.undecided, -1);
+		__sync_fetch_and_add(&undecided_entries, -1);
 		__sync_fetch_and_add(&figures.lost, 1);
 	}
 }
@@ -104,7 +107,7 @@ static __always_inline void decided(void)
 	__u32 thread = bpf_get_current_pid_tgid();
 
 	if (!bpf_map_delete_elem(&undecided, &thread))
-		__sync_fetch_and_add(&figures.undecided, -1);
+		__sync_fetch_and_add(&undecided_entries, -1);
 }
 
 SEC("tp_btf/fib_table_lookup")
@@ -115,7 +118,7 @@ int BPF_PROG(route_ipv4, __u32 table, const struct flowi4 *flow, const void *nex
 	struct net *net;
 	bool more = false;
 
-	if ((!error && !figures.undecided) || flow->__fl_common.flowic_proto != IPPROTO_TCP)
+	if ((!error && !undecided_entries) || flow->__fl_common.flowic_proto != IPPROTO_TCP)
 		return 0;
 	task = bpf_get_current_task_btf();
 	mapped(c.endpoints.local, flow->saddr);
@@ -177,7 +180,7 @@ int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result
 	bool last;
 	int error;
 
-	if ((found && !figures.undecided) || flow->__fl_common.flowic_proto != IPPROTO_TCP)
+	if ((found && !undecided_entries) || flow->__fl_common.flowic_proto != IPPROTO_TCP)
 		return 0;
 	copy_address(c.endpoints.local, &flow->saddr);
 	copy_address(c.endpoints.remote, &flow->daddr);
@@ -197,7 +200,7 @@ int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result
 	} else if (!last) {
 		not_in(id | AGAIN, &c);
 	} else {
-		if (figures.undecided)
+		if (undecided_entries)
 			decided();
 		emit(&c);
 	}

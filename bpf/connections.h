@@ -59,8 +59,7 @@ struct {
 } connections SEC(".maps");
 
 struct figures {
-	__u64 lost;      /* connections that found the ring buffer full, or no memory for their track */
-	__u64 undecided; /* about how many entries that map has */
+	__u64 lost; /* connections that found the ring buffer full, or no memory for their track */
 } figures;
 
 /* A reader that is woken for each event costs its sender more than the event; it looks every 50 ms anyway. */
@@ -113,12 +112,5 @@ static __always_inline void emit(const struct connection *c)
 
 static __always_inline bool current_is_kernel(void)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	return BPF_CORE_READ(task, flags) & PF_KTHREAD;
-}
-
-static __always_inline __u64 task_cgroup(struct task_struct *task)
-{
-	return task->cgroups->dfl_cgrp->kn->id;
+	return bpf_get_current_task_btf()->flags & PF_KTHREAD;
 }

@@ -25,6 +25,7 @@ struct open_socket {
 	__u32 dropped;
 	__u32 accept_queue;
 	__u32 accept_queue_max;
+	__u32 task_netns; /* of the process, which may hold a socket of another network namespace */
 	__u8 listener;
 	__u8 pad[3];
 };
@@ -43,7 +44,7 @@ int open_sockets(struct bpf_iter__task_file *ctx)
 		return 0;
 	socket = bpf_sock_from_file(file);
 	sk = socket ? socket->sk : 0;
-	if (!sk)
+	if (!sk || is_inherited(task, ctx->fd, file))
 		return 0;
 	s.listener = is_inet(sk) && sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN;
 	s.cookie = s.listener ? bpf_get_socket_cookie(sk) : sk->__sk_common.skc_cookie.counter;
@@ -54,6 +55,7 @@ int open_sockets(struct bpf_iter__task_file *ctx)
 	s.owner.cgroup = load_cgroup(sk);
 	s.owner.netns = load_netns(&sk->__sk_common);
 	load_endpoints(&sk->__sk_common, &s.endpoints);
+	s.task_netns = task->nsproxy->net_ns->ns.inum;
 	if (s.listener) {
 		s.dropped = sk->sk_drops.counter;
 		s.accept_queue = sk->sk_ack_backlog;

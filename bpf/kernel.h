@@ -252,10 +252,12 @@ struct fdtable {
 
 struct files_struct {
 	struct fdtable *fdt;
+	unsigned int next_fd;
 };
 
 struct task_struct {
 	struct task_struct *group_leader;
+	struct task_struct *real_parent;
 	struct nsproxy *nsproxy;
 	struct css_set *cgroups;
 	struct files_struct *files;

@@ -268,7 +268,7 @@ int BPF_PROG(connect_state, struct sock *sk, int oldstate, int newstate)
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	if (newstate == TCP_SYN_SENT) {
-		attempt = bpf_sk_storage_get(&attempts, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		attempt = sk_storage_of(&attempts, sk);
 		if (!attempt) {
 			__sync_fetch_and_add(&lost, 1);
 			return 0;

@@ -19,15 +19,49 @@ struct endpoints {
 	__u16 remote_port;
 };
 
+/*
+ * A process: its number, and its name as ps shows it, which is the group leader's; a thread's own may be
+ * "tokio-runtime-w". Plain loads, where a helper for each would cost 20 ns on a kernel with mitigations.
+ */
+static __always_inline void load_holder(struct task_struct *task, __u32 *pid, char comm[16])
+{
+	const __u32 *name = (const void *)task->group_leader->comm;
+	__u32 *word = (void *)comm;
+
+	*pid = task->tgid;
+	word[0] = name[0];
+	word[1] = name[1];
+	word[2] = name[2];
+	word[3] = name[3];
+}
+
+static __always_inline __u64 task_cgroup(struct task_struct *task)
+{
+	return task->cgroups->dfl_cgrp->kn->id;
+}
+
+/*
+ * Whether a process has the file from the one that started it, which has it still, as every child has from fork() until
+ * exec(): it is the parent's. Numbers do not tell who was first, since they begin anew. Process 1 makes sockets for the
+ * services that it starts.
+ */
+static __always_inline bool is_inherited(struct task_struct *task, __u32 fd, const struct file *file)
+{
+	struct task_struct *parent = task->real_parent;
+	struct file *same = 0;
+
+	if (parent->tgid <= 1 || fd >= parent->files->fdt->max_fds)
+		return false;
+	return !bpf_probe_read_kernel(&same, sizeof(same), parent->files->fdt->fd + fd) && same == file;
+}
+
 /* Only for hooks that run in the context of the process they speak of. */
 static __always_inline void current_owner(struct owner *owner)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *task = bpf_get_current_task_btf();
 
-	owner->pid = bpf_get_current_pid_tgid() >> 32;
-	owner->cgroup = bpf_get_current_cgroup_id();
-	/* The name that ps shows is the group leader's; a thread's own may be "tokio-runtime-w". */
-	BPF_CORE_READ_INTO(&owner->comm, task, group_leader, comm);
+	load_holder(task, &owner->pid, owner->comm);
+	owner->cgroup = task_cgroup(task);
 }
 
 static __always_inline __u32 sock_netns(const struct sock *sk)
@@ -43,32 +77,52 @@ static __always_inline bool is_full(const struct sock *sk)
 	return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
 }
 
-enum { FILES_AT_ONCE = 16, FILES = 256 };
+/*
+ * What a map holds of a socket, made if there is nothing. Asked twice: the first storage of a socket is refused to who
+ * would make it at the same moment as another (bpf_local_storage_alloc() gives EAGAIN), as two tools' readings do.
+ */
+#define sk_storage_of(map, sk)                                                                                         \
+	(bpf_sk_storage_get(map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE)                                                   \
+	     ?: bpf_sk_storage_get(map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE))
+
+enum { FILES_AT_ONCE = 16, FILES = 1024 };
+
+static __always_inline bool is_among(struct file **files, const struct file *file)
+{
+	struct file *some[FILES_AT_ONCE];
+
+	if (bpf_probe_read_kernel(some, sizeof(some), files))
+		return false;
+	for (int i = 0; i < FILES_AT_ONCE; i++)
+		if (some[i] == file)
+			return true;
+	return false;
+}
 
 /*
- * Whether the running task has the socket among its first files. On a path where `current` may be
- * whoever was interrupted, this proves that it is the owner, or does not claim it.
+ * Whether the running task has the socket among its first files or those that it opened last, which
+ * have the numbers before the next. On a path where `current` may be whoever was interrupted, this
+ * proves that it is the owner, or does not claim it.
  */
 static __always_inline bool current_owns(const struct sock *sk)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct file *files[FILES_AT_ONCE], *file, **table;
-	__u32 max;
+	struct file *file, **table;
+	__u32 max, next;
 
 	if (!is_full(sk))
 		return false;
 	file = BPF_CORE_READ(sk, sk_socket, file);
 	table = BPF_CORE_READ(task, files, fdt, fd);
 	max = BPF_CORE_READ(task, files, fdt, max_fds);
+	next = BPF_CORE_READ(task, files, next_fd);
 	if (!file || !table)
 		return false;
-	for (int i = 0; i < FILES && i < max; i += FILES_AT_ONCE) {
-		if (bpf_probe_read_kernel(files, sizeof(files), table + i))
-			return false;
-		for (int j = 0; j < FILES_AT_ONCE; j++)
-			if (files[j] == file)
-				return true;
-	}
+	if (next > FILES && next <= max && is_among(table + next - FILES_AT_ONCE, file))
+		return true;
+	for (int i = 0; i < FILES && i < max; i += FILES_AT_ONCE)
+		if (is_among(table + i, file))
+			return true;
 	return false;
 }
 

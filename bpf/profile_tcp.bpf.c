@@ -34,7 +34,7 @@ struct tcp_row {
 	__u8 state;
 	__u8 is_new; /* opened since we watch: all that it has counted is of that time */
 	__u8 inbound;
-	__u8 pad[1];
+	__u8 inherited; /* its process' parent has it still */
 };
 const struct tcp_row *tcp_row_type __attribute__((unused));
 
@@ -164,7 +164,7 @@ static __always_inline void mark_current(struct sock *sk, bool is_new)
 
 	if (task->flags & PF_KTHREAD)
 		return;
-	mark = bpf_sk_storage_get(&marks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	mark = sk_storage_of(&marks, sk);
 	if (!mark || (!is_new && mark->pid && !is_inbound(sk)))
 		return;
 	load_holder(task, &mark->pid, mark->comm);
@@ -219,9 +219,12 @@ int list_held(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_state == TCP_CLOSE)
 		return 0;
+	row.inherited = is_inherited(task, ctx->fd, file);
 	if (sk->__sk_common.skc_state == TCP_LISTEN) {
-		mark = bpf_sk_storage_get(&marks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		/* The first holder is the lowest number; process 1 holds what it activates for others. */
+		if (row.inherited)
+			return 0;
+		mark = sk_storage_of(&marks, sk);
+		/* Of several the lowest number; process 1 holds what it activates for others. */
 		if (mark && mark->pid <= 1) {
 			load_holder(task, &mark->pid, mark->comm);
 			mark->is_new = true;

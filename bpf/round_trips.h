@@ -61,7 +61,7 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, __u32 srtt_us, __u
 	struct mark *mark;
 	struct rtt *rtt;
 
-	rtt = figures.rtts < RTTS ? bpf_sk_storage_get(&rtts, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	rtt = figures.rtts < RTTS ? sk_storage_of(&rtts, sk) : 0;
 	if (!rtt) {
 		__sync_fetch_and_add(&figures.rtts_untracked, 1);
 		return 0;

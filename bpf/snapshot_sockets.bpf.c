@@ -47,6 +47,8 @@ struct socket_row {
 	__u8 state;
 	__u8 chrono_type;
 	__u8 retransmits; /* of the oldest packet, in a row */
+	__u8 inherited;   /* and its process' parent has it still */
+	__u8 pad[7];
 };
 const struct socket_row *socket_row_type __attribute__((unused));
 
@@ -177,6 +179,7 @@ int list_files(struct bpf_iter__task_file *ctx)
 	if (!row.endpoints.local_port)
 		return 0; /* a socket without an address */
 	row.cgroup = load_cgroup(sk);
+	row.inherited = is_inherited(task, ctx->fd, file);
 	load_holder(task, &row.pid, row.comm);
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 	return 0;

@@ -47,10 +47,3 @@ static __always_inline __u64 load_cgroup(const struct sock *sk)
 {
 	return sk->sk_cgrp_data.cgroup->kn->id;
 }
-
-/* The process that holds a file. ps shows the group leader's name; a thread's may differ. */
-static __always_inline void load_holder(struct task_struct *task, __u32 *pid, char comm[16])
-{
-	*pid = task->tgid;
-	bpf_probe_read_kernel(comm, 16, task->group_leader->comm);
-}

@@ -22,7 +22,9 @@ struct socket_bytes {
 	__u32 netns;
 	char comm[16];
 	struct endpoints endpoints;
-	__u32 protocol;
+	__u8 protocol;
+	__u8 inherited; /* its process' parent has it still */
+	__u8 pad[2];
 };
 
 /* What must be known of a socket that may be gone when the window ends. */
@@ -30,6 +32,8 @@ struct flow {
 	struct socket_bytes socket;
 	__u64 closed_ns; /* TCP: CLOCK_MONOTONIC */
 	__u64 slot;      /* UDP: where its bytes are counted */
+	__u32 window;    /* TCP: the newest when it was opened; 0 = opened before we watched */
+	__u32 pad;
 };
 
 /* Of a TCP socket: its owner, as far as seen. Of a UDP socket: its slot too. */
@@ -37,8 +41,7 @@ struct mark {
 	__u32 slot; /* 0 = none */
 	__u32 pid;
 	char comm[16];
-	__u8 is_new; /* opened since we watch: all that it has counted is of that time */
-	__u8 pad[3];
+	__u32 window; /* as of a flow; of a listener any but 0 */
 };
 
 /* A listener's mark is copied to the connections that it accepts. */
@@ -104,7 +107,7 @@ static __always_inline struct slot *admit(struct sock *sk)
 	slot = free_slot(&index);
 	if (!slot)
 		return 0;
-	mark = bpf_sk_storage_get(&marks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	mark = sk_storage_of(&marks, sk);
 	if (!mark)
 		return 0;
 	if (slot->cookie)
@@ -160,7 +163,7 @@ int BPF_PROG(udp_sent, struct sock *sk, int length, int flags)
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(udp_received, struct sock *sk, int length, int flags)
 {
-	if (is_udp(sk) && length > 0 && !(flags & MSG_PEEK))
+	if (is_udp(sk) && length > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE)))
 		count_datagram(sk, length, 0);
 	return 0;
 }
@@ -171,15 +174,25 @@ static __always_inline void mark_current(struct sock *sk, bool is_new)
 
 	if (!current_mark(&now))
 		return;
-	mark = bpf_sk_storage_get(&marks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	mark = sk_storage_of(&marks, sk);
 	if (!mark)
 		return;
 	mark->pid = now.pid;
 	__builtin_memcpy(mark->comm, now.comm, sizeof(now.comm));
-	mark->is_new |= is_new;
+	if (is_new)
+		mark->window = windows.newest;
 }
 
-/* False if it has moved nothing. */
+/* The mark that it has of its listener, if it has one, says nothing of when it was opened. */
+static __always_inline void mark_accepted(struct sock *sk)
+{
+	struct mark *mark = sk_storage_of(&marks, sk);
+
+	if (mark)
+		mark->window = windows.newest;
+}
+
+/* Returns whether it has moved anything. One that has not is listed all the same: it is known to have been there. */
 static __always_inline bool load_tcp(struct tcp_sock *tp, struct socket_bytes *socket)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
@@ -190,8 +203,6 @@ static __always_inline bool load_tcp(struct tcp_sock *tp, struct socket_bytes *s
 	/* The end of the stream is no byte, but has a place in the sequence. */
 	if (socket->traffic.rx_bytes && sk->__sk_common.skc_flags & (1 << SOCK_DONE))
 		socket->traffic.rx_bytes--;
-	if (!socket->traffic.rx_bytes && !socket->traffic.tx_bytes)
-		return false;
 	socket->cookie = bpf_get_socket_cookie(sk);
 	socket->cgroup = load_cgroup(sk);
 	socket->netns = load_netns(&sk->__sk_common);
@@ -199,7 +210,7 @@ static __always_inline bool load_tcp(struct tcp_sock *tp, struct socket_bytes *s
 	if (!socket->endpoints.local_port)
 		socket->endpoints.local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 	socket->protocol = IPPROTO_TCP;
-	return true;
+	return socket->traffic.rx_bytes || socket->traffic.tx_bytes;
 }
 
 static __always_inline void hand_in(struct sock *sk)
@@ -213,13 +224,14 @@ static __always_inline void hand_in(struct sock *sk)
 	flow.closed_ns = bpf_ktime_get_ns();
 	mark = bpf_sk_storage_get(&marks, sk, 0, 0);
 	if (mark) {
+		flow.window = mark->window;
 		flow.socket.pid = mark->pid;
 		__builtin_memcpy(flow.socket.comm, mark->comm, sizeof(mark->comm));
 	}
 	if (!bpf_map_update_elem(&tcp_closed, &flow.socket.cookie, &flow, BPF_ANY))
 		return;
 	__sync_fetch_and_add(&admission.tcp_untracked, 1);
-	if (mark && mark->is_new)
+	if (flow.window)
 		add_untracked(TCP_UNTRACKED, flow.socket.traffic.rx_bytes, flow.socket.traffic.tx_bytes);
 	else
 		__sync_fetch_and_add(&admission.tcp_unknown, 1);
@@ -237,6 +249,8 @@ int BPF_PROG(tcp_state, struct sock *sk, int oldstate, int newstate)
 		return 0;
 	if (newstate == TCP_SYN_SENT || newstate == TCP_LISTEN)
 		mark_current(sk, true);
+	else if (newstate == TCP_ESTABLISHED && oldstate == TCP_SYN_RECV)
+		mark_accepted(sk);
 	else if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
 		mark_current(sk, false);
 	else if (newstate == TCP_CLOSE)
@@ -264,19 +278,23 @@ int list_held(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk || !is_inet(sk))
 		return 0;
+	row.inherited = is_inherited(task, ctx->fd, file);
 	if (sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN) {
-		mark = bpf_sk_storage_get(&marks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		/* The first holder is the lowest number; process 1 holds what it activates for others. */
+		if (row.inherited)
+			return 0;
+		mark = sk_storage_of(&marks, sk);
+		/* Of several the lowest number; process 1 holds what it activates for others. */
 		if (mark && mark->pid <= 1) {
 			load_holder(task, &mark->pid, mark->comm);
-			mark->is_new = true;
+			mark->window = windows.newest;
 		}
 		return 0;
 	}
 	if (sk->sk_protocol == IPPROTO_TCP) {
 		tp = bpf_skc_to_tcp_sock(sk);
-		if (!tp || !load_tcp(tp, &row))
+		if (!tp)
 			return 0;
+		load_tcp(tp, &row);
 	} else if (sk->sk_protocol == IPPROTO_UDP) {
 		mark = bpf_sk_storage_get(&marks, sk, 0, 0);
 		if (!mark || !mark->slot)
@@ -303,8 +321,10 @@ int list_tcp(struct bpf_iter__tcp *ctx)
 	if (!c)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(c);
-	if (tp && load_tcp(tp, &row))
-		bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
+	if (!tp)
+		return 0;
+	load_tcp(tp, &row);
+	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 	return 0;
 }
 
@@ -324,8 +344,9 @@ int list_marked(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!sk || !mark || sk->sk_protocol != IPPROTO_TCP || (sk->sk_socket && sk->sk_socket->file))
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp || !load_tcp(tp, &row))
+	if (!tp)
 		return 0;
+	load_tcp(tp, &row);
 	row.pid = mark->pid;
 	__builtin_memcpy(row.comm, mark->comm, sizeof(row.comm));
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));

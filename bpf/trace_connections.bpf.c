@@ -54,7 +54,7 @@ static __always_inline const struct request *request(void)
 
 static __always_inline struct track *track_of(struct sock *sk)
 {
-	struct track *track = bpf_sk_storage_get(&tracks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct track *track = sk_storage_of(&tracks, sk);
 
 	if (!track)
 		__sync_fetch_and_add(&figures.lost, 1);
@@ -345,8 +345,10 @@ int find_listeners(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_state != TCP_LISTEN)
 		return 0;
-	track = bpf_sk_storage_get(&tracks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	/* The first that holds it is the oldest: its children inherited it. But init made it for somebody else. */
+	if (is_inherited(task, ctx->fd, file))
+		return 0;
+	track = sk_storage_of(&tracks, sk);
+	/* Of several the lowest number; process 1 holds what it activates for others. */
 	if (!track || (track->round == asked->round && track->owner.pid != 1))
 		return 0;
 	load_holder(task, &track->owner.pid, track->owner.comm);

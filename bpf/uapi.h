@@ -34,7 +34,7 @@ enum { BPF_SK_STORAGE_GET_F_CREATE = 1 };
 enum { BPF_HDR_START_MAC = 0, BPF_HDR_START_NET = 1 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2, BPF_RB_AVAIL_DATA = 0 };
 enum { XDP_PASS = 2 };
-enum { PF_KTHREAD = 0x00200000, MSG_PEEK = 2 };
+enum { PF_KTHREAD = 0x00200000, MSG_PEEK = 2, MSG_ERRQUEUE = 0x2000 };
 enum { SOCK_DONE = 1 }; /* enum sock_flags, a bit of skc_flags: the peer has sent its FIN */
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { ETH_P_IP = 0x0800, ETH_P_ARP = 0x0806, ETH_P_8021Q = 0x8100, ETH_P_IPV6 = 0x86dd, ETH_P_8021AD = 0x88a8 };

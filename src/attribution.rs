@@ -4,8 +4,8 @@
 //! container out of the path, since that is parsing.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    fs,
+    collections::{HashMap, HashSet, VecDeque},
+    fs, io,
     os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Mutex,
@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{answer::Owner, bpf::lock, limits, untrusted};
+use crate::{answer::Owner, bpf::lock, limits, logging::Throttle, untrusted};
 
 /// An owner as the daemon saw it.
 #[derive(Serialize, Deserialize, Default, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,13 +51,18 @@ pub fn own_netns() -> u32 {
     fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32)
 }
 
-/// The names that network namespaces have (`ip netns`, Docker), by inode.
-pub fn netns_names() -> HashMap<u32, String> {
-    let folders = ["/run/netns", "/run/docker/netns"].into_iter().filter_map(|folder| fs::read_dir(folder).ok());
-    let files = folders.flatten().flatten().take(limits::CGROUPS);
+/// The files by whose names network namespaces are known (`ip netns`, Docker), by inode.
+pub fn netns_files() -> HashMap<u32, String> {
+    let folders = ["/run/docker/netns", "/run/netns"].into_iter().filter_map(|folder| fs::read_dir(folder).ok());
+    let files = folders.flatten().flatten().take(limits::CGROUPS).map(|file| file.path());
     files
-        .filter_map(|file| Some((fs::metadata(file.path()).ok()?.ino() as u32, file.file_name().into_string().ok()?)))
+        .filter_map(|path| Some((fs::metadata(&path).ok()?.ino() as u32, path.into_os_string().into_string().ok()?)))
         .collect()
+}
+
+/// The name of a network namespace that has this file.
+pub fn netns_name(file: &str) -> &str {
+    file.rsplit('/').next().unwrap_or_default()
 }
 
 /// The systemd unit of a cgroup path: the innermost service or scope, else the slice.
@@ -80,18 +85,39 @@ pub fn container(cgroup: &str) -> Option<&str> {
 /// The path of the cgroup with this id (the inode of its folder) below the cgroup v2 root; `None` if
 /// it is gone or cgroup v2 is not mounted. The root itself is `/`.
 fn cgroup_path(id: u64) -> Option<String> {
-    static KNOWN: Mutex<Option<HashMap<u64, String>>> = Mutex::new(None);
+    static KNOWN: Mutex<Option<Cgroups>> = Mutex::new(None);
     if id == 0 {
         return None;
     }
-    let mut known = lock(&KNOWN);
-    if let Some(path) = known.as_ref().and_then(|known| known.get(&id)) {
-        return Some(path.clone());
+    lock(&KNOWN).get_or_insert_with(Cgroups::new).path(id, || walk(Path::new(root().ok_or(io::ErrorKind::NotFound)?)))
+}
+
+/// What cgroupfs has shown. An id that a whole search has not found is gone for good: the kernel gives none out twice.
+struct Cgroups {
+    paths: HashMap<u64, String>,
+    gone: HashSet<u64>,
+    /// However many cgroups end in a window, looking for them takes no more than a part of the time.
+    walks: Throttle,
+}
+
+impl Cgroups {
+    fn new() -> Self {
+        let walks = Throttle::new(limits::CGROUP_WALKS_PER_SECOND);
+        Cgroups { paths: HashMap::new(), gone: HashSet::new(), walks }
     }
-    let found = walk(Path::new(root()?));
-    let path = found.get(&id).cloned();
-    *known = Some(found);
-    path
+
+    fn path(&mut self, id: u64, walk: impl FnOnce() -> io::Result<HashMap<u64, String>>) -> Option<String> {
+        if !self.paths.contains_key(&id) && !self.gone.contains(&id) && self.walks.admit().is_some() {
+            self.paths = walk().ok()?;
+            if self.gone.len() >= limits::CGROUPS {
+                self.gone.clear();
+            }
+            if !self.paths.contains_key(&id) {
+                self.gone.insert(id);
+            }
+        }
+        self.paths.get(&id).cloned()
+    }
 }
 
 /// Where cgroup v2 is mounted: alone, or beside v1 (the hybrid layout).
@@ -101,15 +127,17 @@ fn root() -> Option<&'static str> {
         .find(|path| Path::new(path).join("cgroup.controllers").exists())
 }
 
-/// Inode to path of every folder below `root`, breadth first, at most [`limits::CGROUPS`].
-fn walk(root: &Path) -> HashMap<u64, String> {
+/// Inode to path of every folder below `root`, breadth first, at most [`limits::CGROUPS`]. Folders may vanish meanwhile.
+fn walk(root: &Path) -> io::Result<HashMap<u64, String>> {
     let mut found = HashMap::new();
-    if let Ok(meta) = fs::metadata(root) {
-        found.insert(meta.ino(), "/".to_owned());
-    }
+    found.insert(fs::metadata(root)?.ino(), "/".to_owned());
     let mut folders: VecDeque<PathBuf> = VecDeque::from([root.to_owned()]);
     while let Some(folder) = folders.pop_front() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(&folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries.flatten() {
             if found.len() >= limits::CGROUPS || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
@@ -119,12 +147,26 @@ fn walk(root: &Path) -> HashMap<u64, String> {
             folders.push_back(path);
         }
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cgroup_that_is_gone_is_looked_for_once() {
+        let (mut cgroups, walks) = (Cgroups::new(), std::cell::Cell::new(0));
+        let walk = || {
+            walks.set(walks.get() + 1);
+            Ok(HashMap::from([(7, "/a.service".to_owned())]))
+        };
+        let asked: Vec<_> = [7, 8, 8, 7, 8].map(|id| cgroups.path(id, walk)).into();
+        assert_eq!(asked.iter().flatten().count(), 2);
+        assert_eq!(walks.get(), 2, "one for each that was not known");
+        assert_eq!(cgroups.path(9, || Err(io::ErrorKind::PermissionDenied.into())), None);
+        assert_eq!(cgroups.path(9, || Ok(HashMap::from([(9, "/b".to_owned())]))).as_deref(), Some("/b"));
+    }
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 

@@ -133,8 +133,9 @@ impl Program {
         self.info().map(|info| (info.run_cnt, info.run_time_ns))
     }
 
-    /// How often it was not run because it was running on that processor already: a tracepoint that
-    /// fires in an interrupt of its own program is skipped.
+    /// How often it was not run because it was running on that processor already: a tracepoint that fires in an
+    /// interrupt of its own program is skipped, and one of a thread that preempts it, where programs can be preempted
+    /// (seen on Linux 7.3, not on 6.18).
     pub fn misses(&self) -> io::Result<u64> {
         self.info().map(|info| info.recursion_misses)
     }

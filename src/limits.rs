@@ -39,8 +39,6 @@ pub const LOG_LINES_PER_SECOND: u32 = 20;
 
 /// Characters kept of a name that came from outside (process, DNS, interface).
 pub const NAME_CHARS: usize = 255;
-/// What the kernel keeps of a process' name (TASK_COMM_LEN, without the NUL).
-pub const COMM_BYTES: usize = 15;
 /// Both forms of an answer together where the caller set no `limit`: beyond it rows are left out, the least first.
 pub const ANSWER_UNASKED: usize = 8_000;
 /// Rows of a list where the caller set no `limit`: of usual names, so many stay under [`ANSWER_UNASKED`] or a little over.
@@ -56,15 +54,22 @@ pub const DIAGNOSED_CONNECTIONS: usize = 1_000;
 /// Processes that are looked at for the network namespaces that they are in; each costs a few microseconds.
 pub const NAMESPACE_PROCESSES: usize = 10_000;
 
+/// Network namespaces whose overflows of accept queues are read at both ends of a window, 0.1 ms each.
+pub const LISTENING_NAMESPACES: usize = 256;
+
 /// Interfaces measured at once: `SLOTS` of `network_monitor.bpf.c`.
 pub const MEASURED_INTERFACES: u32 = 64;
 /// Connects that are kept for the next `outgoing` call: 2 s at 4,000 a second, 1.2 MB.
 pub const CONNECT_BACKLOG: usize = 8_192;
-/// For how long connects are kept after an `outgoing` call that reported some, so that the client's
-/// next call misses none. A client asks again within milliseconds.
+/// Connects in an answer unless a `limit` is given, under [`ANSWER_UNASKED`] so; the next call has those that came after.
+pub const CONNECTS_SHOWN: usize = 10;
+/// For how long connects are kept after an `outgoing` call, so that the client's next call misses none. One that follows
+/// connects asks again within milliseconds.
 pub const CONNECT_LINGER: Duration = Duration::from_secs(1);
 /// Folders of cgroupfs that are searched for a cgroup id; a large Kubernetes node has about 3,000.
 pub const CGROUPS: usize = 50_000;
+/// How often they are searched for an id that is new; on such a node a search takes about 20 ms.
+pub const CGROUP_WALKS_PER_SECOND: u32 = 20;
 
 /// HTTP connections at once. An idle one costs about 10 KB.
 pub const CONNECTIONS: usize = 1_024;
@@ -143,8 +148,10 @@ pub const COMPLAINT_TIME: Duration = Duration::from_secs(1);
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long an authorization server may take to show its keys.
 pub const JWKS_TIME: Duration = Duration::from_secs(5);
-/// After this its keys are fetched again: one that it has withdrawn is good no longer.
+/// After this its keys are fetched again: one that it has withdrawn is good no longer …
 pub const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
+/// … or after this, if the server does not answer.
+pub const JWKS_KEPT: Duration = Duration::from_secs(3_600);
 /// An unknown key does not have them fetched sooner than this after the last time.
 pub const JWKS_MIN_AGE: Duration = Duration::from_secs(10);
 /// By how much its clock and ours may differ.

@@ -1,12 +1,29 @@
 //! Text that came from outside: process names, DNS names. A model or a terminal reads it, so nothing
 //! in it may act as a command to either.
 
+use serde_json::Value;
+
 use crate::limits::NAME_CHARS;
 
 /// `text` without what could act on its reader: control characters, escape sequences, changes of
 /// writing direction, invisible characters; cut to [`NAME_CHARS`].
 pub fn clean(text: &str) -> String {
     text.chars().map(harmless).take(NAME_CHARS).collect()
+}
+
+/// Text of several lines, of any length, without what could act on its reader but ending a line.
+pub fn lines(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { c } else { harmless(c) }).collect()
+}
+
+/// The same for every string of a value, names of fields included.
+pub fn value(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(lines(&text)),
+        Value::Array(items) => items.into_iter().map(self::value).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, field)| (lines(&name), self::value(field))).collect(),
+        other => other,
+    }
 }
 
 /// The character, or a replacement if it could act on its reader.
@@ -48,6 +65,12 @@ mod tests {
         for text in ["\n", "\x1b", "\u{7f}", "\u{9b}", "\u{202e}", "\u{200b}", "\u{feff}", "\u{e0041}"] {
             assert_eq!(clean(text), "\u{fffd}", "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_another_host_says_does_not_act_either() {
+        let said = serde_json::json!({"a\u{1b}": ["b\u{9b}\nc", 1, null]});
+        assert_eq!(value(said), serde_json::json!({"a\u{fffd}": ["b\u{fffd}\nc", 1, null]}));
     }
 
     #[test]

@@ -53,6 +53,13 @@ impl<T: Pod> Windows<T> {
     }
 }
 
+impl<T: Pod> Numbered<T> {
+    /// Whether what was seen when `newest` was the newest window was seen in this one.
+    pub fn has_seen(&self, newest: u32) -> bool {
+        newest.wrapping_sub(self.number) as i32 >= 0
+    }
+}
+
 impl<T: Pod> Drop for Numbered<T> {
     fn drop(&mut self) {
         let mut state = lock(&self.windows.state);

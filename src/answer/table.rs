@@ -24,11 +24,12 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
 /// belongs together stays below each other.
 fn within<const N: usize>(width: u16, header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let rows: Vec<_> = rows.into_iter().collect();
-    let all = of_columns(0..N, &header, &rows);
-    let parts = fold(&all.column_max_content_widths(), if width == 0 { u16::MAX } else { width });
-    let parts: Vec<String> = parts.into_iter().map(|part| of_columns(part, &header, &rows).trim_fmt()).collect();
-    let [whole] = &parts[..] else { return interleave(&parts) };
-    format!("{whole}\n")
+    let whole = of_columns(0..N, &header, &rows);
+    let parts = if width == 0 { Vec::new() } else { fold(&whole.column_max_content_widths(), width) };
+    if parts.len() < 2 {
+        return whole.trim_fmt() + "\n";
+    }
+    interleave(&parts.into_iter().map(|part| of_columns(part, &header, &rows).trim_fmt()).collect::<Vec<_>>())
 }
 
 /// Line by line of all parts.

@@ -27,9 +27,11 @@ const NEWEST: ABI = ABI::V7;
 /// Takes the file system away but for what `role` reads; a gateway reads only `readable`.
 pub fn restrict(role: Role, readable: &[PathBuf]) -> Layer {
     let result = match role {
-        Role::Daemon => {
-            apply(READ).map(|kept| format!("{kept}: reads /proc, cgroups, interfaces; writes nothing, no TCP"))
-        }
+        Role::Daemon => apply(READ).map(|kept| {
+            format!(
+                "{kept}: reads /proc, cgroups, interfaces, modules, names of network namespaces; writes nothing, no TCP"
+            )
+        }),
         Role::Gateway if readable.is_empty() => apply(readable).map(|kept| format!("{kept}: opens no file, no TCP")),
         Role::Gateway => {
             let paths: Vec<_> = readable.iter().map(|path| path.display().to_string()).collect();

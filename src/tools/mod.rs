@@ -124,7 +124,22 @@ pub struct Answer {
 
 impl Answer {
     fn bytes(&self) -> usize {
-        self.structured.to_string().len() + self.text.len()
+        let mut json = Counted(0);
+        let _ = serde_json::to_writer(&mut json, &self.structured); // which writes always, and values have no odd keys
+        json.0 + self.text.len()
+    }
+}
+
+/// Counts what is written.
+struct Counted(usize);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -155,6 +170,7 @@ impl Question {
             input_schema: input_schema::<T::Input>,
             output_schema: output_schema::<T::Output>,
             prepare: |value, interface| {
+                leave_out_nulls::<T::Input>(value);
                 let mut input = decode::<T::Input>(value)?;
                 if interface.is_some_and(|interface| T::complete(&mut input, interface)) {
                     *value = serde_json::to_value(&input).unwrap_or_default();
@@ -186,6 +202,14 @@ fn answer_of<T: Tool>(output: &T::Output) -> Answer {
     Answer { structured: serde_json::to_value(output).unwrap_or_default(), text: T::text(output) }
 }
 
+/// Models give null for what they have nothing to say about.
+fn leave_out_nulls<T: JsonSchema>(value: &mut Value) {
+    if let Some(fields) = value.as_object_mut().filter(|fields| fields.values().any(Value::is_null)) {
+        let known = input_schema::<T>();
+        fields.retain(|name, field| !field.is_null() || known["properties"].get(name).is_none());
+    }
+}
+
 /// An input, or what is wrong with it and where.
 fn decode<T: DeserializeOwned + JsonSchema>(value: &Value) -> Result<T, Error> {
     serde_path_to_error::deserialize(value).map_err(|e| {
@@ -195,7 +219,7 @@ fn decode<T: DeserializeOwned + JsonSchema>(value: &Value) -> Result<T, Error> {
             let allowed = &input_schema::<T>()["properties"][name]["enum"];
             return Error::InvalidInput(format!("{name} is missing; it is one of {allowed}"));
         }
-        let (path, reason) = (e.path().to_string(), untrusted::clean(&e.inner().to_string()));
+        let [path, reason] = [e.path().to_string(), e.inner().to_string()].map(|text| untrusted::clean(&text));
         Error::InvalidInput(if path == "." { reason } else { format!("{path}: {reason}") })
     })
 }

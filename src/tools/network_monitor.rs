@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Host, Tool};
 use crate::{
-    answer::{self, Endpoint, Family, Measured, Owner, WindowSeconds},
+    answer::{self, Endpoint, Family, Limit, Measured, Owner, WindowSeconds},
     attribution::Process,
     bpf::{self, Loader},
+    limits, untrusted,
     window::Window,
     wire::Error,
 };
@@ -60,7 +61,7 @@ pub enum Mode {
 #[serde(deny_unknown_fields)]
 pub struct Input {
     pub operation: Operation,
-    /// incoming: default the one with the default route, else the busiest. outgoing: only connections over it.
+    /// incoming: default that of the default route, else the busiest. outgoing: only connections over it.
     #[serde(default)]
     pub interface: Option<String>,
     /// Seconds. Default 5; outgoing 60, or until there is a connection.
@@ -69,9 +70,16 @@ pub struct Input {
     /// incoming: tcx changes nothing; xdp: generic; xdp_native: in the driver, may reset the link.
     #[serde(default)]
     pub mode: Mode,
-    /// outgoing: `next` of the last answer, to continue there.
+    /// outgoing: `next` of the last answer, within a second, to miss none.
     #[serde(default)]
     pub after: Option<String>,
+    // outgoing: connections in the answer.
+    #[serde(default = "connects_shown")]
+    pub limit: Limit,
+}
+
+const fn connects_shown() -> Limit {
+    Limit::new(limits::CONNECTS_SHOWN)
 }
 
 /// What was counted, by direction.
@@ -130,7 +138,7 @@ pub struct Output {
     /// outgoing: the oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Vec<Connection>>,
-    /// outgoing: pass as `after` within a second to miss none.
+    // outgoing: pass as `after` within a second to miss none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
     pub measured: Measured,
@@ -173,9 +181,9 @@ pub struct Connection {
 impl Tool for T {
     const NAME: &'static str = "network-monitor";
     const TITLE: &'static str = "Watch one interface, or the next connection";
-    const DESCRIPTION: &'static str = "Quick look. operation=incoming: packets and bits a second on an interface, by protocol, \
-        counted as on the wire. operation=outgoing: waits for the next TCP connection that any process opens, and says who, where to, \
-        whether it was established and how long that took.";
+    const DESCRIPTION: &'static str = "operation=incoming: packets and bits a second on an interface, by protocol, \
+        counted as on the wire. operation=outgoing: waits for the next TCP connection \
+        that any process opens: who, where to, whether it was established, how long that took.";
     const CONTINUES: bool = true;
     type Input = Input;
     type Sample = Sample;
@@ -218,7 +226,7 @@ impl Tool for T {
                 .outgoing
                 .as_ref()
                 .map_err(|reason| Error::Unavailable { tool: Self::NAME.into(), reason: reason.clone() })?
-                .sample(input.interface.as_deref(), input.after.as_deref(), Self::duration(input), window),
+                .sample(input, Self::duration(input), window),
         }
     }
 
@@ -262,7 +270,7 @@ impl Tool for T {
 
     fn text(output: &Output) -> String {
         match (&output.connections, &output.received) {
-            (Some(connections), _) => outgoing_text(connections, &output.measured),
+            (Some(connections), _) => outgoing_text(connections, output),
             (None, Some(rx)) => incoming_text(output, rx),
             (None, None) => String::new(),
         }
@@ -279,7 +287,7 @@ fn incoming_output(interface: String, rx: Count, tx: Option<Count>, window: Dura
     let Count { tcp, udp, icmp, arp, other, .. } = rx;
     Output {
         operation: Operation::Incoming,
-        interface: Some(interface),
+        interface: Some(untrusted::clean(&interface)),
         received: Some(rates(rx)),
         by_protocol: Some(ByProtocol { tcp, udp, icmp, arp, other }),
         transmitted: tx.map(rates),
@@ -298,7 +306,7 @@ fn connection(connect: Connect) -> Connection {
         established: connect.established,
         error: (!connect.established).then(|| answer::errno_name(connect.errno)),
         connect_latency_us: connect.latency_ns / 1_000,
-        interface: connect.interface,
+        interface: connect.interface.as_deref().map(untrusted::clean),
     }
 }
 
@@ -315,7 +323,8 @@ fn incoming_text(output: &Output, rx: &Rates) -> String {
     text + &output.measured.text()
 }
 
-fn outgoing_text(connections: &[Connection], measured: &Measured) -> String {
+fn outgoing_text(connections: &[Connection], output: &Output) -> String {
+    let measured = &Measured { rows_cut: 0, ..output.measured.clone() };
     if connections.is_empty() {
         return format!("No process opened a TCP connection in {:.1} s.\n{}", measured.window_ms / 1e3, measured.text());
     }
@@ -323,54 +332,12 @@ fn outgoing_text(connections: &[Connection], measured: &Measured) -> String {
         let outcome = c.error.clone().unwrap_or_else(|| "established".into());
         [c.owner.to_string(), c.local.to_string(), c.remote.to_string(), outcome, answer::micros(c.connect_latency_us), answer::or_dash(&c.owner.unit)]
     });
-    answer::table(["process", "local", "remote", "outcome", ">after", "unit"], rows) + &measured.text()
+    let more = match (output.measured.rows_cut, &output.next) {
+        (0, _) | (_, None) => String::new(),
+        (cut, Some(next)) => format!("\n{cut} more, for a call within a second (after={next}), or for a higher limit.\n"),
+    };
+    answer::table(["process", "local", "remote", "outcome", ">after", "unit"], rows) + &more + &measured.text()
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn input(value: serde_json::Value) -> Input {
-        serde_json::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn rates_are_of_the_window_as_it_was() {
-        let rx = Count { packets: 10_000, bytes: 1_000_000, tcp: 9_000, udp: 1_000, ..Count::default() };
-        let sample = Sample::Incoming { interface: "eth0".into(), rx, tx: None, window_ns: 500_000_000, outer: false };
-        let output = T::report(input(json!({"operation": "incoming"})), sample);
-        let rates = output.received.clone().unwrap();
-        assert_eq!((rates.packets_per_second, rates.bits_per_second, rates.packets), (20_000.0, 16_000_000.0, 10_000));
-        assert_eq!(output.measured.window_ms, 500.0);
-        assert!(T::text(&output).contains("9000 TCP, 1000 UDP"), "{}", T::text(&output));
-    }
-
-    #[test]
-    fn a_refused_connect_says_so_and_a_hostile_name_is_harmless() {
-        let connect = Connect {
-            process: Process { pid: 7, comm: "evil\n\u{1b}[31m".into(), cgroup: Some("/system.slice/x.service".into()), netns: 1 },
-            local: Endpoint { address: "10.0.0.1".parse().unwrap(), port: 40000 },
-            remote: Endpoint { address: "10.0.0.2".parse().unwrap(), port: 80 },
-            established: false,
-            errno: libc::ECONNREFUSED,
-            latency_ns: 1_500_000,
-            interface: None,
-        };
-        let sample = Sample::Outgoing { connects: vec![connect], cut: 0, lost: 0, connecting: 0, next: "1-1".into(), continued: false, window_ns: 1 };
-        let output = T::report(input(json!({"operation": "outgoing"})), sample);
-        let connection = &output.connections.as_ref().unwrap()[0];
-        assert_eq!(connection.error.as_deref(), Some("ECONNREFUSED"));
-        assert_eq!(connection.owner.unit.as_deref(), Some("x.service"));
-        assert!(!T::text(&output).contains('\u{1b}') && T::text(&output).lines().count() == 2, "{}", T::text(&output));
-    }
-
-    #[test]
-    fn nothing_is_an_empty_list() {
-        let sample = Sample::Outgoing { connects: vec![], cut: 0, lost: 0, connecting: 2, next: "1-1".into(), continued: false, window_ns: 1_000_000_000 };
-        let output = T::report(input(json!({"operation": "outgoing"})), sample);
-        assert_eq!(serde_json::to_value(&output).unwrap()["connections"], json!([]));
-        assert!(T::text(&output).starts_with("No process opened a TCP connection in 1.0 s"));
-    }
-}
+mod tests;

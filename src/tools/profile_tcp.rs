@@ -257,7 +257,7 @@ impl Tool for T {
     const TITLE: &'static str = "Find why TCP is slow";
     const DESCRIPTION: &'static str = "Finds why TCP is slow: by remote the RTT distribution, retransmits, and what limited the sender \
         (receiver, send buffer, network, application); who reset connections and why. Whole host, containers included.";
-    const NEEDS: &'static str = "Linux 5.12 or newer with BTF (CONFIG_DEBUG_INFO_BTF)";
+    const NEEDS: &'static str = "Linux 5.15 or newer with BTF (CONFIG_DEBUG_INFO_BTF)";
     type Input = Input;
     type Sample = Sample;
     type Output = Output;

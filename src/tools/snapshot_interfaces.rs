@@ -1,13 +1,13 @@
 //! What links are there, and what do they carry? Two readings of the kernel's own counters: nothing is attached.
 
-use std::time::Duration;
+use std::{cmp::Ordering::Equal, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Host, Tool};
 use crate::{
-    answer::{self, Measured, WindowMs},
+    answer::{self, Limit, Measured, WindowMs},
     bpf::Loader,
     netlink::{self, Interface},
     untrusted,
@@ -27,6 +27,8 @@ pub struct Input {
     /// Between the two readings from which rates are made. Default 1000.
     #[serde(default = "one_second")]
     pub duration_ms: WindowMs,
+    #[serde(default)]
+    pub limit: Limit,
 }
 
 fn one_second() -> WindowMs {
@@ -128,13 +130,24 @@ impl Tool for T {
         input.duration_ms.duration()
     }
 
-    fn report(_: Input, sample: Sample) -> Output {
+    fn report(input: Input, sample: Sample) -> Output {
         let window = Duration::from_nanos(sample.window_ns);
-        Output {
-            primary: sample.primary.as_deref().map(untrusted::clean),
-            interfaces: sample.interfaces.iter().map(|(before, after)| link(before, after, &sample.default_routes, window)).collect(),
-            measured: Measured::window(window),
-        }
+        let primary = sample.primary.as_deref().map(untrusted::clean);
+        let links = sample.interfaces.iter().map(|(before, after)| link(before, after, &sample.default_routes, window));
+        let weight = |link: &Link| link.weight(primary.as_deref());
+        let (mut interfaces, rows_cut) = answer::largest(links.collect(), input.limit.rows(), weight);
+        interfaces.sort_by_key(|link| link.index);
+        Output { primary, interfaces, measured: Measured { rows_cut, ..Measured::window(window) } }
+    }
+
+    fn shorten(output: &mut Output) -> bool {
+        let Output { primary, interfaces, measured } = output;
+        let weight = |(_, link): &(usize, &Link)| link.weight(primary.as_deref());
+        let least = interfaces.iter().enumerate().min_by(|a, b| weight(a).partial_cmp(&weight(b)).unwrap_or(Equal));
+        let Some((least, _)) = least.filter(|_| interfaces.len() > 1) else { return false };
+        interfaces.remove(least);
+        measured.rows_cut += 1;
+        true
     }
 
     fn text(output: &Output) -> String {
@@ -156,6 +169,16 @@ impl Tool for T {
         let table = answer::table(["interface", "kind", "state", ">received", ">sent", ">packets in", ">out", ">errors+drops", "address"], rows);
         let primary = output.primary.as_ref().map_or_else(String::new, |p| format!("\n* {p} is the primary interface.\n"));
         table + &primary + &output.measured.text()
+    }
+}
+
+impl Link {
+    /// What a reader would miss it for: it leads out, loses packets, is busy.
+    fn weight(&self, primary: Option<&str>) -> (bool, bool, f64, bool) {
+        let lost = |way: &Traffic| way.errors_in_window + way.dropped_in_window > 0;
+        let leads_out = self.default_route || primary == Some(&self.name);
+        let rate = self.rx.bits_per_second + self.tx.bits_per_second;
+        (leads_out, lost(&self.rx) || lost(&self.tx), rate, self.state == "up")
     }
 }
 
@@ -203,10 +226,27 @@ mod tests {
         let mut after = before.clone();
         (after.counters.rx_bytes, after.counters.rx_packets, after.counters.tx_errors) = (2_000, 30, 1);
         let sample = Sample { interfaces: vec![(before, after)], primary: Some("eth0".into()), default_routes: vec![2], window_ns: 2_000_000_000 };
-        let output = T::report(Input { interface: None, duration_ms: one_second() }, sample);
+        let output = T::report(Input { interface: None, duration_ms: one_second(), limit: Limit::default() }, sample);
         let link = &output.interfaces[0];
         assert_eq!((link.rx.bytes, link.rx.bits_per_second, link.rx.packets_per_second), (2_000, 4_000.0, 10.0));
         assert!(link.default_route && link.qdisc.is_none());
         assert!(T::text(&output).contains("eth0 *"), "{}", T::text(&output));
+    }
+
+    /// A node of a cluster has hundreds of them.
+    #[test]
+    fn of_many_interfaces_those_that_matter_are_shown() {
+        let interface = |i: u32| {
+            let counters = Counters { rx_bytes: u64::from(i), ..Counters::default() };
+            Interface { name: format!("veth{i}"), index: i, kind: "veth".into(), counters, ..Interface::default() }
+        };
+        let mut interfaces: Vec<_> = (1..=300).map(|i| (Interface { index: i, ..Interface::default() }, interface(i))).collect();
+        interfaces[4].1.counters.rx_dropped = 1;
+        let sample = Sample { interfaces, primary: Some("veth3".into()), default_routes: vec![7], window_ns: 1_000_000_000 };
+        crate::tools::tests::is_short_unless_asked::<T>(&sample, &["interfaces"]);
+        let limit = Limit::new(5);
+        let output = T::report(Input { interface: None, duration_ms: one_second(), limit }, sample);
+        let indexes: Vec<_> = output.interfaces.iter().map(|link| link.index).collect();
+        assert_eq!((indexes, output.measured.rows_cut), (vec![3, 5, 7, 299, 300], 295));
     }
 }

@@ -247,7 +247,7 @@ impl Tool for T {
     const TITLE: &'static str = "List open sockets and listeners";
     const DESCRIPTION: &'static str = "Lists TCP and UDP sockets that are open now, in every network namespace and container, with owner, queues, \
         RTT, retransmits and what limits the sender; listeners with their accept queue and drops; counts by state. Like `ss -tuianp`.";
-    const NEEDS: &'static str = "Linux 5.12 or newer with BTF (CONFIG_DEBUG_INFO_BTF)";
+    const NEEDS: &'static str = "Linux 5.15 or newer with BTF (CONFIG_DEBUG_INFO_BTF)";
     type Input = Input;
     type Sample = Sample;
     type Output = Output;

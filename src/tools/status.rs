@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Host, QUESTIONS, Tool};
-use crate::{answer, bpf::Loader, sandbox::{self, Layer}, window::Window, wire::Error};
+use crate::{answer, bpf::Loader, sandbox::{self, Layer}, untrusted, window::Window, wire::Error};
 
 /// Reads no eBPF of its own.
 pub struct T;
@@ -167,7 +167,7 @@ impl Tool for T {
                 [tool.name.clone(), available.into(), tool.links.len().to_string(), runs.to_string(), cost, or_empty(&tool.reason)]
             }),
         );
-        text
+        untrusted::lines(&text)
     }
 
     fn without_daemon(reason: &str) -> Option<Output> {

@@ -117,8 +117,14 @@ pub struct Gaps {
     tcp_untracked: u64,
     /// … but for those of these.
     tcp_unknown: u64,
+    /// TCP connections that closed and were opened before the window, and that nobody held when it began.
+    #[serde(default)]
+    tcp_older: u64,
     /// Sockets were seen in other network namespaces than the daemon's.
     other_netns: bool,
+    /// Calls of sockets and changes of state that the kernel did not show.
+    #[serde(default)]
+    missed: u64,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Default, Clone, Copy, PartialEq)]
@@ -214,7 +220,7 @@ impl Tool for T {
     const TITLE: &'static str = "Find who uses the bandwidth";
     const DESCRIPTION: &'static str = "Finds who uses the bandwidth: bytes and rates by process, connection, remote, systemd unit, container, \
         network namespace or port. TCP and UDP of the whole host, loopback and containers included; rows and `other` add up to `total`.";
-    const NEEDS: &'static str = "Linux 5.12 or newer with BTF (CONFIG_DEBUG_INFO_BTF); 6.3 for UDP";
+    const NEEDS: &'static str = "Linux 5.15 or newer with BTF (CONFIG_DEBUG_INFO_BTF); 6.3 for UDP";
     type Input = Input;
     type Sample = Sample;
     type Output = Output;

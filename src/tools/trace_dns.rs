@@ -206,7 +206,10 @@ impl Tool for T {
         let kept = Arc::new(Mutex::new(Kept::default()));
         let filled = Arc::clone(&kept);
         let subscription = self.events.subscribe(move |message: &types::message| lock(&filled).take(message))?;
-        let lost = || bpf::counter(&self.bss, offset_of!(types::bss, lost));
+        let lost = || {
+            let missed = self.programs.iter().map(Program::misses).sum::<io::Result<u64>>()?;
+            Ok::<_, Error>(missed + bpf::counter(&self.bss, offset_of!(types::bss, lost))?)
+        };
         let (from, lost_before) = (lock(&kept).open(), lost()?);
         window.wait(window.opened(), Self::duration(input))?;
         let to = lock(&kept).close();

@@ -130,6 +130,8 @@ pub struct Listener {
     accept_queue: u32,
     accept_queue_max: u32,
     dropped: u64,
+    #[serde(default)]
+    overflows: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
@@ -140,7 +142,7 @@ pub struct Output {
     pub packets: u64,
     // Of these, in ordinary operation.
     pub benign_packets: u64,
-    /// Growth of what no packet shows, in netmond's own network namespace: listen_overflows, listen_drops, syn_cookies_sent, conntrack_drops, softnet_dropped, interface_dropped …
+    /// Growth of what no packet shows, in netmond's own network namespace: listen_overflows, syn_cookies_sent, conntrack_drops, softnet_dropped …
     #[schemars(with = "std::collections::BTreeMap<String, Option<u64>>")]
     pub counters: Counters,
     /// Those that dropped connections, or whose accept queue is full.
@@ -196,6 +198,8 @@ pub struct ListenerDrops {
     pub accept_queue_max: u32,
     // In the window.
     pub dropped: u64,
+    // How often a connection found an accept queue of this network namespace full, in the window.
+    pub netns_overflows: Option<u64>,
 }
 
 impl Tool for T {

@@ -80,11 +80,12 @@ pub fn neighbor(stage: &mut Stage, family: Family) {
     stage.expect("neighbor_unreachable").is("/destination/address", to.ip().to_string()).known("/packets");
 }
 
-pub fn neighbor_udp(stage: &mut Stage) {
+/// By a process that is gone when it is asked whose the socket was, as a resolver's is.
+pub fn neighbor_udp(stage: &mut Stage, family: Family) {
     let net = stage.net();
-    let socket = udp_to(&net.client, (net.host(V4, 77), 514).into());
-    stage.watch(|watch| watch.every(PAUSE, || drop(socket.send(b"a log line"))));
-    let expected = stage.expect("neighbor_unreachable").is("/destination/address", net.host(V4, 77).to_string());
+    let to = (net.host(family, 77), 53).into();
+    stage.watch(|watch| watch.every(PAUSE, || drop(udp_to(&net.client, to).send(b"a query"))));
+    let expected = stage.expect("neighbor_unreachable").is("/destination/address", to.ip().to_string());
     expected.is("/protocol", "udp").known("/packets");
 }
 

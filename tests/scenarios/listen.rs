@@ -41,6 +41,29 @@ pub fn overflow_since_before(stage: &mut Stage) {
     stage.expect("listen_queue_overflow").owned_in(&net.server).is("/accept_queue_max", 1).is("/local/port", 80);
 }
 
+/// The server has no route to its client: the kernel drops the SYNs in the listener's name, whose queue is empty.
+pub fn no_route_back(stage: &mut Stage, family: Family) {
+    let net = stage.net();
+    let at: SocketAddr = (net.server_ip(family), 8443).into();
+    let _listener = listener(&net.server, at, 100);
+    let from =
+        if family == V4 { format!("10.221.{}.9/32", net.number()) } else { format!("fd21:{}::9/128", net.number()) };
+    net.client.ip(&format!("addr add {from} dev lo"));
+    let from: SocketAddr = (from.split('/').next().unwrap().parse::<IpAddr>().unwrap(), 0).into();
+    let mut waiting = Vec::new();
+    stage.watch(|watch| {
+        watch.every(Duration::from_secs(1), || {
+            let domain = if family == V4 { AddressFamily::INET } else { AddressFamily::INET6 };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = net.client.enter(|| socket_with(domain, SocketType::STREAM, flags, None).unwrap());
+            rustix::net::bind(&socket, &from).unwrap();
+            assert_eq!(rustix::net::connect(&socket, &at), Err(rustix::io::Errno::INPROGRESS));
+            waiting.push(socket);
+        });
+    });
+    stage.expect("connect_timeout").owned_in(&net.client).is("/remote/port", 8443);
+}
+
 /// SYNs from addresses that never answer.
 pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool, backlog: i32) {
     let net = stage.net();

@@ -100,7 +100,7 @@ fn a_cpu_that_is_unplugged_takes_no_count_along() {
     let pair = Pair::new();
     let daemon = daemon_for("network-monitor", &pair.b);
     let mut client = Client::connect(&daemon.socket);
-    let arguments = json!({"operation": "incoming", "interface": "v0", "duration": 10});
+    let arguments = json!({"operation": "incoming", "interface": "v0", "duration": 6});
     let id = client.begin_call("network-monitor", arguments);
     client.until_open("network-monitor", 1);
     let socket = pair.a.enter(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
@@ -162,7 +162,7 @@ fn the_chain_that_drops_a_packet_is_named() {
     pair.a.run("nft add rule inet fence exit udp dport 86 drop");
     let daemon = daemon_for("trace_drops", &pair.b);
     let mut client = Client::connect(&daemon.socket);
-    let id = client.begin_call("trace_drops", json!({"duration_ms": 6_000, "limit": 1_000}));
+    let id = client.begin_call("trace_drops", json!({"duration_ms": 4_000, "limit": 1_000}));
     client.until_open("trace_drops", 1);
     assert_eq!(client.links("trace_drops").len(), 2, "{:?}", client.links("trace_drops"));
     for address in [B, B6] {
@@ -209,7 +209,7 @@ fn rules_that_are_loaded_anew_keep_their_name_and_a_flow_that_two_chains_drop_ha
     wall(&pair.b, "one");
     let daemon = daemon_for("trace_drops", &pair.b);
     let mut client = Client::connect(&daemon.socket);
-    let id = client.begin_call("trace_drops", json!({"duration_ms": 6_000, "limit": 1_000}));
+    let id = client.begin_call("trace_drops", json!({"duration_ms": 4_000, "limit": 1_000}));
     client.until_open("trace_drops", 1);
     let [same, other] = [87, 88].map(|port| {
         let socket = pair.a.enter(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{Read, Write},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::ffi::OsStrExt,
     process::Command,
     time::{Duration, Instant},
@@ -40,14 +40,14 @@ fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
     let answer = incoming(&mut client, "v0", "tcx", || {
-        datagrams(&pair.a, A, B, 1_000, 100);
-        datagrams(&pair.a, A6, B6, 500, 100);
+        datagrams(&pair.a, A, B, 400, 100);
+        datagrams(&pair.a, A6, B6, 200, 100);
     });
-    assert_eq!(answer["by_protocol"]["udp"], 1_500, "{answer}");
-    let expected = 1_000 * (100 + 8 + 20 + 14) + 500 * (100 + 8 + 40 + 14);
+    assert_eq!(answer["by_protocol"]["udp"], 600, "{answer}");
+    let expected = 400 * (100 + 8 + 20 + 14) + 200 * (100 + 8 + 40 + 14);
     let bytes = answer["bytes"].as_u64().unwrap();
     assert!((expected..expected + 5_000).contains(&bytes), "{bytes} bytes, {expected} of them ours");
-    assert!(answer["transmitted"]["packets"].as_u64().unwrap() < 1_500, "{answer}");
+    assert!(answer["transmitted"]["packets"].as_u64().unwrap() < 600, "{answer}");
     client.until_detached(TOOL);
 }
 
@@ -325,43 +325,48 @@ fn outgoing_returns_empty_at_its_time_limit() {
     assert!(began.elapsed() >= Duration::from_millis(500));
 }
 
+/// The local ports that repeated calls report of 600 connects, those that were made, and the events lost meanwhile.
+fn six_hundred_connects(client: &mut Client, pair: &Pair, to: SocketAddr) -> (Vec<u64>, Vec<u64>, u64) {
+    let inode = pair.a.inode();
+    let first = client.begin_call(TOOL, json!({"operation": "outgoing", "limit": 1}));
+    client.until_open(TOOL, 1);
+    let a = pair.a.clone();
+    let port = move || u64::from(TcpStream::connect(to).unwrap().local_addr().unwrap().port());
+    let maker = std::thread::spawn(move || a.enter(|| (0..600).map(|_| port()).collect::<Vec<_>>()));
+    let mut seen: Vec<u64> = Vec::new();
+    let mut answer = client.end_call(first).unwrap();
+    assert_eq!(answer["connections"].as_array().unwrap().len(), 1, "{answer}");
+    let lost = loop {
+        let connections = answer["connections"].as_array().unwrap();
+        let ours = connections.iter().filter(|c| c["owner"]["netns"] == inode);
+        seen.extend(ours.map(|c| c["local"]["port"].as_u64().unwrap()));
+        let lost = answer["measured"]["lost_events"].as_u64().unwrap();
+        if seen.len() >= 600 || lost > 0 {
+            break lost;
+        }
+        // No `after`: a client that asks again at once is continued by itself. The host's other connects come along,
+        // in thousands a second while other tests run: with the default `limit` it would fall behind, and be told so.
+        answer = client.call(TOOL, json!({"operation": "outgoing", "duration": 10, "limit": 1_000})).unwrap();
+        assert_ne!(answer["connections"], json!([]), "only {} of 600 were seen", seen.len());
+    };
+    let mut made = maker.join().unwrap();
+    client.until_detached(TOOL);
+    made.sort_unstable();
+    seen.sort_unstable();
+    (seen, made, lost)
+}
+
 #[test]
 fn repeated_outgoing_calls_miss_none_and_report_none_twice() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let to = echo_server(&pair.b, B);
-    let inode = pair.a.inode();
-    let first = client.begin_call(TOOL, json!({"operation": "outgoing"}));
-    client.until_open(TOOL, 1);
-    let maker = std::thread::spawn({
-        let a = pair.a.clone();
-        move || {
-            a.enter(|| {
-                (0..600).map(|_| TcpStream::connect(to).unwrap().local_addr().unwrap().port()).collect::<Vec<u16>>()
-            })
-        }
-    });
-    let mut seen: Vec<u64> = Vec::new();
-    let mut answer = client.end_call(first).unwrap();
-    loop {
-        assert_eq!(answer["measured"]["lost_events"], 0, "{answer}");
-        let connections = answer["connections"].as_array().unwrap();
-        seen.extend(
-            connections.iter().filter(|c| c["owner"]["netns"] == inode).map(|c| c["local"]["port"].as_u64().unwrap()),
-        );
-        if seen.len() >= 600 {
-            break;
-        }
-        // No `after`: a client that asks again at once is continued by itself.
-        answer = client.call(TOOL, json!({"operation": "outgoing", "duration": 10})).unwrap();
-        assert_ne!(answer["connections"], json!([]), "only {} of 600 were seen", seen.len());
-    }
-    let mut made: Vec<u64> = maker.join().unwrap().into_iter().map(u64::from).collect();
-    made.sort_unstable();
-    seen.sort_unstable();
+    // A flood of another test's may be more connects than the ring holds. What is lost is counted, and this is
+    // about calls that lose nothing.
+    let whole = (0..5).map(|_| six_hundred_connects(&mut client, &pair, to)).find(|(_, _, lost)| *lost == 0);
+    let (seen, made, _) = whole.expect("one of five attempts in which the kernel lost no event");
     assert_eq!(seen, made);
-    client.until_detached(TOOL);
 }
 
 #[test]

@@ -98,6 +98,7 @@ fn play() {
         "tcp-take" => tcp_take(Path::new(words[1]), words[2].parse().unwrap()),
         "udp-open" => udp_open(to(), size()),
         "udp-send" => udp_send(to(), size()),
+        "udp-briefly" => udp_briefly(to(), size()),
         other => panic!("no such role: {other}"),
     }
 }
@@ -127,14 +128,18 @@ fn tcp_listen(at: SocketAddr) {
     }
 }
 
-/// Listens, and leaves the socket to a child as well.
+/// Listens, and leaves the socket to a child as well, whose number is lower: they have begun anew since it started.
 fn tcp_listen_fork(at: SocketAddr) {
     let _listener = TcpListener::bind(at).unwrap();
+    std::fs::write("/proc/sys/kernel/ns_last_pid", (std::process::id() / 2).to_string()).unwrap();
     // SAFETY: the child only waits for its end, so it takes no lock that another thread may hold.
     match unsafe { libc::fork() } {
         0 => loop {
-            // SAFETY: no arguments, no memory.
-            unsafe { libc::pause() };
+            // SAFETY: numbers only, no memory. It ends in a minute, whatever becomes of the test.
+            unsafe {
+                libc::alarm(60);
+                libc::pause();
+            }
         },
         child => say(child),
     }
@@ -220,6 +225,16 @@ fn udp_send(to: SocketAddr, size: usize) {
     say("ready");
     wait();
     let _ = socket.send_to(&vec![0; size], to); // a filter may refuse it at once
+    say("sent");
+    wait();
+}
+
+/// Has so many files, and sends a datagram from a socket that it closes at once.
+fn udp_briefly(to: SocketAddr, files: usize) {
+    let _files: Vec<_> = (0..files).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+    say("ready");
+    wait();
+    let _ = UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", to); // a filter may refuse it at once
     say("sent");
     wait();
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     path::PathBuf,
     thread,
 };
@@ -204,6 +205,25 @@ fn udp_is_counted_connected_or_not_over_every_family() {
     }
     let loopback: Vec<_> = rows(&answer, &pair.a).iter().map(|row| moved(row)).filter(|m| m.0 + m.1 == 900).collect();
     assert_eq!(loopback.len(), 2, "{answer}");
+}
+
+#[test]
+fn what_comes_back_with_an_error_is_not_received() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let mut client = Client::connect(&daemon.socket);
+    let sender = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+    let (fd, on) = (sender.as_raw_fd(), std::ptr::from_ref(&1).cast());
+    // SAFETY: the option's value is an int, and is only read.
+    assert_eq!(unsafe { libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_RECVERR, on, 4) }, 0);
+    let answer = measure(&mut client, json!({"group_by": "connection", "limit": 10_000, "protocol": "udp"}), || {
+        sender.send_to(&[0; 300], (B, 9)).unwrap();
+        let (mut buffer, flags) = ([0u8; 1_000], libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT);
+        // SAFETY: it writes no more than the buffer has.
+        let mut returned = || unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) };
+        until("the port is unreachable", || (returned() == 300).then_some(()));
+    });
+    let port = sender.local_addr().unwrap().port();
+    assert_eq!(moved(socket(&answer, &pair.a, port)), (0, 300), "{answer}");
 }
 
 #[test]

@@ -72,11 +72,11 @@ fn bytes_and_owners_of_both_ends_are_exact() {
     });
     for (pair, _, to) in &cases {
         let (out, back) = (only(&answer, &pair.a, "outbound"), only(&answer, &pair.b, "inbound"));
-        for c in [out, back] {
+        for (c, netns) in [(out, &pair.a), (back, &pair.b)] {
             assert_eq!(c["owner"]["pid"], std::process::id(), "{answer}");
             assert_eq!((&c["outcome"], &c["errno"], &c["closed"]), (&json!("established"), &json!(null), &json!(true)));
             assert!(c["duration_us"].as_u64().unwrap() > 0 && c["rtt_us"].as_u64().unwrap() > 0, "{answer}");
-            assert_eq!(c["retransmits"], 0, "{answer}");
+            assert_eq!(c["retransmits"], netns.retransmits(), "{answer}");
         }
         assert_eq!((&out["tx_bytes"], &out["rx_bytes"]), (&json!(100_000), &json!(3_000)), "{answer}");
         assert_eq!((&back["tx_bytes"], &back["rx_bytes"]), (&json!(3_000), &json!(100_000)), "{answer}");
@@ -138,8 +138,14 @@ fn every_failure_has_its_name() {
         &daemon,
         json!({"direction": "outbound", "outcome": "failed", "limit": 100, "duration_ms": 6_000}),
         || {
-            let attempts: Vec<_> = cases.iter().map(|(to, ..)| begin_connect(&pair.a, to.parse().unwrap())).collect();
-            attempts.into_iter().for_each(|attempt| drop(attempt.join().unwrap().unwrap_err()));
+            // One by one: newer kernels do not run a program for a thread that preempts it, which an emulated
+            // processor leaves time for.
+            let (silent, others): (Vec<_>, Vec<_>) =
+                cases.iter().map(|(to, ..)| to).partition(|to| to.ends_with(":7001"));
+            let waiting = begin_connect(&pair.a, silent[0].parse().unwrap());
+            until("a SYN is sent", || pair.a.run("ss -Htan state syn-sent").contains(":7001").then_some(()));
+            others.iter().for_each(|to| drop(connect(&pair.a, to.parse().unwrap()).unwrap_err()));
+            drop(waiting.join().unwrap().unwrap_err());
         },
     );
     let rows = of(&answer, &pair.a, "outbound");
@@ -337,7 +343,7 @@ fn a_thousand_connects_a_second_are_all_there_and_none_twice() {
             }
         });
     });
-    assert_eq!(answer["outcomes"]["established"], 10_000, "{}", answer["outcomes"]);
+    assert_eq!(answer["outcomes"]["established"], 10_000, "{} {}", answer["outcomes"], answer["measured"]);
     assert_eq!(answer["measured"]["rows_cut"], 0);
     let rows = of(&answer, &netns, "outbound");
     let ports: std::collections::HashSet<_> = rows

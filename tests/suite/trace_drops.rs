@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::{harness::*, injected::*};
 
+mod listeners;
+mod owners;
+
 const TOOL: &str = "trace_drops";
 
 /// What is to happen in a window takes a fraction of this, and may take much longer on a busy host.

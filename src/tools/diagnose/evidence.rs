@@ -2,7 +2,7 @@
 //! is tested with a few literal rows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     time::Duration,
 };
@@ -19,11 +19,15 @@ pub struct Evidence {
     pub window: Duration,
     /// The daemon's own network namespace, of which the links and the counters are.
     pub netns: Option<u32>,
+    /// The files of the network namespaces that have one, by inode.
+    pub netns_files: HashMap<u32, String>,
     pub connections: Vec<Connection>,
     pub sockets: Vec<Socket>,
     pub listeners: Vec<Listener>,
     /// What each listener dropped, by network namespace and address.
     pub dropped: BTreeMap<(Option<u32>, Endpoint), u64>,
+    /// How often a connection found an accept queue full, in the network namespaces of which that is known.
+    pub overflows: BTreeMap<Option<u32>, u64>,
     /// From readings of sockets: connection by connection.
     pub remotes: Vec<Remote>,
     /// From the kernel's own samples and sums, short connections included; empty where that could not be asked.
@@ -173,6 +177,8 @@ pub struct Drop {
     pub source: Option<Place>,
     pub destination: Option<Place>,
     pub interface: Option<String>,
+    /// They were made on this host, in whichever network namespace, and not forwarded.
+    pub sent_here: bool,
     /// The chain of nftables that dropped them, where the kernel tells.
     pub rule: Option<String>,
     pub count: u64,

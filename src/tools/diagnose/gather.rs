@@ -46,35 +46,31 @@ pub struct Asked {
     pub name: &'static str,
     pub tool: &'static str,
     when: When,
-    /// Whether it takes a limit: we want the rows that a person does not.
-    limited: bool,
 }
 
-const fn asked(name: &'static str, tool: &'static str, when: When, limited: bool) -> Asked {
-    Asked { name, tool, when, limited }
+const fn asked(name: &'static str, tool: &'static str, when: When) -> Asked {
+    Asked { name, tool, when }
 }
 
 /// The questions.
 pub const ASKED: &[Asked] = &[
-    asked("sockets", "snapshot_sockets", When::End, true),
-    asked("connections", "trace_connections", When::Throughout, true),
-    asked("tcp", "snapshot_sockets", When::Often, true),
-    asked("profile", "profile_tcp", When::Throughout, true),
-    asked("drops", "trace_drops", When::Throughout, true),
-    asked("dns", "trace_dns", When::Throughout, true),
-    asked("traffic", "top_traffic", When::Throughout, true),
-    asked("interfaces", "snapshot_interfaces", When::Throughout, false),
+    asked("sockets", "snapshot_sockets", When::End),
+    asked("connections", "trace_connections", When::Throughout),
+    asked("tcp", "snapshot_sockets", When::Often),
+    asked("profile", "profile_tcp", When::Throughout),
+    asked("drops", "trace_drops", When::Throughout),
+    asked("dns", "trace_dns", When::Throughout),
+    asked("traffic", "top_traffic", When::Throughout),
+    asked("interfaces", "snapshot_interfaces", When::Throughout),
 ];
 
 impl Asked {
     /// The tool's `Input` for a window.
     pub fn input(&self, duration: Duration) -> Value {
-        let mut input = json!({});
+        // The rows that a person does not want, we do.
+        let mut input = json!({"limit": limits::DIAGNOSED_ROWS});
         if self.when == When::Throughout {
             input["duration_ms"] = (duration.as_millis() as u64).into();
-        }
-        if self.limited {
-            input["limit"] = limits::DIAGNOSED_ROWS.into();
         }
         match self.tool {
             "trace_drops" => input["include_benign"] = true.into(),

@@ -336,6 +336,7 @@ fn drops(output: trace_drops::Output, evidence: &mut Evidence) -> Measured {
         softnet_dropped: counters.softnet_dropped.unwrap_or_default(),
     };
     evidence.dropped = output.listeners.iter().map(|row| ((row.owner.netns, row.local), row.dropped)).collect();
+    evidence.overflows = output.listeners.iter().filter_map(|row| Some((row.owner.netns, row.netns_overflows?))).collect();
     evidence.drops = named(output.drops.into_iter().map(drop).collect());
     output.measured
 }
@@ -352,6 +353,7 @@ fn drop(row: trace_drops::Drop) -> Drop {
         source: place(row.source),
         destination: place(row.destination),
         interface: row.interface,
+        sent_here: row.path == Some(trace_drops::Path::Output),
         rule: row.rule,
         count: row.count,
     }

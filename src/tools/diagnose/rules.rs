@@ -151,18 +151,25 @@ fn entered(finding: &Finding, evidence: &Evidence) -> String {
     let Some((owner, netns)) = owner.and_then(|owner| Some((owner.clone(), owner.netns?))) else {
         return finding.next_step.clone();
     };
+    let file = evidence.netns_files.get(&netns).filter(|file| is_plain(file));
     // Whoever has a socket there is alive; the owner may be gone.
     let sockets = evidence.sockets.iter().map(|s| &s.owner).chain(evidence.listeners.iter().map(|l| &l.owner));
     let pid = sockets.filter(|owner| owner.netns == Some(netns)).find_map(|owner| owner.pid).or(owner.pid);
-    let there = |line: &str| match pid {
+    let there = |line: &str| match (file, pid) {
         _ if !OF_A_NAMESPACE.iter().any(|command| line.starts_with(command)) => line.to_owned(),
-        Some(pid) => format!("nsenter -t {pid} -n {line}"),
-        None => format!("{line}{} in network namespace {netns}", if line.contains("  # ") { ";" } else { "  #" }),
+        (Some(file), _) => format!("nsenter --net={file} {line}"),
+        (None, Some(pid)) => format!("nsenter -t {pid} -n {line}"),
+        (None, None) => format!("{line}{} in network namespace {netns}", if line.contains("  # ") { ";" } else { "  #" }),
     };
     if evidence.netns.is_none_or(|ours| ours == netns) {
         return finding.next_step.clone();
     }
     finding.next_step.lines().map(there).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a path means itself to every shell.
+fn is_plain(path: &str) -> bool {
+    path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b))
 }
 
 /// At most so many of one code, so that one kind of trouble does not hide the others; the last says how many more there

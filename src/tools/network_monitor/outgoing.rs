@@ -11,7 +11,7 @@ use std::{
 
 use libbpf_rs::MapHandle;
 
-use super::{Connect, Sample, skel};
+use super::{Connect, Input, Sample, skel};
 use crate::{
     answer::Endpoint,
     attribution::{Process, own_netns},
@@ -90,6 +90,22 @@ struct Search {
     from: u64,
     since_ns: u64,
     interface: Option<(u32, u32)>,
+    /// How many it shows.
+    limit: usize,
+}
+
+/// What it found.
+struct Found {
+    /// The oldest.
+    connects: Vec<types::connect>,
+    /// How many more there are.
+    cut: u64,
+    /// Those that it would have looked at, had they been kept.
+    lost: u64,
+    /// Attempts without an outcome yet.
+    connecting: u64,
+    /// The number to continue at.
+    next: u64,
 }
 
 impl Search {
@@ -110,22 +126,28 @@ impl Outgoing {
         self.program.trace().map(drop)
     }
 
-    pub fn sample(&self, interface: Option<&str>, after: Option<&str>, duration: Duration, window: &Window) -> Result<Sample, Error> {
+    /// What the kernel could not report since it was loaded.
+    fn lost(&self) -> Result<u64, Error> {
+        Ok(self.program.misses()? + bpf::counter(&self.bss, LOST)?)
+    }
+
+    pub fn sample(&self, input: &Input, duration: Duration, window: &Window) -> Result<Sample, Error> {
         let netns = own_netns();
-        let interface = interface.map(netlink::interface_named).transpose()?.map(|i| (i.index, netns));
+        let interface = input.interface.as_deref().map(netlink::interface_named).transpose()?.map(|i| (i.index, netns));
+        let limit = input.limit.rows();
         let watch = self.watch()?;
-        let (from_ns, lost_before) = (monotonic_ns(), bpf::counter(&self.bss, LOST)?);
+        let (from_ns, lost_before) = (monotonic_ns(), self.lost()?);
         let bell = Arc::new(Bell::new()?);
-        let place = after.and_then(|after| watch.place(after));
+        let place = input.after.as_deref().and_then(|after| watch.place(after));
         let search = {
             let mut backlog = lock(&watch.backlog);
             backlog.bells.push(Arc::downgrade(&bell));
-            Search { from: place.unwrap_or_else(|| backlog.next()), since_ns: if place.is_some() { 0 } else { from_ns }, interface }
+            Search { from: place.unwrap_or_else(|| backlog.next()), since_ns: if place.is_some() { 0 } else { from_ns }, interface, limit }
         };
         window.opened();
         let end = window.end(duration);
         let mut found = watch.find(&search);
-        while found.is_empty() {
+        while found.connects.is_empty() {
             bell.silence();
             let rung = window.sleep_until_rung(end, &bell)?;
             found = watch.find(&search);
@@ -133,8 +155,15 @@ impl Outgoing {
                 break;
             }
         }
-        let (lost, window_ns) = (bpf::counter(&self.bss, LOST)? - lost_before, monotonic_ns() - from_ns);
-        let sample = watch.sample(&search, &found, lost, window_ns, place.is_some(), netns);
+        let sample = Sample::Outgoing {
+            connects: found.connects.iter().map(|connect| resolve(connect, netns)).collect(),
+            cut: found.cut,
+            lost: self.lost()? - lost_before + found.lost,
+            connecting: found.connecting,
+            next: format!("{}-{}", watch.epoch, found.next),
+            continued: place.is_some(),
+            window_ns: monotonic_ns() - from_ns,
+        };
         self.linger(watch);
         Ok(sample)
     }
@@ -189,24 +218,23 @@ impl Watch {
         (epoch.parse() == Ok(self.epoch)).then(|| number.parse().ok()).flatten()
     }
 
-    fn find(&self, search: &Search) -> Vec<(u64, types::connect)> {
+    /// What there is for this search, all of one moment: what comes after is at `next`.
+    fn find(&self, search: &Search) -> Found {
         self.subscription.drain();
         let backlog = lock(&self.backlog);
-        backlog.from(search.from).filter(|(_, connect)| search.wants(connect)).map(|(number, connect)| (number, *connect)).collect()
-    }
-
-    fn sample(&self, search: &Search, found: &[(u64, types::connect)], lost: u64, window_ns: u64, continued: bool, netns: u32) -> Sample {
-        let rows = &found[..found.len().min(limits::ROWS_DEFAULT)];
-        let backlog = lock(&self.backlog);
-        let next = rows.last().map_or_else(|| backlog.next(), |(number, _)| number + 1);
-        Sample::Outgoing {
-            connects: rows.iter().map(|(_, connect)| resolve(connect, netns)).collect(),
-            cut: (found.len() - rows.len()) as u64,
-            lost: lost + backlog.gone.saturating_sub(search.from),
+        let mut wanted = backlog.from(search.from).filter(|(_, connect)| search.wants(connect));
+        let shown: Vec<_> = wanted.by_ref().take(search.limit).collect();
+        let cut = wanted.count() as u64;
+        let next = match shown.last() {
+            Some((number, _)) if cut > 0 => number + 1,
+            _ => backlog.next(),
+        };
+        Found {
+            connects: shown.into_iter().map(|(_, connect)| *connect).collect(),
+            cut,
+            next,
+            lost: backlog.gone.saturating_sub(search.from),
             connecting: backlog.connecting.values().filter(|connect| search.wants(connect)).count() as u64,
-            next: format!("{}-{next}", self.epoch),
-            continued,
-            window_ns,
         }
     }
 }

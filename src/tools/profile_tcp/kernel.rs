@@ -125,8 +125,8 @@ impl Profiler {
         let session = self.open()?;
         let begun = Instant::now();
         let mut before = Before::default();
-        self.rtts(|row, rtt| before.add_rtt(row, rtt))?;
         self.sockets(|row| before.add(row))?;
+        self.rtts(|row, rtt| before.add_rtt(row, rtt))?;
         let counted = self.counted()?;
         window.wait(window.opened(), input.duration_ms.duration())?;
         let window_ns = begun.elapsed().as_nanos() as u64;
@@ -146,15 +146,15 @@ impl Profiler {
         Ok(Session { profiler: Arc::clone(self), since_ns })
     }
 
-    /// Every connection, once for each process that holds it; those of process 1 after the others, since it holds
-    /// what it activates for them, and what nobody holds last.
+    /// Every connection, once for each process that holds it; after the others those of process 1, which holds what it
+    /// activates for them, and of children whose parent has them; what nobody holds last.
     fn sockets(&self, mut take: impl FnMut(&tcp_row)) -> io::Result<()> {
-        let mut held_by_init = Vec::new();
-        self.list_held.each(|row: &tcp_row| match row.pid {
-            1 => held_by_init.push(*row),
-            _ => take(row),
+        let mut later = HashMap::new();
+        self.list_held.each(|row: &tcp_row| match (row.pid, row.inherited) {
+            (2.., 0) => take(row),
+            _ => drop(later.entry(row.cookie).or_insert(*row)),
         })?;
-        held_by_init.iter().for_each(&mut take);
+        later.values().for_each(&mut take);
         self.list_marked.each_in(&self.marks, &mut take)?;
         self.list_tcp.each(&mut take)
     }
@@ -239,7 +239,7 @@ impl Session {
             }
         }
         // Of other network namespaces, what no process holds and nobody marked.
-        rtts.values().for_each(|(row, samples)| ledger.take(row, samples));
+        rtts.values().for_each(|(row, samples)| ledger.take_unmarked(row, samples));
         let now = profiler.counted()?;
         ledger.untracked(now.untracked(counted));
         let mut sample = ledger.finish(now.gaps(counted, profiler.reasons.is_none()), now.jiffy_ns(counted));

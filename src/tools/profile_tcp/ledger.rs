@@ -80,6 +80,7 @@ impl Before {
     }
 
     pub fn add_rtt(&mut self, row: &tcp_row, rtt: &rtt) {
+        self.add(row);
         self.rtts.insert(row.cookie, with_last_sample(row, rtt));
     }
 
@@ -162,6 +163,16 @@ impl<'a> Ledger<'a> {
     /// A socket, once for each process that holds it, the one that it is attributed to first. What has closed comes
     /// last: if it was counted as open, that was after the window's end.
     pub fn take(&mut self, row: &tcp_row, samples: &Samples) {
+        self.account(row, samples, row.closed_ns == 0 || row.is_new != 0);
+    }
+
+    /// A socket that no process holds and nobody marked: it was there before we watched.
+    pub fn take_unmarked(&mut self, row: &tcp_row, samples: &Samples) {
+        self.account(row, samples, false);
+    }
+
+    /// `is_new` says of a socket that was not read when the window began that it was not there.
+    fn account(&mut self, row: &tcp_row, samples: &Samples, is_new: bool) {
         if !self.seen.insert(row.cookie) {
             return;
         }
@@ -171,8 +182,8 @@ impl<'a> Ledger<'a> {
         }
         let grown = match self.before.sockets.get(&row.cookie) {
             Some((before, _)) => Counters::of(row).since(*before),
-            // It closed, was not opened in our time, and nobody held it: what it had sent before is not known.
-            None if row.closed_ns != 0 && row.is_new == 0 => {
+            // It was not opened in our time, and nobody held it: what it had sent before is not known.
+            None if !is_new => {
                 self.unknown += 1;
                 Counters::default()
             }

@@ -1,7 +1,7 @@
 //! Reading the kernel's sockets, and choosing among them while they come.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     time::Instant,
 };
@@ -41,13 +41,14 @@ impl Iterators {
     pub fn sample(&self, input: &Input) -> Result<Sample, Error> {
         let begun = Instant::now();
         let mut selection = Selection::new(input);
-        // Process 1 may hold the sockets of services that it activates. They belong to the service.
-        let mut held_by_init = Vec::new();
-        self.files.each(|row: &socket_row| match row.pid {
-            1 => held_by_init.push(*row),
-            _ => selection.take(row),
+        // Process 1 may hold the sockets of services that it activates, and children those of their parents.
+        let mut later = HashMap::new();
+        self.files.each(|row: &socket_row| match (row.pid, row.inherited) {
+            (2.., 0) => selection.take(row),
+            _ if selection.matches(row) => drop(later.entry(row.cookie).or_insert(*row)),
+            _ => {}
         })?;
-        held_by_init.iter().for_each(|row| selection.take(row));
+        later.values().for_each(|row| selection.take(row));
         // What no process holds cannot match a filter for one.
         if input.pid.is_none() && input.process.is_none() {
             if input.protocol != Protocols::Udp {
@@ -72,8 +73,8 @@ type Fullness = (u32, u32);
 
 /// The sockets that were asked for, each once.
 ///
-/// A socket that several processes hold (after a fork, or passed on) is the one's with the lowest
-/// number that is alive and matches the filter, since iter/task_file goes by number; process 1 is last.
+/// Of several processes that hold a socket and match the filter it is the parent's, not the child's that inherited it;
+/// else (passed on) the one's with the lowest number, since iter/task_file goes by number; process 1 is last.
 struct Selection<'a> {
     input: &'a Input,
     own_netns: u32,

@@ -1,6 +1,7 @@
 //! Counting in the kernel while a window is open, and reading what was counted.
 
 use std::{
+    collections::HashMap,
     io,
     mem::offset_of,
     sync::{Arc, Mutex},
@@ -26,7 +27,7 @@ use crate::{
 
 // SAFETY: integers, arrays of integers, and structs of such, without padding.
 unsafe impl Pod for types::socket_bytes {}
-// SAFETY: integers and a struct of such, without padding.
+// SAFETY: integers and a struct of such, with explicit padding.
 unsafe impl Pod for types::flow {}
 // SAFETY: integers, without padding.
 unsafe impl Pod for types::traffic {}
@@ -97,13 +98,14 @@ struct Session {
     udp: bool,
     since_ns: u64,
     /// Until it is dropped the slots that the window saw keep their sockets.
-    _numbered: Numbered<types::windows>,
+    numbered: Numbered<types::windows>,
 }
 
 /// One reading of what is counted by slot, and of what could not be tracked.
 struct Counted {
     slots: Vec<types::traffic>,
     admission: types::admission,
+    missed: u64,
 }
 
 impl Counting {
@@ -168,21 +170,21 @@ impl Counting {
         }
         let since_ns = monotonic_ns();
         state.open.push(since_ns);
-        Ok(Session { counting: Arc::clone(self), tcp, udp: udp.is_some(), since_ns, _numbered: numbered })
+        Ok(Session { counting: Arc::clone(self), tcp, udp: udp.is_some(), since_ns, numbered })
     }
 
-    /// Every socket with something to count, once for each process that holds it; those of process 1 after the
-    /// others, since it holds what it activates for them, and what nobody holds last.
+    /// Every socket with something to count, once for each process that holds it; after the others those of process 1,
+    /// which holds what it activates for them, and of children whose parent has them; what nobody holds last.
     /// The kernel is asked for both at once: with 100,000 sockets either takes it a tenth of a second.
     fn sockets(&self, mut take: impl FnMut(&types::socket_bytes)) -> io::Result<()> {
         thread::scope(|scope| {
             let others = Builder::new().stack_size(THREAD_STACK).spawn_scoped(scope, || self.all_but_held())?;
-            let mut held_by_init = Vec::new();
-            self.list_held.each(|socket: &types::socket_bytes| match socket.pid {
-                1 => held_by_init.push(*socket),
-                _ => take(socket),
+            let mut later = HashMap::new();
+            self.list_held.each(|socket: &types::socket_bytes| match (socket.pid, socket.inherited) {
+                (2.., 0) => take(socket),
+                _ => drop(later.entry(socket.cookie).or_insert(*socket)),
             })?;
-            held_by_init.iter().for_each(&mut take);
+            later.values().for_each(&mut take);
             others.join().map_err(|_| io::Error::other("reading the sockets of no process failed"))??.iter().for_each(take);
             Ok(())
         })
@@ -235,12 +237,19 @@ fn remove(map: &MapHandle, unneeded: impl Fn(&types::flow) -> bool) -> Result<()
 
 impl Session {
     fn counted(&self) -> Result<Counted, Error> {
-        let admission = self.counting.admission()?;
+        let (admission, missed) = (self.counting.admission()?, self.missed()?);
         if admission.slots == 0 && admission.tcp_untracked == 0 {
-            return Ok(Counted { slots: Vec::new(), admission });
+            return Ok(Counted { slots: Vec::new(), admission, missed });
         }
         let slots = bpf::entries::<u32, types::slot>(&self.counting.slots)?;
-        Ok(Counted { slots: slots.into_iter().map(|(_, slot)| slot.traffic).collect(), admission })
+        Ok(Counted { slots: slots.into_iter().map(|(_, slot)| slot.traffic).collect(), admission, missed })
+    }
+
+    /// How often the kernel did not run what counts here.
+    fn missed(&self) -> io::Result<u64> {
+        let tcp = self.tcp.then_some(&self.counting.tcp_state);
+        let udp = self.counting.udp.iter().flatten().filter(|_| self.udp);
+        tcp.into_iter().chain(udp).map(Program::misses).sum()
     }
 
     /// What every socket has moved in the window.
@@ -251,7 +260,7 @@ impl Session {
         if self.tcp {
             let closed = bpf::entries::<u64, types::flow>(&counting.tcp_closed)?;
             let closed = closed.iter().map(|(_, flow)| flow).filter(|flow| flow.closed_ns >= self.since_ns);
-            closed.for_each(|flow| ledger.closed(&flow.socket));
+            closed.for_each(|flow| ledger.closed(&flow.socket, flow.window != 0 && self.numbered.has_seen(flow.window)));
             ledger.untracked(counted.sum(TRAFFIC_SPREAD..FIRST_SLOT));
         }
         if self.udp {
@@ -265,7 +274,9 @@ impl Session {
             udp_untracked: if self.udp { counted.admission.udp_untracked } else { 0 },
             tcp_untracked: if self.tcp { counted.admission.tcp_untracked } else { 0 },
             tcp_unknown: if self.tcp { counted.admission.tcp_unknown } else { 0 },
+            tcp_older: 0,
             other_netns: false,
+            missed: counted.missed,
         };
         Ok(ledger.finish(gaps, window_ns))
     }
@@ -300,6 +311,7 @@ impl Counted {
             now.rx_bytes -= before.rx_bytes;
             now.tx_bytes -= before.tx_bytes;
         }
+        self.missed -= before.missed;
         let (now, before) = (&mut self.admission, &before.admission);
         now.udp_untracked -= before.udp_untracked;
         now.tcp_untracked -= before.tcp_untracked;

@@ -11,8 +11,8 @@ use crate::{
     limits,
 };
 
-const TCP: u32 = libc::IPPROTO_TCP as u32;
-const UDP: u32 = libc::IPPROTO_UDP as u32;
+const TCP: u8 = libc::IPPROTO_TCP as u8;
+const UDP: u8 = libc::IPPROTO_UDP as u8;
 
 /// A process that holds a socket; pid 0 is nobody.
 type Holder = (u32, [u8; 16]);
@@ -52,7 +52,7 @@ struct Sum {
     holder: Option<Holder>,
     cgroup: Option<u64>,
     netns: Option<u32>,
-    protocol: Option<u32>,
+    protocol: Option<u8>,
     local: ([u8; 16], u16),
     remote: [u8; 16],
     remote_port: Option<u16>,
@@ -70,6 +70,7 @@ pub struct Ledger<'a> {
     udp_open: HashMap<u64, socket_bytes>,
     groups: HashMap<Key, Sum>,
     total: Bytes,
+    older: u64,
     own_netns: u32,
     other_netns: bool,
 }
@@ -83,6 +84,7 @@ impl<'a> Ledger<'a> {
             udp_open: HashMap::new(),
             groups: HashMap::new(),
             total: Bytes::default(),
+            older: 0,
             own_netns: attribution::own_netns(),
             other_netns: false,
         }
@@ -97,10 +99,16 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// A TCP socket that closed in the window. If a process still holds it, it was counted as open.
-    pub fn closed(&mut self, socket: &socket_bytes) {
-        if self.seen.insert(socket.cookie) {
+    /// A TCP socket that closed in the window. If a process still holds it, it was counted as open. Of one that was
+    /// opened before the window, and not read when that began, it is not known what it has moved since.
+    pub fn closed(&mut self, socket: &socket_bytes, is_new: bool) {
+        if !self.seen.insert(socket.cookie) {
+            return;
+        }
+        if is_new || self.before.0.contains_key(&socket.cookie) {
             self.tcp(socket);
+        } else {
+            self.older += 1;
         }
     }
 
@@ -167,15 +175,15 @@ impl<'a> Ledger<'a> {
         let mut largest = Largest::new(limit);
         self.groups.into_values().for_each(|group| largest.push(group.bytes.sum(), group));
         let (groups, rows_cut) = largest.finish();
-        let names = match self.input.group_by {
-            GroupBy::Netns => attribution::netns_names(),
+        let files = match self.input.group_by {
+            GroupBy::Netns => attribution::netns_files(),
             _ => Default::default(),
         };
         Sample {
-            rows: groups.iter().map(|group| group.row(self.input.group_by, &names)).collect(),
+            rows: groups.iter().map(|group| group.row(self.input.group_by, &files)).collect(),
             rows_cut,
             total: self.total,
-            gaps: Gaps { other_netns: self.other_netns, ..gaps },
+            gaps: Gaps { other_netns: self.other_netns, tcp_older: self.older, ..gaps },
             window_ns,
         }
     }
@@ -222,7 +230,7 @@ impl Sum {
         self.connections += 1;
     }
 
-    fn row(&self, group_by: GroupBy, netns_names: &std::collections::HashMap<u32, String>) -> Group {
+    fn row(&self, group_by: GroupBy, netns_files: &std::collections::HashMap<u32, String>) -> Group {
         let (pid, comm) = self.holder.unwrap_or_default();
         let netns = self.netns.unwrap_or(0);
         let (local, port) = self.local;
@@ -230,7 +238,7 @@ impl Sum {
         let connected = !remote.is_unspecified() && matches!(group_by, GroupBy::Connection | GroupBy::Remote);
         Group {
             process: Process::new(pid, &comm, self.cgroup.unwrap_or(0), netns),
-            netns_name: netns_names.get(&netns).cloned(),
+            netns_name: netns_files.get(&netns).map(|file| attribution::netns_name(file).into()),
             protocol: self.protocol.map(|number| if number == UDP { Transport::Udp } else { Transport::Tcp }),
             local: (group_by == GroupBy::Connection).then(|| Endpoint::new(local, port)),
             remote: connected.then_some(Remote { address: remote, port: self.remote_port }),

@@ -20,7 +20,7 @@ pub fn output(input: &Input, sample: Sample) -> Output {
     let (rows, cut) = answer::largest(rows, input.limit.rows(), |row| row.rx_bytes + row.tx_bytes);
     let mut measured = Measured::window(window);
     measured.rows_cut = cut + sample.rows_cut;
-    measured.limits = unseen(&sample.gaps);
+    (measured.limits, measured.lost_events) = (unseen(&sample.gaps), sample.gaps.missed);
     let shown = rows.iter().fold(Bytes::default(), |mut sum, row| {
         sum += Bytes { rx_bytes: row.rx_bytes, tx_bytes: row.tx_bytes };
         sum
@@ -107,6 +107,10 @@ fn unseen(gaps: &Gaps) -> Vec<String> {
     if gaps.tcp_unknown > 0 {
         let count = gaps.tcp_unknown;
         said.push(format!("Of these, {count} were older than the window, and their bytes are missing."));
+    }
+    if gaps.tcp_older > 0 {
+        let count = gaps.tcp_older;
+        said.push(format!("{count} TCP connections older than the window closed before they were read, and are missing."));
     }
     if gaps.other_netns {
         let which = "connections in other network namespaces than the daemon's that no process held when it began";

@@ -22,7 +22,7 @@ fn tcp(cookie: u64, pid: u32, rx_bytes: u64, tx_bytes: u64) -> socket_bytes {
     comm[..4].copy_from_slice(&b"curl".map(|b| b as _));
     let endpoints = endpoints { local: address(1), remote: address(2), local_port: 40_000, remote_port: 443 };
     let traffic = traffic { rx_bytes, tx_bytes };
-    socket_bytes { cookie, cgroup: 0, traffic, pid, netns: 7, comm, endpoints, protocol: 6 }
+    socket_bytes { cookie, traffic, pid, netns: 7, comm, endpoints, protocol: 6, ..socket_bytes::default() }
 }
 
 fn udp(cookie: u64, pid: u32) -> socket_bytes {
@@ -50,9 +50,11 @@ fn a_socket_is_counted_from_the_windows_start_and_once() {
     ledger.open(&tcp(1, 20, 6_000, 7_000)); // a child that inherited it
     ledger.open(&tcp(2, 10, 9, 9)); // idle
     ledger.open(&tcp(3, 30, 100, 0)); // opened in the window
-    ledger.closed(&tcp(1, 10, 6_000, 7_000)); // closed by the peer, and still held
-    ledger.closed(&tcp(4, 40, 0, 50)); // opened and closed
+    ledger.closed(&tcp(1, 10, 6_000, 7_000), false); // closed by the peer, and still held
+    ledger.closed(&tcp(4, 40, 0, 50), true); // opened and closed
+    ledger.closed(&tcp(5, 50, 0, 1 << 40), false); // of long ago: it closed before it could be read
     let sample = ledger.finish(Gaps::default(), 1);
+    assert_eq!(sample.gaps.tcp_older, 1);
     assert_eq!(moved(&sample), [(10, 1_000, 2_000, 1), (30, 100, 0, 1), (40, 0, 50, 1)]);
     assert_eq!(sample.total, Bytes { rx_bytes: 1_100, tx_bytes: 2_050 });
 }
@@ -61,8 +63,8 @@ fn a_socket_is_counted_from_the_windows_start_and_once() {
 fn a_closed_socket_belongs_to_who_held_it() {
     let input = input(json!({}));
     let mut ledger = Ledger::new(&input, before(&[tcp(1, 10, 0, 0)]));
-    ledger.closed(&tcp(1, 0, 10, 0));
-    ledger.closed(&tcp(2, 0, 1, 0));
+    ledger.closed(&tcp(1, 0, 10, 0), false);
+    ledger.closed(&tcp(2, 0, 1, 0), true);
     assert_eq!(moved(&ledger.finish(Gaps::default(), 1)), [(10, 10, 0, 1), (0, 1, 0, 1)]);
 }
 
@@ -142,11 +144,12 @@ fn a_default_answer_is_small_and_a_screen_long() {
     let id = "0123456789abcdef".repeat(4);
     let row = group(&format!("/system.slice/docker-{id}.scope"), Bytes { rx_bytes: 123_456_789_012, tx_bytes: 123_456_789_012 });
     let total = Bytes { rx_bytes: 12_345_678_901_234, tx_bytes: 12_345_678_901_234 };
-    let gaps = Gaps { udp_uncounted: true, udp_untracked: 1, tcp_untracked: 1, tcp_unknown: 1, other_netns: true };
+    let gaps = Gaps { udp_uncounted: true, udp_untracked: 1, tcp_untracked: 1, tcp_unknown: 1, tcp_older: 1, other_netns: true, missed: 2 };
     let rows = vec![row; ROWS.rows()];
     let sample = Sample { rows, rows_cut: 99, total, gaps, window_ns: 1_234_567_890 };
     is_short_unless_asked::<T>(&sample, &["rows"]);
     let output = T::report(input(json!({"group_by": "connection"})), sample);
+    assert_eq!(output.measured.lost_events, 2);
     let json = serde_json::to_string(&output).unwrap();
     assert!(json.len() < 8_192, "{} bytes", json.len());
     let text = T::text(&output);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use libbpf_rs::{
-    MapHandle, OpenObject,
+    MapCore, MapHandle, OpenObject,
     skel::{OpenSkel, SkelBuilder},
 };
 
@@ -34,6 +34,7 @@ pub struct Watch {
     /// Attached while a window asks for outbound connections.
     attempts_held: Arc<Shared<()>>,
     undecided: MapHandle,
+    undecided_entries: MapHandle,
     list_open: Program,
     find_listeners: Program,
     tracks: MapHandle,
@@ -98,6 +99,7 @@ impl Watch {
             attempts,
             attempts_held: Shared::new(),
             undecided: loader.map(&skel.maps.undecided)?,
+            undecided_entries: loader.map(&skel.maps.data)?,
             list_open: loader.program(&progs.list_open)?,
             find_listeners,
             tracks: loader.map(&skel.maps.tracks)?,
@@ -127,7 +129,7 @@ impl Watch {
         })?;
         let attempts = match input.direction {
             Directions::Inbound => None,
-            _ => Some(self.attempts_held.hold((), || self.attempts.iter().map(Program::trace).collect::<Result<_, _>>())?),
+            _ => Some(self.attempts_held.hold((), || self.attach_attempts())?),
         };
         let (opened_ns, lost) = (monotonic_ns(), self.lost()?);
         *lock(&collected) = Some(Collected::new(input, opened_ns));
@@ -153,6 +155,15 @@ impl Watch {
         let _one = lock(&self.reading);
         bpf::set(&self.requests, 0u32, &types::request { since_ns, ..Default::default() })?;
         Ok(self.list_open.each_in(&self.tracks, take)?)
+    }
+
+    /// What earlier windows left undecided is settled: threads that have ended decide nothing.
+    fn attach_attempts(&self) -> Result<Vec<bpf::Link>, Error> {
+        for (thread, _) in bpf::entries::<u32, types::undecided>(&self.undecided)? {
+            let _ = self.undecided.delete(bpf::bytes(&thread)); // it may just have been decided
+        }
+        bpf::set(&self.undecided_entries, 0u32, &0u64)?;
+        Ok(self.attempts.iter().map(Program::trace).collect::<Result<_, _>>()?)
     }
 
     fn programs(&self) -> impl Iterator<Item = &Program> {

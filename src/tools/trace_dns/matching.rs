@@ -47,6 +47,8 @@ pub struct Exchanges {
     keys: HashMap<Key, usize>,
     /// The latest query of an id and a name, to know it again behind a translation.
     names: HashMap<(u16, String, u16), usize>,
+    /// Multicast queries without an answer, by name and type.
+    multicast: HashMap<(String, u16), Vec<usize>>,
 }
 
 /// Messages in the order of time.
@@ -163,6 +165,9 @@ impl Exchanges {
             self.keys.insert(key, index);
             return;
         }
+        if key.server.port == MDNS {
+            self.multicast.entry((name.1.clone(), name.2)).or_default().push(self.all.len());
+        }
         let transport = if key.tcp { Transport::Tcp } else { Transport::Udp };
         self.keys.insert(key, self.all.len());
         self.names.insert(name.clone(), self.all.len());
@@ -195,13 +200,13 @@ impl Exchanges {
     /// Multicast DNS has no ids, and answers go to everybody: any answer with a record of that name will do.
     fn multicast_answer(&mut self, seen: &Seen, message: &dns::Message) {
         const ANY: u16 = 255;
-        let open = self.all.iter_mut().filter(|e| e.server.port == MDNS && e.answered_ns.is_none());
-        for exchange in open {
-            let is_it = |(name, kind): &(String, u16)| {
-                *name == exchange.name && (*kind == exchange.kind || exchange.kind == ANY)
-            };
-            if message.answers.iter().any(is_it) {
-                (exchange.answered_ns, exchange.rcode) = (Some(seen.at_ns), message.rcode);
+        for (name, kind) in &message.answers {
+            let asked = [*kind, ANY].into_iter().filter_map(|kind| self.multicast.remove(&(name.clone(), kind)));
+            for index in asked.flatten().collect::<Vec<_>>() {
+                let exchange = &mut self.all[index];
+                if exchange.answered_ns.is_none() {
+                    (exchange.answered_ns, exchange.rcode) = (Some(seen.at_ns), message.rcode);
+                }
             }
         }
     }

@@ -107,7 +107,8 @@ pub fn text(output: &Output) -> String {
     let lost = output.measured.lost_events;
     if output.queries.is_empty() {
         let none = if lost > 0 { "Of the DNS messages that were looked at none was such a query," } else { "No such DNS query" };
-        return format!("{none} in {seconds:.1} s.\n{}", output.measured.text());
+        let elsewhere = "A query that dies before it reaches an interface (a firewall on output, no neighbor) is in trace_drops.";
+        return format!("{none} in {seconds:.1} s.\n{elsewhere}\n{}", output.measured.text());
     }
     let at_least = if lost > 0 { format!("At least {queries} queries ({lost} messages were not looked at)") } else { format!("{queries} queries") };
     let mut text = format!("{at_least} in {seconds:.1} s: {answered} answered, {unanswered} unanswered");

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs};
 
 use serde::{Deserialize, Serialize};
 
-use crate::netlink;
+use crate::{limits, netlink};
 
 /// Growth in the window. null: this kernel does not count it, or the module is not loaded.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -88,6 +88,19 @@ impl Counters {
         ];
         all.into_iter().filter_map(|(name, count)| Some((name, count.filter(|count| *count > 0)?)))
     }
+}
+
+/// How often a connection has found an accept queue full (`ListenOverflows`), by network namespace. Each is given with a
+/// process in it.
+pub fn listen_overflows(namespaces: impl Iterator<Item = (u32, u32)>) -> HashMap<u32, u64> {
+    let mut found = HashMap::new();
+    for (netns, pid) in namespaces {
+        if found.len() < limits::LISTENING_NAMESPACES && !found.contains_key(&netns) {
+            let text = fs::read_to_string(format!("/proc/{pid}/net/netstat")).unwrap_or_default();
+            found.extend(netstat(&text).get("ListenOverflows").map(|count| (netns, *count)));
+        }
+    }
+    found
 }
 
 /// `TcpExt` of `/proc/net/netstat`: a line of names, a line of figures.

@@ -16,7 +16,7 @@ use libbpf_rs::{
 };
 
 use super::{
-    Counters, Flow, Listener, Place, Sample, Verdicts, flow_slots, skel,
+    Counters, Flow, Listener, Place, Sample, Verdicts, counters::listen_overflows, flow_slots, skel,
     verdicts::{self, Chain},
 };
 use crate::{
@@ -75,6 +75,8 @@ struct Reading {
     /// Beside them, which chain dropped them; or nothing.
     chains: Vec<Chain>,
     listeners: HashMap<u64, types::open_socket>,
+    /// Of their network namespaces.
+    overflows: HashMap<u32, u64>,
     counters: Counters,
     unplaced: u64,
 }
@@ -167,6 +169,8 @@ impl Drops {
         for socket in self.holders.find::<types::open_socket>([])? {
             reading.listeners.entry(socket.cookie).or_insert(socket);
         }
+        let at_home = reading.listeners.values().filter(|s| s.task_netns == s.owner.netns);
+        reading.overflows = listen_overflows(at_home.map(|s| (s.owner.netns, s.owner.pid)));
         Ok(reading)
     }
 
@@ -316,6 +320,8 @@ fn listeners(before: &Reading, after: &Reading) -> Vec<Listener> {
             accept_queue: s.accept_queue,
             accept_queue_max: s.accept_queue_max,
             dropped: grown(s).into(),
+            overflows: Option::zip(after.overflows.get(&s.owner.netns), before.overflows.get(&s.owner.netns))
+                .map(|(after, before)| after.saturating_sub(*before)),
         })
         .collect();
     listeners.sort_by_key(|l| std::cmp::Reverse(l.dropped));

@@ -109,6 +109,7 @@ fn unspecified(location: &str) -> Meaning {
         return benign("A queue was emptied when its socket or device went away.");
     }
     match location {
+        "neigh_invalidate" | "ndisc_error_report" | "arp_error_report" => meaning("NEIGH_FAILED", location),
         "ip6_mc_input" | "ip_mr_input" => benign("Multicast that no socket of this host asked for."),
         "tcp_v4_do_rcv" | "tcp_v6_do_rcv" | "tcp_rcv_state_process" | "tcp_v4_conn_request" | "tcp_conn_request" => {
             fault("TCP refused it, without a reason from this kernel.", "`listeners` and `counters`: an accept queue may be full.")

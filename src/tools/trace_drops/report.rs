@@ -47,6 +47,7 @@ pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Samp
         accept_queue: l.accept_queue,
         accept_queue_max: l.accept_queue_max,
         dropped: l.dropped,
+        netns_overflows: l.overflows,
     });
     let (listeners, cut_listeners) = answer::largest(listeners.collect(), limit, |listener| listener.dropped);
     measured.rows_cut = cut_drops + cut_listeners;

@@ -167,7 +167,7 @@ fn the_ports_of_services_stay_apart_and_those_of_clients_do_not() {
 
 fn listener(dropped: u64) -> Listener {
     let local = crate::answer::Endpoint { address: [0, 0, 0, 0].into(), port: 80 };
-    Listener { process: Process { netns: 8, ..Process::default() }, local, accept_queue: 2, accept_queue_max: 1, dropped }
+    Listener { process: Process { netns: 8, ..Process::default() }, local, accept_queue: 2, accept_queue_max: 1, dropped, overflows: None }
 }
 
 #[test]

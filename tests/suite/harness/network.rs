@@ -48,6 +48,15 @@ impl Netns {
         std::fs::metadata(format!("/run/netns/{}", self.0.name)).unwrap().ino()
     }
 
+    /// TCP segments that were sent again here, by the kernel's own count (`RetransSegs`): a busy machine does so for want of
+    /// an acknowledgment in time.
+    pub fn retransmits(&self) -> u64 {
+        let snmp = self.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+        let tcp: Vec<_> = snmp.lines().filter(|line| line.starts_with("Tcp:")).collect();
+        let place = tcp[0].split(' ').position(|name| name == "RetransSegs").unwrap();
+        tcp[1].split(' ').nth(place).unwrap().parse().unwrap()
+    }
+
     /// `ip ARGUMENTS` in the namespace.
     pub fn ip(&self, arguments: &str) -> String {
         run(&format!("ip -n {} {arguments}", self.0.name))

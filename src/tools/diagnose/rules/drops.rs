@@ -6,7 +6,7 @@ use super::warning_from;
 use crate::{
     answer::Owner,
     tools::diagnose::{
-        evidence::{Connection, Drop, Evidence, Outcome, common, groups, is_known},
+        evidence::{Connection, Drop, Evidence, Outcome, Query, common, groups, is_known},
         finding::{Code, Finding, Place, Severity, quoted},
     },
 };
@@ -36,7 +36,12 @@ fn concerns_us(evidence: &Evidence, drop: &Drop) -> bool {
     let ours = |end: Option<Place>| end.is_some_and(|end| evidence.is_ours(&end.address));
     let served = |end: Place| evidence.server(&drop.protocol, end, drop.owner.netns).is_some();
     let insists = drop.source.is_some() && drop.count >= INSISTS;
-    is_known(&drop.owner) || ours(drop.source) || (insists && drop.destination.is_some_and(served))
+    let asked = |end: Place| {
+        let waits = |query: &&Query| query.unanswered && is_known(&query.owner);
+        evidence.queries.iter().filter(waits).filter_map(|query| query.server).any(|server| end.covers(&server.into()))
+    };
+    let wanted = drop.destination.is_some_and(|end| asked(end) || (insists && served(end)));
+    is_known(&drop.owner) || ours(drop.source) || wanted
 }
 
 /// Whose packets they were: as the kernel says, else who serves the port that they were for, or from, else who connects
@@ -120,7 +125,8 @@ pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
         let count = total(&rows);
         // A firewall that keeps strangers from ports where nothing listens does its work.
         let severity = if ours { warning_from(count, PACKETS) } else { Severity::Info };
-        let to = service.map_or_else(String::new, |end| format!(" of {end}"));
+        let way = if rows[0].destination == service { "to" } else { "from" };
+        let to = service.map_or_else(String::new, |end| format!(" {way} {end}"));
         let protocol = if protocol.is_empty() { protocol } else { format!("{protocol} ") };
         let does = if rejects(evidence, service) { "rejects" } else { "drops" };
         let summary = format!("a firewall rule {does} {protocol}packets{to}: {count} in the window");
@@ -144,8 +150,8 @@ fn rejects(evidence: &Evidence, service: Option<Place>) -> bool {
 pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
     // IPv6 gives a failed neighbour no reason of its own.
     let failed = |drop: &Drop| {
-        let at = |function| drop.location.starts_with(function);
-        drop.reason == "NEIGH_FAILED" || at("ndisc_error_report") || at("arp_error_report")
+        let at = |function: &&str| drop.location.starts_with(function);
+        drop.reason == "NEIGH_FAILED" || ["ndisc_error_report", "arp_error_report", "neigh_invalidate"].iter().any(at)
     };
     let waits = evidence.drops.iter().filter(|drop| drop.reason.starts_with("NEIGH_") || failed(drop));
     let mut found = Vec::new();
@@ -155,7 +161,7 @@ pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
         // Who answers somebody that is not there, as a flood with made up senders has it, wanted nothing of him.
         let answers = |row: &Drop, source| evidence.server("tcp", source, row.owner.netns).is_some();
         let asked = |row: &Drop| row.protocol != "tcp" || !row.source.is_some_and(|source| answers(row, source));
-        let sent = |row: &Drop| row.source.is_some_and(|source| evidence.is_ours(&source.address));
+        let sent = |row: &Drop| row.sent_here || row.source.is_some_and(|source| evidence.is_ours(&source.address));
         let ours = |row: &Drop| asked(row) && (is_known(&row.owner) || sent(row));
         let harmful = rows.iter().any(|row| ours(row)) && rows.iter().any(|row| failed(row));
         let severity = if harmful { Severity::Warning } else { Severity::Info };

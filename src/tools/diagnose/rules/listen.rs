@@ -27,8 +27,12 @@ impl Listener {
     fn fails_handshakes(&self, evidence: &Evidence) -> bool {
         let here = |c: &&Connection| !c.outbound && c.local.is_some_and(|at| self.takes(&at));
         let made = evidence.connections.iter().filter(here).count() as u64;
-        let waited = 2 * self.accept_queue_peak >= self.accept_queue_max;
-        self.dropped >= FAILED && self.dropped >= 10 * made && !waited
+        self.dropped >= FAILED && self.dropped >= 10 * made && !self.made_wait()
+    }
+
+    /// Whether many who had completed their handshakes were seen to wait.
+    fn made_wait(&self) -> bool {
+        2 * self.accept_queue_peak >= self.accept_queue_max
     }
 
     fn takes(&self, at: &Endpoint) -> bool {
@@ -76,7 +80,12 @@ fn about(listener: &Listener, code: Code, severity: Severity, summary: String, e
 pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     let overflows = |listener: &&Listener| {
         let flooded = listener.is_flooded() || listener.fails_handshakes(evidence);
-        listener.is_full() || (listener.dropped >= DROPS && !flooded && evidence.counters.syn_cookies_sent == 0)
+        // A SYN that cannot be answered, for want of a route back, is the listener's to drop as well.
+        let here = listener.owner.netns == evidence.netns && evidence.counters.listen_overflows > 0;
+        let known = evidence.overflows.get(&listener.owner.netns);
+        let queued = known.map_or_else(|| here || listener.made_wait(), |overflows| *overflows > 0);
+        let dropped = listener.dropped >= DROPS && queued;
+        listener.is_full() || (dropped && !flooded && evidence.counters.syn_cookies_sent == 0)
     };
     let found = evidence.listeners.iter().filter(overflows).map(|listener| {
         let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
@@ -163,10 +172,17 @@ mod tests {
             [(Code::ListenQueueOverflow, Severity::Critical)]
         );
         assert_eq!(told(&listen_queue_overflow(&listener(17, 0, 0))), [(Code::ListenQueueOverflow, Severity::Warning)]);
-        assert_eq!(
-            told(&listen_queue_overflow(&listener(0, 0, 40))),
-            [(Code::ListenQueueOverflow, Severity::Critical)]
-        );
+        let mut emptied = listener(0, 0, 40);
+        assert!(listen_queue_overflow(&emptied).is_empty(), "no route back to who sent the SYNs");
+        emptied.counters.listen_overflows = 40;
+        assert_eq!(told(&listen_queue_overflow(&emptied)), [(Code::ListenQueueOverflow, Severity::Critical)]);
+        (emptied.counters.listen_overflows, emptied.listeners[0].accept_queue_peak) = (0, 12);
+        assert_eq!(told(&listen_queue_overflow(&emptied)), [(Code::ListenQueueOverflow, Severity::Critical)]);
+        emptied.overflows.insert(None, 0);
+        assert!(listen_queue_overflow(&emptied).is_empty(), "no connection found a queue full");
+        emptied.listeners[0].accept_queue_peak = 0;
+        emptied.overflows.insert(None, 40);
+        assert_eq!(told(&listen_queue_overflow(&emptied)), [(Code::ListenQueueOverflow, Severity::Critical)]);
         assert!(listen_queue_overflow(&listener(16, 3, 0)).is_empty());
         assert!(listen_queue_overflow(&listener(0, 0, 1)).is_empty(), "a stray packet");
     }

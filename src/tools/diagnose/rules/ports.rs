@@ -26,15 +26,14 @@ pub fn port_exhaustion(evidence: &Evidence) -> Vec<Finding> {
             continue;
         }
         let owner = common(rows.iter().map(|row| &row.owner));
-        let summary = format!(
-            "{} has no local port left for {remote}: {} connects failed, {open} sockets to it are open",
-            quoted(&owner),
-            rows.len()
-        );
+        // Sockets are read at the window's end: then who held the ports may be gone.
+        let held = if open == 0 { String::new() } else { format!(", {open} sockets to it are open") };
+        let summary =
+            format!("{} has no local port left for {remote}: {} connects failed{held}", quoted(&owner), rows.len());
         let finding = Finding::new(Code::PortExhaustion, Severity::Critical, summary)
             .owner(&owner)
             .with("failed", rows.len())
-            .with("open_to_the_same_remote", open)
+            .with("open_to_the_same_remote", (open > 0).then_some(open))
             .with("established_in_the_window", made);
         found.push(to_target(finding, remote).step("sysctl net.ipv4.ip_local_port_range net.ipv4.tcp_tw_reuse"));
     }

@@ -1,6 +1,6 @@
 //! Short ways to write evidence, for the tests of every rule, and the tests of what is done with their findings.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use super::*;
 use crate::{
@@ -108,13 +108,16 @@ fn who_has_the_symptom_is_noted_with_the_cause() {
 
 #[test]
 fn a_command_runs_in_the_network_namespace_that_it_is_about() {
+    let netns_files: HashMap<_, _> = [(3, "/run/netns/blue".into()), (4, "/run/netns/$(reboot)".into())].into();
     let step = |netns, pid, line: &str| {
         let owner = Owner { netns: Some(netns), pid, ..Owner::default() };
         let finding = Finding::new(Code::NoRoute, Severity::Info, "x").owner(&owner).step(line);
-        entered(&finding, &Evidence { netns: Some(1), ..quiet() })
+        entered(&finding, &Evidence { netns: Some(1), netns_files: netns_files.clone(), ..quiet() })
     };
     assert_eq!(step(1, Some(7), "ip neigh"), "ip neigh");
     assert_eq!(step(2, Some(7), "ip neigh"), "nsenter -t 7 -n ip neigh");
+    assert_eq!(step(3, Some(7), "ip neigh"), "nsenter --net=/run/netns/blue ip neigh");
+    assert_eq!(step(4, Some(7), "ip neigh"), "nsenter -t 7 -n ip neigh");
     assert_eq!(step(2, None, "ip neigh"), "ip neigh  # in network namespace 2");
     assert_eq!(step(2, Some(7), "netmon-mcp call trace_drops"), "netmon-mcp call trace_drops");
 }

@@ -1,0 +1,18 @@
+//! Whose a dropped packet was.
+
+use super::*;
+use crate::processes::Process;
+
+#[test]
+fn a_socket_that_lives_briefly_in_a_process_with_many_files() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    nft(&pair.a, "output", "udp dport 92 drop");
+    let mut server = Process::in_netns(&pair.a, &format!("udp-briefly {B} 92 3000"));
+    server.hear();
+    let answer = answer_to(&daemon, WINDOW_MS, || {
+        server.go();
+        server.hear()
+    });
+    let row = row(&answer, &pair.a, "NETFILTER_DROP");
+    assert_eq!(row["owner"]["pid"], server.pid(), "{row:#}");
+}
