@@ -51,7 +51,7 @@ impl Entry<'_> {
         metrics.called(known, outcome, self.took, lost.unwrap_or_default());
         let Some(sender) = self.sender else { return };
         let rows = result.as_ref().ok().and_then(rows);
-        let error = result.as_ref().err().map(ToString::to_string);
+        let error = result.as_ref().err().map(|e| e.to_string().chars().take(limits::AUDIT_CHARS).collect::<String>());
         tracing::info!(
             target: "netmon_mcp::audit",
             tool = untrusted::clean(self.tool),

@@ -1,10 +1,11 @@
 //! Asking the daemon: a service that runs already, or one that this gateway starts for itself.
 
 use std::{
-    io,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::MetadataExt, net::UnixStream as StdStream, process::CommandExt},
+        unix::{fs::MetadataExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     pin::pin,
@@ -15,12 +16,12 @@ use std::{
 
 use caps::CapsHashSet;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    sendmsg, socket_with, socketpair,
 };
 use serde_json::value::RawValue;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
+    io::{Interest, unix::AsyncFd},
     sync::Notify,
 };
 
@@ -100,29 +101,31 @@ impl Daemon {
                 std::thread::spawn(move || child.wait()); // so that it leaves no zombie
             }
         }
-        let stream = match &*state {
+        match &*state {
             State::Child(channel) => hand_over(channel).map_err(|_| {
                 Failure::Absent(
                     "the netmond that this server started has ended, and root was given up since; restart netmon-mcp"
                         .into(),
                 )
             }),
-            _ => StdStream::connect(&self.socket).map_err(|e| absent(&self.socket, &e)),
-        }?;
-        let convert = |stream: StdStream| stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
-        convert(stream).map_err(|e| Failure::Absent(format!("the connection to netmond failed: {e}")))
+            _ => open(&self.socket).map_err(|e| absent(&self.socket, &e)),
+        }
     }
 
     /// A service if there is one, else a daemon of our own if we are root. Then root is given up.
     fn decide(&self) -> Result<(State, Option<Child>), Failure> {
         let kept = |e| Failure::Absent(format!("root was not given up, so nothing is done: {e}"));
-        match StdStream::connect(&self.socket) {
+        match open(&self.socket) {
             Ok(_) if !sandbox::is_root() => Ok((State::Service, None)),
             Ok(_) => {
                 become_client(&self.socket).map_err(kept)?;
                 Ok((State::Service, None))
             }
-            Err(_) if sandbox::is_root() => {
+            Err(e) if sandbox::is_root() => {
+                if self.socket != Path::new(SOCKET) || e.kind() == io::ErrorKind::WouldBlock {
+                    let socket = self.socket.display();
+                    tracing::warn!("nothing answers at {socket} ({e}), so this server starts a netmond of its own");
+                }
                 let (channel, child) =
                     start_child().map_err(|e| Failure::Absent(format!("netmond could not be started: {e}")))?;
                 sandbox::give_up_root(&Account::system("nobody"), None).map_err(kept)?;
@@ -145,11 +148,22 @@ fn become_client(socket: &Path) -> io::Result<()> {
     }
 }
 
+/// A connection that does not block. A daemon that takes none while its queue is full is `WouldBlock`.
+fn open(socket: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    Ok(stream.into())
+}
+
 fn absent(socket: &Path, e: &io::Error) -> Failure {
     let socket = socket.display();
     Failure::Absent(match e.kind() {
         io::ErrorKind::PermissionDenied => format!(
             "you may not ask netmond: {socket} is for root and the members of its group. Join it (`sudo usermod -aG netmon $USER`, then log in again), or run netmon-mcp with sudo"
+        ),
+        io::ErrorKind::WouldBlock => format!(
+            "netmond takes no connection at {socket}, and others wait already: it hangs or is stopped. Look at `systemctl status netmond`; `sudo systemctl restart netmond` may help"
         ),
         _ => format!(
             "netmond is not running: nothing answers at {socket}. Start the service (`sudo systemctl start netmond`), or run netmon-mcp with sudo, which starts one for itself"
@@ -176,8 +190,9 @@ fn start_child() -> io::Result<(OwnedFd, Child)> {
 }
 
 /// A new connection, one end of which goes to the child.
-fn hand_over(channel: &OwnedFd) -> io::Result<StdStream> {
-    let (ours, theirs) = StdStream::pair()?;
+fn hand_over(channel: &OwnedFd) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds = [theirs.as_fd()];
@@ -186,39 +201,50 @@ fn hand_over(channel: &OwnedFd) -> io::Result<StdStream> {
     Ok(ours)
 }
 
-async fn exchange(mut stream: UnixStream, request: &Request, enough: &Notify) -> io::Result<String> {
+/// A line each way. The request goes out at once: it fits into what a new socket takes without being read.
+async fn exchange(stream: UnixStream, request: &Request, enough: &Notify) -> io::Result<String> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     // A daemon that refuses does so before it reads: its sentence is there all the same.
-    let written = stream.write_all(&line).await;
-    let (from, mut to) = stream.split();
-    let (mut reader, mut answer) = (BufReader::new(from.take(limits::ANSWER_BYTES)), String::new());
+    let written = (&stream).write_all(&line);
+    // Of reading only: that there is room to write in again would wake us for nothing.
+    // SAFETY: a `UnixStream` has one descriptor, which it keeps open until it is dropped.
+    let stream = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE)? };
+    let (mut reader, mut answer) = (BufReader::new(stream.get_ref().take(limits::ANSWER_BYTES)), Vec::new());
     {
-        let mut read = pin!(reader.read_line(&mut answer));
+        // What came before there was no more is kept, and read on from.
+        let mut read = pin!(stream.async_io(Interest::READABLE, |_| reader.read_until(b'\n', &mut answer)));
         tokio::select! {
-            result = &mut read => result.map(|_| ()),
+            result = &mut read => result,
             () = enough.notified() => {
-                to.shutdown().await?; // half a close: the answer can still come
-                read.await.map(|_| ())
+                stream.get_ref().shutdown(Shutdown::Write)?; // half a close: the answer can still come
+                read.await
             }
         }?;
     }
     written.or_else(|e| if answer.is_empty() { Err(e) } else { Ok(()) })?;
+    let answer = String::from_utf8(answer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
     if answer.ends_with('\n') { Ok(answer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// The sample in a line of the daemon, or why there is none.
 pub fn read(line: &str) -> Result<Box<RawValue>, Failure> {
+    match serde_json::from_str(line) {
+        Ok(Response { sample: Some(sample), version: wire::VERSION, .. }) => Ok(sample),
+        Ok(Response { error: Some(e), .. }) => Err(e.into()),
+        _ => Err(foreign(line)),
+    }
+}
+
+/// What is wrong with a line that holds neither: another release may have other fields.
+fn foreign(line: &str) -> Failure {
     #[derive(serde::Deserialize)]
     struct Versioned {
         version: u32,
     }
-    let foreign = |e: serde_json::Error| Failure::Absent(format!("what answers is not netmond: {e}"));
-    let Versioned { version } = serde_json::from_str(line).map_err(foreign)?;
     match serde_json::from_str(line) {
-        Ok(Response { sample: Some(sample), version: wire::VERSION, .. }) => Ok(sample),
-        Ok(Response { error: Some(e), .. }) => Err(e.into()),
-        _ => Err(wire::Error::Version { daemon: version, gateway: wire::VERSION }.into()),
+        Ok(Versioned { version }) => wire::Error::Version { daemon: version, gateway: wire::VERSION }.into(),
+        Err(e) => Failure::Absent(format!("what answers is not netmond: {e}")),
     }
 }
 
@@ -230,6 +256,21 @@ mod tests {
     fn a_daemon_of_another_release_is_named_as_such() {
         let text = read("{\"version\":2,\"answer\":{}}\n").unwrap_err().to_string();
         assert!(text.contains("daemon speaks version 2") && text.contains("restart"), "{text}");
+    }
+
+    #[test]
+    fn a_daemon_that_takes_no_connections_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("netmond.sock");
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let daemon =
+            Daemon { socket: path, role: Role::Gateway, readable: Vec::new(), state: Mutex::new(State::Service) };
+        let waiting = daemon.connect().unwrap();
+        let text = daemon.connect().unwrap_err().to_string();
+        assert!(text.contains("takes no connection") && text.contains("restart"), "{text}");
+        drop(waiting);
     }
 
     #[test]

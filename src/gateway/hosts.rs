@@ -172,7 +172,11 @@ impl Host {
     fn read(&self, result: CallToolResult) -> Result<Answer, Failure> {
         let text = result.content.iter().find_map(|content| content.as_text()).map(|text| text.text.clone());
         match (result.structured_content, result.is_error) {
-            (Some(structured), None | Some(false)) => Ok(Answer { structured, text: text.unwrap_or_default() }),
+            // What the host calls clean need not be, if the host is not what it was.
+            (Some(structured), None | Some(false)) => Ok(Answer {
+                structured: untrusted::value(structured),
+                text: untrusted::lines(&text.unwrap_or_default()),
+            }),
             _ => Err(Failure::Elsewhere(self.quoted(&text.unwrap_or_default()))),
         }
     }

@@ -59,7 +59,7 @@ impl fmt::Display for Failure {
                 let names: Vec<_> = QUESTIONS.iter().map(|question| question.name).collect();
                 write!(f, "no tool named {name}; there are: {}", names.join(", "))
             }
-            Failure::Daemon(e) => e.fmt(f),
+            Failure::Daemon(e) => f.write_str(&untrusted::lines(&e.to_string())), // it may name an interface
             Failure::Absent(text) | Failure::Busy(text) | Failure::Elsewhere(text) => f.write_str(text),
             Failure::Ending => {
                 f.write_str("netmon-mcp is shutting down and ended the measurement; call again when it is back")

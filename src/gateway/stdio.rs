@@ -7,7 +7,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use rmcp::{ServiceExt, transport::stdio_pipes};
+use rmcp::{
+    ServiceExt,
+    transport::{async_rw::AsyncRwTransport, stdio_pipes},
+};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     signal::unix::{SignalKind, signal},
@@ -15,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Gateway, server::Server};
+use crate::limits;
 
 /// Serves until the end of input, SIGTERM or SIGINT.
 pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
@@ -30,7 +34,8 @@ pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
     let server = Server::new(Arc::new(gateway), ended.clone());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let session = async {
-        match server.serve((input, stdout)).await {
+        let transport = AsyncRwTransport::new_server(input, stdout).with_max_line_length(limits::LINE_BYTES);
+        match server.serve(transport).await {
             Ok(running) => running.waiting().await.map(|_| ()).map_err(anyhow::Error::from),
             Err(e) if ended.is_cancelled() => {
                 tracing::debug!("input ended before a client introduced itself: {e}");

@@ -122,6 +122,19 @@ fn a_changed_file_of_tokens_counts_at_once() {
 }
 
 #[test]
+fn a_token_that_was_taken_out_is_refused_though_the_file_could_not_be_read_at_first() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let server = protected(&daemon, &folder);
+    let file = token_file(&folder, &format!("desk {OTHER}\n"));
+    let everybody_reads = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    everybody_reads(0o604);
+    assert_eq!(server.call("status", json!({})).status, 200, "a file that others may read changes nothing");
+    server.until_logged(&["the tokens stay as they were", "every user of this host"]);
+    everybody_reads(0o600);
+    assert_eq!(server.call("status", json!({})).status, 401);
+}
+
+#[test]
 fn a_strange_host_or_origin_is_refused_on_every_path() {
     let daemon = Daemon::start();
     let server =

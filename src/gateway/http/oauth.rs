@@ -1,13 +1,16 @@
 //! OAuth 2.1: this server as a protected resource. Tokens are JWTs of one authorization server, checked
 //! against the keys that it publishes; we issue none, and pass none on.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{limits, untrusted};
+use crate::{bpf::lock, limits, untrusted};
 
 /// What a token must allow.
 pub const SCOPE: &str = "netmon:read";
@@ -35,13 +38,33 @@ pub struct OAuth {
     /// Where the keys are, if not where the server's metadata says.
     jwks: Option<String>,
     client: reqwest::Client,
-    keys: tokio::sync::Mutex<Keys>,
+    keys: Mutex<Keys>,
+    /// Held while keys are fetched: one at a time, and only who needs them waits.
+    fetching: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct Keys {
     set: Option<JwkSet>,
+    /// When the set was, and when it was last tried.
     fetched: Option<Instant>,
+    tried: Option<Instant>,
+}
+
+impl Keys {
+    /// The key with this id, if it was there not long ago.
+    fn fresh(&self, id: Option<&str>) -> Option<DecodingKey> {
+        self.set.as_ref().filter(|_| within(self.fetched, limits::JWKS_MAX_AGE)).and_then(|set| find(set, id))
+    }
+
+    /// The same of keys that the server could not be asked about since.
+    fn kept(&self, id: Option<&str>) -> Option<DecodingKey> {
+        self.set.as_ref().filter(|_| within(self.fetched, limits::JWKS_KEPT)).and_then(|set| find(set, id))
+    }
+}
+
+fn within(since: Option<Instant>, age: Duration) -> bool {
+    since.is_some_and(|since| since.elapsed() <= age)
 }
 
 /// Why a token does not do.
@@ -72,7 +95,14 @@ impl OAuth {
         }
         let client = reqwest::Client::builder().timeout(limits::JWKS_TIME).build().map_err(|e| e.to_string())?;
         let (issuer, audience) = (issuer.into(), audience.into());
-        Ok(OAuth { issuer, audience, jwks: jwks.map(Into::into), client, keys: Default::default() })
+        Ok(OAuth {
+            issuer,
+            audience,
+            jwks: jwks.map(Into::into),
+            client,
+            keys: Mutex::default(),
+            fetching: Default::default(),
+        })
     }
 
     /// The protected resource's metadata.
@@ -120,17 +150,30 @@ impl OAuth {
     /// The key with this id. One that is not known may be new, so the keys are fetched again, but not often:
     /// strangers choose the ids that we look for.
     async fn key(&self, id: Option<&str>) -> Result<DecodingKey, String> {
-        let mut keys = self.keys.lock().await;
-        let age = keys.fetched.map_or(Duration::MAX, |fetched| fetched.elapsed());
-        let known = keys.set.as_ref().and_then(|set| find(set, id));
-        if age > limits::JWKS_MAX_AGE || known.is_none() && age > limits::JWKS_MIN_AGE {
-            keys.fetched = Some(Instant::now());
-            match self.fetch().await {
-                Ok(set) => keys.set = Some(set),
+        let fresh = || lock(&self.keys).fresh(id);
+        if let Some(key) = fresh() {
+            return Ok(key);
+        }
+        // Who has a key that only may be old does not wait for another who is fetching.
+        let kept = lock(&self.keys).kept(id);
+        let _alone = match (self.fetching.try_lock(), kept) {
+            (Ok(alone), _) => alone,
+            (Err(_), Some(key)) => return Ok(key),
+            (Err(_), None) => self.fetching.lock().await,
+        };
+        if let Some(key) = fresh() {
+            return Ok(key); // somebody else has fetched it meanwhile
+        }
+        if !within(lock(&self.keys).tried, limits::JWKS_MIN_AGE) {
+            let fetched = self.fetch().await;
+            let mut keys = lock(&self.keys);
+            keys.tried = Some(Instant::now());
+            match fetched {
+                Ok(set) => (keys.set, keys.fetched) = (Some(set), keys.tried),
                 Err(e) => tracing::warn!("the keys of {} were not fetched: {e}", self.issuer),
             }
         }
-        keys.set.as_ref().and_then(|set| find(set, id)).ok_or_else(|| "the key that signed it is not known".into())
+        lock(&self.keys).kept(id).ok_or_else(|| "the key that signed it is not known".into())
     }
 
     async fn fetch(&self) -> Result<JwkSet, String> {

@@ -10,7 +10,7 @@ use std::{
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest, rand};
 
-use crate::{bpf::lock, limits};
+use crate::{bpf::lock, limits, logging::Throttle};
 
 /// A file of which we want to know when it has changed.
 pub struct Watched {
@@ -18,8 +18,8 @@ pub struct Watched {
     seen: Mutex<Option<Stamp>>,
 }
 
-/// A write changes the times or the size, a rename the inode.
-type Stamp = (u64, u64, i64, i64);
+/// A write changes the times or the size, a rename the inode, a change of its mode the second time.
+type Stamp = (u64, u64, [i64; 4]);
 
 impl Watched {
     pub fn new(path: PathBuf) -> Self {
@@ -30,7 +30,8 @@ impl Watched {
     /// on its way back.
     pub fn changed(&self) -> bool {
         let Ok(meta) = fs::metadata(&self.path) else { return false };
-        let stamp = Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()));
+        let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+        let stamp = Some((meta.ino(), meta.size(), times));
         let mut seen = lock(&self.seen);
         std::mem::replace(&mut *seen, stamp) != stamp
     }
@@ -40,6 +41,9 @@ impl Watched {
         *lock(&self.seen) = None;
     }
 }
+
+/// A file that does not read is tried again at each request.
+static FAILURES: Throttle = Throttle::new(1);
 
 /// The tokens of a file: a line each, `NAME TOKEN`.
 pub struct Tokens {
@@ -86,7 +90,12 @@ impl Tokens {
                 tracing::info!(tokens = tokens.len(), "read the tokens again");
                 *lock(&self.known) = tokens;
             }
-            Err(e) => tracing::error!("the tokens stay as they were: {e}"),
+            Err(e) => {
+                self.file.forget(); // a token that was taken out must not outlive what is wrong with the file
+                if let Some(skipped) = FAILURES.admit() {
+                    tracing::error!(skipped, "the tokens stay as they were: {e}");
+                }
+            }
         }
     }
 }
