@@ -12,12 +12,14 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-        ContentBlock, GetPromptRequestParams, GetPromptResponse, Implementation, JsonObject, ListPromptsResult,
+        ContentBlock, CustomRequest, CustomResult, ErrorCode, GetPromptRequestParams, GetPromptResponse,
+        Implementation, JsonObject, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
         ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities, ServerConfig, Tool,
         ToolAnnotations,
     },
     service::RequestContext,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +32,7 @@ use super::{
 use crate::{
     limits,
     tools::{Answer, QUESTIONS, Question, output_schema},
-    wire,
+    untrusted, wire,
 };
 
 /// What a model reads before it picks a tool. Clients cut it at 2 KB.
@@ -110,13 +112,14 @@ impl Server {
         let mut work = std::pin::pin!(self.gateway.call(call));
         // A timer is never due at once, but up to a millisecond later: none is waited for before the work has begun.
         let mut tick = tokio::time::interval_at((begun + limits::PROGRESS_EVERY).into(), limits::PROGRESS_EVERY);
+        let asked_for = context.meta.get_progress_token().is_some();
         let answer = loop {
             tokio::select! {
                 biased;
                 answer = &mut work => break answer?,
                 () = context.ct.cancelled() => return Err(wire::Error::Cancelled.into()),
                 () = &mut ended => return Err(Failure::Ending),
-                _ = tick.tick() => self.progress(context, begun.elapsed().as_secs_f64().min(total), total).await,
+                _ = tick.tick(), if asked_for => self.progress(context, begun.elapsed().as_secs_f64().min(total), total).await,
             }
         };
         self.last.note(question, &answer);
@@ -167,6 +170,24 @@ impl ServerHandler for Server {
             .with_cache_scope(CacheScope::Public))
     }
 
+    /// There are none. Some clients ask without looking at the capabilities, and take an error for a fault.
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Ok(ListResourcesResult::default())
+    }
+
+    /// As [`Self::list_resources`].
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(ListResourceTemplatesResult::default())
+    }
+
     async fn get_prompt(
         &self,
         request: GetPromptRequestParams,
@@ -185,6 +206,25 @@ impl ServerHandler for Server {
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
         self.listed().iter().find(|tool| tool.name == name).cloned()
+    }
+
+    /// What rmcp could not read as any request: a method that is not here, or one that is, with parameters that are not its.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let params = request.params.unwrap_or_default();
+        let wrong = match request.method.as_str() {
+            "tools/call" => CallToolRequestParams::deserialize(params).err(),
+            "prompts/get" => GetPromptRequestParams::deserialize(params).err(),
+            "completion/complete" => CompleteRequestParams::deserialize(params).err(),
+            _ => None,
+        };
+        Err(match wrong {
+            Some(e) => ErrorData::invalid_params(untrusted::clean(&format!("{}: {e}", request.method)), None),
+            None => ErrorData::new(ErrorCode::METHOD_NOT_FOUND, untrusted::clean(&request.method), None),
+        })
     }
 
     async fn call_tool(

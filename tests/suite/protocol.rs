@@ -114,9 +114,24 @@ fn unknown_fields_types_and_tools_are_refused_with_what_is_allowed() {
     let answer = client.request("tools/call", json!({"name": "nope", "arguments": {}}));
     assert_eq!(answer["error"]["code"], -32602, "{answer}");
     assert!(answer["error"]["message"].as_str().unwrap().contains("network-monitor"), "{answer}");
+    for params in [json!({}), json!({"name": 7}), json!({"name": "status", "arguments": [1]})] {
+        let answer = client.request("tools/call", params);
+        assert_eq!(answer["error"]["code"], -32602, "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().starts_with("tools/call: "), "{answer}");
+    }
     let answer = client.request("no/such/method", json!({}));
     assert_eq!(answer["error"]["code"], -32601, "{answer}");
     assert!(client.call("status", json!({})).is_ok(), "it lives on");
+}
+
+#[test]
+fn null_stands_for_what_is_not_given() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let answer = client.call("snapshot_sockets", json!({"port": null, "limit": null, "process": null})).unwrap();
+    assert!(answer["states"].is_object(), "{answer}");
+    let text = client.call("network-monitor", json!({"operation": null})).unwrap_err();
+    assert!(text.contains("operation is missing"), "{text}");
 }
 
 #[test]
