@@ -21,21 +21,30 @@ pub trait Calls {
     fn call(&mut self);
 }
 
-/// Over standard input and output, after `initialize`.
+/// Lines over standard input and output.
 pub struct Pipes {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
+    /// What it is asked, and what an answer contains.
+    question: String,
+    says: &'static str,
 }
 
 impl Pipes {
-    pub fn new(mut command: Command) -> Pipes {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut pipes = Pipes { child, stdin, stdout };
+    /// An MCP server, after `initialize`.
+    pub fn new(command: Command) -> Pipes {
+        let mut pipes = Pipes::to(command, call(None), "\"structuredContent\":");
         pipes.exchange(&initialize());
         pipes.send(&initialized());
         pipes
+    }
+
+    /// A program that answers each line with one.
+    pub fn to(mut command: Command, question: String, says: &'static str) -> Pipes {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Pipes { child, stdin, stdout, question, says }
     }
 
     fn send(&mut self, line: &str) {
@@ -52,8 +61,8 @@ impl Pipes {
 
 impl Calls for Pipes {
     fn call(&mut self) {
-        let answer = self.exchange(&call(None));
-        assert!(answer.contains("\"structuredContent\":"), "{answer}");
+        let answer = self.exchange(&self.question.clone());
+        assert!(answer.contains(self.says), "{answer}");
     }
 }
 

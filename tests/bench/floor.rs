@@ -33,6 +33,9 @@ pub const TRACEPOINTS: &[&CStr] = &[
 pub const TRACEPOINTS_OF_CONNECTIONS: &[&CStr] =
     &[c"fib6_table_lookup", c"fib_table_lookup", c"inet_sk_error_report", c"inet_sock_set_state"];
 
+/// Those of `top_traffic`.
+pub const TRACEPOINTS_OF_TRAFFIC: &[&CStr] = &[c"inet_sock_set_state", c"sock_recv_length", c"sock_send_length"];
+
 /// Links of an empty program, until they are dropped.
 pub struct Empty(#[expect(dead_code, reason = "held, not read")] Vec<OwnedFd>);
 

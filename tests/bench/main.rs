@@ -14,6 +14,7 @@ mod callers;
 mod connections;
 mod cost;
 mod first_light;
+mod fixed;
 mod flood;
 mod floor;
 mod peers;
@@ -53,8 +54,11 @@ const BENCHMARKS: &[Benchmark] = &[
 ];
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("--hold") {
-        return sockets::hold();
+    match std::env::args().nth(1).as_deref() {
+        Some("--hold") => return sockets::hold(),
+        Some("--relay") => return remote::relay(),
+        Some("--fixed") => return fixed::serve(),
+        _ => {}
     }
     harness::require_root();
     let named: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
@@ -68,7 +72,14 @@ fn main() {
         if named.is_empty() || named.iter().any(|n| n == name) {
             for figure in benchmark() {
                 let verdict = if figure.reached { "" } else { "  NOT REACHED" };
-                println!("{:<58} {:>26}  {:<24}{verdict}", figure.name, figure.measured, figure.reach);
+                // A name that does not fit has a line of its own.
+                let name = if figure.name.len() > 58 {
+                    println!("{}", figure.name);
+                    ""
+                } else {
+                    &figure.name
+                };
+                println!("{name:<58} {:>26}  {:<24}{verdict}", figure.measured, figure.reach);
             }
         }
     }

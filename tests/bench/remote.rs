@@ -7,7 +7,10 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt, net::UnixListener},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -98,6 +101,13 @@ fn typescript(answer: &Path) -> Command {
     command
 }
 
+/// What rmcp itself takes.
+fn fixed(answer: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg("--fixed").arg(answer);
+    command
+}
+
 /// It over HTTP, and where.
 fn over_http(mut command: Command) -> (Ended, SocketAddr) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -135,7 +145,7 @@ fn beyond(
 
 /// The figures of the other SDKs, where there are any.
 fn others(unit: &str, figures: &[(f64, f64, f64)]) -> String {
-    let names = ["Python", "TypeScript"].iter().zip(figures);
+    let names = ["rmcp alone", "Python", "TypeScript"].iter().zip(figures);
     let list: Vec<_> = names.map(|(name, (figure, ..))| format!("{name} {figure:.0} {unit}")).collect();
     if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }
 }
@@ -146,22 +156,43 @@ pub fn latency() -> Vec<Figure> {
     let answer = recorded.answer();
     let mut ours = Command::new(GATEWAY);
     ours.arg("--socket").arg(&recorded.socket);
-    let pipes: Vec<Box<dyn Calls>> = [ours, python(&answer), typescript(&answer)]
+    let pipes: Vec<Box<dyn Calls>> = [ours, fixed(&answer), python(&answer), typescript(&answer)]
         .into_iter()
         .map(|command| Box::new(Pipes::new(command)) as Box<dyn Calls>)
         .collect();
     let stdio = beyond("a call over stdio", &recorded, 50.0, "<= 50 µs", pipes);
+    let mut relay = Command::new(std::env::current_exe().unwrap());
+    relay.arg("--relay").arg(&recorded.socket);
+    let relay = Pipes::to(relay, recorded.question.clone(), "sample");
+    let name = "… a process that only passes lines on";
+    let floor = beyond(name, &recorded, f64::MAX, "-", vec![Box::new(relay)]);
     let server = Server::start(&recorded.socket, &[]);
+    let (_fixed, at_fixed) = over_http(fixed(&answer));
     let (_python, at_python) = over_http(python(&answer));
     let (_typescript, at_typescript) = over_http(typescript(&answer));
-    let legacy = [server.address, at_python, at_typescript];
+    let legacy = [server.address, at_fixed, at_python, at_typescript];
     let legacy = legacy.into_iter().map(|address| Box::new(Http::legacy(address)) as Box<dyn Calls>).collect();
-    let modern: Vec<Box<dyn Calls>> = vec![Box::new(Http::modern(server.address))];
+    let modern: Vec<Box<dyn Calls>> = vec![Box::new(Http::modern(server.address)), Box::new(Http::modern(at_fixed))];
     vec![
         stdio,
+        floor,
         beyond("a call over HTTP with a session", &recorded, 150.0, "<= 150 µs", legacy),
         beyond("a call over HTTP, 2026-07-28", &recorded, 150.0, "<= 150 µs", modern),
     ]
+}
+
+/// What any process between client and daemon costs: one that passes each line on, over a new connection, and its answer
+/// back.
+pub fn relay() {
+    let socket = std::env::args().nth(2).expect("a socket");
+    for line in std::io::stdin().lines() {
+        let mut daemon = UnixStream::connect(&socket).unwrap();
+        daemon.write_all(format!("{}\n", line.unwrap()).as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(daemon).read_line(&mut answer).unwrap();
+        std::io::stdout().write_all(answer.as_bytes()).unwrap();
+        std::io::stdout().flush().unwrap();
+    }
 }
 
 /// A server, and how its clients connect.
@@ -189,10 +220,12 @@ pub fn throughput() -> Vec<Figure> {
     let recorded = Recorded::new();
     let answer = recorded.answer();
     let server = Server::start(&recorded.socket, &[]);
+    let (_fixed, at_fixed) = over_http(fixed(&answer));
     let (_python, at_python) = over_http(python(&answer));
     let (_typescript, at_typescript) = over_http(typescript(&answer));
-    let turns: [Turn; 4] = [
+    let turns: [Turn; 5] = [
         (server.address, Http::modern),
+        (at_fixed, Http::modern),
         (at_python, Http::legacy),
         (at_typescript, Http::legacy),
         (server.address, Http::legacy),
@@ -209,8 +242,8 @@ pub fn throughput() -> Vec<Figure> {
         reached: middle >= 10_000.0,
     };
     vec![
-        figure(format!("calls over 8 HTTP connections{}", others("/s", &middles[1..3])), middles[0]),
-        figure("calls over 8 HTTP connections with sessions".into(), middles[3]),
+        figure(format!("calls over 8 HTTP connections{}", others("/s", &middles[1..4])), middles[0]),
+        figure("calls over 8 HTTP connections with sessions".into(), middles[4]),
     ]
 }
 
@@ -219,9 +252,9 @@ pub fn sessions() -> Vec<Figure> {
     let recorded = Recorded::new();
     let answer = recorded.answer();
     let server = Server::start(&recorded.socket, &[]);
-    let (python, at_python) = over_http(python(&answer));
-    let (typescript, at_typescript) = over_http(typescript(&answer));
-    let servers = [(server.child.id(), server.address), (python.0.id(), at_python), (typescript.0.id(), at_typescript)];
+    let others_over_http = [fixed(&answer), python(&answer), typescript(&answer)].map(over_http);
+    let [fixed, python, typescript] = others_over_http.each_ref().map(|(child, address)| (child.0.id(), *address));
+    let servers = [(server.child.id(), server.address), fixed, python, typescript];
     let memory = || servers.map(|(pid, _)| (resident(pid) / 1e6, 0.0, 0.0));
     let idle = memory();
     for (_, address) in servers {
@@ -229,7 +262,7 @@ pub fn sessions() -> Vec<Figure> {
         (0..ABANDONED).for_each(|_| drop(http.begin()));
     }
     let after = memory();
-    let figure = |name: &str, all: [(f64, f64, f64); 3], limit: f64, reach| Figure {
+    let figure = |name: &str, all: [(f64, f64, f64); 4], limit: f64, reach| Figure {
         name: format!("{name}{}", others("MB", &all[1..])),
         measured: format!("{:.1} MB", all[0].0),
         reach,

@@ -9,7 +9,13 @@ use std::{
 
 use serde_json::json;
 
-use crate::{Figure, cost, harness::*, median, peers, workload::Load};
+use crate::{
+    Figure, cost,
+    floor::{Empty, TRACEPOINTS_OF_TRAFFIC},
+    harness::*,
+    median, peers,
+    workload::Load,
+};
 
 /// What a figure is called, its load, and what is to be reached.
 type Case = (&'static str, fn(&Pair) -> Load, (f64, &'static str));
@@ -25,7 +31,10 @@ pub fn traffic_cost() -> Vec<Figure> {
         let daemon = Daemon::start();
         let ours = cost::ratio(name, &daemon, &[("top_traffic", json!({"duration_ms": 60_000}))], load(&pair), reach);
         let what = name.split(',').next().unwrap_or_default();
-        std::iter::once(ours).chain(peers::beside(what, &pair, peers::BYTES, || load(&pair))).collect::<Vec<_>>()
+        let empty = || Empty::trace(TRACEPOINTS_OF_TRAFFIC);
+        let floor = format!("… {what}, an empty program at its tracepoints");
+        let floor = cost::compare(&floor, load(&pair), (0.0, "-"), empty, drop);
+        [ours, floor].into_iter().chain(peers::beside(what, &pair, peers::BYTES, || load(&pair))).collect::<Vec<_>>()
     };
     loads.into_iter().flat_map(compare).collect()
 }
