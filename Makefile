@@ -23,6 +23,7 @@ bench: prerequisites
 	cargo bench --locked
 
 lint: prerequisites
+	@scripts/prerequisites python3
 	cargo fmt --check
 	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
 	cargo clippy --locked --all-targets --test stock -- -D warnings

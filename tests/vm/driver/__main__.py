@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +33,8 @@ SCRIPTS = Path(__file__).parent.parent
 # Bounds, for a busy machine; one that does nothing else needs a fifth of them.
 TEST_SECONDS = 90
 KERNEL_SECONDS = 900
+# Guests of one kernel, among which its tests are shared out: most of a test's time is a window's, and costs nothing.
+GUESTS = 2
 # A window is a length of time, and an emulated processor that has to wait for a real one can miss it. What is wrong
 # with the kernel, or with us, is wrong twice.
 ATTEMPTS = 2
@@ -64,14 +67,20 @@ def main():
 
 
 @contextlib.contextmanager
-def booted(name, programs):
-    """The small guest on this kernel; it is gone afterwards, whatever happens."""
+def prepared(name, programs):
+    """This kernel and a folder with the initramfs of its small guests."""
     kernel = kernels.fetch(name, CACHE / "kernels")
-    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="netmon-vm.") as folder:
-        folder = Path(folder)
-        guest.small(kernel, programs, folder / "initramfs")
-        machine = Machine("machine", kernel, folder / "initramfs", folder, started + KERNEL_SECONDS)
+        guest.small(kernel, programs, Path(folder) / "initramfs")
+        yield kernel, Path(folder)
+
+
+@contextlib.contextmanager
+def booted(kernel, folder):
+    """A small guest; it is gone afterwards, whatever happens."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        machine = Machine("machine", kernel, folder / "initramfs", Path(own), started + KERNEL_SECONDS)
         try:
             boot(machine)
             print(f"{kernel.release}: booted in {time.monotonic() - started:.0f} s", flush=True)
@@ -84,14 +93,14 @@ def booted(name, programs):
 
 
 def run_on(name, programs, command):
-    with booted(name, programs) as machine:
+    with prepared(name, programs) as (kernel, folder), booted(kernel, folder) as machine:
         code, output = machine.execute(f"{{ {command}\n}} 2>&1", timeout=TEST_SECONDS)
         print(output)
         return code
 
 
 def test_kernels(names, programs):
-    """Side by side: QEMU emulates in one thread, so each guest keeps one processor busy."""
+    """Side by side: QEMU emulates in one thread, so each guest keeps at most one processor busy."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             return list(pool.map(functools.partial(test_kernel, programs=programs), names))
@@ -102,13 +111,13 @@ def test_kernels(names, programs):
 
 
 def test_kernel(name, programs):
-    """Boots a kernel, tests everything on it, and returns what a column of the table says."""
+    """Tests everything on a kernel, and returns what a column of the table says."""
     started = time.monotonic()
     result = {"name": name, "release": name, "tools": {}, "held": []}
     try:
-        with booted(name, programs) as machine:
-            result["release"] = machine.kernel.release
-            result |= examine(machine)
+        with prepared(name, programs) as (kernel, folder):
+            result["release"] = kernel.release
+            result |= examine(kernel, folder)
     except Exception as e:
         result["failures"] = [f"{type(e).__name__}: {e}"]
     result["seconds"] = round(time.monotonic() - started)
@@ -129,22 +138,28 @@ def boot(machine):
         machine.connect()
 
 
-def examine(machine):
-    """The acceptance script against a daemon of its own, then the kernel tests."""
-    machine.succeed("RUST_LOG=warn netmond >/dev/ttyS0 2>&1 &")
-    machine.wait_until_succeeds("netmon-mcp call snapshot_interfaces >/dev/null 2>&1")
-    failures = []
-    scope = run_script(SCRIPTS / "tools.py", [machine], failures)
-    status = scope["status"]
-    tests = kernel_tests(machine, {tool["name"] for tool in status["tools"] if not tool["available"]})
-    failures += [f"{test} failed" for test, passed in tests.items() if not passed]
-    tools = {}
+def examine(kernel, folder):
+    """The acceptance script in one guest, and the kernel tests in all, each of which takes the next one."""
+    tests, passed, accepted, failures = deque(wanted(kernel)), {}, {}, []
+
+    def guest_of(number):
+        with booted(kernel, folder) as machine:
+            machine.succeed("RUST_LOG=warn netmond >/dev/ttyS0 2>&1 &")
+            machine.wait_until_succeeds("netmon-mcp call snapshot_interfaces >/dev/null 2>&1")
+            if number == 0:
+                accepted.update(run_script(SCRIPTS / "tools.py", [machine], failures))
+            kernel_tests(machine, tests, passed)
+
+    with ThreadPoolExecutor(GUESTS) as pool:
+        list(pool.map(guest_of, range(GUESTS)))
+    failures += [f"{test} failed" for test, it_passed in passed.items() if not it_passed]
+    tools, status = {}, accepted["status"]
     for tool in status["tools"]:
-        mine = [passed for test, passed in tests.items() if is_about(test, tool["name"])]
+        mine = [it_passed for test, it_passed in passed.items() if is_about(test, tool["name"])]
         tools[tool["name"]] = {
             "available": tool["available"],
             "reason": tool["reason"],
-            "limits": scope["limits"].get(tool["name"], []),
+            "limits": accepted["limits"].get(tool["name"], []),
             "keeps": tool["keeps"],
             "tests": len(mine),
             "failed": mine.count(False),
@@ -156,16 +171,22 @@ def is_about(test, tool):
     return test.split("::")[0] in tool.replace("-", "_")
 
 
-def kernel_tests(machine, unavailable):
-    """The tests of the project's suite that are about the kernel, and whether they passed."""
-    passed = {}
+def wanted(kernel):
+    """The tests of the project's suite that this kernel decides."""
     for line in (SCRIPTS / "kernel-tests").read_text().splitlines():
         name, *since = line.split()
-        if name == "#" or since and machine.kernel.version() < kernels.version(since[0]):
-            continue
-        if not any(is_about(name, tool) for tool in unavailable):
-            passed[name] = any(passes(machine, name) for _ in range(ATTEMPTS))
-    return passed
+        if name != "#" and not (since and kernel.version() < kernels.version(since[0])):
+            yield name
+
+
+def kernel_tests(machine, tests, passed):
+    """Takes tests until none is left; notes whether they passed, but not of tools that this kernel cannot have."""
+    status = json.loads(machine.succeed("netmon-mcp call status --json"))
+    unavailable = {tool["name"] for tool in status["tools"] if not tool["available"]}
+    with contextlib.suppress(IndexError):
+        while name := tests.popleft():
+            if not any(is_about(name, tool) for tool in unavailable):
+                passed[name] = any(passes(machine, name) for _ in range(ATTEMPTS))
 
 
 def passes(machine, test):
