@@ -57,7 +57,7 @@ nix-check:
 # vm-service tests the installed service on two hosts with systemd; vm-table puts the last results in the README.
 .PHONY: vm-prerequisites vm-test vm-service vm-table
 vm-prerequisites: prerequisites
-	@scripts/prerequisites binutils busybox-static iputils-ping kmod python3 qemu-system-x86 util-linux
+	@scripts/prerequisites binutils busybox-static kmod python3 qemu-system-x86 util-linux
 vm-test: vm-prerequisites
 	python3 tests/vm/driver $(KERNEL)
 vm-service: vm-prerequisites

@@ -12,7 +12,7 @@ FILES = Path(__file__).parent.parent / "guest"
 ROOT = Path(__file__).parents[3]
 
 # Real programs, where busybox has none or a poorer one.
-PROGRAMS = "bash ip nft nsenter ping setpriv ss stty tc timeout unshare".split()
+PROGRAMS = "bash ip nft nsenter setpriv ss stty tc timeout unshare".split()
 FOLDERS = "proc sys dev run tmp root system var/empty usr/local/bin".split()
 SMALL = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
