@@ -1,7 +1,8 @@
 # The front door where there is no Nix. See README.md.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: build run test bench lint nix-eval nix-check
-PREREQUISITES := clang-19 clang-format-19 gcc libelf-dev make nftables pkg-config iproute2 zlib1g-dev openssh-client openssh-server
+PREREQUISITES := clang-19 clang-format-19 gcc libelf-dev make nftables pkg-config iproute2 zlib1g-dev openssh-client openssh-server \
+	curl openssl procps
 # Other people's MCP clients, for the tests: from wherever npm and Python's venv come.
 PREREQUISITES += $(shell command -v npm >/dev/null || echo npm)
 PREREQUISITES += $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
