@@ -29,8 +29,9 @@ pub fn bucket_of(us: u32) -> usize {
     ((octave - 1) * 4 + (us >> (octave - 2) & 3) as usize).min(BUCKETS - 1)
 }
 
-/// The first and the last microsecond of a bucket.
+/// The first and the last microsecond of a bucket; a number beyond the last is the last's, which has no end.
 fn bounds(bucket: usize) -> (u32, u32) {
+    let bucket = bucket.min(BUCKETS - 1);
     if bucket < 4 {
         return (bucket as u32, bucket as u32);
     }
