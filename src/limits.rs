@@ -18,7 +18,9 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// An answer must be taken within this time: the client that does not read holds a thread.
 pub const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// The longest answer of `netmond`: 100,000 rows of 300 bytes, with room.
-pub const ANSWER_BYTES: u64 = 64 << 20;
+pub const ANSWER_BYTES: usize = 64 << 20;
+/// How much of it is read at once, at the least: most are shorter.
+pub const ANSWER_PART: usize = 4 << 10;
 /// After a sample larger than this the gateway gives the memory back that reading it took: a busy host's are megabytes,
 /// and fifty at once left 20 MB behind for good. To do it for every little one would be a waste.
 pub const SAMPLE_KEPT: usize = 64 << 10;

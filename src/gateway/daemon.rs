@@ -1,7 +1,7 @@
 //! Asking the daemon: a service that runs already, or one that this gateway starts for itself.
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, Write},
     net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
@@ -15,9 +15,12 @@ use std::{
 };
 
 use caps::CapsHashSet;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    sendmsg, socket_with, socketpair,
+use rustix::{
+    buffer::spare_capacity,
+    net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+        sendmsg, socket_with, socketpair,
+    },
 };
 use serde_json::value::RawValue;
 use tokio::{
@@ -210,21 +213,31 @@ async fn exchange(stream: UnixStream, request: &Request, enough: &Notify) -> io:
     // Of reading only: that there is room to write in again would wake us for nothing.
     // SAFETY: a `UnixStream` has one descriptor, which it keeps open until it is dropped.
     let stream = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE)? };
-    let (mut reader, mut answer) = (BufReader::new(stream.get_ref().take(limits::ANSWER_BYTES)), Vec::new());
-    {
-        // What came before there was no more is kept, and read on from.
-        let mut read = pin!(stream.async_io(Interest::READABLE, |_| reader.read_until(b'\n', &mut answer)));
+    let mut answer = Vec::new();
+    let received = {
+        let mut received = pin!(stream.async_io(Interest::READABLE, |socket| receive(socket, &mut answer)));
         tokio::select! {
-            result = &mut read => result,
+            result = &mut received => result,
             () = enough.notified() => {
                 stream.get_ref().shutdown(Shutdown::Write)?; // half a close: the answer can still come
-                read.await
+                received.await
             }
-        }?;
+        }
+    };
+    received.map_err(|e| written.err().unwrap_or(e))?;
+    String::from_utf8(answer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// Reads on to the line's end; what came before there was no more is kept.
+fn receive(socket: &UnixStream, answer: &mut Vec<u8>) -> io::Result<()> {
+    while !answer.ends_with(b"\n") {
+        answer.reserve(limits::ANSWER_PART);
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(socket, spare_capacity(answer)))?;
+        if read == 0 || answer.len() > limits::ANSWER_BYTES {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
-    written.or_else(|e| if answer.is_empty() { Err(e) } else { Ok(()) })?;
-    let answer = String::from_utf8(answer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    if answer.ends_with('\n') { Ok(answer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    Ok(())
 }
 
 /// The sample in a line of the daemon, or why there is none.

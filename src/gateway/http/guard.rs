@@ -84,13 +84,12 @@ pub async fn guard(State(http): State<Arc<Http>>, request: Request, next: Next) 
     };
     let (peer, method, uri) = (connection.peer.clone(), request.method().clone(), request.uri().clone());
     let busy = connection.begin(method == Method::POST);
-    let host = named(request.headers(), &header::HOST);
-    let origin = named(request.headers(), &header::ORIGIN);
+    let [host, origin] = [header::HOST, header::ORIGIN].map(|name| request.headers().get(name).cloned());
     let response = match admit(&http, &peer, request).await {
         Ok(request) => next.run(request).await,
         Err((who, refusal)) => {
             let status = refusal.status.as_u16();
-            let path = untrusted::clean(uri.path());
+            let (path, host, origin) = (untrusted::clean(uri.path()), host.map(shown), origin.map(shown));
             if let Some(skipped) = REFUSALS.admit() {
                 tracing::warn!(target: "netmon_mcp::audit", %peer, who, %method, path, host, origin, status, reason = refusal.reason, skipped, "refused");
             }
@@ -124,8 +123,8 @@ impl HttpBody for Answer {
     }
 }
 
-fn named(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
-    headers.get(name).map(|value| untrusted::clean(&String::from_utf8_lossy(value.as_bytes())))
+fn shown(value: HeaderValue) -> String {
+    untrusted::clean(&String::from_utf8_lossy(value.as_bytes()))
 }
 
 /// The request, ready for its handler, or why not, and whose it was if that is known.
