@@ -1,68 +1,98 @@
-# The front door where there is no Nix. See README.md.
+# The front door where there is no Nix, and in its development shell. See README.md.
+ifndef IN_NIX_SHELL
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-.PHONY: build run test bench lint nix-eval nix-check
-PREREQUISITES := clang-19 clang-format-19 gcc libelf-dev make nftables pkg-config iproute2 zlib1g-dev openssh-client openssh-server \
-	curl openssl procps
-# Other people's MCP clients, for the tests: from wherever npm and Python's venv come.
-PREREQUISITES += $(shell command -v npm >/dev/null || echo npm)
-PREREQUISITES += $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
+endif
+CLANG_FORMAT ?= clang-format-19
+.PHONY: build run test bench lint
 
-# Installs what is missing; says what to do where it may not.
-prerequisites: ; @scripts/prerequisites $(PREREQUISITES)
+# Debian packages by purpose. A target installs what is missing of its own purpose, and nothing else.
+BUILD := clang-19 gcc libelf-dev make pkg-config zlib1g-dev
+LINT = $(BUILD) clang-format-19 python3 $(VENV)
+# The tests make networks and firewalls, ask over ssh and TLS, and run MCP clients that npm and pip install.
+TEST = $(BUILD) curl fish iproute2 nftables openssh-client openssh-server openssl procps zsh $(CLIENTS)
+# npm and Python's venv may come from anywhere.
+CLIENTS = $(shell command -v npm >/dev/null || echo npm) $(VENV)
+VENV = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
+BENCH = $(TEST) bpftrace tcpdump
+NIX := nix-bin python3 systemd
+# What stands for nixpkgs' packages where the flake is built, the development shell's included.
+SANDBOX = $(NIX) $(TEST) $(LINT) binutils bpftool ca-certificates patch util-linux xz-utils
+GUESTS = $(TEST) binutils busybox-static kmod python3 qemu-system-x86 util-linux
+# Of those with systemd.
+SYSTEM := e2fsprogs mmdebstrap
 
-build: prerequisites
+build:
+	@scripts/prerequisites $(BUILD)
 	cargo build --release --locked
 
 run: build
 	scripts/run
 
-test: prerequisites
+test:
+	@scripts/prerequisites $(TEST)
 	cargo test --locked
 
-bench: prerequisites
-	@scripts/prerequisites bpftrace tcpdump
+bench:
+	@scripts/prerequisites $(BENCH)
 	cargo bench --locked
 
-lint: prerequisites
-	@scripts/prerequisites python3
+lint:
+	@scripts/prerequisites $(LINT)
 	cargo fmt --check
-	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
+	$(CLANG_FORMAT) --dry-run --Werror bpf/*.c bpf/*.h
 	cargo clippy --locked --all-targets --test stock -- -D warnings
 	scripts/reproducible-bpf target/debug
 	scripts/check-dependencies
+	tests/vm/check-scripts
 
 # Every parser of bytes from outside, a minute each.
 .PHONY: fuzz soak
 FUZZ_SECONDS = 60
-fuzz: prerequisites
+fuzz:
+	@scripts/prerequisites $(BUILD)
 	scripts/fuzz $(FUZZ_SECONDS)
 
 # Fifty windows at once under load, for half an hour; then the daemon must hold what it held before.
 SOAK_SECONDS = 1800
-soak: prerequisites
+soak:
+	@scripts/prerequisites $(TEST)
 	NETMON_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --test suite soak -- --nocapture
 
-# The Nix files, over a stand-in for nixpkgs: nothing is built, and neither nixpkgs nor a network is needed.
+# One client does its worst for five minutes, under the units' own memory limits; another must not notice.
+ADVERSARY_SECONDS = 300
+.PHONY: adversary
+adversary:
+	@scripts/prerequisites $(TEST)
+	NETMON_SOAK_SECONDS=$(ADVERSARY_SECONDS) cargo test --release --locked --test adversary -- --nocapture
+
+# Nix, over a stand-in for nixpkgs (tests/nix/stub): neither nixpkgs nor a cache is needed. nix-eval builds nothing;
+# nix-build builds in a real sandbox: NIX_BUILD names outputs of the flake, or `all`, which includes VM tests.
+.PHONY: nix-eval nix-build nix-check
+NIX_BUILD = fast
 nix-eval:
-	@scripts/prerequisites nix-bin python3 systemd
+	@scripts/prerequisites $(NIX)
 	tests/nix/check
 
-nix-check:
-	@scripts/prerequisites $(PREREQUISITES) nix-bin python3 systemd
-	tests/nix/check whole
+nix-build:
+	@scripts/prerequisites $(SANDBOX)
+	tests/nix/build $(NIX_BUILD)
+
+nix-check: nix-eval
+	@scripts/prerequisites $(GUESTS) $(SYSTEM)
 	tests/nix/tools
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/nixfmt --check
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/deadnix --fail
+	$(MAKE) nix-build NIX_BUILD=all
 
 # Stock Debian kernels, booted under QEMU without KVM; KERNEL="5.10 6.18 7", or all. See tests/vm/driver.
 # vm-service tests the installed service on two hosts with systemd; vm-table puts the last results in the README.
 .PHONY: vm-prerequisites vm-test vm-service vm-table
-vm-prerequisites: prerequisites
-	@scripts/prerequisites binutils busybox-static kmod python3 qemu-system-x86 util-linux
+vm-prerequisites:
+	@scripts/prerequisites $(GUESTS)
 vm-test: vm-prerequisites
 	python3 tests/vm/driver $(KERNEL)
 vm-service: vm-prerequisites
-	@scripts/prerequisites e2fsprogs mmdebstrap
+	@scripts/prerequisites $(SYSTEM)
 	python3 tests/vm/driver --service $(KERNEL)
 vm-table:
 	python3 tests/vm/driver --readme
@@ -70,16 +100,29 @@ vm-table:
 # The image for those without Nix, and its two containers run with what compose.yaml gives them.
 .PHONY: oci-image oci-check
 oci-image: build
-	@scripts/prerequisites podman crun
-	packaging/oci/layout target/oci $(BUILT)
+	@scripts/prerequisites ca-certificates podman crun
+	rm -rf target/oci
+	packaging/oci/layout target/oci $(BUILT) /etc/ssl/certs/ca-certificates.crt
+	packaging/oci/libraries target/oci
 	podman build --quiet --tag netmon-mcp .
 
 oci-check: oci-image
 	@scripts/prerequisites python3-yaml
 	python3 tests/oci/check.py
 
-.PHONY: nix/options.md
+# Pages that are compared with what they describe, each made anew; git shows what is to be reviewed.
+.PHONY: reviewed nix/options.md tests/nix/bpf-objects.txt
+reviewed: nix/options.md tests/nix/bpf-objects.txt
+	@scripts/prerequisites $(TEST)
+	NETMON_REVIEW=1 cargo test --locked --test suite -- --exact protocol::every_tool_has_schemas_a_title_and_all_four_annotations \
+		tidy::the_list_of_guest_tests_is_up_to_date
+
 nix/options.md:
 	tests/nix/options >$@
+
+tests/nix/bpf-objects.txt:
+	@scripts/prerequisites bpftool binutils python3
+	cargo build --locked --lib
+	scripts/list-bpf "$$(dirname "$$(ls -t target/debug/build/netmon-mcp-*/out/top_traffic.rs | head -1)")" >$@
 
 include packaging/install.mk

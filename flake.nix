@@ -29,7 +29,15 @@
         { pkgs, own }:
         {
           default = own.netmon-mcp;
-          netmon-mcp = pkgs.callPackage ./nix/package.nix { };
+          netmon-mcp = pkgs.callPackage ./nix/package.nix {
+            packageTests = lib.filterAttrs (
+              name: _: lib.hasPrefix "vm-" name
+            ) self.checks.${pkgs.stdenv.hostPlatform.system};
+            sourceRevision = self.rev or self.dirtyRev or null;
+          };
+          # The BPF objects that netmond has built in, and the tests that decide what a kernel can do.
+          bpf-objects = own.netmon-mcp.bpf;
+          kernel-tests = pkgs.callPackage ./nix/kernel-tests.nix { inherit (own) netmon-mcp; };
           oci-image = pkgs.callPackage ./nix/image.nix { inherit (own) netmon-mcp; };
         }
       );
@@ -54,7 +62,16 @@
         }
       );
 
-      checks = eachSystem (args: import ./nix/checks.nix (args // { inherit self; }));
+      checks = eachSystem (
+        args:
+        import ./nix/checks.nix (
+          args
+          // {
+            inherit self;
+            inherit (lib) nixosSystem;
+          }
+        )
+      );
 
       formatter = eachSystem ({ pkgs, ... }: pkgs.nixfmt-tree);
     };

@@ -7,7 +7,49 @@
  * tracepoint sees every look-up of the host, so a found route is let go at once.
  */
 #pragma once
-#include "connections.h"
+#include "tracks.h"
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* A route look-up: what is looked for, and what was found. */
+struct flowi_common {
+	__u8 flowic_proto;
+};
+
+struct flow_ports {
+	__be16 dport;
+	__be16 sport;
+};
+
+union flowi_uli {
+	struct flow_ports ports;
+};
+
+struct flowi4 {
+	struct flowi_common __fl_common;
+	__be32 saddr;
+	__be32 daddr;
+	union flowi_uli uli;
+};
+
+struct flowi6 {
+	struct flowi_common __fl_common;
+	struct in6_addr daddr;
+	struct in6_addr saddr;
+	union flowi_uli uli;
+};
+
+struct fib6_result {
+	struct fib6_info *f6i;
+	__u32 fib6_flags;
+	__u8 fib6_type;
+};
+
+struct fib6_table {
+	__u32 tb6_id;
+};
+
+#pragma clang attribute pop
 
 enum { RTN_BLACKHOLE = 6, RTN_UNREACHABLE = 7, RTN_PROHIBIT = 8, RTN_THROW = 9 };
 enum { RTF_REJECT = 0x200, RT6_TABLE_MAIN = 254 };
@@ -205,4 +247,48 @@ int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result
 		emit(&c);
 	}
 	return 0;
+}
+
+/* An attempt that connect() says has failed, and of which no state change told. */
+static __always_inline int attempt_failed(struct socket *socket, const void *address, int error)
+{
+	struct sockaddr_start start;
+	struct sock *sk = socket->sk;
+	struct connection c = {};
+	struct track *track;
+
+	if (!sk || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_state != TCP_CLOSE)
+		return 0;
+	track = bpf_sk_storage_get(&tracks, sk, 0, 0);
+	if (track && track->ended == REPORTED) {
+		track->ended = RETURNED;
+		return 0;
+	}
+	if (bpf_probe_read_kernel(&start, sizeof(start), address))
+		return 0;
+	if (start.family == AF_INET)
+		mapped(c.endpoints.remote, start.address);
+	else if (bpf_probe_read_kernel(c.endpoints.remote, sizeof(c.endpoints.remote), address + sizeof(start)))
+		return 0;
+	c.endpoints.remote_port = bpf_ntohs(start.port);
+	load_attempt(&c, load_netns(&sk->__sk_common), error);
+	emit(&c);
+	return 0;
+}
+
+/* The end of connect() for TCP, after policies of cgroups, the route and the choice of a port. */
+SEC("fexit/inet_stream_connect")
+int BPF_PROG(connect_returns, struct socket *socket, const void *address, int length, int flags, int result)
+{
+	if (!result || result == -EINPROGRESS || result == -EALREADY || result == -EISCONN || result == -ERESTARTSYS ||
+	    result == -EAFNOSUPPORT)
+		return 0;
+	return attempt_failed(socket, address, -result);
+}
+
+/* Security modules are asked before that. */
+SEC("fexit/security_socket_connect")
+int BPF_PROG(connect_checked, struct socket *socket, const void *address, int length, int result)
+{
+	return result ? attempt_failed(socket, address, -result) : 0;
 }

@@ -1,6 +1,16 @@
-//! Compiles every `bpf/NAME.bpf.c` to a Rust skeleton, `$OUT_DIR/NAME.rs`. It names no program.
+//! Compiles every `bpf/NAME.bpf.c` to a Rust skeleton, `$OUT_DIR/NAME.rs`, and writes the numbers of every `enum` as Rust
+//! constants to `$OUT_DIR/numbers.rs`. It names no program.
 
-use std::{env, ffi::OsString, fs, path::PathBuf};
+// Cargo shows a panic of a build script as the reason why nothing was built.
+#![allow(clippy::expect_used, clippy::panic)]
+
+use std::{
+    env,
+    ffi::OsString,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use libbpf_cargo::SkeletonBuilder;
 
@@ -12,8 +22,12 @@ fn main() {
     println!("cargo::rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    for entry in fs::read_dir("bpf").expect("bpf/ is readable") {
-        let source = entry.expect("bpf/ is readable").path();
+    let mut sources: Vec<_> =
+        fs::read_dir("bpf").expect("bpf/ is readable").map(|entry| entry.expect("bpf/ is readable").path()).collect();
+    sources.sort();
+    fs::write(out.join("numbers.rs"), sources.iter().map(|source| numbers(source)).collect::<String>())
+        .expect("OUT_DIR is writable");
+    for source in sources {
         let file = source.file_name().unwrap_or_default().to_string_lossy();
         let Some(name) = file.strip_suffix(".bpf.c") else { continue };
         SkeletonBuilder::new()
@@ -25,4 +39,34 @@ fn main() {
             .build_and_generate(out.join(format!("{name}.rs")))
             .unwrap_or_else(|e| panic!("{file}: {e:#} (the BPF compiler is {CLANG}, or what CLANG names)"));
     }
+}
+
+/// The values of every `enum` of a C file, as constants in a module of its name: what C and Rust both need is written
+/// once. Rust evaluates them; one that it cannot is an error there.
+fn numbers(source: &Path) -> String {
+    let file = source.file_name().unwrap_or_default().to_string_lossy();
+    let Some(module) = file.strip_suffix(".bpf.c").or_else(|| file.strip_suffix(".h")) else { return String::new() };
+    let text = without_comments(&fs::read_to_string(source).expect("bpf/ is readable"));
+    // What defines an enum has nothing but its name, or not even that, before the brace.
+    let is_name = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let bodies = text.split("enum ").skip(1).filter_map(|rest| {
+        let (name, body) = rest.split_once('{')?;
+        is_name(name.trim()).then(|| body.split('}').next().unwrap_or_default())
+    });
+    let mut constants = String::new();
+    for body in bodies {
+        let mut next = "0".to_owned();
+        for item in body.split(',').map(str::trim).filter(|item| item.starts_with(|c: char| c.is_ascii_uppercase())) {
+            let (name, value) = item.split_once('=').unwrap_or((item, &next));
+            let _ = writeln!(constants, "    pub const {}: i64 = {};", name.trim(), value.trim());
+            next = format!("{} + 1", name.trim());
+        }
+    }
+    if constants.is_empty() { constants } else { format!("/// Of `{file}`.\npub mod {module} {{\n{constants}}}\n") }
+}
+
+fn without_comments(text: &str) -> String {
+    let mut parts = text.split("/*");
+    let code = parts.next().unwrap_or_default().to_owned();
+    code + &parts.filter_map(|part| part.split_once("*/").map(|(_, code)| code)).collect::<String>()
 }

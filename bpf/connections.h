@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* What is reported of a TCP connection, to whom it is reported, and attempts that end before there is one. */
 #pragma once
-#include "sockets.h"
+#include "direction.h"
+#include "ring.h"
 
 enum { EAGAIN = 11, EACCES = 13, EINVAL = 22, EAFNOSUPPORT = 97, EADDRNOTAVAIL = 99, ENETUNREACH = 101 };
 enum { EISCONN = 106, EHOSTUNREACH = 113, EALREADY = 114, EINPROGRESS = 115, ERESTARTSYS = 512 };
-
-enum direction { UNKNOWN, OUTBOUND, INBOUND };
 
 enum end {
 	OPEN,
@@ -30,7 +29,9 @@ struct connection {
 	__s32 error; /* errno */
 	__u8 direction;
 	__u8 end;
-	__u8 pad[6];
+	__u8 closing; /* its process had closed it when it ended */
+	__u8 pad;
+	__u32 unread; /* not 0: of this listener so many connections wait to be accepted and are not listed */
 };
 const struct connection *connection_type __attribute__((unused));
 
@@ -61,9 +62,6 @@ struct {
 struct figures {
 	__u64 lost; /* connections that found the ring buffer full, or no memory for their track */
 } figures;
-
-/* A reader that is woken for each event costs its sender more than the event; it looks every 50 ms anyway. */
-enum { WAKE_BYTES = 64 * 1024 };
 
 /* Up to the end of the name: what follows it may be left from an older one. */
 static __always_inline bool same_name(const char a[16], const char b[16])
@@ -100,13 +98,7 @@ static __always_inline bool wanted(const struct connection *c)
 
 static __always_inline void emit(const struct connection *c)
 {
-	__u64 flags = BPF_RB_NO_WAKEUP;
-
-	if (!wanted(c))
-		return;
-	if (bpf_ringbuf_query(&connections, BPF_RB_AVAIL_DATA) >= WAKE_BYTES)
-		flags = BPF_RB_FORCE_WAKEUP;
-	if (bpf_ringbuf_output(&connections, (void *)c, sizeof(*c), flags))
+	if (wanted(c) && !put(&connections, c, sizeof(*c)))
 		__sync_fetch_and_add(&figures.lost, 1);
 }
 

@@ -5,13 +5,15 @@
  * The files of every process, not iter/tcp: that is one network namespace's and knows no process.
  */
 #pragma once
-#include "sockets.h"
+#include "below.h"
+
+enum { WANTED = 4096 };
 
 /* Sockets that a window asks for, by cookie or address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4096);
+	__uint(max_entries, WANTED);
 	__type(key, __u64);
 	__type(value, __u32);
 } wanted SEC(".maps");
@@ -27,9 +29,57 @@ struct open_socket {
 	__u32 accept_queue_max;
 	__u32 task_netns; /* of the process, which may hold a socket of another network namespace */
 	__u8 listener;
-	__u8 pad[3];
+	__u8 managed; /* it is a manager's, as long as nobody else has it */
+	__u8 pad[2];
 };
 const struct open_socket *open_socket_type __attribute__((unused));
+
+static __always_inline void load_open(struct task_struct *task, struct sock *sk, struct open_socket *s)
+{
+	load_holder(task, &s->owner.pid, s->owner.comm);
+	s->owner.cgroup = load_cgroup(sk);
+	s->owner.netns = load_netns(&sk->__sk_common);
+	s->task_netns = task->nsproxy->net_ns->ns.inum;
+	s->managed = is_manager(task);
+}
+
+/* An MPTCP socket: each of its paths that was asked for, or is a listener. */
+static __always_inline int open_subflows(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *above)
+{
+	struct subflows walk;
+	struct below below;
+	struct room *room;
+	__u32 key;
+
+	room = take_room(&key);
+	if (!room)
+		return 0;
+	begin_subflows(above, &walk);
+	for (int i = 0; i < SUBFLOWS; i++) {
+		struct open_socket s = {};
+		const struct sock *sk;
+
+		if (!next_subflow(&walk, room, &below))
+			break;
+		sk = below_sock(&below);
+		s.listener = sk->__sk_common.skc_state == TCP_LISTEN;
+		s.cookie = sk->__sk_common.skc_cookie.counter ?: below.address;
+		s.address = below.address;
+		if (!s.listener && !bpf_map_lookup_elem(&wanted, &s.cookie) &&
+		    !bpf_map_lookup_elem(&wanted, &s.address))
+			continue;
+		load_open(task, above, &s);
+		load_endpoints(&sk->__sk_common, &s.endpoints);
+		if (s.listener) {
+			s.dropped = sk->sk_drops.counter;
+			s.accept_queue = sk->sk_ack_backlog;
+			s.accept_queue_max = sk->sk_max_ack_backlog;
+		}
+		bpf_seq_write(ctx->meta->seq, &s, sizeof(s));
+	}
+	leave_room(room);
+	return 0;
+}
 
 SEC("iter/task_file")
 int open_sockets(struct bpf_iter__task_file *ctx)
@@ -46,16 +96,15 @@ int open_sockets(struct bpf_iter__task_file *ctx)
 	sk = socket ? socket->sk : 0;
 	if (!sk || is_inherited(task, ctx->fd, file))
 		return 0;
+	if (is_mptcp(sk) && is_inet(sk))
+		return open_subflows(ctx, task, sk);
 	s.listener = is_inet(sk) && sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN;
 	s.cookie = s.listener ? bpf_get_socket_cookie(sk) : sk->__sk_common.skc_cookie.counter;
 	s.address = (__u64)BPF_CORE_READ(socket, sk);
 	if (!s.listener && !bpf_map_lookup_elem(&wanted, &s.cookie) && !bpf_map_lookup_elem(&wanted, &s.address))
 		return 0;
-	load_holder(task, &s.owner.pid, s.owner.comm);
-	s.owner.cgroup = load_cgroup(sk);
-	s.owner.netns = load_netns(&sk->__sk_common);
+	load_open(task, sk, &s);
 	load_endpoints(&sk->__sk_common, &s.endpoints);
-	s.task_netns = task->nsproxy->net_ns->ns.inum;
 	if (s.listener) {
 		s.dropped = sk->sk_drops.counter;
 		s.accept_queue = sk->sk_ack_backlog;

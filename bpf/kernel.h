@@ -57,8 +57,13 @@ struct net_device {
 	possible_net_t nd_net;
 };
 
+struct dst_ops {
+	unsigned short family;
+};
+
 struct dst_entry {
 	struct net_device *dev;
+	struct dst_ops *ops;
 	int (*input)(struct sk_buff *);
 };
 
@@ -91,6 +96,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	unsigned long skc_flags;
+	struct sock *skc_listener; /* of a request, in place of skc_flags */
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -156,13 +162,18 @@ struct sock {
 	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
 	unsigned long sk_pacing_rate;
+	unsigned long sk_max_pacing_rate;
 	__u32 sk_ack_backlog;
 	__u32 sk_max_ack_backlog;
 	__u16 sk_protocol;
+	__u8 sk_userlocks : 4;
 	int sk_err;
 	int sk_err_soft;
 	struct sk_buff_head sk_error_queue;
+	struct sk_buff_head sk_receive_queue;
 	struct dst_entry *sk_dst_cache;
+	struct bpf_local_storage *sk_bpf_storage;
+	void *sk_user_data;
 };
 
 struct inet_sock {
@@ -175,20 +186,50 @@ struct udp_sock {
 	int forward_deficit;
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct bpf_local_storage;
+
 struct tcp_congestion_ops {
 	char name[16];
 };
 
-/* Of a listener: handshakes that are not complete. */
+/* A connection in a listener's queue. */
+struct request_sock {
+	struct sock_common __req_common;
+	struct request_sock *dl_next;
+	struct sock *sk;
+};
+
+/* Of a listener: how many handshakes are not complete, and the first connection that waits to be accepted. */
 struct request_sock_queue {
 	atomic_t qlen;
+	struct request_sock *rskq_accept_head;
+};
+
+/* Who uses a local port: -1 where connect() chose it, which shares it with no bind(). */
+struct inet_bind_bucket {
+	signed char fastreuse;
 };
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct request_sock_queue icsk_accept_queue;
+	struct inet_bind_bucket *icsk_bind_hash;
 	const struct tcp_congestion_ops *icsk_ca_ops;
+	__u8 icsk_ca_state : 5;
+	void *icsk_ulp_data;
 	__u8 icsk_retransmits;
+	__u8 icsk_probes_out;
+	struct {
+		__u32 lrcvtime; /* jiffies */
+	} icsk_ack;
 };
 
 struct minmax_sample {
@@ -210,6 +251,7 @@ struct tcp_sock {
 	__u64 bytes_sent;
 	__u64 bytes_received;
 	__u64 bytes_retrans;
+	__u64 bytes_acked;
 	__u32 write_seq;
 	__u32 snd_nxt;
 	__u32 snd_una;
@@ -223,6 +265,7 @@ struct tcp_sock {
 	__u32 mdev_us;
 	struct minmax rtt_min;
 	__u32 packets_out;
+	__u32 sacked_out;
 	__u32 delivered;
 	__u32 lost_out;
 	__u32 retrans_out;
@@ -232,9 +275,11 @@ struct tcp_sock {
 	__u32 segs_out;
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
-	__u32 chrono_start; /* jiffies */
+	__u32 rcv_tstamp; /* jiffies */
+	__u32 chrono_start;
 	__u32 chrono_stat[3];
 	__u8 chrono_type : 2;
+	bool is_mptcp;
 };
 
 struct css_set {
@@ -255,7 +300,23 @@ struct files_struct {
 	unsigned int next_fd;
 };
 
+struct signal_struct {
+	unsigned int is_child_subreaper : 1;
+};
+
+struct upid {
+	int nr;
+};
+
+/* A process' numbers, one for each PID namespace that it is in. */
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
 struct task_struct {
+	struct signal_struct *signal;
+	struct pid *thread_pid;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	struct nsproxy *nsproxy;
@@ -275,59 +336,17 @@ struct pt_regs {
 	__u64 regs[31];
 };
 
-/* A route look-up: what is looked for, and what was found. */
-struct flowi_common {
-	__u8 flowic_proto;
-};
-
-struct flow_ports {
-	__be16 dport;
-	__be16 sport;
-};
-
-union flowi_uli {
-	struct flow_ports ports;
-};
-
-struct flowi4 {
-	struct flowi_common __fl_common;
+/* Headers of packets. */
+struct iphdr {
+	__be16 frag_off;
+	__u8 protocol;
 	__be32 saddr;
 	__be32 daddr;
-	union flowi_uli uli;
 };
 
-struct flowi6 {
-	struct flowi_common __fl_common;
-	struct in6_addr daddr;
-	struct in6_addr saddr;
-	union flowi_uli uli;
-};
-
-struct fib6_result {
-	struct fib6_info *f6i;
-	__u32 fib6_flags;
-	__u8 fib6_type;
-};
-
-struct fib6_table {
-	__u32 tb6_id;
-};
-
-/* Of the module nf_tables. */
-struct nft_pktinfo {
-	struct sk_buff *skb;
-};
-
-struct nft_table {
-	__u64 handle;
-	__u16 family : 6;
-	char *name;
-};
-
-struct nft_chain {
-	struct nft_table *table;
-	__u64 handle;
-	char *name;
+struct udphdr {
+	__be16 source;
+	__be16 dest;
 };
 
 /* Contexts of iterators. */
@@ -335,6 +354,7 @@ struct seq_file;
 
 struct bpf_iter_meta {
 	struct seq_file *seq;
+	__u64 seq_num;
 };
 
 struct bpf_iter__task_file {
@@ -344,24 +364,16 @@ struct bpf_iter__task_file {
 	struct file *file;
 };
 
-struct bpf_iter__bpf_map_elem {
+struct bpf_map;
+
+struct bpf_iter__bpf_map {
 	struct bpf_iter_meta *meta;
-	void *key;
-	void *value;
+	struct bpf_map *map;
 };
 
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
 	struct sock_common *sk_common;
-};
-
-struct bpf_map;
-
-struct bpf_iter__bpf_sk_storage_map {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-	struct sock *sk;
-	void *value;
 };
 
 struct bpf_iter__udp {
@@ -378,12 +390,6 @@ struct __sk_buff {
 	__u32 data_end;
 	__u32 gso_segs;
 	__u32 gso_size;
-};
-
-struct xdp_md {
-	__u32 data;
-	__u32 data_end;
-	__u32 ingress_ifindex;
 };
 
 #pragma clang attribute pop

@@ -1,14 +1,24 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Who opened a TCP socket, as far as it was seen; and what `profile_tcp` counts beside sockets. */
+/* Who opened a socket, and in which window, as far as it was seen. */
 #pragma once
-#include "sockets.h"
+#include "below.h"
+#include "direction.h"
+#include "windows.h"
 
 struct mark {
-	__u32 pid;
+	__u32 pid; /* 0 = not known */
 	char comm[16];
-	__u8 is_new;
-	__u8 pad[3];
+	__u32 window;       /* the newest when the socket was opened; 0 = before we watched; of a listener any but 0 */
+	__u32 slot;         /* UDP: where what it moved last is counted; 0 = nowhere */
+	__u32 handshake_us; /* TCP: the round trip of its handshake, times 8; 0 = not known */
+	__u32 direction;    /* TCP: enum direction, of its state changes */
+	__u32 managed;      /* it is a manager's, as long as nobody else is known to have it */
+	__u32 oldest;       /* UDP: window since which … */
+	__u32 remotes;      /* … so many of its remotes have got a slot */
 };
+
+#define ORPHAN_OWNER struct mark
+#include "orphans.h"
 
 /* A listener's mark is copied to the connections that it accepts. */
 struct {
@@ -18,23 +28,106 @@ struct {
 	__type(value, struct mark);
 } marks SEC(".maps");
 
-/* Counts only grow until no window is open any more. */
-struct figures {
-	__u64 rtts;               /* sockets that have one */
-	__u64 rtts_untracked;     /* segments of sockets beyond these */
-	__u64 closed_untracked;   /* connections that closed when there was no room */
-	__u64 closed_segments;    /* what those of them sent that were opened since we watch */
-	__u64 closed_retransmits; /* … and sent again */
-	__u64 closed_rtts_untracked;
-	__u64 reset_kinds;
-	__u64 resets_untracked;
-	__u64 jiffies; /* at the last reading … */
-	__u64 ns;      /* … and the time */
-};
-struct figures figures;
+CARRIED(marks, struct mark)
 
-/* A connection that accept() returned has the limit of its listener's queue, which no other has. */
-static __always_inline bool is_inbound(const struct sock *sk)
+/* Opened while windows have been open without a break. Not every mark is reached when such a period ends. */
+static __always_inline bool is_new(const struct mark *mark)
 {
-	return sk->sk_max_ack_backlog != 0;
+	return mark->window && (__s32)(mark->window - windows.first) >= 0;
+}
+
+/* A kernel thread has no name. */
+static __always_inline void mark_current(struct mark *mark)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (task->flags & PF_KTHREAD)
+		return;
+	load_holder(task, &mark->pid, mark->comm);
+	mark->managed = is_manager(task);
+}
+
+/* A path that the kernel itself opens for an MPTCP socket, or has accepted for one, is whose that is. */
+static __always_inline void mark_as_above(struct sock *sk, struct mark *mark)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	const struct mark *other;
+	struct storages storages;
+	struct room *room;
+	__u32 key;
+
+	if (!tp || !storages_above(tp, &storages))
+		return;
+	room = take_room(&key);
+	if (!room)
+		return;
+	other = (const void *)room->carried;
+	if ((carried_marks(storages.above, key) && other->pid) || carried_marks(storages.first, key)) {
+		mark->pid = other->pid;
+		mark->managed = other->managed;
+		__builtin_memcpy(mark->comm, other->comm, sizeof(mark->comm));
+	}
+	leave_room(room);
+}
+
+/*
+ * connect() or listen(): a listener's connections are inbound. An MPTCP socket is marked for its paths, and nothing
+ * else is said of it; its paths get a cookie while that is easy.
+ */
+static __always_inline void mark_opened(struct sock *sk, int state)
+{
+	struct mark *mark = sk_storage_of(&marks, sk);
+
+	if (!mark)
+		return;
+	mark->window = windows.newest;
+	mark->pid = mark->handshake_us = 0;
+	mark->direction = state == TCP_LISTEN ? INBOUND : OUTBOUND;
+	mark->comm[0] = 0;
+	mark_current(mark);
+	if (!mark->pid)
+		mark_as_above(sk, mark);
+	bpf_get_socket_cookie(sk);
+}
+
+/* The mark that it has of its listener, if it has one, does not say when it was opened. */
+static __always_inline void mark_accepted(struct sock *sk)
+{
+	struct mark *mark = sk_storage_of(&marks, sk);
+
+	if (!mark)
+		return;
+	mark->window = windows.newest;
+	if (!mark->direction) /* or both sides called connect() */
+		mark->direction = guess_direction(sk);
+	if (!mark->pid)
+		mark_as_above(sk, mark);
+	bpf_get_socket_cookie(sk);
+}
+
+/* A connection that a process made stays its own; one that was accepted belongs to who serves it, and closes it. */
+static __always_inline void mark_closed(struct sock *sk)
+{
+	struct mark *mark = sk_storage_of(&marks, sk);
+
+	if (!mark)
+		return;
+	if (!mark->direction)
+		mark->direction = guess_direction(sk);
+	if (!mark->pid || mark->direction == INBOUND)
+		mark_current(mark);
+	if (!mark->pid)
+		mark_as_above(sk, mark);
+	note_orphan(sk, mark);
+}
+
+/* Of several holders of a listener the first one's; a manager holds what it activates for others. */
+static __always_inline void mark_listener(struct mark *mark, struct task_struct *task, __u8 claim)
+{
+	if (mark->pid && is_new(mark) && (!mark->managed || claim == CLAIM_MANAGER))
+		return;
+	load_holder(task, &mark->pid, mark->comm);
+	mark->managed = claim == CLAIM_MANAGER;
+	mark->window = windows.newest;
+	mark->direction = INBOUND;
 }

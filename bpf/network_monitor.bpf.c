@@ -7,6 +7,15 @@
  * the wire a GRO or TSO super-packet stands for.
  */
 #include "owner.h"
+#include "super_packets.h"
+
+/* As the verifier shows a packet to a program at XDP. */
+struct xdp_md {
+	__u32 data;
+	__u32 data_end;
+	__u32 data_meta;
+	__u32 ingress_ifindex;
+};
 
 enum { TCX_NEXT = -1 }; /* = TC_ACT_UNSPEC: the next program decides */
 enum { SLOTS = 64, PROBES = 8, EXTENSION_HEADERS = 6 };
@@ -120,6 +129,16 @@ static __always_inline int parse(const struct frame *frame, __u32 *offset)
 	return type == bpf_htons(ETH_P_ARP) ? ARP : OTHER;
 }
 
+/* The length of the transport header. */
+static __always_inline __u32 transport_header(const struct frame *frame, int protocol, __u32 offset)
+{
+	__u8 data_offset;
+
+	if (protocol != TCP)
+		return 8;
+	return byte_at(frame, offset + 12, &data_offset) ? 20 : (data_offset >> 4) * 4;
+}
+
 static __always_inline void count(struct __sk_buff *skb, struct count *c, __u32 link_header_bytes)
 {
 	struct frame frame = {
@@ -130,17 +149,12 @@ static __always_inline void count(struct __sk_buff *skb, struct count *c, __u32 
 	__u32 offset, segments = 1, bytes = skb->len;
 	int protocol = parse(&frame, &offset);
 
-	if (skb->gso_size && (protocol == TCP || protocol == UDP)) {
+	if (skb->gso_size) {
 		/* Each packet on the wire repeats the headers in front of its part of the payload. */
-		__u32 headers = 8;
-		__u8 data_offset;
+		__u32 headers = protocol == TCP ? 0 : tunnel_headers(skb);
 
-		if (protocol == TCP) {
-			if (byte_at(&frame, offset + 12, &data_offset))
-				data_offset = 5 << 4;
-			headers = (data_offset >> 4) * 4;
-		}
-		headers += offset + link_header_bytes;
+		if (!headers && (protocol == TCP || protocol == UDP))
+			headers = offset + link_header_bytes + transport_header(&frame, protocol, offset);
 		segments = skb->gso_segs;
 		/* Packets of guests can have a gso_size and no gso_segs. */
 		if (!segments && skb->len > headers)

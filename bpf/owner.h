@@ -40,10 +40,38 @@ static __always_inline __u64 task_cgroup(struct task_struct *task)
 	return task->cgroups->dfl_cgrp->kn->id;
 }
 
+/* Process 1 of a PID namespace, of a container for example. */
+static __always_inline bool is_init(struct task_struct *task)
+{
+	__u32 level = task->group_leader->thread_pid->level;
+	const struct upid *innermost;
+	struct pid *pid;
+
+	if (task->tgid == 1)
+		return true;
+	if (!level)
+		return false;
+	/* As a number, to which old verifiers let another one be added. */
+	if (bpf_core_read(&pid, sizeof(pid), &task->group_leader->thread_pid))
+		return false;
+	innermost =
+	    (const void *)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
+	return BPF_CORE_READ(innermost, nr) == 1;
+}
+
+/*
+ * Whether a process makes sockets for the services that it starts, and keeps them, as systemd does: process 1 of the
+ * host or of a container, or who has asked to become the parent of orphans, as the manager of a user's services does.
+ */
+static __always_inline bool is_manager(struct task_struct *task)
+{
+	return is_init(task) || BPF_CORE_READ_BITFIELD(task->signal, is_child_subreaper);
+}
+
 /*
  * Whether a process has the file from the one that started it, which has it still, as every child has from fork() until
- * exec(): it is the parent's. Numbers do not tell who was first, since they begin anew. Process 1 makes sockets for the
- * services that it starts.
+ * exec(): it is the parent's. Numbers do not tell who was first, since they begin anew. What a manager has made for a
+ * service is the service's.
  */
 static __always_inline bool is_inherited(struct task_struct *task, __u32 fd, const struct file *file)
 {
@@ -52,7 +80,19 @@ static __always_inline bool is_inherited(struct task_struct *task, __u32 fd, con
 
 	if (parent->tgid <= 1 || fd >= parent->files->fdt->max_fds)
 		return false;
-	return !bpf_probe_read_kernel(&same, sizeof(same), parent->files->fdt->fd + fd) && same == file;
+	if (bpf_probe_read_kernel(&same, sizeof(same), parent->files->fdt->fd + fd) || same != file)
+		return false;
+	return task->group_leader->flags & PF_FORKNOEXEC || !is_manager(parent);
+}
+
+/* Whose a file is of several processes that have it: the lowest. */
+enum claim { CLAIM_OWN, CLAIM_MANAGER, CLAIM_INHERITED };
+
+static __always_inline __u8 claim_of(struct task_struct *task, __u32 fd, const struct file *file)
+{
+	if (is_inherited(task, fd, file))
+		return CLAIM_INHERITED;
+	return is_manager(task) ? CLAIM_MANAGER : CLAIM_OWN;
 }
 
 /* Only for hooks that run in the context of the process they speak of. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* Resets of TCP connections: who sent them, to whom, why. */
 #pragma once
-#include "marks.h"
+#include "figures.h"
 #include "packet.h"
 
 enum { RESETS = 4096 };
@@ -77,10 +77,10 @@ static __always_inline bool load_reset_owner(struct sock *sk, struct reset_key *
 	key->netns = load_netns(&sk->__sk_common);
 	if (!has_owner(sk) || key->state == TCP_LISTEN)
 		return false;
-	outbound = !is_inbound(sk);
 	reset->cookie = sk->__sk_common.skc_cookie.counter;
 	reset->cgroup = load_cgroup(sk);
 	mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	outbound = (mark && mark->direction ? mark->direction : guess_direction(sk)) == OUTBOUND;
 	if (!mark)
 		return outbound;
 	key->pid = mark->pid;
@@ -94,7 +94,16 @@ static __always_inline void load_segment(struct sk_buff *skb, struct endpoints *
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
 	const struct in6_addr *ipv6 = (const void *)(header + 8);
 	__u32 offset = skb->transport_header - skb->network_header, ports;
+	struct ipv4 ip;
 
+	if (read_ipv4(skb, (__u64)skb->head + skb->network_header, &ip)) {
+		mapped(e->remote, ip.source);
+		mapped(e->local, ip.destination);
+		ports = bpf_ntohl(ip.word);
+		e->remote_port = ports >> 16;
+		e->local_port = ports;
+		return;
+	}
 	copy_from(skb, header, (__u64)skb->head + skb->network_header);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		copy_address(e->remote, ipv6);

@@ -1,21 +1,38 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* The round trips of each TCP connection, from the average that TCP keeps; and who opened it. */
 #pragma once
-#include "marks.h"
+#include "figures.h"
+#include "limited.h"
 
 enum {
 	BUCKETS = 96,
 	RTTS = 65536, /* sockets whose round trips are told apart at once */
+	SLOW_US = 80000,
+	VERY_SLOW_US = 200000,
+	/*
+	 * A segment that comes alone may be acknowledged when the receiver's timer says so, up to 500 ms later, and two
+	 * that the application sends one after the other when the second comes. With so many full segments on their way
+	 * it is the way that takes the time.
+	 */
+	PROMPT_SEGMENTS = 4,
+	JIFFY_WEIGHT = 1024, /* of a segment that came within the jiffy of the one before it: 1 */
 };
 
 /* The round trips of a socket. Only the context that holds the socket's lock writes it. */
 struct rtt {
-	__u32 srtt_us; /* as it was at the last segment */
+	__u64 closed_ns; /* CLOCK_MONOTONIC; 0 = the connection is open */
+	__u32 srtt_us;   /* as it was at the last segment */
 	__u32 delivered;
 	__u32 min_us;
 	__u32 max_us;
-	__u32 waiting; /* segments that arrived when data waited to be sent */
-	__u32 drained; /* … when all data was on its way */
+	__u64 network;     /* weight of the time in which what was to be sent waited for the network … */
+	__u64 application; /* … and for the application */
+	__u32 seen;        /* jiffies of the last segment */
+	__u32 first;       /* window of the period that it is of */
+	__u32 prompt;      /* of the samples, those that the receiver's timer cannot have made longer … */
+	__u32 prompt_slow; /* … of these, those of SLOW_US or more … */
+	__u32 prompt_very_slow;
+	__u32 prompt_next; /* whether the next sample is prompt */
 	__u32 buckets[BUCKETS];
 };
 
@@ -26,6 +43,14 @@ struct {
 	__type(key, int);
 	__type(value, struct rtt);
 } rtts SEC(".maps");
+
+/* What a socket has of this period. */
+static __always_inline struct rtt *rtt_of(struct sock *sk)
+{
+	struct rtt *rtt = bpf_sk_storage_get(&rtts, sk, 0, 0);
+
+	return rtt && rtt->first == windows.first ? rtt : 0;
+}
 
 /* Four buckets an octave, so that a bound is at most a quarter off; below 4 µs each has its own. */
 static __always_inline __u32 bucket_of(__u32 us)
@@ -41,7 +66,7 @@ static __always_inline __u32 bucket_of(__u32 us)
 	return bucket < BUCKETS ? bucket : BUCKETS - 1;
 }
 
-static __always_inline void add_sample(struct rtt *rtt, __u32 us)
+static __always_inline void add_sample(struct rtt *rtt, __u32 us, bool is_prompt)
 {
 	__u32 bucket = bucket_of(us);
 
@@ -54,6 +79,37 @@ static __always_inline void add_sample(struct rtt *rtt, __u32 us)
 		rtt->min_us = us;
 	if (us > rtt->max_us)
 		rtt->max_us = us;
+	if (!is_prompt)
+		return;
+	rtt->prompt++;
+	rtt->prompt_slow += us >= SLOW_US;
+	rtt->prompt_very_slow += us >= VERY_SLOW_US;
+}
+
+/* Before TCP looks at the acknowledgement. */
+static __always_inline bool is_prompt(const struct tcp_sock *tp)
+{
+	return tp->snd_nxt - tp->snd_una >= PROMPT_SEGMENTS * tp->mss_cache;
+}
+
+/* Since the segment before, or since there is something to send, this one's sender waited as it does now. */
+static __always_inline void note_wait(struct rtt *rtt, const struct tcp_sock *tp)
+{
+	__u32 now = bpf_jiffies64(), since = rtt->seen;
+	__u64 weight;
+
+	rtt->seen = now;
+	if (BPF_CORE_READ_BITFIELD(tp, chrono_type) != TCP_CHRONO_BUSY)
+		return;
+	if ((__s32)(tp->chrono_start - since) > 0)
+		since = tp->chrono_start;
+	weight = 1;
+	if ((__s32)(now - since) > 0)
+		weight += (__u64)(now - since) * JIFFY_WEIGHT;
+	if (busy_with(tp) == LIMITED_BY_APPLICATION)
+		rtt->application += weight;
+	else
+		rtt->network += weight;
 }
 
 static __always_inline struct rtt *begin_rtt(struct sock *sk, __u32 srtt_us, __u32 delivered)
@@ -67,13 +123,15 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, __u32 srtt_us, __u
 		return 0;
 	}
 	__sync_fetch_and_add(&figures.rtts, 1);
+	__builtin_memset(rtt, 0, sizeof(*rtt)); /* it may be of an earlier period */
+	rtt->first = windows.first;
 	rtt->srtt_us = srtt_us;
 	rtt->delivered = delivered;
+	rtt->seen = bpf_jiffies64();
 	rtt->min_us = ~0u;
-	/* A new connection's average is one sample: that of its handshake. */
 	mark = bpf_sk_storage_get(&marks, sk, 0, 0);
-	if (mark && mark->is_new && srtt_us)
-		add_sample(rtt, srtt_us >> 3);
+	if (mark && is_new(mark) && mark->handshake_us)
+		add_sample(rtt, mark->handshake_us >> 3, true);
 	return rtt;
 }
 
@@ -85,14 +143,19 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, __u32 srtt_us, __u
 static __always_inline struct rtt *take_sample(struct sock *sk, const struct tcp_sock *tp)
 {
 	__u32 srtt_us = tp->srtt_us, delivered = tp->delivered;
-	struct rtt *rtt = bpf_sk_storage_get(&rtts, sk, 0, 0);
+	struct rtt *rtt = rtt_of(sk);
 
+	/*
+	 * With nothing on its way, nothing is acknowledged and no sample taken: what only receives, or connects and
+	 * closes, needs no storage.
+	 */
 	if (!rtt)
-		return begin_rtt(sk, srtt_us, delivered);
+		return tp->packets_out ? begin_rtt(sk, srtt_us, delivered) : 0;
 	if (srtt_us != rtt->srtt_us)
-		add_sample(rtt, rtt->srtt_us ? srtt_us - rtt->srtt_us + (rtt->srtt_us >> 3) : srtt_us >> 3);
+		add_sample(rtt, rtt->srtt_us ? srtt_us - rtt->srtt_us + (rtt->srtt_us >> 3) : srtt_us >> 3,
+			   rtt->prompt_next);
 	else if (delivered != rtt->delivered)
-		add_sample(rtt, srtt_us >> 3);
+		add_sample(rtt, srtt_us >> 3, rtt->prompt_next);
 	rtt->srtt_us = srtt_us;
 	rtt->delivered = delivered;
 	return rtt;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Where top_traffic counts bytes: an array of slots, each of one UDP socket while a window is open that has seen it. */
+/* Where top_traffic counts bytes: an array of slots, each of one UDP socket and one remote while a window is open that
+ * has seen them. */
 #pragma once
-#include "windows.h"
+#include "traffic.h"
 
 enum {
 	SLOTS = 65536,
@@ -12,11 +13,8 @@ enum {
 	FIRST_SLOT = 2 * SPREAD,
 	/* Slots that are looked at for a free one: so much, at most, a datagram costs when all are taken. */
 	PROBES = 8,
-};
-
-struct traffic {
-	__u64 rx_bytes;
-	__u64 tx_bytes;
+	/* Of one socket. A server that everybody asks leaves room for others. */
+	REMOTES = 4096,
 };
 
 /*
@@ -26,8 +24,8 @@ struct traffic {
  */
 struct slot {
 	struct traffic traffic;
-	__u64 cookie; /* of the UDP socket that has it */
-	__u32 seen;   /* window in which it last moved something */
+	__u64 id;   /* of the UDP socket and the remote that have it; 0 = nobody */
+	__u32 seen; /* window in which it last moved something */
 	__u32 pad;
 };
 
@@ -43,6 +41,7 @@ struct {
 struct admission {
 	__u64 slots;         /* looked at for UDP sockets, round after round */
 	__u64 udp_untracked; /* datagrams of sockets for which there was no slot */
+	__u64 udp_merged;    /* datagrams of remotes beyond those that one socket may have */
 	__u64 tcp_untracked; /* connections that closed when there was no room */
 	__u64 tcp_unknown;   /* of these, opened before we watched: their bytes are not known */
 };

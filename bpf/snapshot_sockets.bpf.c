@@ -7,7 +7,10 @@
  * (the reader's), but also what no process holds: TIME_WAIT, connections that
  * nobody has accepted yet, orphans that still send, the kernel's own sockets.
  */
-#include "sockets.h"
+#include "below.h"
+#include "direction.h"
+#include "limited.h"
+#include "sockmap.h"
 
 /* What is known of a socket. Zero where a protocol or a state has no such figure. */
 struct socket_row {
@@ -43,12 +46,17 @@ struct socket_row {
 	__u32 rate_interval_us;
 	__u32 waited[3]; /* jiffies since it opened, by enum tcp_chrono less one */
 	__u32 jiffies;   /* now */
+	__u32 silent;    /* for so many nothing has come */
+	__u32 delivered; /* segments that were acknowledged */
 	__u8 protocol;
 	__u8 state;
-	__u8 chrono_type;
+	__u8 limited_by;
 	__u8 retransmits; /* of the oldest packet, in a row */
-	__u8 inherited;   /* and its process' parent has it still */
-	__u8 pad[7];
+	__u8 probes;      /* that are not answered: keepalives, and those of a window without room */
+	__u8 inbound;
+	__u8 claim;      /* enum claim */
+	__u8 redirected; /* it is in a sockmap: REDIRECTS_SENT or REDIRECTS_RECEIVED */
+	__u8 pad[4];
 };
 const struct socket_row *socket_row_type __attribute__((unused));
 
@@ -56,28 +64,44 @@ const struct socket_row *socket_row_type __attribute__((unused));
  * What the sender waits for. The chronometer looks for a process without room only when something is sent,
  * which is before that process is told: here all is sent, and a process still waits for room.
  */
-static __always_inline __u8 waits_for(const struct tcp_sock *tp, __u8 chrono)
+static __always_inline __u8 limited_by(const struct tcp_sock *tp, __u8 chrono)
 {
 	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 
-	if (chrono == TCP_CHRONO_BUSY && tp->write_seq == tp->snd_nxt &&
-	    BPF_CORE_READ(sk, sk_socket, flags) & 1UL << SOCK_NOSPACE)
-		return TCP_CHRONO_SNDBUF_LIMITED;
-	return chrono;
+	if (chrono == TCP_CHRONO_RWND_LIMITED)
+		return LIMITED_BY_RECEIVER;
+	if (chrono == TCP_CHRONO_SNDBUF_LIMITED)
+		return LIMITED_BY_SEND_BUFFER;
+	if (chrono != TCP_CHRONO_BUSY)
+		return LIMITED_BY_NOTHING;
+	if (tp->write_seq == tp->snd_nxt && BPF_CORE_READ(sk, sk_socket, flags) & 1UL << SOCK_NOSPACE)
+		return LIMITED_BY_SEND_BUFFER;
+	return busy_with(tp);
 }
 
 /* As tcp_get_info() sums it up: what the chronometer has put down, and what it measures now. */
 static __always_inline void load_waits(const struct tcp_sock *tp, struct socket_row *row)
 {
+	__u8 chrono = BPF_CORE_READ_BITFIELD(tp, chrono_type);
 	__s32 running;
 
 	row->jiffies = bpf_jiffies64();
 	running = row->jiffies - tp->chrono_start;
 	for (int i = 0; i < 3; i++) {
 		row->waited[i] = tp->chrono_stat[i];
-		if (row->chrono_type == i + 1 && running > 0)
+		if (chrono == i + 1 && running > 0)
 			row->waited[i] += running;
 	}
+	row->limited_by = limited_by(tp, chrono);
+}
+
+/* Since the last acknowledgement, or the last data. */
+static __always_inline __u32 silent_jiffies(const struct tcp_sock *tp, __u32 now)
+{
+	__s32 acknowledged = now - tp->rcv_tstamp, received = now - tp->inet_conn.icsk_ack.lrcvtime;
+	__s32 silent = acknowledged < received ? acknowledged : received;
+
+	return silent > 0 ? silent : 0;
 }
 
 static __always_inline void load_tcp(const struct tcp_sock *tp, struct socket_row *row)
@@ -115,10 +139,12 @@ static __always_inline void load_tcp(const struct tcp_sock *tp, struct socket_ro
 	row->segments_out = tp->segs_out;
 	row->rate_delivered = tp->rate_delivered;
 	row->rate_interval_us = tp->rate_interval_us;
-	row->chrono_type = BPF_CORE_READ_BITFIELD(tp, chrono_type);
 	load_waits(tp, row);
-	row->chrono_type = waits_for(tp, row->chrono_type);
+	row->silent = silent_jiffies(tp, row->jiffies);
+	row->delivered = tp->delivered;
 	row->retransmits = tp->inet_conn.icsk_retransmits;
+	row->probes = tp->inet_conn.icsk_probes_out;
+	row->inbound = is_inbound(tp);
 	bpf_probe_read_kernel(row->congestion_control, sizeof(row->congestion_control),
 			      tp->inet_conn.icsk_ca_ops->name);
 }
@@ -137,9 +163,93 @@ static __always_inline void load_udp(struct sock *sk, struct socket_row *row)
 		row->drops = sk->sk_drop_counters->drops0.counter + sk->sk_drop_counters->drops1.counter;
 }
 
+/* What has come for an MPTCP socket and was not read: its paths have handed it up. */
+static __always_inline __u32 unread_above(const struct sock *above)
+{
+	const struct sk_buff *first = BPF_CORE_READ(above, sk_receive_queue.next);
+	const struct mptcp_skb_cb *data = (const void *)first->cb;
+	__s64 unread;
+
+	if (!first || (const void *)first == (const void *)&above->sk_receive_queue)
+		return 0;
+	unread = BPF_CORE_READ((const struct mptcp_sock *)above, ack_seq) - BPF_CORE_READ(data, map_seq);
+	return unread > 0 ? unread : 0;
+}
+
+/* What an MPTCP socket has to send, or has sent without an acknowledgment, on whichever path. */
+static __always_inline __u32 unsent_above(const struct sock *above)
+{
+	const struct mptcp_sock *mptcp = (const void *)above;
+	__s64 unsent = BPF_CORE_READ(mptcp, write_seq) - BPF_CORE_READ(mptcp, snd_una);
+
+	return unsent > 0 ? unsent : 0;
+}
+
+/* The row of a socket below another one, of which there is a copy in this room. The verifier checks it once. */
+__noinline int load_row_below(__u64 address, __u32 key)
+{
+	struct room *room = room_of(key);
+	struct socket_row *row;
+	const struct sock *sk;
+
+	if (!room)
+		return 0;
+	sk = &copy_in(room)->inet_conn.icsk_inet.sk;
+	row = (void *)room->row;
+	__builtin_memset(row, 0, sizeof(*row));
+	row->protocol = IPPROTO_TCP;
+	row->cookie = sk->__sk_common.skc_cookie.counter ?: address;
+	row->netns = sock_netns(sk);
+	row->cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
+	row->state = sk->__sk_common.skc_state;
+	load_endpoints(&sk->__sk_common, &row->endpoints);
+	load_tcp(copy_in(room), row);
+	return row->endpoints.local_port;
+}
+
+/* An MPTCP socket: a row for each of its paths. The first one carries the queues of all. */
+static __always_inline int list_mptcp(struct bpf_iter__task_file *ctx, struct task_struct *task, struct file *file,
+				      struct sock *above)
+{
+	struct subflows walk;
+	struct below below;
+	struct room *room;
+	__u32 key;
+
+	room = take_room(&key);
+	if (!room)
+		return 0;
+	begin_subflows(above, &walk);
+	for (int i = 0; i < SUBFLOWS && next_subflow(&walk, room, &below); i++) {
+		struct socket_row *row = (void *)room->row;
+
+		if (!load_row_below(below.address, key))
+			continue;
+		if (!i && row->state != TCP_LISTEN) {
+			row->receive_queue += unread_above(above);
+			row->send_queue = unsent_above(above);
+		}
+		row->claim = claim_of(task, ctx->fd, file);
+		load_holder(task, &row->pid, row->comm);
+		bpf_seq_write(ctx->meta->seq, row, sizeof(*row));
+	}
+	leave_room(room);
+	return 0;
+}
+
+/* What a program of a sockmap gave to a socket, TCP counts nowhere. */
+static __always_inline void load_redirected(struct sock *sk, struct socket_row *row)
+{
+	const struct sk_psock *psock;
+
+	row->redirected = redirects(sk);
+	psock = row->redirected ? psock_of(sk) : 0;
+	if (psock && bpf_core_field_exists(psock->msg_tot_len))
+		row->receive_queue += BPF_CORE_READ(psock, msg_tot_len);
+}
+
 static __always_inline void load_common(struct sock_common *c, struct socket_row *row)
 {
-	row->cookie = bpf_get_socket_cookie(c);
 	row->netns = load_netns(c);
 	row->state = c->skc_state;
 	load_endpoints(c, &row->endpoints);
@@ -163,15 +273,20 @@ int list_files(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk || !is_inet(sk))
 		return 0;
+	if (is_mptcp(sk))
+		return list_mptcp(ctx, task, file, sk);
 	row.protocol = sk->sk_protocol;
 	if (sk->sk_protocol == IPPROTO_TCP) {
 		load_common(&sk->__sk_common, &row);
+		row.cookie = bpf_get_socket_cookie(sk);
 		tp = bpf_skc_to_tcp_sock(sk);
 		if (!tp)
 			return 0;
 		load_tcp(tp, &row);
+		load_redirected(sk, &row);
 	} else if (sk->sk_protocol == IPPROTO_UDP) {
 		load_common(&sk->__sk_common, &row);
+		row.cookie = bpf_get_socket_cookie(sk);
 		load_udp(sk, &row);
 	} else {
 		return 0;
@@ -179,7 +294,7 @@ int list_files(struct bpf_iter__task_file *ctx)
 	if (!row.endpoints.local_port)
 		return 0; /* a socket without an address */
 	row.cgroup = load_cgroup(sk);
-	row.inherited = is_inherited(task, ctx->fd, file);
+	row.claim = claim_of(task, ctx->fd, file);
 	load_holder(task, &row.pid, row.comm);
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 	return 0;
@@ -199,8 +314,12 @@ int list_tcp(struct bpf_iter__tcp *ctx)
 		row.state = TCP_SYN_RECV; /* one state to everybody but the kernel's own look-up */
 	/* Sockets in TIME_WAIT, and requests that are no socket yet, have nothing more. */
 	tp = bpf_skc_to_tcp_sock(c);
+	if (!tp)
+		row.cookie = bpf_get_socket_cookie(c);
 	if (tp) {
+		row.cookie = identity(&tp->inet_conn.icsk_inet.sk, tp);
 		load_tcp(tp, &row);
+		load_redirected(&tp->inet_conn.icsk_inet.sk, &row);
 		row.cgroup = load_cgroup(&tp->inet_conn.icsk_inet.sk);
 	}
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
@@ -218,6 +337,7 @@ int list_udp(struct bpf_iter__udp *ctx)
 		return 0;
 	sk = &udp->inet.sk;
 	load_common(&sk->__sk_common, &row);
+	row.cookie = bpf_get_socket_cookie(sk);
 	load_udp(sk, &row);
 	row.cgroup = load_cgroup(sk);
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));

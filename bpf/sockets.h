@@ -13,6 +13,28 @@ static __always_inline bool is_inet(const struct sock *sk)
 	return sk->__sk_common.skc_family == AF_INET || sk->__sk_common.skc_family == AF_INET6;
 }
 
+/* The IPv4 or IPv6 socket that a file is, or null. */
+static __always_inline struct sock *inet_socket_of(struct file *file)
+{
+	struct socket *socket = file ? bpf_sock_from_file(file) : 0;
+	struct sock *sk = socket ? socket->sk : 0;
+
+	return sk && is_inet(sk) ? sk : 0;
+}
+
+static __always_inline struct sock *tcp_socket_of(struct file *file)
+{
+	struct sock *sk = inet_socket_of(file);
+
+	return sk && sk->sk_protocol == IPPROTO_TCP ? sk : 0;
+}
+
+/* Its process has closed it. */
+static __always_inline bool is_orphan(const struct sock *sk)
+{
+	return sk->__sk_common.skc_flags & 1 << SOCK_DEAD;
+}
+
 static __always_inline void copy_address(__u8 to[16], const struct in6_addr *from)
 {
 	__u32 *word = (void *)to;
@@ -46,4 +68,25 @@ static __always_inline __u32 load_netns(const struct sock_common *c)
 static __always_inline __u64 load_cgroup(const struct sock *sk)
 {
 	return sk->sk_cgrp_data.cgroup->kn->id;
+}
+
+/* Payload, each byte once. The FIN of the peer has a place in the sequence, and is not a byte. */
+static __always_inline __u64 received_bytes(const struct tcp_sock *tp)
+{
+	__u64 bytes = tp->bytes_received;
+
+	return bytes && tp->inet_conn.icsk_inet.sk.__sk_common.skc_flags & 1 << SOCK_DONE ? bytes - 1 : bytes;
+}
+
+static __always_inline __u64 sent_bytes(const struct tcp_sock *tp)
+{
+	return tp->bytes_sent - tp->bytes_retrans;
+}
+
+/* Both ends of a TCP socket in any state: at the change to CLOSE skc_num is 0, but inet_sport is not. */
+static __always_inline void load_tcp_endpoints(const struct tcp_sock *tp, struct endpoints *e)
+{
+	load_endpoints(&tp->inet_conn.icsk_inet.sk.__sk_common, e);
+	if (!e->local_port)
+		e->local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 }

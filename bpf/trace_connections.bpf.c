@@ -6,91 +6,7 @@
  * by an iterator. In between its socket carries who it belongs to, since most of
  * its states change in softirq, where `current` is whoever was interrupted.
  */
-#include "attempts.h"
-
-enum ended { NOT_ENDED, REPORTED, RETURNED /* connect() has returned the error that was reported */ };
-
-/* What a socket carries. A listener's is copied to each connection that it accepts. */
-struct track {
-	__u64 start_ns;       /* connect(), or the handshake of an inbound connection; 0 = before anyone watched */
-	__u64 established_ns; /* 0 = not established, or before anyone watched */
-	struct owner owner;
-	__u32 round; /* of a listener: in which search its owner was found */
-	__u8 direction;
-	__u8 ended; /* enum ended */
-	__u8 pad[2];
-	__s32 error; /* of an attempt: what its process was told before it ended */
-	__u32 pad2;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
-	__type(key, int);
-	__type(value, struct track);
-} tracks SEC(".maps");
-
-/* What the reader of an iterator asks for. */
-struct request {
-	__u64 since_ns; /* of connections: only what began or was established since then */
-	__u32 round;    /* of listeners: counts the searches */
-	__u8 pad[4];
-};
-const struct request *request_type __attribute__((unused));
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct request);
-} requests SEC(".maps");
-
-static __always_inline const struct request *request(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&requests, &zero);
-}
-
-static __always_inline struct track *track_of(struct sock *sk)
-{
-	struct track *track = sk_storage_of(&tracks, sk);
-
-	if (!track)
-		__sync_fetch_and_add(&figures.lost, 1);
-	return track;
-}
-
-/* What the socket counted. The FIN of the peer is in bytes_received, and is no byte of anybody's. */
-static __always_inline void load_counts(const struct tcp_sock *tp, struct connection *c)
-{
-	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-
-	c->rx_bytes = tp->bytes_received;
-	if (c->rx_bytes && sk->__sk_common.skc_flags & 1 << SOCK_DONE)
-		c->rx_bytes--;
-	c->tx_bytes = tp->bytes_sent - tp->bytes_retrans;
-	c->rtt_us = tp->srtt_us >> 3;
-	c->retransmits = tp->total_retrans;
-	load_endpoints(&sk->__sk_common, &c->endpoints);
-	/* skc_num is already 0 at the change to CLOSE; inet_sport is not. */
-	if (!c->endpoints.local_port)
-		c->endpoints.local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
-}
-
-static __always_inline void load_track(const struct track *track, struct connection *c)
-{
-	c->start_ns = track->start_ns;
-	c->established_ns = track->established_ns;
-	c->owner = track->owner;
-	c->direction = track->direction;
-}
-
-/* A connection that accept() returned has the limit of its listener's queue, which no other has. */
-static __always_inline int guess_direction(const struct sock *sk)
-{
-	return sk->sk_max_ack_backlog ? INBOUND : OUTBOUND;
-}
+#include "open_connections.h"
 
 /* listen(): the connections that it will accept inherit the owner. */
 static __always_inline void listens(struct sock *sk)
@@ -101,6 +17,7 @@ static __always_inline void listens(struct sock *sk)
 		return;
 	__builtin_memset(track, 0, sizeof(*track));
 	current_owner(&track->owner);
+	track->managed = is_manager(bpf_get_current_task_btf());
 	track->owner.netns = load_netns(&sk->__sk_common);
 	track->direction = INBOUND;
 }
@@ -114,7 +31,10 @@ static __always_inline void connects(struct sock *sk)
 		return;
 	track->start_ns = bpf_ktime_get_ns();
 	track->established_ns = 0;
+	track->managed = false;
 	current_owner(&track->owner);
+	if (current_is_kernel())
+		own_as_above(sk, track);
 	track->owner.netns = load_netns(&sk->__sk_common);
 	track->direction = OUTBOUND;
 	track->error = 0;
@@ -130,12 +50,17 @@ static __always_inline void is_established(struct sock *sk, int oldstate)
 		return;
 	track->established_ns = now;
 	track->ended = NOT_ENDED;
+	track->round = 0;
 	if (oldstate == TCP_SYN_SENT)
 		track->direction = OUTBOUND;
+	else if (!track->direction)
+		track->direction = guess_direction(sk);
 	if (track->direction == OUTBOUND) /* or both sides called connect() */
 		return;
 	track->start_ns = now;
 	track->direction = INBOUND;
+	if (!track->owner.pid)
+		own_as_above(sk, track);
 	track->owner.netns = load_netns(&sk->__sk_common);
 }
 
@@ -150,18 +75,22 @@ static __always_inline void closes(struct sock *sk)
 	if (current_is_kernel())
 		return;
 	track = track_of(sk);
-	if (!track || (track->direction == OUTBOUND && track->owner.pid))
+	if (!track)
 		return;
-	current_owner(&track->owner);
-	track->owner.netns = load_netns(&sk->__sk_common);
-	if (!track->direction)
-		track->direction = guess_direction(sk);
+	if (track->direction != OUTBOUND || !track->owner.pid) {
+		current_owner(&track->owner);
+		track->managed = false;
+		track->owner.netns = load_netns(&sk->__sk_common);
+		if (!track->direction)
+			track->direction = guess_direction(sk);
+	}
+	note_orphan(sk, track);
 }
 
 static __always_inline __u8 end_of(int oldstate, const struct tcp_sock *tp, struct connection *c)
 {
 	c->error = tp->inet_conn.icsk_inet.sk.sk_err;
-	if (oldstate == TCP_SYN_SENT) {
+	if (oldstate == TCP_SYN_SENT || oldstate == TCP_SYN_RECV) {
 		/* Without an error and without a SYN no local port was free: connect() returns it, the socket does not
 		 * say so. */
 		if (!c->error && !tp->segs_out)
@@ -199,6 +128,7 @@ static __always_inline void is_closed(struct sock *sk, int oldstate)
 	c.end = end_of(oldstate, tp, &c);
 	if (c.end == FAILED && !c.error && track)
 		c.error = track->error;
+	c.closing = is_closing(oldstate);
 	c.end_ns = bpf_ktime_get_ns();
 	emit(&c);
 }
@@ -212,16 +142,19 @@ int BPF_PROG(connection_state, struct sock *sk, int oldstate, int newstate)
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	if (newstate == TCP_CLOSE)
+	if (newstate == TCP_CLOSE) {
 		is_closed(sk, oldstate);
-	else if (newstate == TCP_ESTABLISHED)
+		if (is_closing(oldstate))
+			forget_orphan(sk);
+	} else if (newstate == TCP_ESTABLISHED) {
 		is_established(sk, oldstate);
-	else if (newstate == TCP_SYN_SENT)
+	} else if (newstate == TCP_SYN_SENT) {
 		connects(sk);
-	else if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
+	} else if (begins_close(newstate)) {
 		closes(sk);
-	else if (newstate == TCP_LISTEN)
+	} else if (newstate == TCP_LISTEN) {
 		listens(sk);
+	}
 	return 0;
 }
 
@@ -253,79 +186,6 @@ int BPF_PROG(attempt_error, struct sock *sk)
 	return 0;
 }
 
-/* An attempt that connect() says has failed, and of which no state change told. */
-static __always_inline int attempt_failed(struct socket *socket, const void *address, int error)
-{
-	struct sockaddr_start start;
-	struct sock *sk = socket->sk;
-	struct connection c = {};
-	struct track *track;
-
-	if (!sk || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_state != TCP_CLOSE)
-		return 0;
-	track = bpf_sk_storage_get(&tracks, sk, 0, 0);
-	if (track && track->ended == REPORTED) {
-		track->ended = RETURNED;
-		return 0;
-	}
-	if (bpf_probe_read_kernel(&start, sizeof(start), address))
-		return 0;
-	if (start.family == AF_INET)
-		mapped(c.endpoints.remote, start.address);
-	else if (bpf_probe_read_kernel(c.endpoints.remote, sizeof(c.endpoints.remote), address + sizeof(start)))
-		return 0;
-	c.endpoints.remote_port = bpf_ntohs(start.port);
-	load_attempt(&c, load_netns(&sk->__sk_common), error);
-	emit(&c);
-	return 0;
-}
-
-/* The end of connect() for TCP, after policies of cgroups, the route and the choice of a port. */
-SEC("fexit/inet_stream_connect")
-int BPF_PROG(connect_returns, struct socket *socket, const void *address, int length, int flags, int result)
-{
-	if (!result || result == -EINPROGRESS || result == -EALREADY || result == -EISCONN || result == -ERESTARTSYS ||
-	    result == -EAFNOSUPPORT)
-		return 0;
-	return attempt_failed(socket, address, -result);
-}
-
-/* Security modules are asked before that. */
-SEC("fexit/security_socket_connect")
-int BPF_PROG(connect_checked, struct socket *socket, const void *address, int length, int result)
-{
-	return result ? attempt_failed(socket, address, -result) : 0;
-}
-
-/* The connections that are open. */
-SEC("iter/bpf_sk_storage_map")
-int list_open(struct bpf_iter__bpf_sk_storage_map *ctx)
-{
-	const struct request *asked = request();
-	struct track *track = ctx->value;
-	struct connection c = {};
-	struct sock *sk = ctx->sk;
-	struct tcp_sock *tp;
-	int state;
-
-	if (!sk || !track || !asked || track->ended)
-		return 0;
-	if (track->start_ns < asked->since_ns && track->established_ns < asked->since_ns)
-		return 0;
-	state = sk->__sk_common.skc_state;
-	if (state == TCP_CLOSE || state == TCP_LISTEN)
-		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
-		return 0;
-	load_track(track, &c);
-	load_counts(tp, &c);
-	c.end = state == TCP_SYN_SENT || state == TCP_SYN_RECV ? CONNECTING : OPEN;
-	if (wanted(&c))
-		bpf_seq_write(ctx->meta->seq, &c, sizeof(c));
-	return 0;
-}
-
 /* Who holds the listeners that were there before anyone watched. */
 SEC("iter/task_file")
 int find_listeners(struct bpf_iter__task_file *ctx)
@@ -333,24 +193,25 @@ int find_listeners(struct bpf_iter__task_file *ctx)
 	const struct request *asked = request();
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
-	struct socket *socket;
 	struct track *track;
 	struct sock *sk;
+	__u8 claim;
 
 	if (!task || !file || !asked)
 		return 0;
-	socket = bpf_sock_from_file(file);
-	if (!socket)
+	sk = inet_socket_of(file);
+	if (!sk || (sk->sk_protocol != IPPROTO_TCP && !is_mptcp(sk)))
 		return 0;
-	sk = socket->sk;
-	if (!sk || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_state != TCP_LISTEN)
+	if (sk->__sk_common.skc_state != TCP_LISTEN && !is_mptcp(sk))
 		return 0;
-	if (is_inherited(task, ctx->fd, file))
+	claim = claim_of(task, ctx->fd, file);
+	if (claim == CLAIM_INHERITED)
 		return 0;
 	track = sk_storage_of(&tracks, sk);
-	/* Of several the lowest number; process 1 holds what it activates for others. */
-	if (!track || (track->round == asked->round && track->owner.pid != 1))
+	/* Of several the lowest number; a manager holds what it activates for others. */
+	if (!track || (track->round == asked->round && (!track->managed || claim == CLAIM_MANAGER)))
 		return 0;
+	track->managed = claim == CLAIM_MANAGER;
 	load_holder(task, &track->owner.pid, track->owner.comm);
 	track->owner.cgroup = task_cgroup(task);
 	track->owner.netns = load_netns(&sk->__sk_common);

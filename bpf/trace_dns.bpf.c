@@ -16,11 +16,19 @@ enum { DNS = 53, MDNS = 5353 };
  */
 enum { CAPTURE = 640, SHORT = 160 };
 
+/* A part of a TCP segment: its headers, and a message as far as `limits::DNS_CAPTURE`, with its length. */
+enum { HEADS = 128, PIECE = CAPTURE - HEADS, SHORT_PIECE = 128 };
+
+/* What a record is of: UDP; a segment of TCP, or a part of one; such a part that begins with the length of a message.
+ */
+enum { DATAGRAM, SEGMENT, BEGINS };
+
 /* RFC 1035: six numbers, then at the least so many bytes for each question and each record. */
 enum { DNS_HEADER = 12, QUESTION = 5, RECORD = 11 };
-enum { RESPONSE = 0x8000, OPCODE = 0x7800, TRUNCATED = 0x0200 };
+enum { QUESTIONS = 16, RESPONSE = 0x8000, OPCODE = 0x7800, TRUNCATED = 0x0200 };
 
-struct message {
+/* A packet at an interface. */
+struct sight {
 	__u64 time_ns;
 	__u64 socket; /* cookie of its socket, or address where it has none yet; 0 = not sent here */
 	struct owner owner;
@@ -28,9 +36,13 @@ struct message {
 	__u32 netns; /* of the interface */
 	__u16 protocol;
 	__u16 port;   /* of the socket */
-	__u16 length; /* of `data` */
+	__u16 length; /* of what was copied */
 	__u8 egress;
-	__u8 is_segment;    /* of TCP */
+	__u8 segment; /* of TCP: SEGMENT or BEGINS */
+};
+
+struct message {
+	struct sight sight;
 	__u8 data[CAPTURE]; /* from the network header on */
 };
 const struct message *message_type __attribute__((unused));
@@ -47,6 +59,14 @@ static __always_inline bool is_dns(__u16 port)
 	return port == DNS || port == MDNS;
 }
 
+static __always_inline bool has_dns_ports(const struct ipv4 *ip)
+{
+	__u32 ports = bpf_ntohl(ip->word);
+
+	return !ip->fragment && (ip->protocol == IPPROTO_UDP || ip->protocol == IPPROTO_TCP) &&
+	       (is_dns(ports >> 16) || is_dns(ports & 0xffff));
+}
+
 /* A packet that leaves has its socket, which mostly tells without a look at the packet. */
 static __always_inline bool is_of_other_ports(const struct sock *sk)
 {
@@ -60,36 +80,85 @@ static __always_inline bool is_of_other_ports(const struct sock *sk)
 
 /* Where in a packet its DNS message may be, and how long that is. */
 struct payload {
+	__u32 transport;
 	__u32 offset;
 	__u32 length;
+	__u32 sequence; /* of TCP: of the first byte */
 	bool is_segment;
+	bool is_first; /* of its stream */
 };
 
-/* Whether the headers are of UDP, or of TCP with data, from or to a port of DNS. */
-static __always_inline bool find_payload(struct sk_buff *skb, const __u8 *header, __u32 bytes, struct payload *payload)
+enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, AUTHENTICATION = 51, OPTIONS = 60, MOBILITY = 135, EXTENSIONS = 8 };
+
+static __always_inline bool is_extension(__u8 header)
 {
-	__u8 protocol = header[9];
-	__u32 offset = (header[0] & 15) * 4, ports;
+	return header == HOP_BY_HOP || header == ROUTING || header == FRAGMENT || header == AUTHENTICATION ||
+	       header == OPTIONS || header == MOBILITY;
+}
+
+/* Finds what is behind the extension headers of IPv6. False where that is in another packet: a fragment but the first.
+ */
+static __always_inline bool pass_extensions(struct sk_buff *skb, __u64 from, __u8 *protocol, __u32 *offset)
+{
+	__u64 end = (__u64)skb->head + skb->tail;
+	__u8 header[4];
+
+	for (int i = 0; i < EXTENSIONS && is_extension(*protocol); i++) {
+		if (from + *offset + 8 > end || bpf_probe_read_kernel(header, sizeof(header), (void *)(from + *offset)))
+			return false;
+		if (*protocol == FRAGMENT && (header[2] || header[3] & ~7))
+			return false;
+		if (*protocol == FRAGMENT)
+			*offset += 8;
+		else if (*protocol == AUTHENTICATION)
+			*offset += (header[1] + 2) * 4;
+		else
+			*offset += (header[1] + 1) * 8;
+		*protocol = header[0];
+	}
+	return true;
+}
+
+/* Whether the headers are of UDP, or of TCP with data or of its first segment, from or to a port of DNS. */
+static __always_inline bool find_payload(struct sk_buff *skb, __u64 from, const __u8 *header, __u32 bytes,
+					 struct payload *payload)
+{
+	__u32 offset = (header[0] & 15) * 4, at, ports;
+	__u8 far[HEADER] __attribute__((aligned(8))) = {}, protocol = header[9];
 
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		protocol = header[6];
 		offset = 40;
+		if (is_extension(protocol) && !pass_extensions(skb, from, &protocol, &offset))
+			return false;
+	} else if (word_at(header, 4) & bpf_htonl(0x1fff)) {
+		return false; /* a fragment but the first has no ports */
 	}
-	if ((protocol != IPPROTO_UDP && protocol != IPPROTO_TCP) || offset > HEADER - 16)
+	if (protocol != IPPROTO_UDP && protocol != IPPROTO_TCP)
 		return false;
-	ports = bpf_ntohl(word_at(header, offset));
+	payload->transport = at = offset;
+	if (offset > HEADER - 16) { /* behind options or extensions */
+		at = 0;
+		header = far;
+		if (!copy_from(skb, far, from + offset))
+			return false;
+	}
+	ports = bpf_ntohl(word_at(header, at));
 	if (!is_dns(ports >> 16) && !is_dns(ports & 0xffff))
 		return false;
 	payload->is_segment = protocol == IPPROTO_TCP;
+	payload->is_first = false;
 	if (payload->is_segment) {
-		payload->offset = offset + (byte_at(header, offset + 12) >> 4) * 4;
+		payload->offset = offset + (byte_at(header, at + 12) >> 4) * 4;
 		payload->length = bytes - payload->offset;
+		payload->is_first = byte_at(header, at + 13) & 2; /* SYN */
+		payload->sequence = bpf_ntohl(word_at(header, at + 4)) + payload->is_first;
 	} else {
 		/* What UDP says, since this may be the first of several fragments. */
 		payload->offset = offset + 8;
-		payload->length = (bpf_ntohl(word_at(header, offset + 4)) >> 16) - 8;
+		payload->length = (bpf_ntohl(word_at(header, at + 4)) >> 16) - 8;
 	}
-	return bytes > payload->offset;
+	return bytes > payload->offset || (payload->is_first && bytes == payload->offset);
 }
 
 struct bpf_dynptr {
@@ -139,81 +208,99 @@ static __always_inline bool begins(const __u8 *header, __u32 length)
 		least += RECORD * (number_at(header, 6) + number_at(header, 8) + number_at(header, 10));
 	if (flags & OPCODE || least > length)
 		return false;
-	return flags & RESPONSE ? questions <= 1 : questions > 0;
+	return flags & RESPONSE ? questions <= QUESTIONS : questions > 0;
 }
 
-/*
- * Other traffic of these ports (tunnels, scans, floods) must not take the places of queries. Of TCP only segments are
- * judged that are too long to be captured whole: a short one may go on with the message of the one before. A message
- * over TCP begins with its length, which some send by itself. What cannot be read is not judged.
- */
-static __always_inline bool is_message(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u64 from, __u32 bytes,
+/* Other traffic of these ports (tunnels, scans, floods) must not take the places of queries. */
+static __always_inline bool is_message(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u64 from,
 				       const struct payload *payload)
 {
-	__u8 start[2 + DNS_HEADER] = {};
+	__u8 start[DNS_HEADER] = {};
 
-	if (payload->is_segment && bytes <= CAPTURE)
-		return true;
 	if (payload->length < DNS_HEADER)
 		return false;
 	if (copy(skb, dynptr, start, from + payload->offset, payload->length, sizeof(start)) < DNS_HEADER)
-		return true;
-	if (payload->is_segment && begins(start + 2, number_at(start, 0)))
-		return true;
+		return true; /* what cannot be read is not judged */
 	return begins(start, payload->length);
+}
+
+/* Once for all messages of a packet. */
+static __always_inline void describe(struct sk_buff *skb, struct sight *sight, bool egress)
+{
+	struct sock *sk = skb->sk;
+
+	sight->time_ns = bpf_ktime_get_ns();
+	sight->socket = socket_of(skb);
+	sight->ifindex = BPF_CORE_READ(skb, dev, ifindex);
+	sight->netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+	sight->protocol = bpf_ntohs(skb->protocol);
+	sight->port = 0;
+	sight->segment = DATAGRAM;
+	__builtin_memset(&sight->owner, 0, sizeof(sight->owner));
+	sight->egress = egress;
+	if (sk) {
+		sight->port = BPF_CORE_READ(sk, __sk_common.skc_num);
+		sight->owner.netns = sock_netns(sk);
+		if (egress && current_owns(sk))
+			current_owner(&sight->owner);
+	}
 }
 
 /* A record of the ring buffer, with room for `room` bytes of the packet: a constant. */
 static __always_inline int tell(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u64 from, __u32 bytes,
-				bool is_segment, bool egress, const __u32 room)
+				const struct sight *sight, const __u32 room)
 {
 	struct message *m = bpf_ringbuf_reserve(&messages, __builtin_offsetof(struct message, data) + room, 0);
-	struct sock *sk = skb->sk;
 
 	if (!m) {
 		__sync_fetch_and_add(&lost, 1);
 		return 0;
 	}
-	m->time_ns = bpf_ktime_get_ns();
-	m->socket = socket_of(skb);
-	__builtin_memset(&m->owner, 0, sizeof(m->owner));
-	m->ifindex = BPF_CORE_READ(skb, dev, ifindex);
-	m->netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
-	m->protocol = bpf_ntohs(skb->protocol);
-	m->port = 0;
-	m->egress = egress;
-	m->is_segment = is_segment;
-	if (sk) {
-		m->port = BPF_CORE_READ(sk, __sk_common.skc_num);
-		m->owner.netns = sock_netns(sk);
-		if (egress && current_owns(sk))
-			current_owner(&m->owner);
-	}
-	m->length = copy(skb, dynptr, m->data, from, bytes, room);
+	m->sight = *sight;
+	m->sight.length = copy(skb, dynptr, m->data, from, bytes, room);
 	bpf_ringbuf_submit(m, 0);
 	return 0;
 }
+
+#include "dns_streams.h"
 
 static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
 {
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
 	struct sock *sk = skb->sk;
 	struct bpf_dynptr dynptr;
-	struct payload payload;
-	__u32 bytes;
+	struct payload payload = {};
+	struct segment *s;
+	struct ipv4 ip;
+	__u32 bytes, zero = 0;
+	__u64 place;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return 0;
 	if (sk && is_of_other_ports(sk))
 		return 0;
+	if (read_ipv4(skb, from, &ip) && !has_dns_ports(&ip))
+		return 0;
 	bytes = skb->len - (from - (__u64)skb->data);
-	if (!copy_from(skb, header, from) || !find_payload(skb, header, bytes, &payload))
+	if (!copy_from(skb, header, from) || !find_payload(skb, from, header, bytes, &payload))
 		return 0;
-	if (!is_message(skb, &dynptr, from, bytes, &payload))
+	if (!payload.is_segment && !is_message(skb, &dynptr, from, &payload))
 		return 0;
-	if (bytes <= SHORT)
-		return tell(skb, &dynptr, from, bytes, payload.is_segment, egress, SHORT);
-	return tell(skb, &dynptr, from, bytes, payload.is_segment, egress, CAPTURE);
+	s = bpf_map_lookup_elem(&segments, &zero);
+	if (!s)
+		return 0;
+	describe(skb, &s->sight, egress);
+	if (!payload.is_segment && bytes <= SHORT)
+		return tell(skb, &dynptr, from, bytes, &s->sight, SHORT);
+	if (!payload.is_segment)
+		return tell(skb, &dynptr, from, bytes, &s->sight, CAPTURE);
+	s->from = from;
+	s->transport = payload.transport;
+	s->head = payload.offset;
+	s->sequence = payload.sequence;
+	s->length = payload.length;
+	place = (__u64)s->sight.netns << 32 | s->sight.ifindex;
+	return see_segment(skb, s, mix_flow(mix(mix(0, place), egress), header, skb->protocol), payload.is_first);
 }
 
 /* As it is queued: still in the context of who sent it, unless it had to wait for a neighbor. */

@@ -8,6 +8,7 @@
  */
 #include "holders.h"
 #include "packet.h"
+#include "routes.h"
 #include "verdicts.h"
 #include "windows.h"
 
@@ -47,6 +48,8 @@ struct flow {
 	__u64 input;  /* dst->input: where its route would have taken it */
 	struct owner owner;
 	char interface[16];
+	__u8 gateway[16]; /* the router that its route leads to; zeros = none */
+	char output[16];  /* the device that its route leads to, where that is another one */
 	__u32 reason;
 	__u32 ifindex;
 	__u32 iif;   /* where it came in; 0 = it was made here */
@@ -56,6 +59,8 @@ struct flow {
 	__u16 port;   /* of the socket */
 	__u8 length;
 	__u8 receiver; /* the socket is the one that the packet was for */
+	__u8 returns;  /* its route leads back to the device that it came in by */
+	__u8 pad[7];
 	__u8 header[HEADER];
 };
 
@@ -136,6 +141,18 @@ static __always_inline __u64 *slot_of(__u64 id, __u32 *slot)
 	return free;
 }
 
+/* IP notes first in the control block by which device a packet came in; skb_iif may be its VRF. */
+static __always_inline void describe_route(struct flow *flow, struct sk_buff *skb, const struct dst_entry *dst)
+{
+	__u32 output = BPF_CORE_READ(dst, dev, ifindex), input = *(__u32 *)skb->cb;
+
+	__builtin_memset(flow->output, 0, sizeof(flow->output));
+	load_gateway(flow->gateway, dst);
+	flow->returns = output && output == input;
+	if (output && output != flow->ifindex)
+		BPF_CORE_READ_INTO(&flow->output, dst, dev, name);
+}
+
 /* What only the first packet of a flow pays for. */
 static __always_inline void describe(struct flow *flow, struct sk_buff *skb, const struct sock *sk, __u64 receiver)
 {
@@ -158,6 +175,7 @@ static __always_inline void describe(struct flow *flow, struct sk_buff *skb, con
 		flow->netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
 	}
 	flow->iif = skb->skb_iif;
+	describe_route(flow, skb, dst);
 	if (!sk)
 		return;
 	flow->family = BPF_CORE_READ(sk, __sk_common.skc_family);
@@ -205,8 +223,9 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 	struct place *place = place_of(location, reason);
 	struct verdict *verdict = verdict_on(reason);
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
-	__u32 oldest = windows.oldest, length, slot = 0;
+	__u32 oldest = windows.oldest, length = 0, slot = 0;
 	struct flow *flow;
+	struct ipv4 ip;
 	__u64 id, *known;
 
 	if (!place) {
@@ -218,11 +237,15 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 		place->oldest = oldest;
 		place->flows = 0;
 	}
-	length = copy_header(skb, header);
 	id = mix(mix(seed, location), (__u64)reason << 32 | skb->skb_iif);
 	if (sk)
 		id = mix(mix(id, load_netns(&sk->__sk_common)), receiver);
-	id = mix_flow(id, header, skb->protocol);
+	if (read_ipv4(skb, network_header(skb), &ip)) {
+		id = mix_ipv4(id, &ip);
+	} else {
+		length = copy_header(skb, header);
+		id = mix_flow(id, header, skb->protocol);
+	}
 	id = (id & ~0ull << SEEN_BITS) | (windows.newest & ((1 << SEEN_BITS) - 1));
 	known = slot_of(id, &slot);
 	if (!known)
@@ -237,7 +260,7 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 		place->flows++;
 		describe(flow, skb, sk, receiver);
 		__builtin_memcpy(flow->header, header, HEADER);
-		flow->length = length;
+		flow->length = length ?: copy_header(skb, flow->header);
 		flow->location = location;
 		flow->reason = reason;
 		flow->id = id >> SEEN_BITS;
@@ -276,31 +299,36 @@ int BPF_PROG(drop_with_receiver, struct sk_buff *skb, void *location, __u32 reas
 	return count(skb, (__u64)location, reason, skb->sk, 0);
 }
 
-/* Addresses in the kernel whose symbol a window wants to know. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 512);
-	__type(key, __u64);
-	__type(value, __u32);
-} addresses SEC(".maps");
-
 struct symbol {
-	__u64 address;
 	char name[64];
 };
-const struct symbol *symbol_type __attribute__((unused));
+
+enum { SYMBOLS = 512 };
+
+/* Addresses in the kernel whose symbol a window asks for, and the symbol. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SYMBOLS);
+	__type(key, __u64);
+	__type(value, struct symbol);
+} addresses SEC(".maps");
 
 /* /proc/kallsyms shows zeros to who has no CAP_SYSLOG; %ps prints the symbol for anyone. */
-SEC("iter/bpf_map_elem")
-int symbols(struct bpf_iter__bpf_map_elem *ctx)
+static long name_symbol(struct bpf_map *map, const __u64 *address, struct symbol *symbol, void *context)
 {
-	__u64 *address = ctx->key;
-	struct symbol symbol = {};
+	BPF_SNPRINTF(symbol->name, sizeof(symbol->name), "%ps", *address);
+	return 0;
+}
 
-	if (!address)
-		return 0;
-	symbol.address = *address;
-	BPF_SNPRINTF(symbol.name, sizeof(symbol.name), "%ps", symbol.address);
-	bpf_seq_write(ctx->meta->seq, &symbol, sizeof(symbol));
+/*
+ * Runs once for all of them. An iterator, since those need no capability to run; over maps, since there are few and
+ * one at least, which is ours.
+ */
+SEC("iter/bpf_map")
+int symbols(struct bpf_iter__bpf_map *ctx)
+{
+	if (ctx->map && !ctx->meta->seq_num)
+		bpf_for_each_map_elem(&addresses, name_symbol, 0, 0);
 	return 0;
 }

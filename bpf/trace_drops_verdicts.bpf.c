@@ -7,6 +7,27 @@
  */
 #include "verdicts.h"
 
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* Of the module nf_tables. */
+struct nft_pktinfo {
+	struct sk_buff *skb;
+};
+
+struct nft_table {
+	__u64 handle;
+	__u16 family : 6;
+	char *name;
+};
+
+struct nft_chain {
+	struct nft_table *table;
+	__u64 handle;
+	char *name;
+};
+
+#pragma clang attribute pop
+
 /* What a chain that has freed the packet returns. */
 enum { EPERM = 1, NF_STOLEN = 2, DROPPED = EPERM << 16 | NF_STOLEN };
 

@@ -34,11 +34,20 @@ enum { BPF_SK_STORAGE_GET_F_CREATE = 1 };
 enum { BPF_HDR_START_MAC = 0, BPF_HDR_START_NET = 1 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2, BPF_RB_AVAIL_DATA = 0 };
 enum { XDP_PASS = 2 };
-enum { PF_KTHREAD = 0x00200000, MSG_PEEK = 2, MSG_ERRQUEUE = 0x2000 };
-enum { SOCK_DONE = 1 }; /* enum sock_flags, a bit of skc_flags: the peer has sent its FIN */
-enum { AF_INET = 2, AF_INET6 = 10 };
+/* The context of programs at a cgroup's sendmsg and recvmsg. */
+struct bpf_sock_addr {
+	__u32 user_family;
+	__u32 user_ip4;    /* as on the wire */
+	__u32 user_ip6[4]; /* as on the wire */
+	__u32 user_port;   /* as on the wire */
+};
+
+enum { PF_FORKNOEXEC = 0x00000040, PF_KTHREAD = 0x00200000, MSG_PEEK = 2, MSG_ERRQUEUE = 0x2000 };
+/* enum sock_flags, bits of skc_flags: no process has the socket any more; the peer has sent its FIN. */
+enum { SOCK_DEAD = 0, SOCK_DONE = 1 };
+enum { AF_INET = 2, AF_INET6 = 10, RTF_GATEWAY = 2 };
 enum { ETH_P_IP = 0x0800, ETH_P_ARP = 0x0806, ETH_P_8021Q = 0x8100, ETH_P_IPV6 = 0x86dd, ETH_P_8021AD = 0x88a8 };
-enum { IPPROTO_ICMP = 1, IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_ICMPV6 = 58 };
+enum { IPPROTO_ICMP = 1, IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_ICMPV6 = 58, IPPROTO_MPTCP = 262 };
 
 /* include/net/tcp_states.h; part of the UAPI through bpf.h (BPF_TCP_*). */
 enum {

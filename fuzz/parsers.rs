@@ -1,25 +1,20 @@
 //! What parses bytes from outside, with what must hold of any bytes. The fuzz targets run it on bytes that a fuzzer
 //! makes up, and the suite on `seeds`: real ones, and all that ever failed.
 
-use netmon_mcp::{
-    answer::Endpoint,
-    attribution, dns, packet,
-    tools::{Question, network_monitor, trace_connections, trace_dns},
-    untrusted,
-};
+use netmon_mcp::{answer::Endpoint, dns, owner, packet, tools::Question, untrusted};
 
 /// A line of the socket between gateway and daemon, read by either side.
 pub fn wire(line: &[u8]) {
-    if let Ok(request) = netmon_mcp::serve::parse(line) {
+    if let Ok(request) = netmon_mcp::daemon::serve::parse(line) {
         // What is taken for a request can be said again, and means the same.
         let again = serde_json::to_vec(&request).map(|mut line| {
             line.push(b'\n');
-            netmon_mcp::serve::parse(&line).map(|request| request.tool)
+            netmon_mcp::daemon::serve::parse(&line).map(|request| request.tool)
         });
         assert!(matches!(again, Ok(Ok(tool)) if tool == request.tool));
     }
     if let Ok(line) = std::str::from_utf8(line) {
-        let _ = netmon_mcp::gateway::daemon::read(line);
+        let _ = netmon_mcp::gateway::exchange::read(line);
     }
 }
 
@@ -48,22 +43,12 @@ fn report(name: &str, input: &str, sample: &str) {
 /// A record of a ring buffer, after the name of the tool that reads it and a line feed: what it becomes is reported.
 pub fn records(bytes: &[u8]) {
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
-    let (name, record) = (&bytes[..end], &bytes[end + 1..]);
-    let json = |sample: Option<serde_json::Result<String>>| sample.and_then(Result::ok);
-    let (input, sample) = match name {
-        b"network-monitor" => (
-            "{\"operation\":\"outgoing\"}",
-            json(network_monitor::of_record(record).map(|sample| serde_json::to_string(&sample))),
-        ),
-        b"trace_connections" => {
-            let Ok(input) = serde_json::from_str("{}") else { return };
-            ("{}", json(trace_connections::of_record(&input, record).map(|sample| serde_json::to_string(&sample))))
-        }
-        b"trace_dns" => ("{}", json(trace_dns::of_record(record).map(|sample| serde_json::to_string(&sample)))),
-        _ => return,
-    };
-    if let (Ok(name), Some(sample)) = (std::str::from_utf8(name), sample) {
-        report(name, input, &sample);
+    let (Ok(name), record) = (std::str::from_utf8(&bytes[..end]), &bytes[end + 1..]) else { return };
+    // Its own input makes `outgoing` what network-monitor does; every other tool has none that must be given.
+    let input = if name == "network-monitor" { "{\"operation\":\"outgoing\"}" } else { "{}" };
+    let Ok(value) = serde_json::from_str(input) else { return };
+    if let Some(sample) = Question::named(name).and_then(|question| (question.of_record)(&value, record)) {
+        report(name, input, sample.get());
     }
 }
 
@@ -71,9 +56,9 @@ pub fn records(bytes: &[u8]) {
 pub fn attribution(bytes: &[u8]) {
     let name = untrusted::name(bytes);
     assert!(name.chars().all(|c| !c.is_control()) && name.chars().count() <= netmon_mcp::limits::NAME_CHARS);
-    let mut process = attribution::Process::new(1, bytes, 0, 0);
+    let mut process = owner::Process::new(1, bytes, 0, 0);
     if let Ok(path) = std::str::from_utf8(bytes) {
-        let (unit, container) = (attribution::unit(path), attribution::container(path));
+        let (unit, container) = (owner::unit(path), owner::container(path));
         assert!(unit.is_none_or(|unit| path.contains(unit)) && container.is_none_or(|id| id.len() == 64));
         process.cgroup = Some(path.into());
     }
@@ -87,9 +72,11 @@ pub fn attribution(bytes: &[u8]) {
 /// A DNS message, or what a capture left of one.
 pub fn dns(bytes: &[u8]) {
     if let Some(message) = dns::parse(bytes) {
-        let names = message.answers.iter().map(|(text, _)| text).chain([&message.name]);
-        names.for_each(|name| assert!(name.chars().all(|c| !c.is_control()), "{name:?}"));
-        assert!(!dns::rcode_name(message.rcode).is_empty() && !dns::type_name(message.kind).is_empty());
+        for (name, kind) in message.answers.iter().chain(&message.questions) {
+            assert!(name.chars().all(|c| !c.is_control()), "{name:?}");
+            assert!(!dns::type_name(*kind).is_empty());
+        }
+        assert!(!dns::rcode_name(message.rcode).is_empty());
     }
 }
 
@@ -107,4 +94,43 @@ pub fn packet(bytes: &[u8]) {
 /// The file of settings.
 pub fn settings(text: &str) {
     let _ = netmon_mcp::gateway::settings::parse(text);
+}
+
+/// A token file. What is wrong with a line is said without what could be its token.
+pub fn tokens(text: &str) {
+    let (count, faults) = netmon_mcp::gateway::http::tokens::read_text(text);
+    assert!(count + faults.len() <= text.lines().count());
+    assert!(faults.iter().all(|fault| fault.chars().all(|c| !c.is_control())), "{faults:?}");
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, token, ..] = words[..] else { continue };
+        let secret = token.len() >= netmon_mcp::limits::TOKEN_BYTES_MIN && !text.contains(&format!("{token} "));
+        assert!(!secret || name.contains(token) || faults.iter().all(|fault| !fault.contains(token)), "{faults:?}");
+    }
+}
+
+/// A bearer token, as JWT: nobody but the authorization server can make one that is good.
+pub fn jwt(text: &str) {
+    use netmon_mcp::gateway::http::oauth::{self, OAuth};
+    if let Ok(header) = oauth::header(text) {
+        assert!(header.crit.is_none() && !format!("{:?}", header.alg).starts_with("HS"), "{header:?}");
+    }
+    // A key of RFC 8037, whose private half signed none of these.
+    const KEY: &str = "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"one\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}";
+    static SERVER: std::sync::OnceLock<OAuth> = std::sync::OnceLock::new();
+    let server = SERVER.get_or_init(|| {
+        let server = OAuth::new("https://as.example", "https://netmon.example/mcp", None).unwrap();
+        server.with_keys(KEY).unwrap();
+        server
+    });
+    assert!(server.grant(text).is_err(), "{text}");
+}
+
+/// What a client without a token sends on a connection: it learns that we are well and where to get a token, and no more.
+pub fn head(bytes: &[u8]) {
+    let answer = String::from_utf8_lossy(&netmon_mcp::gateway::http::answer_to(bytes)).into_owned();
+    for status in answer.match_indices("HTTP/1.1 ").map(|(at, start)| &answer[at + start.len()..]) {
+        assert!(!status.starts_with("5") || status.starts_with("503") || status.starts_with("505"), "{answer}");
+    }
+    assert!(!answer.contains("jsonrpc") && !answer.contains("netmon_calls_total"), "{answer}");
 }

@@ -1,23 +1,81 @@
-# What `nix flake check` builds.
+# What `nix flake check` builds: every package, the development shell, what must hold of them, and the VM tests.
 {
   self,
   pkgs,
   own,
+  nixosSystem,
 }:
+let
+  inherit (pkgs) lib;
+  system = pkgs.stdenv.hostPlatform.system;
+in
 {
   package = own.netmon-mcp;
 
-  # The bytes of the BPF objects must not depend on where they are compiled.
-  reproducible-bpf = own.netmon-mcp.overrideAttrs (_: {
-    pname = "netmon-mcp-bpf";
-    cargoBuildFlags = [ "--lib" ];
-    checkPhase = ''
-      scripts/reproducible-bpf target | tee result
+  # The image has what the Containerfile's has, file by file.
+  oci-image = pkgs.runCommand "netmon-mcp-oci-image" { nativeBuildInputs = [ pkgs.python3 ]; } ''
+    mkdir expected
+    sh ${../packaging/oci/layout} expected ${own.netmon-mcp}/bin ${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt
+    ${own.oci-image} | python3 ${../tests/oci/compare.py} ${../Containerfile} ${../compose.yaml} expected >$out
+    cat $out
+  '';
+
+  # `make` finds everything in the development shell, and installs nothing.
+  shell = self.devShells.${system}.default.overrideAttrs (_: {
+    name = "netmon-mcp-shell";
+    buildPhase = ''
+      IN_NIX_SHELL=pure sh ${own.netmon-mcp.src}/scripts/prerequisites a-package-that-debian-does-not-have
+      for program in cargo cargo-clippy cargo-fmt "$CLANG" "$CLANG_FORMAT" bpftool curl fish ip nft npm openssl ps python3 \
+        rustc setpriv setsid ssh sshd zsh; do
+        command -v "$program"
+      done
+      touch $out
     '';
-    installPhase = ''
-      install -D result "$out/result"
-    '';
+    phases = [ "buildPhase" ];
   });
+
+  # Programs, hooks and maps are those that were reviewed.
+  bpf-objects =
+    pkgs.runCommand "netmon-mcp-bpf-objects"
+      {
+        nativeBuildInputs = [
+          pkgs.bpftools
+          pkgs.python3
+        ];
+      }
+      ''
+        python3 ${../scripts/list-bpf} ${own.bpf-objects}/share/bpf >$out
+        diff ${../tests/nix/bpf-objects.txt} $out || {
+          echo 'tests/nix/bpf-objects.txt is not up to date: run make tests/nix/bpf-objects.txt and review it' >&2
+          exit 1
+        }
+      '';
+
+  # A second build, in another folder and without optimization of the programs around them, has the same BPF objects.
+  reproducible-bpf =
+    let
+      again = own.netmon-mcp.overrideAttrs (_: {
+        name = "netmon-mcp-again";
+        postUnpack = ''
+          mv "$sourceRoot" another-folder
+          sourceRoot=another-folder
+        '';
+        cargoBuildType = "debug";
+        doCheck = false;
+      });
+    in
+    pkgs.runCommand "netmon-mcp-reproducible-bpf" { } ''
+      diff -r ${own.bpf-objects}/share/bpf ${again.bpf}/share/bpf
+      (cd ${again.bpf}/share/bpf && sha256sum *.bpf.o) >$out
+    '';
+
+  # The module does what a host may ask of it.
+  module = import ./module-cases.nix {
+    inherit lib pkgs;
+    module = self.nixosModules.default;
+    overlay = self.overlays.default;
+    inherit nixosSystem;
+  };
 
   style =
     pkgs.runCommand "netmon-mcp-style"
@@ -34,4 +92,4 @@
         touch $out
       '';
 }
-// import ../tests/vm { inherit self pkgs; }
+// import ../tests/vm { inherit own pkgs self; }

@@ -1,21 +1,23 @@
-# One image, two programs: `netmond` for the container that measures, `netmon-mcp http` for the one
-# that answers. What each must be given is in compose.yaml.
+# One image, two programs: `netmond` for the container that measures, `netmon-mcp http` for the one that answers. It is
+# what the Containerfile makes, under the name that compose.yaml asks for: `make nix-build` compares the two.
 {
-  lib,
+  cacert,
   dockerTools,
   netmon-mcp,
 }:
 dockerTools.streamLayeredImage {
-  name = "netmon-mcp";
-  tag = netmon-mcp.version;
-  # Found by name, as in the image that the Containerfile makes.
-  contents = [ netmon-mcp ];
+  name = "localhost/netmon-mcp";
+  tag = "latest";
+  extraCommands = ''
+    sh ${../packaging/oci/layout} . ${netmon-mcp}/bin ${cacert}/etc/ssl/certs/ca-bundle.crt
+  '';
   config = {
+    User = "65532:65532";
     Cmd = [
-      (lib.getExe netmon-mcp)
+      "netmon-mcp"
       "http"
     ];
-    Env = [ "PATH=/bin" ];
+    Env = [ "PATH=/usr/bin" ];
     ExposedPorts."8080/tcp" = { };
     Labels."org.opencontainers.image.description" = netmon-mcp.meta.description;
   };

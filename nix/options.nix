@@ -3,15 +3,20 @@
 let
   show =
     value:
-    "`${
-      if value._type or "" == "literalExpression" then
-        value.text
-      else
-        lib.generators.toPretty { multiline = false; } value
-    }`";
+    let
+      text =
+        if value._type or "" == "literalExpression" then
+          lib.removeSuffix "\n" value.text
+        else
+          lib.generators.toPretty { multiline = false; } value;
+    in
+    if lib.hasInfix "\n" text then
+      "\n\n  ```nix\n  ${lib.replaceStrings [ "\n" ] [ "\n  " ] text}\n  ```"
+    else
+      " `${text}`";
   line =
     name: set: value:
-    lib.optionalString (set ? ${name}) "- ${name}: ${value}\n";
+    lib.optionalString (set ? ${name}) "- ${name}:${value}\n";
   entry =
     path: option:
     ''
@@ -23,10 +28,23 @@ let
     ''
     + line "default" option (show (option.defaultText or option.default))
     + line "example" option (show (option.example or null));
+  # The options within an option whose type is a set of them.
+  within =
+    type: if type ? getSubOptions && type.getSubOptions [ ] != { } then type.getSubOptions [ ] else { };
+  # What stands for any name in a set of them.
+  any = type: lib.optional (type.name == "attrsOf") "<name>";
   entries =
     path: set:
     if set._type or "" == "option" then
       [ (entry path set) ]
+      ++ lib.concatLists (
+        lib.mapAttrsToList (name: entries (path ++ any set.type ++ [ name ])) (
+          removeAttrs (within set.type) [
+            "_module"
+            "_freeformOptions"
+          ]
+        )
+      )
     else
       lib.concatLists (lib.mapAttrsToList (name: entries (path ++ [ name ])) set);
 in

@@ -1,25 +1,47 @@
+# Everything that `make` runs, on any distribution. IN_NIX_SHELL keeps `make` from installing anything.
 {
   lib,
   mkShell,
   bpftools,
   clang-tools,
   clippy,
+  curl,
+  fish,
   iproute2,
   llvmPackages,
   netmon-mcp,
   nftables,
+  nodejs,
+  openssh,
+  openssl,
+  procps,
+  python3,
   rustfmt,
+  util-linux,
+  zsh,
 }:
 mkShell {
-  # Everything that builds the package, and what tests and inspects it.
+  # What builds the package, and what tests and inspects it.
   inputsFrom = [ netmon-mcp ];
   packages = [
     bpftools
     clang-tools
     clippy
+    curl
+    fish
     iproute2
     nftables
+    nodejs
+    openssh
+    openssl
+    procps
+    python3
     rustfmt
+    util-linux
+    zsh
   ];
-  env.CLANG = lib.getExe' llvmPackages.clang-unwrapped "clang";
+  env = {
+    CLANG = lib.getExe' llvmPackages.clang-unwrapped "clang";
+    CLANG_FORMAT = "clang-format";
+  };
 }

@@ -1,8 +1,38 @@
-# Reads a unit file of packaging/systemd, so that NixOS runs what `make install` installs:
-# { Unit = { Description = "…"; … }; Service = { … }; }. A directive that is said several times is a list.
+# Reads a unit of packaging/systemd as the options of NixOS, so that it runs what `make install` installs.
+#
+# A host may override any of it without mkForce: a directive that has one value is a default, and one that systemd
+# collects from several lines is a list, to which a host adds. `systemd.services.netmond.serviceConfig.
+# AmbientCapabilities = [ "CAP_SYS_ADMIN" ]` adds a capability to those that are here.
 { lib }:
-file:
+{ name, type }:
 let
+  file = ../packaging/systemd/${name}.${type};
+  section =
+    {
+      service = "Service";
+      socket = "Socket";
+    }
+    .${type};
+
+  # Directives of [Unit] for which NixOS has an option, besides Description: lists of words.
+  options = {
+    After = "after";
+    Documentation = "documentation";
+    Requires = "requires";
+    Wants = "wants";
+  };
+  # Of these systemd takes the values of all lines.
+  collected = [
+    "AmbientCapabilities"
+    "CapabilityBoundingSet"
+    "IPAddressDeny"
+    "ListenStream"
+    "RestrictAddressFamilies"
+    "RuntimeDirectory"
+    "SupplementaryGroups"
+    "SystemCallFilter"
+  ];
+
   value =
     text:
     if text == "true" then
@@ -11,33 +41,54 @@ let
       false
     else
       text;
-  add =
-    set: key: text:
-    set // { ${key} = if set ? ${key} then lib.toList set.${key} ++ [ (value text) ] else value text; };
+
+  # { Unit = { After = [ "network.target" ]; … }; … }: the values of each directive, in order.
   line =
     state: text:
     let
-      section = builtins.match "\\[([A-Za-z]+)]" text;
+      header = builtins.match "\\[([A-Za-z]+)]" text;
       directive = builtins.match "([A-Za-z]+)=(.*)" text;
+      key = builtins.head directive;
+      current = state.sections.${state.current} or { };
     in
     if text == "" || lib.hasPrefix "#" text then
       state
-    else if section != null then
-      state // { current = builtins.head section; }
+    else if header != null then
+      state // { current = builtins.head header; }
     else if directive != null then
       state
       // {
         sections = state.sections // {
-          ${state.current} = add (state.sections.${state.current} or { }) (builtins.head directive) (
-            lib.last directive
-          );
+          ${state.current} = current // {
+            ${key} = current.${key} or [ ] ++ [ (value (lib.last directive)) ];
+          };
         };
       }
     else
-      throw "${toString file}: not a line of a unit: ${text}";
-  parsed = lib.foldl' line {
-    current = null;
-    sections = { };
-  } (lib.splitString "\n" (builtins.readFile file));
+      throw "${toString file}: this line is not a directive: ${text}";
+  unit =
+    (lib.foldl' line {
+      current = null;
+      sections = { };
+    } (lib.splitString "\n" (builtins.readFile file))).sections;
+
+  words = lib.concatMap (lib.splitString " ");
+  setting =
+    key: values:
+    if lib.elem key collected then
+      lib.mkBefore values
+    else if lib.length values == 1 then
+      lib.mkDefault (lib.head values)
+    else
+      throw "${toString file}: ${key} stands here several times: add it to `collected` in nix/unit.nix";
+  isOption = key: options ? ${key} || key == "Description";
 in
-parsed.sections
+{
+  description = lib.mkDefault (lib.head unit.Unit.Description);
+  wantedBy = words unit.Install.WantedBy;
+  unitConfig = lib.mapAttrs setting (lib.filterAttrs (key: _: !isOption key) unit.Unit);
+  "${type}Config" = lib.mapAttrs setting unit.${section};
+}
+// lib.mapAttrs' (key: values: lib.nameValuePair options.${key} (words values)) (
+  lib.filterAttrs (key: _: options ? ${key}) unit.Unit
+)

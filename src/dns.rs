@@ -12,8 +12,8 @@ pub struct Message {
     pub is_response: bool,
     pub truncated: bool,
     pub rcode: u8,
-    pub name: String,
-    pub kind: u16,
+    /// Names and types that are asked for, as far as they can be read: a response may have none.
+    pub questions: Vec<(String, u16)>,
     /// Names and types of the records in the answer section.
     pub answers: Vec<(String, u16)>,
 }
@@ -22,39 +22,48 @@ pub struct Message {
 const POINTERS: usize = 16;
 /// Records of an answer that are looked at.
 const RECORDS: usize = 32;
+/// Questions of a message that are looked at. Multicast DNS has a few, everything else has one.
+const QUESTIONS: usize = 16;
+/// RFC 1035, 4.1.1: id, flags and four counts.
+const HEADER: usize = 12;
 /// RFC 1035: the longest name, in bytes on the wire.
 pub const NAME_BYTES: usize = 255;
 
-/// Reads a message as far as it is there: a capture may have cut it behind the question. `None` if it is
-/// not a query or response about a name.
+/// Reads a message as far as it is there: a capture or a fragment may end anywhere behind its header. `None` if it is
+/// not a query or response about names, or a query of which no question is there.
 pub fn parse(bytes: &[u8]) -> Option<Message> {
     let flags = u16_at(bytes, 2)?;
     let opcode = flags >> 11 & 15;
-    let (questions, records) = (u16_at(bytes, 4)?, u16_at(bytes, 6)?);
-    if opcode != 0 || questions > 1 && flags & 0x8000 != 0 {
+    if opcode != 0 || bytes.len() < HEADER {
         return None;
     }
+    let (count, records) = (usize::from(u16_at(bytes, 4)?), u16_at(bytes, 6)?);
     let mut message = Message {
         id: u16_at(bytes, 0)?,
         is_response: flags & 0x8000 != 0,
         truncated: flags & 0x0200 != 0,
         rcode: (flags & 15) as u8,
-        name: String::new(),
-        kind: 0,
+        questions: Vec::new(),
         answers: Vec::new(),
     };
-    let mut at = 12;
-    if questions > 0 {
-        (message.name, at) = name(bytes, at)?;
-        message.kind = u16_at(bytes, at)?;
-        at = at.checked_add(4)?;
-    } else if !message.is_response {
+    let mut at = HEADER;
+    while let Some((question, end)) = question(bytes, at).filter(|_| message.questions.len() < count.min(QUESTIONS)) {
+        message.questions.push(question);
+        at = end;
+    }
+    if message.questions.is_empty() && !message.is_response {
         return None;
     }
-    if questions <= 1 {
+    if message.questions.len() == count {
         message.answers = answers(bytes, at, usize::from(records).min(RECORDS));
     }
     Some(message)
+}
+
+/// A name and a type, and where what follows its class begins.
+fn question(bytes: &[u8], at: usize) -> Option<((String, u16), usize)> {
+    let (name, end) = name(bytes, at)?;
+    Some(((name, u16_at(bytes, end)?), end + 4))
 }
 
 fn answers(bytes: &[u8], mut at: usize, count: usize) -> Vec<(String, u16)> {
@@ -72,7 +81,13 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at.checked_add(1)?)?]))
 }
 
-/// A name, and where what follows it begins. What is not a letter, digit or ordinary sign is written `\DDD`.
+/// Whether a name is one of a host: letters, digits, `-`, `_`, and `/` in reverse zones. Others have bytes that are
+/// written `\DDD`.
+pub fn is_hostname(name: &str) -> bool {
+    !name.contains('\\')
+}
+
+/// A name, and where what follows it begins. What is not a letter, digit or sign of a hostname is written `\DDD`.
 fn name(bytes: &[u8], start: usize) -> Option<(String, usize)> {
     let (mut text, mut at, mut end, mut pointers, mut length) = (String::new(), start, None, 0, 0);
     loop {
@@ -111,8 +126,9 @@ fn label(text: &mut String, label: &[u8]) {
     }
     for byte in label {
         match byte {
-            b'.' | b'\\' => text.extend(['\\', *byte as char]),
-            0x21..=0x7e => text.push(byte.to_ascii_lowercase() as char), // resolvers mix case against spoofing
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'/' => {
+                text.push(byte.to_ascii_lowercase() as char)
+            } // resolvers mix case against spoofing
             _ => {
                 let _ = write!(text, "\\{byte:03}");
             }
@@ -181,8 +197,8 @@ mod tests {
     fn a_query_and_its_response() {
         let mut bytes = query(&[b"wWw", b"example", b"org"]);
         let message = parse(&bytes).unwrap();
-        assert_eq!((message.id, message.is_response, message.kind), (0x1234, false, 1));
-        assert_eq!(message.name, "www.example.org");
+        assert_eq!((message.id, message.is_response), (0x1234, false));
+        assert_eq!(message.questions, [("www.example.org".to_owned(), 1)]);
         (bytes[2], bytes[3], bytes[7]) = (0x81, 0x83, 1);
         bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1]);
         let response = parse(&bytes).unwrap();
@@ -192,10 +208,13 @@ mod tests {
 
     #[test]
     fn names_hold_no_surprises() {
-        let name = |labels: &[&[u8]]| parse(&query(labels)).unwrap().name;
+        let name = |labels: &[&[u8]]| parse(&query(labels)).unwrap().questions[0].0.clone();
         assert_eq!(name(&[]), ".");
-        assert_eq!(name(&[b"a.b", b"c\\d"]), "a\\.b.c\\\\d");
-        assert_eq!(name(&[b"\x1b[31m\n\0\xff"]), "\\027[31m\\010\\000\\255");
+        assert_eq!(name(&[b"a.b", b"c\\d"]), "a\\046b.c\\092d");
+        assert_eq!(name(&[b"$(id)", b"com"]), "\\036\\040id\\041.com");
+        assert_eq!(name(&[b"_http", b"_tcp", b"0/25"]), "_http._tcp.0/25");
+        assert!(is_hostname(&name(&[b"_http", b"x-y"])) && !is_hostname(&name(&[b"![x]"])));
+        assert_eq!(name(&[b"\x1b[31m\n\0\xff"]), "\\027\\09131m\\010\\000\\255");
     }
 
     #[test]
@@ -227,6 +246,50 @@ mod tests {
     }
 
     #[test]
+    fn every_question_of_a_message_is_read_and_names_may_be_compressed() {
+        let mut bytes = query(&[b"host", b"example", b"org"]);
+        bytes[5] = 3;
+        bytes.extend(b"\x05Other\xc0\x11\0\x1c\0\x01"); // other.example.org AAAA
+        bytes.extend(b"\xc0\x0c\0\x10\0\x01"); // the first name again, TXT
+        let names = ["host.example.org", "other.example.org", "host.example.org"].map(str::to_owned);
+        let questions: Vec<_> = names.into_iter().zip([1, 28, 16]).collect();
+        assert_eq!(parse(&bytes).unwrap().questions, questions);
+        (bytes[2], bytes[7]) = (0x81, 1);
+        bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1]);
+        let response = parse(&bytes).unwrap();
+        assert_eq!((response.questions, response.answers), (questions, vec![("host.example.org".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn edns_truncation_and_class_bits_change_no_question() {
+        let mut bytes = query(&[b"a", b"example"]);
+        bytes[11] = 1;
+        bytes.extend([0, 0, 41, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 12, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]); // with a cookie
+        let asked = parse(&bytes).unwrap();
+        assert_eq!((asked.questions.as_slice(), asked.truncated), (&[("a.example".to_owned(), 1)][..], false));
+        (bytes[2], bytes[3]) = (0x83, 0x80);
+        let answer = parse(&bytes).unwrap();
+        assert!(answer.truncated && answer.is_response && answer.rcode == 0 && answer.questions == asked.questions);
+        let class = bytes.len() - 25;
+        bytes[class] = 0x80; // multicast DNS: a unicast answer is welcome
+        assert_eq!(parse(&bytes).unwrap().questions, asked.questions);
+    }
+
+    #[test]
+    fn a_response_is_one_wherever_behind_its_header_it_ends() {
+        let mut bytes = query(&[b"a-name-of-some-length", b"example"]);
+        bytes[2] = 0x81;
+        for end in HEADER..bytes.len() {
+            let response = parse(&bytes[..end]).unwrap();
+            assert_eq!((response.id, response.is_response), (0x1234, true), "{end}");
+            assert_eq!(response.questions.is_empty(), end < bytes.len() - 2, "{end}: the class may be missing");
+        }
+        let only_a_header = [0x12, 0x34, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]; // as servers say FORMERR
+        assert_eq!(parse(&only_a_header).unwrap().rcode, 1);
+        assert_eq!(parse(&bytes[..HEADER - 1]), None);
+    }
+
+    #[test]
     fn any_bytes_are_read_without_harm() {
         let mut state = 7u64;
         let mut random = || {
@@ -241,7 +304,8 @@ mod tests {
                 bytes[at] = [0, 1, 0xc0, 0xc1][usize::from(random() & 3)];
             }
             if let Some(message) = parse(&bytes) {
-                assert!(message.name.is_ascii() && message.name.len() <= 4 * NAME_BYTES);
+                let is_short = |(name, _): &(String, u16)| name.is_ascii() && name.len() <= 4 * NAME_BYTES;
+                assert!(message.questions.iter().chain(&message.answers).all(is_short));
             }
         }
     }

@@ -1,6 +1,12 @@
 //! What a question is narrowed to: a process by name, a remote by address or range.
 
-use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
+use std::{
+    borrow::Cow,
+    fmt,
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+    str::FromStr,
+};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -10,13 +16,13 @@ use crate::untrusted;
 
 /// One address, or a range of them in CIDR notation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Remote {
+pub struct AddressRange {
     /// IPv4 as `::ffff:a.b.c.d`, which is how the kernel hands addresses to us.
     address: u128,
     mask: u128,
 }
 
-impl Remote {
+impl AddressRange {
     /// Whether an address, in the kernel's form, is in the range.
     pub fn contains(&self, address: [u8; 16]) -> bool {
         u128::from_be_bytes(address) & self.mask == self.address
@@ -46,7 +52,7 @@ fn shift(i: usize) -> usize {
     8 * if cfg!(target_endian = "little") { i } else { 7 - i }
 }
 
-impl FromStr for Remote {
+impl FromStr for AddressRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -67,32 +73,32 @@ impl FromStr for Remote {
             Some(prefix) => prefix.parse::<u32>().ok().filter(|p| *p <= width).ok_or_else(wrong)?,
         };
         let mask = u128::MAX.checked_shl(128 - base - prefix).unwrap_or(0);
-        Ok(Remote { address: bits & mask, mask })
+        Ok(AddressRange { address: bits & mask, mask })
     }
 }
 
-impl fmt::Display for Remote {
+impl fmt::Display for AddressRange {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let (address, ones) = (IpAddr::from(self.address.to_be_bytes()).to_canonical(), self.mask.count_ones());
         write!(f, "{address}/{}", if address.is_ipv4() && ones >= 96 { ones - 96 } else { ones })
     }
 }
 
-impl Serialize for Remote {
+impl Serialize for AddressRange {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Remote {
+impl<'de> Deserialize<'de> for AddressRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
-impl JsonSchema for Remote {
+impl JsonSchema for AddressRange {
     fn schema_name() -> Cow<'static, str> {
-        "Remote".into()
+        "AddressRange".into()
     }
     fn inline_schema() -> bool {
         true
@@ -144,51 +150,89 @@ impl JsonSchema for Comm {
     }
 }
 
-/// A port number, as the `deserialize_with` of an input. Port 0 is no socket's.
-pub fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
-    whole(deserializer, "a port number from 1 to 65535")
+/// A number of a socket or a process that a question names: whole, and not 0, which is nobody's.
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident, $number:ty, $nonzero:ty, $allowed:literal, $schema:tt) => {
+        $(#[$doc])*
+        #[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+        #[serde(transparent)]
+        pub struct $name($nonzero);
+
+        impl $name {
+            /// As the kernel has it.
+            pub fn get(self) -> $number {
+                self.0.get()
+            }
+
+            fn read(text: &str) -> Result<Self, String> {
+                text.parse().map($name).map_err(|_| format!("{} is not {}", untrusted::clean(text), $allowed))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::read(text)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::read(&Value::deserialize(deserializer)?.to_string()).map_err(de::Error::custom)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
 }
 
-/// A process number, likewise.
-pub fn pid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    whole(deserializer, "a process number from 1 to 4294967295")
-}
-
-/// A whole number other than 0, or nothing; anything else is refused with what is allowed.
-fn whole<'de, N: TryFrom<u64>, D: Deserializer<'de>>(deserializer: D, allowed: &str) -> Result<Option<N>, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    if value.is_null() {
-        return Ok(None);
-    }
-    let number = value.as_u64().filter(|n| *n != 0).and_then(|n| N::try_from(n).ok());
-    number
-        .map(Some)
-        .ok_or_else(|| de::Error::custom(format!("{} is not {allowed}", untrusted::clean(&value.to_string()))))
-}
+number!(
+    /// The port of a socket.
+    Port, u16, NonZeroU16, "a port number from 1 to 65535",
+    { "type": "integer", "minimum": 1, "maximum": 65_535 }
+);
+number!(
+    /// A process.
+    Pid, u32, NonZeroU32, "a process number from 1 to 4294967295",
+    { "type": "integer", "minimum": 1 }
+);
 
 /// What a question about sockets is narrowed to; all of it is to hold.
 #[derive(Clone, Copy, Default)]
 pub struct Filter<'a> {
     pub process: Option<&'a Comm>,
-    pub pid: Option<u32>,
-    pub remote: Option<Remote>,
+    pub pid: Option<Pid>,
+    pub remote: Option<AddressRange>,
     /// Of either end.
-    pub port: Option<u16>,
+    pub port: Option<Port>,
 }
 
 impl Filter<'_> {
-    pub fn is_any(&self) -> bool {
+    /// Whether nothing is left out.
+    pub fn matches_everything(&self) -> bool {
         self.process.is_none() && self.pid.is_none() && self.remote.is_none() && self.port.is_none()
     }
 
     /// Whether this is the process.
     pub fn owner(&self, pid: u32, comm: &[u8]) -> bool {
-        self.pid.is_none_or(|wanted| wanted == pid) && self.process.is_none_or(|process| process.is(comm))
+        self.pid.is_none_or(|wanted| wanted.get() == pid) && self.process.is_none_or(|process| process.is(comm))
     }
 
     /// Whether these are the ends, the remote address in the kernel's form.
     pub fn ends(&self, remote: [u8; 16], ports: [u16; 2]) -> bool {
-        self.remote.is_none_or(|range| range.contains(remote)) && self.port.is_none_or(|port| ports.contains(&port))
+        self.remote.is_none_or(|range| range.contains(remote))
+            && self.port.is_none_or(|port| ports.contains(&port.get()))
     }
 }
 
@@ -213,17 +257,17 @@ mod tests {
             ("fd00::/16", "fd00:1::1", "fd01::1"),
             ("::1", "::1", "::2"),
         ] {
-            let remote: Remote = range.parse().unwrap();
+            let remote: AddressRange = range.parse().unwrap();
             assert!(remote.contains(mapped(inside)) && !remote.contains(mapped(outside)), "{range}");
-            let again: Remote = remote.to_string().parse().unwrap();
+            let again: AddressRange = remote.to_string().parse().unwrap();
             assert_eq!(again, remote, "{remote}");
         }
-        assert!("::/0".parse::<Remote>().unwrap().contains(mapped("10.0.0.1")));
+        assert!("::/0".parse::<AddressRange>().unwrap().contains(mapped("10.0.0.1")));
     }
 
     #[test]
     fn words_compare_as_bytes_in_memory_do() {
-        let (address, mask) = "10.0.0.0/8".parse::<Remote>().unwrap().words();
+        let (address, mask) = "10.0.0.0/8".parse::<AddressRange>().unwrap().words();
         let packet = mapped("10.9.8.7");
         let word = |i: usize| u64::from_ne_bytes(packet[i..i + 8].try_into().unwrap());
         assert_eq!([word(0) & mask[0], word(8) & mask[1]], address);
@@ -232,7 +276,7 @@ mod tests {
     #[test]
     fn what_is_no_range_is_refused_with_what_would_be() {
         for text in ["", "10.0.0", "10.0.0.0/33", "::1/129", "10.0.0.0/-1", "example.org", "10.0.0.1/8/8"] {
-            let error = text.parse::<Remote>().unwrap_err();
+            let error = text.parse::<AddressRange>().unwrap_err();
             assert!(error.contains("10.0.0.0/8"), "{text}: {error}");
         }
     }
@@ -241,16 +285,16 @@ mod tests {
     fn numbers_have_bounds_and_say_them() {
         #[derive(Deserialize)]
         struct Input {
-            #[serde(default, deserialize_with = "port")]
-            port: Option<u16>,
-            #[serde(default, deserialize_with = "pid")]
-            pid: Option<u32>,
+            #[serde(default)]
+            port: Option<Port>,
+            #[serde(default)]
+            pid: Option<Pid>,
         }
         let parse = |text: &str| serde_json::from_str::<Input>(text).map_err(|e| e.to_string());
         let good = parse("{\"port\": 65535, \"pid\": 4294967295}").unwrap();
-        assert_eq!((good.port, good.pid), (Some(65_535), Some(u32::MAX)));
+        assert_eq!((good.port.map(Port::get), good.pid.map(Pid::get)), (Some(65_535), Some(u32::MAX)));
         assert_eq!(parse("{\"port\": null}").unwrap().port, None);
-        for number in ["0", "-1", "65536", "1.5", "1e300", "\"80\"", "true"] {
+        for number in ["0", "-1", "65536", "1.5", "1e300", "\"80\"", "true", "{}"] {
             let error = parse(&format!("{{\"port\": {number}}}")).err().unwrap();
             assert!(error.contains("a port number from 1 to 65535"), "{error}");
         }

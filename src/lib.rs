@@ -4,25 +4,25 @@
 //!  AI client, or a person
 //!    │ stdio · HTTP · ssh
 //!  netmon-mcp     gateway    MCP, authentication, limits, command line; no privilege
-//!    │ Unix socket           wire: one request a connection, one line of JSON each way
-//!  netmond        serve      loads BPF objects, gives its capabilities up, serves samples
-//!    │ bpf, events           links, maps, iterators, ring buffers
+//!    │ Unix socket           wire: a line of JSON with the request, one or more with samples
+//!  netmond        daemon     loads BPF objects, gives its capabilities up, serves samples
+//!    │ daemon::kernel        links, maps, iterators, ring buffers
 //!  kernel
 //! ```
 //!
 //! # Where things are
 //!
-//! - [`tools`]: the slices. A tool is `Input` → `Sample` → `Output`, in `tools/NAME.rs` and `bpf/NAME.bpf.c`.
-//! - The daemon's half: [`serve`] takes requests, [`window`] is the time in which one watches, [`windows`] numbers those that are open, [`bpf`] loads, attaches and
-//!   reads, [`events`] fans rare events out, [`btf`], [`netlink`], [`holders`] and [`attribution`] put names to numbers, [`sandbox`] gives
-//!   rights up.
-//! - The gateway's half: [`gateway`]; [`packet`] and [`dns`] parse what came from outside.
-//! - Both: [`wire`] between them, [`memory`] gives memory back, [`answer`] for what answers have in common, [`untrusted`] for text from outside,
-//!   [`limits`] for every bound.
+//! - [`tools`]: the slices. A tool is `Input` → `Sample` → `Output`, in `tools/NAME/` and `bpf/NAME.bpf.c`: `sample.rs`
+//!   runs in the daemon, `report.rs` and `text.rs` in the gateway.
+//! - [`daemon`]: netmond's half. [`gateway`]: netmon-mcp's half. Neither uses the other.
+//! - What both share is at the root: [`wire`] between them, [`answer`] for what answers have in common, [`owner`] for
+//!   who a socket belongs to, [`filter`] for what
+//!   questions have, [`packet`] and [`dns`] for bytes from the network, [`untrusted`] for text from outside, [`limits`] for
+//!   every bound, [`numbers`] for those that C writes, [`sandbox`] to give rights up, [`supervisor`] for systemd, [`logging`], [`memory`], [`sync`], [`tcp`], [`version`].
 //!
 //! # Invariants
 //!
-//! - The process boundary is the purity boundary: `Tool::sample` does the I/O, in the daemon; `Tool::report` is pure, in the
+//! - The process boundary is the purity boundary: a session does the I/O, in the daemon; `Tool::report` is pure, in the
 //!   gateway. Bytes from the network are parsed in the gateway only.
 //! - The gateway links no libbpf; the daemon links no MCP, no HTTP and no async runtime.
 //! - Nothing is attached while nobody asks, and windows never disturb each other: counters only grow, the first window
@@ -31,27 +31,24 @@
 //! - Each answer says how complete it is.
 
 pub mod answer;
-pub mod attribution;
-pub mod bpf;
-pub mod btf;
+pub mod budget;
+pub mod daemon;
 pub mod dns;
-pub mod events;
 pub mod filter;
 pub mod gateway;
-pub mod holders;
-pub mod largest;
+pub mod interface;
 pub mod limits;
 pub mod logging;
 pub mod memory;
-pub mod netlink;
+pub mod numbers;
+pub mod owner;
 pub mod packet;
-pub mod peers;
 pub mod sandbox;
-pub mod serve;
+pub mod starter;
 pub mod supervisor;
+pub mod sync;
 pub mod tcp;
 pub mod tools;
 pub mod untrusted;
-pub mod window;
-pub mod windows;
+pub mod version;
 pub mod wire;

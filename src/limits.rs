@@ -2,15 +2,23 @@
 
 use std::time::Duration;
 
+use crate::numbers;
+
 /// The shortest window. Below it the noise of scheduling is larger than what is measured.
 pub const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// The longest window. Clients give up on a tool call after one to four minutes.
 pub const WINDOW_MAX: Duration = Duration::from_secs(60);
 
-/// Requests that `netmond` works on at once; each is a thread with a small stack.
-pub const REQUESTS: usize = 128;
-/// Of these, the most for one user: the rest stays free for others. A gateway alone makes up to [`CALLS`].
-pub const REQUESTS_OF_A_USER: usize = 96;
+/// Requests that `netmond` works on at once; each is a thread with a small stack, and its unit allows 256.
+pub const REQUESTS: usize = 192;
+/// Of these, the most for one user: a gateway alone makes up to [`CALLS`], and two who flood leave as many.
+pub const REQUESTS_OF_A_USER: usize = 64;
+/// How long after the time in it a record of the kernel may reach the daemon.
+pub const LATE: Duration = Duration::from_millis(50);
+
+/// Connections that a gateway keeps for its next requests. Each is one of a user's, until the daemon closes it after
+/// [`REQUEST_TIME`].
+pub const IDLE_CONNECTIONS: usize = 4;
 /// A request is a tool's name and its arguments: a few hundred bytes.
 pub const REQUEST_BYTES: usize = 64 << 10;
 /// A client that has connected must have asked within this time, or is cut off.
@@ -18,7 +26,19 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// An answer must be taken within this time: the client that does not read holds a thread.
 pub const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// The longest answer of `netmond`: 100,000 rows of 300 bytes, with room.
-pub const ANSWER_BYTES: usize = 64 << 20;
+pub const ANSWER_BYTES: usize = SAMPLES_BYTES_OF_A_USER;
+/// The memory for all answers of `netmond` at once, and for those of one user: with its maps it stays under the 512 MB
+/// of the service's unit.
+pub const SAMPLES_BYTES: usize = 144 << 20;
+pub const SAMPLES_BYTES_OF_A_USER: usize = 48 << 20;
+/// What is held for an answer at the least until it is made.
+pub const SAMPLE_HELD_MIN: usize = 512 << 10;
+/// How long a user's long answer waits for the one before it to be made.
+pub const LONG_ANSWER_WAIT: Duration = Duration::from_millis(250);
+/// How often, at the least, a request looks whether there is memory for it.
+pub const MEMORY_LOOK_MAX: Duration = Duration::from_millis(160);
+/// What a byte of an answer takes while it is made: the rows, their JSON, and the line of it.
+pub const ENCODING_COST: usize = 3;
 /// How much of it is read at once, at the least: most are shorter.
 pub const ANSWER_PART: usize = 4 << 10;
 /// After a sample larger than this the gateway gives the memory back that reading it took: a busy host's are megabytes,
@@ -31,11 +51,35 @@ pub const THREAD_STACK: usize = 256 << 10;
 
 /// Tool calls that one gateway works on at once; more are refused with a sentence.
 pub const CALLS: usize = 64;
+/// Sockets of which the values of a prompt's argument are taken: a person types after a few of them.
+pub const COMPLETION_ROWS: usize = 1_000;
 /// One line of JSON-RPC. A tool's arguments are small; rmcp's own bound is 16 MiB.
 pub const LINE_BYTES: usize = 1 << 20;
 /// How often a waiting client hears of progress.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
+/// The memory for all answers over HTTP at once, and for those of one client: with everything else that is bounded here
+/// it stays under the 256 MB of the service's unit.
+pub const ANSWERS_BYTES: usize = 96 << 20;
+pub const ANSWERS_BYTES_OF_A_CALLER: usize = 48 << 20;
+/// What is held for a call at the least.
+pub const ANSWER_HELD_MIN: usize = 128 << 10;
+/// What a byte of a sample takes while an answer is made of it, and a byte of an answer while it is sent: as measured.
+pub const SAMPLE_COST: usize = 8;
+pub const ANSWER_COST: usize = 8;
+/// The length of a row of an answer, in both forms: between 300 and 600 bytes.
+pub const ROW_BYTES: usize = 500;
+/// How often a call looks whether there is memory for it.
+pub const MEMORY_LOOK: Duration = Duration::from_millis(10);
+/// Bytes of answers that a client may keep up for each request of [`RATE`], with [`ANSWERS_BURST_S`] seconds' worth at once: 1 MB a
+/// second. To write a longer one takes tens of milliseconds of a thread.
+pub const ANSWER_BYTES_PER_REQUEST: f64 = 5_000.0;
+pub const ANSWERS_BURST_S: f64 = 4.0;
+/// Calls of one client at once that do not watch but work.
+pub const WORKING_CALLS: usize = 4;
+
+/// Users whose lines in netmond's log are bounded one by one.
+pub const USERS_LOGGED: usize = 1_000;
 /// Lines a second that the log takes of requests; beyond them a flood of clients would be one of the log.
 pub const LOG_LINES_PER_SECOND: u32 = 20;
 
@@ -59,8 +103,9 @@ pub const NAMESPACE_PROCESSES: usize = 10_000;
 /// Network namespaces whose overflows of accept queues are read at both ends of a window, 0.1 ms each.
 pub const LISTENING_NAMESPACES: usize = 256;
 
-/// Interfaces measured at once: `SLOTS` of `network_monitor.bpf.c`.
-pub const MEASURED_INTERFACES: u32 = 64;
+/// Interfaces measured at once, and places that are tried for one.
+pub const MEASURED_INTERFACES: u32 = numbers::network_monitor::SLOTS as u32;
+pub const MEASURED_PROBES: u32 = numbers::network_monitor::PROBES as u32;
 /// Connects that are kept for the next `outgoing` call: 2 s at 4,000 a second, 1.2 MB.
 pub const CONNECT_BACKLOG: usize = 8_192;
 /// Connects in an answer unless a `limit` is given, under [`ANSWER_UNASKED`] so; the next call has those that came after.
@@ -73,15 +118,30 @@ pub const CGROUPS: usize = 50_000;
 /// How often they are searched for an id that is new; on such a node a search takes about 20 ms.
 pub const CGROUP_WALKS_PER_SECOND: u32 = 20;
 
-/// HTTP connections at once. An idle one costs about 10 KB.
-pub const CONNECTIONS: usize = 1_024;
+/// Threads that serve HTTP clients: while one of them writes a long answer, of which a client has one at a time, the
+/// other serves.
+pub const WORKERS: usize = 2;
+/// HTTP connections at once. An idle one costs about 10 KB, one in the middle of a header up to [`HEADER_BYTES`] more.
+pub const CONNECTIONS: usize = 2_048;
+/// Of these, the ones that requests under way may not take: there is always one that gives way to a newcomer, who may
+/// only want to know whether we are well.
+pub const CONNECTIONS_KEPT: usize = 16;
+/// The least that `max_connections` can be set to.
+pub const CONNECTIONS_MIN: usize = 2 * CONNECTIONS_KEPT;
+/// Connections that give way at once: to choose them takes 0.1 ms.
+pub const CONNECTIONS_GIVE_WAY: usize = 32;
 /// A request's header, with a long token in it.
-pub const HEADER_BYTES: usize = 64 << 10;
+pub const HEADER_BYTES: usize = 16 << 10;
 /// A request's header must be whole this soon after the connection or the last answer: what is slower is
 /// an attack, or idle; clients open a new connection without asking anybody.
 pub const HEADER_TIME: Duration = Duration::from_secs(30);
 /// A request's body: a tool's arguments. rmcp's own bound is 4 MiB.
 pub const BODY_BYTES: usize = 1 << 20;
+/// What a byte of a body may take while it is worked on: as JSON, `[0,0,0` is 16 times as long in memory as in text.
+pub const BODY_COST: usize = 16;
+/// The memory for all requests at once, and for those of one client.
+pub const BODIES_BYTES: usize = 48 << 20;
+pub const BODIES_BYTES_OF_A_CALLER: usize = 24 << 20;
 /// A request's body must be whole this soon after its header.
 pub const BODY_TIME: Duration = Duration::from_secs(10);
 /// A client that takes nothing of its answer for so long is cut off.
@@ -90,6 +150,9 @@ pub const WRITE_TIME: Duration = Duration::from_secs(10);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Sessions at once, of about 50 KB each: 26 MB.
 pub const SESSIONS: usize = 512;
+/// One client may have this part of them; the last such part is for clients that have fewer than [`SESSIONS_FEW`].
+pub const SESSION_SHARES: usize = 8;
+pub const SESSIONS_FEW: usize = 4;
 /// A session that is not used for so long ends. Claude and opencode begin a new one without asking.
 pub const SESSION_IDLE: Duration = Duration::from_secs(300);
 /// For how long a session keeps an answer for a client that lost it.
@@ -98,40 +161,65 @@ pub const SESSION_CACHE: Duration = Duration::from_secs(5);
 pub const SESSION_RETRY: Duration = Duration::from_secs(30);
 /// Tool calls of one client at once: half of [`CALLS`], so that no client takes the place of all others.
 pub const CALLS_PER_CALLER: usize = 32;
+/// The last [`CALLS_KEPT`] of [`CALLS`] are for clients with fewer than [`CALLS_FEW`] calls under way.
+pub const CALLS_KEPT: usize = 16;
+pub const CALLS_FEW: usize = 4;
 /// How long a call may wait for its client's earlier calls, before it is refused.
 pub const CALL_WAIT: Duration = Duration::from_secs(10);
-/// Requests a second that a client may keep up. An agent sends one in seconds; 2,000 cost a tenth of a core.
-pub const RATE: u32 = 2_000;
-/// Seconds of [`RATE`] that a client may have saved up: what dashboards and load tests send at once.
-pub const BURST_S: f64 = 60.0;
+/// Requests a second that a client may keep up. An agent sends one in seconds; 200 cost a hundredth of a core.
+pub const RATE: u32 = 200;
+/// Seconds of a rate that a client may have saved up: what dashboards and load tests send at once.
+pub const BURST_S: f64 = 10.0;
 /// Clients whose rate is remembered.
 pub const CALLERS: usize = 10_000;
+/// A token file: a thousand lines, with room.
+pub const TOKEN_FILE_BYTES: u64 = 1 << 20;
+/// A private key in PEM.
+pub const KEY_FILE_BYTES: u64 = 1 << 20;
+/// How often the token file is looked at: what a withdrawn token has begun ends this soon.
+pub const TOKENS_EVERY: Duration = Duration::from_millis(250);
 /// A token shorter than this can be guessed: 128 bits in hexadecimal.
 pub const TOKEN_BYTES_MIN: usize = 32;
-/// What a line about a call shows of its arguments.
-pub const AUDIT_CHARS: usize = 1_024;
+/// What a line about a call shows of its arguments, and of its error.
+pub const AUDIT_CHARS: usize = 512;
+/// What a line about a refusal shows of each thing that a stranger sent.
+pub const LOGGED_CHARS: usize = 128;
+/// The same of an HTTP method: the longest that is registered has 17.
+pub const METHOD_CHARS: usize = 20;
+/// Lines a second about the refusals of one client, or of one source of strangers; and of all strangers together.
+pub const REFUSALS_PER_SECOND: u32 = 20;
+pub const REFUSALS_OF_STRANGERS_PER_SECOND: u32 = 60;
+/// Wrong tokens a second from one source, beyond which the signatures of its JWTs are not checked: an attack on the CPU.
+pub const FAILURES_PER_SECOND: f64 = 10.0;
 /// How often a gateway gives the kernel back the memory of clients that have left: a tenth of a millisecond while nothing is.
 pub const MEMORY_EVERY: Duration = Duration::from_secs(10);
 /// How long a shutdown waits for answers to be taken. systemd kills after 90 s, people after 5.
 pub const FAREWELL: Duration = Duration::from_secs(3);
 /// How often a shutdown looks whether they were.
 pub const FAREWELL_LOOK: Duration = Duration::from_millis(5);
-/// UDP sockets that `top_traffic` counts one by one: `SLOTS` without those of the rest in `slots.h`.
+/// UDP sockets that `top_traffic` counts one by one: all slots but those of the rest.
 /// 2 MB of counters; a slot is free when every window has ended in which its socket moved anything.
-pub const UDP_SOCKETS_COUNTED: usize = 65_536 - 2 * TRAFFIC_SPREAD;
-/// Slots over which what is not counted one by one is spread, by CPU: `SPREAD` of `slots.h`.
-pub const TRAFFIC_SPREAD: usize = 64;
-/// Connections that closed in a window and are kept for its end: `FLOWS` of `top_traffic.bpf.c`, 8 MB when full.
+pub const UDP_SOCKETS_COUNTED: usize = (numbers::slots::SLOTS - numbers::slots::FIRST_SLOT) as usize;
+/// Remotes of one UDP socket that `top_traffic` counts one by one.
+pub const UDP_REMOTES_COUNTED: u64 = numbers::slots::REMOTES as u64;
+/// Connections that closed in a window and are kept for its end: 8 MB when full.
 pub const TCP_CLOSED_KEPT: usize = 65_536;
 
-/// Sockets whose round trips `profile_tcp` tells apart at once: `RTTS` of `round_trips.h`, 32 MB if they are all busy.
-pub const RTT_SOCKETS: u64 = 65_536;
-/// Connections that closed in its window: `CLOSED` of `profile_tcp.bpf.c`, 12 MB when full.
-pub const PROFILED_CLOSED: u64 = 65_536;
-/// Of these, the ones whose round trips are kept: `CLOSED_RTTS` there, 7 MB when full.
-pub const PROFILED_CLOSED_RTTS: u64 = 16_384;
-/// Kinds of resets that are told apart: `RESETS` of `resets.h`, 0.6 MB when full.
-pub const RESET_KINDS: u64 = 4_096;
+/// Connections that wait to be accepted, of one listener in another network namespace.
+pub const WAITING: u64 = numbers::accept_queue::WAITING as u64;
+/// Of these, the ones whose round trips are read.
+pub const WAITING_RTTS: u64 = numbers::profile_tcp::WAITING_RTTS as u64;
+/// Sockets in other network namespaces that their process has closed and that are followed.
+pub const ORPHANS: u64 = numbers::orphans::ORPHANS as u64;
+
+/// Sockets whose round trips `profile_tcp` tells apart at once: 32 MB if they are all busy.
+pub const RTT_SOCKETS: u64 = numbers::round_trips::RTTS as u64;
+/// Connections that closed in its window: 12 MB when full.
+pub const PROFILED_CLOSED: usize = 65_536;
+/// Of these, the ones whose round trips are kept: 7 MB when full.
+pub const PROFILED_CLOSED_RTTS: u64 = numbers::profile_tcp::CLOSED_RTTS as u64;
+/// Kinds of resets that are told apart: 0.6 MB when full.
+pub const RESET_KINDS: u64 = numbers::resets::RESETS as u64;
 /// Owners named of one remote: those with the most retransmits. With more, five remotes would not stay under 8 KB.
 pub const OWNERS_OF_A_REMOTE: usize = 2;
 
@@ -139,8 +227,8 @@ pub const OWNERS_OF_A_REMOTE: usize = 2;
 pub const HOST_CONNECT: Duration = Duration::from_secs(10);
 /// For how long a host that could not be reached is not tried again.
 pub const HOST_RETRY: Duration = Duration::from_secs(5);
-/// How long `hosts` waits for the state of a host.
-pub const HOST_LOOK: Duration = Duration::from_secs(3);
+/// Destinations of ssh's whose settings are looked at, the hosts on the way included: 10 ms each.
+pub const SSH_DESTINATIONS: usize = 1_000;
 /// What is read of a complaint of ssh's.
 pub const COMPLAINT_BYTES: u64 = 64 << 10;
 /// How long to wait for it after the connection has failed.
@@ -154,6 +242,10 @@ pub const JWKS_TIME: Duration = Duration::from_secs(5);
 pub const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
 /// … or after this, if the server does not answer.
 pub const JWKS_KEPT: Duration = Duration::from_secs(3_600);
+/// How soon they are asked for again where the server does not answer.
+pub const JWKS_RETRY: Duration = Duration::from_secs(30);
+/// The longest document of an authorization server.
+pub const JWKS_BYTES: usize = 1 << 20;
 /// An unknown key does not have them fetched sooner than this after the last time.
 pub const JWKS_MIN_AGE: Duration = Duration::from_secs(10);
 /// By how much its clock and ours may differ.
@@ -163,14 +255,12 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
 pub const DROP_FLOWS: usize = 4_096;
 /// On a host of many CPUs each still tells some flows apart: packets may arrive at a few of them only.
 pub const DROP_FLOWS_PER_CPU_MIN: usize = 128;
-/// `FLOWS` of `trace_drops.bpf.c`: their ids are one value of a per-CPU map, which may have 32 KiB.
-pub const DROP_FLOWS_PER_CPU_MAX: usize = 2_048;
-/// Sockets whose owner is looked for among all open files: `wanted` of `holders.h`.
-pub const SOCKETS_WANTED: usize = 4_096;
-/// Kernel symbols that one answer asks for: `addresses` of `trace_drops.bpf.c`. Some 50 are usual.
-pub const SYMBOLS: usize = 512;
-/// Rows of drops where the caller set no `limit`: each carries its explanation, and 12 stay under 8 KB.
-pub const DROP_ROWS_DEFAULT: usize = 12;
+/// Their ids are one value of a per-CPU map, which may have 32 KiB.
+pub const DROP_FLOWS_PER_CPU_MAX: usize = numbers::trace_drops::FLOWS as usize;
+/// Sockets whose owner is looked for among all open files.
+pub const SOCKETS_WANTED: usize = numbers::holders::WANTED as usize;
+/// Kernel symbols that one answer asks for. Some 50 are usual.
+pub const SYMBOLS: usize = numbers::trace_drops::SYMBOLS as usize;
 
 /// More records than the largest ring buffer holds: 1 MiB of short DNS messages.
 pub const RING_RECORDS: usize = 8_192;
@@ -179,13 +269,20 @@ pub const RING_RECORDS: usize = 8_192;
 pub const DNS_MESSAGES: usize = 8_192;
 /// Of these, segments of TCP: they come by the thousand of what is not DNS at all, and short ones are kept unjudged.
 pub const DNS_SEGMENTS: usize = DNS_MESSAGES / 2;
-/// Bytes of a DNS message that are surely captured: `CAPTURE` of `trace_dns.bpf.c` less the longest headers.
-pub const DNS_CAPTURE: usize = 512;
+/// Bytes of a DNS message that are surely captured: all but the longest headers, 128 bytes, and a length over TCP.
+pub const DNS_CAPTURE: usize = numbers::trace_dns::CAPTURE as usize - 128 - 2;
 /// TCP connections whose DNS messages are put together.
 pub const DNS_STREAMS: usize = 1_024;
+/// Parts of such a connection that wait for what is between them: as many segments as come out of order.
+pub const DNS_PIECES: usize = 16;
+/// Queries of one id between the same two ends, or for the same name, among which the one of a message is looked for.
+pub const DNS_SAME_KEY: usize = 256;
 /// A query without an answer that is younger than this is not called unanswered: a resolver that asks
 /// others may need as long.
 pub const DNS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a query without an answer is left for the next reading: resolvers ask again after 5 s (resolv.conf(5)).
+pub const DNS_UNDECIDED: Duration = Duration::from_secs(5);
 /// Within this time the same id and name, from another address and without a socket, are the same query
 /// behind a translation of addresses.
 pub const DNS_TRANSLATION: Duration = Duration::from_secs(2);

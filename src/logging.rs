@@ -11,7 +11,7 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::bpf::lock;
+use crate::sync::lock;
 
 /// How log lines are written.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq)]
@@ -49,14 +49,6 @@ fn layer(format: Format) -> Box<dyn Layer<Registry> + Send + Sync> {
 fn under_systemd() -> bool {
     let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
     rustix::fs::fstat(io::stderr()).is_ok_and(|stat| *named == *format!("{}:{}", stat.st_dev, stat.st_ino))
-}
-
-/// Sends what libbpf says to the log: its complaints about an object are for who debugs it, ours says what it means.
-pub fn adopt_libbpf() {
-    libbpf_rs::set_print(Some((
-        libbpf_rs::PrintLevel::Debug,
-        |_, text| tracing::debug!(target: "libbpf", "{}", text.trim_end()),
-    )));
 }
 
 /// Bounds what one kind of line may add to the log, and counts what was left out.

@@ -44,6 +44,8 @@ pub struct Packet {
     pub destination: Option<IpAddr>,
     /// Source and destination port.
     pub ports: Option<(u16, u16)>,
+    /// IPv4's TTL, IPv6's hop limit.
+    pub hops: Option<u8>,
     /// TCP's flags, or what an ICMP message says.
     pub kind: Option<String>,
     /// Where the transport header begins.
@@ -88,17 +90,30 @@ pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 fn ipv4(bytes: &[u8]) -> Option<Packet> {
     let number = *bytes.get(9)?;
     let later_fragment = u16_at(bytes, 6)? & 0x1fff != 0;
-    let packet = Packet { source: v4(bytes, 12), destination: v4(bytes, 16), ..Packet::default() };
-    Some(transport(packet, number, bytes, usize::from(bytes[0] & 15) * 4, later_fragment))
+    let header = usize::from(bytes[0] & 15) * 4;
+    if header < 20 {
+        return None; // RFC 791, 3.1: the minimum; the kernel drops it as well
+    }
+    let packet =
+        Packet { source: v4(bytes, 12), destination: v4(bytes, 16), hops: Some(bytes[8]), ..Packet::default() };
+    Some(transport(packet, number, bytes, header, later_fragment))
 }
 
 fn ipv6(bytes: &[u8]) -> Option<Packet> {
-    let packet = Packet { source: v6(bytes, 8), destination: v6(bytes, 24), ..Packet::default() };
+    let packet =
+        Packet { source: v6(bytes, 8), destination: v6(bytes, 24), hops: bytes.get(7).copied(), ..Packet::default() };
     let (mut next, mut offset, mut later_fragment) = (*bytes.get(6)?, 40, false);
-    // Hop-by-hop, routing, fragment, destination options. Each moves on, so the loop ends with the bytes.
-    while let (0 | 43 | 44 | 60, Some((&then, &length))) = (next, bytes.get(offset).zip(bytes.get(offset + 1))) {
+    // Hop-by-hop, routing, fragment, authentication, destination options, mobility. Each moves on, so the loop ends with
+    // the bytes.
+    while let (0 | 43 | 44 | 51 | 60 | 135, Some((&then, &length))) =
+        (next, bytes.get(offset).zip(bytes.get(offset + 1)))
+    {
         later_fragment |= next == 44 && u16_at(bytes, offset + 2).is_some_and(|field| field & !7 != 0);
-        offset += if next == 44 { 8 } else { (usize::from(length) + 1) * 8 };
+        offset += match next {
+            44 => 8,
+            51 => (usize::from(length) + 2) * 4, // RFC 4302, 2.2
+            _ => (usize::from(length) + 1) * 8,
+        };
         next = then;
     }
     Some(transport(packet, next, bytes, offset, later_fragment))
@@ -211,7 +226,7 @@ mod tests {
         let packet = parse(IPV4, &bytes(SYN)).unwrap();
         assert_eq!((packet.protocol.as_str(), packet.kind.as_deref()), ("tcp", Some("SYN")));
         assert_eq!(packet.source, Some("10.77.0.1".parse().unwrap()));
-        assert_eq!(packet.ports, Some((40000, 80)));
+        assert_eq!((packet.ports, packet.hops), (Some((40000, 80)), Some(64)));
     }
 
     #[test]
@@ -219,6 +234,9 @@ mod tests {
         let addresses = "fd770000000000000000000000000001fd770000000000000000000000000002";
         let udp = parse(IPV6, &bytes(&format!("60000000 0010 3c 40 {addresses} 1100 000000000000 0035 1388"))).unwrap();
         assert_eq!((udp.protocol.as_str(), udp.ports, udp.transport), ("udp", Some((53, 5000)), 48));
+        let signed = format!("60000000 0028 33 40 {addresses} 2c04 {} 1100 0001 00000001 0035 1388", "00".repeat(22));
+        let behind = parse(IPV6, &bytes(&signed)).unwrap();
+        assert_eq!((behind.ports, behind.transport), (Some((53, 5000)), 72), "authentication, then a first fragment");
         let fragment = parse(IPV6, &bytes(&format!("60000000 0010 2c 40 {addresses} 1100 0008 00000001 0035 1388")));
         assert_eq!(fragment.unwrap().ports, None, "a later fragment has no ports");
     }
@@ -266,5 +284,16 @@ mod tests {
         assert_eq!(text, "\"000fff\"");
         assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap(), Bytes(vec![0, 15, 255]));
         assert!(serde_json::from_str::<Bytes>("\"0g\"").is_err() && serde_json::from_str::<Bytes>("\"0\"").is_err());
+    }
+
+    #[test]
+    fn an_ipv4_header_of_less_than_twenty_bytes_is_not_one() {
+        let mut bytes = vec![0; 40];
+        (bytes[0], bytes[9]) = (0x45, 17);
+        assert!(parse(0x0800, &bytes).is_some());
+        for length in 0..5 {
+            bytes[0] = 0x40 | length;
+            assert!(parse(0x0800, &bytes).is_none(), "{length}");
+        }
     }
 }

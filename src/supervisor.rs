@@ -11,9 +11,11 @@ use std::{
         linux::net::SocketAddrExt,
         unix::{
             ffi::OsStrExt,
-            net::{SocketAddr, UnixDatagram, UnixListener},
+            fs::FileTypeExt,
+            net::{SocketAddr, UnixDatagram, UnixListener, UnixStream},
         },
     },
+    path::Path,
     str::FromStr,
     sync::Mutex,
     time::{Duration, Instant},
@@ -24,7 +26,7 @@ use rustix::{
     net::{AddressFamily, SocketType, sockopt},
 };
 
-use crate::{bpf::lock, limits};
+use crate::{limits, sync::lock};
 
 /// The first descriptor that systemd passes, by its convention.
 const FIRST: i32 = 3;
@@ -77,16 +79,16 @@ impl Supervisor {
 
 /// Feeds the watchdog for as long as measurements end when they should: the thread that takes requests
 /// would live on if every window hung on a lock.
-pub struct Watch<'a> {
+pub struct Watchdog<'a> {
     supervisor: &'a Supervisor,
     progress: &'a Progress,
     fed: Instant,
     complained: bool,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Watchdog<'a> {
     pub fn new(supervisor: &'a Supervisor, progress: &'a Progress) -> Self {
-        Watch { supervisor, progress, fed: Instant::now(), complained: false }
+        Watchdog { supervisor, progress, fed: Instant::now(), complained: false }
     }
 
     /// For how long nothing need be said; `None` is forever.
@@ -145,7 +147,7 @@ impl Drop for Begun<'_> {
 fn connect(name: &[u8]) -> io::Result<UnixDatagram> {
     let address = match name.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(std::path::Path::new(std::ffi::OsStr::from_bytes(name)))?,
+        None => SocketAddr::from_pathname(Path::new(std::ffi::OsStr::from_bytes(name)))?,
     };
     let channel = UnixDatagram::unbound()?;
     channel.connect_addr(&address)?;
@@ -182,6 +184,27 @@ pub fn passed() -> Vec<OwnedFd> {
     let count = variable("LISTEN_FDS").unwrap_or(0);
     // SAFETY: systemd passed these descriptors to this process, and nothing else here has them.
     (FIRST..FIRST + count).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
+}
+
+/// Makes way for a socket at `path`: one that a dead process left behind is removed. One that is served, and what is
+/// not a socket, stays, and is an error.
+pub fn remove_dead_socket(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it exists and is not a socket, so it was left alone",
+            ));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(e) => Err(e),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it already")),
+    }
 }
 
 fn adopt(fd: OwnedFd) -> io::Result<UnixListener> {
@@ -241,7 +264,7 @@ mod tests {
         // Always due, so that nothing here waits.
         let supervisor = Supervisor { channel: Some(channel), watchdog: Some(Duration::from_nanos(2)) };
         let progress = Progress::default();
-        let mut watch = Watch::new(&supervisor, &progress);
+        let mut watch = Watchdog::new(&supervisor, &progress);
         let mut fed = || {
             watch.feed();
             listener.recv(&mut [0; 64]).is_ok()
@@ -257,6 +280,23 @@ mod tests {
         assert!(!fed(), "that another ended changes nothing");
         drop(hanging);
         assert!(fed());
+    }
+
+    #[test]
+    fn only_a_dead_socket_is_removed() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("socket");
+        assert!(remove_dead_socket(&path).is_ok(), "there is nothing");
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(remove_dead_socket(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert!(remove_dead_socket(&path).is_ok() && !path.exists());
+        std::fs::write(&path, "precious").unwrap();
+        assert!(remove_dead_socket(&path).unwrap_err().to_string().contains("not a socket"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(remove_dead_socket(&link).is_err() && link.is_symlink());
     }
 
     #[test]

@@ -1,13 +1,23 @@
-//! What the gateway and the daemon say to each other: one line of JSON each way, one request a
-//! connection. Closing the connection cancels the request; closing it for writing only ends its window now.
+//! What the gateway and the daemon say to each other: a line of JSON with the request, one with the answer, and one in
+//! between when the window opens, if that was asked for. A request may ask for a reading every so often instead: then
+//! each is a line. Closing the connection cancels the request; closing it for writing only ends its window now, and the
+//! answer, or the last reading, comes. After an answer the connection takes the next request.
 
-use std::io;
+use std::{
+    io::{self, Write},
+    os::unix::net::UnixStream,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 /// Raised with every change that an older peer would misread.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// What a gateway sends along with a connection to the daemon that it started: whether it will send another one.
+pub const MORE: u8 = b'm';
+/// It will not: what the request does not need is not loaded.
+pub const LAST: u8 = b'l';
 
 /// The question of a gateway.
 #[derive(Serialize, Deserialize, Debug)]
@@ -19,18 +29,43 @@ pub struct Request {
     pub tool: String,
     /// The tool's `Input`.
     pub input: Value,
+    /// Whether the daemon says when the window opens. Before that it may have to load the tool.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tell_opened: bool,
+    /// Milliseconds from one reading to the next, 100 to 60,000: a sample each, until the client hangs up. The window that
+    /// the input asks for is then not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_ms: Option<u64>,
 }
 
-/// The answer of a daemon: a sample, or why there is none.
-#[derive(Serialize, Deserialize, Debug)]
+/// A line of a daemon: the window has opened, or a sample, or why there is none. The last two end a request that asks
+/// for one answer; of one that asks for readings only an error does.
+#[derive(Serialize, Deserialize, Debug, Default)]
 pub struct Response {
     /// [`VERSION`] of the daemon.
     pub version: u32,
+    /// The kernel counts from now on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opened: bool,
     /// The tool's `Sample`, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
+}
+
+impl Response {
+    /// As a line of the socket.
+    pub fn line(&self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Says that the window has opened. A client that is gone is noticed by who waits for the window's end.
+pub fn tell_opened(mut client: &UnixStream) {
+    let _ = client.write_all(&Response { version: VERSION, opened: true, ..Response::default() }.line());
 }
 
 /// Why the daemon has no sample. The message tells the reader what to do next.

@@ -6,6 +6,10 @@ use std::process::ExitCode;
 const VARIABLES: [&str; 3] = ["NET_IFACE", "MCP_TRANSPORT", "MCP_PORT"];
 
 fn main() -> ExitCode {
+    if let Err(e) = netmon_mcp::starter::give_up_root() {
+        eprintln!("netmon-mcp: root was not given up, so nothing is done: {e}");
+        return ExitCode::FAILURE;
+    }
     for variable in VARIABLES {
         if std::env::var_os(variable).is_some_and(|value| value.is_empty()) {
             // Set to nothing, as `${NET_IFACE:-}` does, is not set.
@@ -14,7 +18,6 @@ fn main() -> ExitCode {
         }
     }
     netmon_mcp::memory::share_one_arena();
-    let _ = netmon_mcp::sandbox::no_new_privileges();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

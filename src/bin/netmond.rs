@@ -8,18 +8,23 @@ use std::{
 
 use clap::{CommandFactory, Parser};
 use netmon_mcp::{
+    daemon::{
+        host::{self, Host},
+        kernel::{self, features::Features},
+        peers::Peers,
+        serve::{self, Listener},
+    },
     logging, memory,
-    peers::Peers,
     sandbox::{self, Account},
-    serve::{self, Listener},
     supervisor::{self, Supervisor},
-    tools::{Host, trace_drops::Verdicts},
+    tools::SAMPLERS,
+    version::VERSION,
 };
 
 /// Measures this host's network with eBPF, for netmon-mcp. Start it as root, or with CAP_BPF, CAP_PERFMON and
 /// CAP_NET_ADMIN: it gives up what it does not need as soon as everything is loaded.
 #[derive(Parser)]
-#[command(name = "netmond", version)]
+#[command(name = "netmond", version = VERSION.as_str())]
 struct Arguments {
     /// The socket to serve, unless systemd passes one.
     #[arg(long, value_name = "PATH", default_value = "/run/netmon/netmond.sock")]
@@ -51,7 +56,7 @@ fn main() -> ExitCode {
     memory::share_one_arena();
     let arguments = Arguments::parse();
     logging::start("info", arguments.log_format);
-    logging::adopt_libbpf();
+    kernel::adopt_libbpf();
     let done = if arguments.man { manual() } else { run(arguments) };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,10 +73,6 @@ fn manual() -> anyhow::Result<()> {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        sandbox::has_btf(),
-        "this kernel has no BTF (/sys/kernel/btf/vmlinux): netmond needs Linux 5.10 or newer with CONFIG_DEBUG_INFO_BTF=y"
-    );
     let listener = match arguments.parent {
         // SAFETY: the gateway passed this descriptor to us alone; nothing else in this process has it.
         Some(fd) => Listener::Parent(unsafe { OwnedFd::from_raw_fd(fd) }),
@@ -84,12 +85,17 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Before the sandbox closes: it is a connection to systemd's socket.
     let supervisor = if arguments.parent.is_some() { Supervisor::default() } else { Supervisor::from_environment() };
     sandbox::allow_locking();
-    let first = || Verdicts::load(&arguments.without);
-    let verdicts = sandbox::cut_to_loading(&Account::system(&arguments.user), first)?;
+    sandbox::cut_to_loading(&Account::system(&arguments.user))?;
     tracing::info!(capabilities = sandbox::held().join(" "), "loading");
-    let host = Host::load(&arguments.without, verdicts);
-    sandbox::cut_to(&host.keeps())?;
-    sandbox::confine(sandbox::Role::Daemon, &[]);
+    let features = Features::probe();
+    let keeps = features.keeps(host::features(SAMPLERS, &arguments.without));
+    let host = Host::start(SAMPLERS, features, &arguments.without);
+    // From here on this thread, and each that serves, holds what serving needs and nothing else.
+    sandbox::cut_to(&keeps)?;
+    sandbox::confine(sandbox::Role::Daemon, &sandbox::Reach::default());
+    if matches!(listener, Listener::Socket(_)) {
+        host.load_all(); // strangers may ask here: nobody is answered while a thread holds a capability
+    }
     tracing::info!(capabilities = sandbox::held().join(" "), "serving");
     serve::serve(&listener, &host, &Peers::new(arguments.allow_uid), &supervisor)?;
     Ok(())

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Failure, hosts, http::callers::Sender, metrics::Metrics};
+use super::{Failure, hosts::look, http::callers::Sender, metrics::Metrics};
 use crate::{
     limits,
     tools::{Answer, Question},
     untrusted,
 };
+
+/// What a completion is called that asks the daemon: it costs as much as a call.
+pub const COMPLETION: &str = "completion/complete";
 
 /// A call's arguments, as text that is safe to log and not long.
 pub struct Arguments(String);
@@ -21,11 +24,7 @@ impl Arguments {
         }
         let text = serde_json::to_string(arguments).unwrap_or_default();
         // Quotes and backslashes are JSON's own; what could act on a terminal is not.
-        let shown = text.chars().map(untrusted::harmless);
-        Arguments(match text.len() > limits::AUDIT_CHARS {
-            true => shown.take(limits::AUDIT_CHARS).chain(['…']).collect(),
-            false => shown.collect(),
-        })
+        Arguments(untrusted::short(&text, limits::AUDIT_CHARS))
     }
 }
 
@@ -41,27 +40,38 @@ pub struct Entry<'a> {
 impl Entry<'_> {
     /// Writes the line and counts the call.
     pub fn write(&self, result: &Result<Answer, Failure>, metrics: &Metrics) {
-        let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
-        let lost = result.as_ref().ok().and_then(|answer| answer.structured["measured"]["lost_events"].as_u64());
+        let answer = result.as_ref().ok();
+        self.write_outcome(result.as_ref().map(|_| ()), answer, metrics);
+    }
+
+    /// The same of what may not be a tool's answer.
+    pub fn write_outcome(&self, outcome: Result<(), &Failure>, answer: Option<&Answer>, metrics: &Metrics) {
+        let error = outcome.err();
+        let outcome = error.map_or("ok", Failure::kind);
+        let lost = answer.and_then(|answer| answer.structured["measured"]["lost_events"].as_u64());
         let known = match Question::named(self.tool) {
             Some(question) => question.name,
-            None if self.tool == hosts::TOOL => hosts::TOOL,
+            None if self.tool == look::TOOL => look::TOOL,
+            None if self.tool == COMPLETION => COMPLETION,
             None => "unknown",
         };
         metrics.called(known, outcome, self.took, lost.unwrap_or_default());
         let Some(sender) = self.sender else { return };
-        let rows = result.as_ref().ok().and_then(rows);
-        let error = result.as_ref().err().map(|e| e.to_string().chars().take(limits::AUDIT_CHARS).collect::<String>());
+        // Of each client by itself: what one asks does not hide what another does.
+        let Some(skipped) = sender.caller.audited.admit() else { return };
+        let rows = answer.and_then(rows);
+        let error = error.map(|e| untrusted::short(&e.to_string(), limits::AUDIT_CHARS));
         tracing::info!(
             target: "netmon_mcp::audit",
-            tool = untrusted::clean(self.tool),
+            tool = untrusted::short(self.tool, limits::LOGGED_CHARS),
             arguments = self.arguments.0,
-            who = sender.caller.name,
+            who = %sender.caller.identity,
             peer = %sender.peer,
             ms = self.took.as_millis() as u64,
             rows,
             outcome,
             error,
+            skipped,
             "call"
         );
     }

@@ -16,7 +16,8 @@ VS Code (.vscode/mcp.json):
   {{"servers": {{"netmon": {{"type": "stdio", "command": "{command}"}}}}}}
 
 The server needs a running netmond and membership of the group netmon. Without the service, let the client
-run `sudo -n {command}` instead, which starts a daemon of its own.
+run `sudo -n {command}` instead, which starts a daemon of its own. The rule for it in sudoers has no arguments:
+  USER ALL=(root) NOPASSWD: {command} ""
 "#
     )
 }

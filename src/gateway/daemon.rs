@@ -1,25 +1,21 @@
 //! Asking the daemon: a service that runs already, or one that this gateway starts for itself.
 
 use std::{
-    io::{self, Write},
-    net::Shutdown,
+    io::{self, BufRead},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::MetadataExt, net::UnixStream, process::CommandExt},
+        unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    pin::pin,
-    process::{Child, Command},
     sync::Mutex,
     time::Duration,
 };
 
-use caps::CapsHashSet;
 use rustix::{
-    buffer::spare_capacity,
+    io::Errno,
     net::{
-        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-        sendmsg, socket_with, socketpair,
+        AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+        SocketType, recv, sendmsg, socket_with,
     },
 };
 use serde_json::value::RawValue;
@@ -28,25 +24,33 @@ use tokio::{
     sync::Notify,
 };
 
-use super::Failure;
-use crate::{
-    bpf::lock,
-    limits,
-    sandbox::{self, Account, Role},
-    wire::{self, Request, Response},
-};
+pub use super::exchange::{Opened, Room};
+pub use crate::starter::{SOCKET, netmond};
 
-/// Where the service listens.
-pub const SOCKET: &str = "/run/netmon/netmond.sock";
+use super::{
+    Failure,
+    exchange::{Connection, exchange, read},
+};
+use crate::{
+    limits,
+    sandbox::{self, Reach, Role},
+    starter::{self, Starter},
+    sync::lock,
+    wire::{self, Request},
+};
 
 /// The way to a daemon.
 pub struct Daemon {
     socket: PathBuf,
     /// What this process will be once it has its daemon.
     role: Role,
-    /// Folders in which this process goes on reading.
-    readable: Vec<PathBuf>,
+    /// What it reads and connects to then.
+    reach: Reach,
+    /// Whether there will be one request and no more: a daemon of our own then loads what that one needs.
+    is_single: bool,
     state: Mutex<State>,
+    /// Connections whose request was answered: the daemon takes the next one for a while.
+    idle: Mutex<Vec<Connection>>,
 }
 
 /// Decided by the first request, so that a client that only probes us starts nothing.
@@ -59,96 +63,136 @@ enum State {
 }
 
 impl Daemon {
-    pub fn new(socket: PathBuf, role: Role, readable: Vec<PathBuf>) -> Self {
-        Daemon { socket, role, readable, state: Mutex::new(State::Undecided) }
+    pub fn new(socket: PathBuf, role: Role, reach: Reach) -> Self {
+        let state = Mutex::new(State::Undecided);
+        Daemon { socket, role, reach, is_single: false, state, idle: Mutex::default() }
     }
 
-    /// Gives up what serving does not need. Root may have to start a daemon yet, and does this thereafter.
-    pub fn confine(&self) {
-        if !sandbox::is_root() {
-            sandbox::confine(self.role, &self.readable);
-        }
+    /// The way for one request.
+    pub fn single(self) -> Self {
+        Daemon { is_single: true, ..self }
+    }
+
+    /// Gives up what serving does not need, for good; `more` is needed beside what was said in the beginning.
+    pub fn confine(&self, more: Reach) {
+        sandbox::confine(self.role, &self.reach.clone().and(more));
     }
 
     /// Sends a request and waits for its sample. Dropping the future closes the connection, which ends
-    /// the measurement; `enough` ends it early, with what was seen so far.
-    pub async fn ask(&self, request: &Request, window: Duration, enough: &Notify) -> Result<Box<RawValue>, Failure> {
-        let stream = self.connect()?;
+    /// the measurement; `enough` ends it early, with what was seen so far. `opened` is set when the window opens. `room`
+    /// is told how long the answer is by now, and says whether there is memory for it.
+    pub async fn ask(
+        &self,
+        request: &Request,
+        window: Duration,
+        enough: &Notify,
+        opened: &Opened,
+        room: &mut Room<'_>,
+    ) -> Result<Box<RawValue>, Failure> {
         let limit = window + limits::ANSWER_GRACE;
-        match tokio::time::timeout(limit, exchange(stream, request, enough)).await {
+        let exchange = async {
+            while let Some(connection) = self.idle_connection() {
+                match exchange(connection, request, enough, opened, room).await {
+                    // It was idle for too long, or that daemon is gone: no measurement was lost.
+                    Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                    result => return Ok(result),
+                }
+            }
+            Ok::<_, Failure>(exchange(self.connect()?, request, enough, opened, room).await)
+        };
+        let result = match tokio::time::timeout(limit, exchange).await {
+            Ok(exchanged) => Ok(exchanged?),
+            Err(elapsed) => Err(elapsed),
+        };
+        match result {
             Err(_) => Err(Failure::Absent(format!(
                 "netmond gave no answer within {} s; `netmon-mcp doctor` looks for the cause",
                 limit.as_secs()
             ))),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::OutOfMemory => Err(Failure::Busy(e.to_string())),
             Ok(Err(e)) => Err(Failure::Absent(format!(
                 "netmond went away in the middle of the measurement ({e}); call again, and it works if netmond is back"
             ))),
-            Ok(Ok(line)) => read(&line),
-        }
-    }
-
-    /// Gives all of it up now, root too, for which the daemon is found or started: for a server that strangers
-    /// talk to before anybody asks anything.
-    pub fn settle(&self) -> Result<(), Failure> {
-        self.confine();
-        if sandbox::is_root() { self.connect().map(drop) } else { Ok(()) }
-    }
-
-    fn connect(&self) -> Result<UnixStream, Failure> {
-        let mut state = lock(&self.state);
-        if matches!(*state, State::Undecided) {
-            let (decided, child) = self.decide()?;
-            *state = decided;
-            sandbox::confine(self.role, &self.readable);
-            if let Some(mut child) = child {
-                std::thread::spawn(move || child.wait()); // so that it leaves no zombie
+            Ok(Ok((line, connection))) => {
+                self.keep(connection);
+                if line.len() <= limits::SAMPLE_KEPT {
+                    return read(&line);
+                }
+                // A long one takes a while to read; others are answered meanwhile.
+                let result = tokio::task::spawn_blocking(move || read(&line)).await;
+                result.unwrap_or_else(|_| Err(wire::Error::Panicked(request.tool.clone()).into()))
             }
         }
+    }
+
+    /// A connection that waits for a request. The daemon has hung up where there is something to read.
+    fn idle_connection(&self) -> Option<Connection> {
+        let mut idle = lock(&self.idle);
+        std::iter::from_fn(|| idle.pop()).find(|connection| {
+            let mut byte = [0; 1];
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            recv(connection.get_ref(), &mut byte, flags).is_err_and(|e| e == Errno::AGAIN)
+        })
+    }
+
+    /// Keeps a connection for the next request.
+    fn keep(&self, connection: Option<Connection>) {
+        let mut idle = lock(&self.idle);
+        if !self.is_single && idle.len() < limits::IDLE_CONNECTIONS {
+            idle.extend(connection);
+        }
+    }
+
+    fn connect(&self) -> Result<Connection, Failure> {
+        let stream = self.dial()?;
+        // SAFETY: a `UnixStream` has one descriptor, which it keeps open until it is dropped.
+        let connection = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) };
+        connection.map_err(|e| Failure::Busy(format!("this server can wait for no more answers: {e}; try again")))
+    }
+
+    /// A new connection, which does not block.
+    pub fn dial(&self) -> Result<UnixStream, Failure> {
+        let mut state = lock(&self.state);
+        if matches!(*state, State::Undecided) {
+            *state = self.decide()?;
+        }
         match &*state {
-            State::Child(channel) => hand_over(channel).map_err(|_| {
-                Failure::Absent(
+            State::Child(channel) => {
+                hand_over(channel, if self.is_single { wire::LAST } else { wire::MORE }).map_err(|_| {
+                    Failure::Absent(
                     "the netmond that this server started has ended, and root was given up since; restart netmon-mcp"
                         .into(),
                 )
-            }),
+                })
+            }
             _ => open(&self.socket).map_err(|e| absent(&self.socket, &e)),
         }
     }
 
-    /// A service if there is one, else a daemon of our own if we are root. Then root is given up.
-    fn decide(&self) -> Result<(State, Option<Child>), Failure> {
-        let kept = |e| Failure::Absent(format!("root was not given up, so nothing is done: {e}"));
+    /// A service if there is one, else a daemon of our own, if root has left us a starter.
+    fn decide(&self) -> Result<State, Failure> {
         match open(&self.socket) {
-            Ok(_) if !sandbox::is_root() => Ok((State::Service, None)),
-            Ok(_) => {
-                become_client(&self.socket).map_err(kept)?;
-                Ok((State::Service, None))
-            }
-            Err(e) if sandbox::is_root() => {
-                if self.socket != Path::new(SOCKET) || e.kind() == io::ErrorKind::WouldBlock {
-                    let socket = self.socket.display();
-                    tracing::warn!("nothing answers at {socket} ({e}), so this server starts a netmond of its own");
+            Ok(_) => Ok(State::Service),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(absent(&self.socket, &e)),
+            Err(e) => match starter::take() {
+                Some(Starter { channel, complaints }) => {
+                    if self.socket != Path::new(SOCKET) || e.kind() == io::ErrorKind::WouldBlock {
+                        let socket = self.socket.display();
+                        tracing::warn!("nothing answers at {socket} ({e}), so this server starts a netmond of its own");
+                    }
+                    relay(complaints);
+                    Ok(State::Child(channel))
                 }
-                let (channel, child) =
-                    start_child().map_err(|e| Failure::Absent(format!("netmond could not be started: {e}")))?;
-                sandbox::give_up_root(&Account::system("nobody"), None).map_err(kept)?;
-                Ok((State::Child(channel), Some(child)))
-            }
-            Err(e) => Err(absent(&self.socket, &e)),
+                None => Err(absent(&self.socket, &e)),
+            },
         }
     }
 }
 
-/// From root to someone who may still ask at this socket, and has nothing else: a member of its group,
-/// else its owner, else root's uid without any capability.
-fn become_client(socket: &Path) -> io::Result<()> {
-    let meta = std::fs::metadata(socket)?;
-    let nobody = Account::system("nobody");
-    match (meta.mode() & 0o020 != 0, meta.uid()) {
-        (true, _) => sandbox::give_up_root(&nobody, Some(meta.gid())),
-        (false, 0) => sandbox::cut_to(&CapsHashSet::new()),
-        (false, uid) => sandbox::give_up_root(&Account { uid, ..nobody }, None),
-    }
+/// Passes on what a netmond of our own has to say, to where our log goes.
+fn relay(complaints: OwnedFd) {
+    let lines = io::BufReader::new(std::fs::File::from(complaints)).lines();
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
 }
 
 /// A connection that does not block. A daemon that takes none while its queue is full is `WouldBlock`.
@@ -163,7 +207,7 @@ fn absent(socket: &Path, e: &io::Error) -> Failure {
     let socket = socket.display();
     Failure::Absent(match e.kind() {
         io::ErrorKind::PermissionDenied => format!(
-            "you may not ask netmond: {socket} is for root and the members of its group. Join it (`sudo usermod -aG netmon $USER`, then log in again), or run netmon-mcp with sudo"
+            "you may not ask netmond: {socket} is for root and the members of its group. Join it (`sudo usermod -aG netmon $USER`, then log in again). With sudo netmon-mcp asks as user nobody of the group netmon, since it gives root up before it reads anything"
         ),
         io::ErrorKind::WouldBlock => format!(
             "netmond takes no connection at {socket}, and others wait already: it hangs or is stopped. Look at `systemctl status netmond`; `sudo systemctl restart netmond` may help"
@@ -174,102 +218,23 @@ fn absent(socket: &Path, e: &io::Error) -> Failure {
     })
 }
 
-/// The program that lies beside this one, else the one that PATH finds.
-pub fn netmond() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("netmond")));
-    beside.filter(|path| path.exists()).unwrap_or_else(|| "netmond".into())
-}
-
-/// Starts a daemon that takes its connections from the returned channel, and ends with it.
-fn start_child() -> io::Result<(OwnedFd, Child)> {
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let mut command = Command::new(netmond());
-    // Its log joins ours, with nothing but trouble in it; stdin and stdout belong to MCP.
-    command.args(["--parent", "0"]).stdin(theirs).stdout(std::process::Stdio::null());
-    command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()));
-    command.process_group(0); // Ctrl-C is for us; it ends when we do
-    let child = command.spawn().map_err(|e| io::Error::other(format!("{}: {e}", netmond().display())))?;
-    Ok((ours, child))
-}
-
-/// A new connection, one end of which goes to the child.
-fn hand_over(channel: &OwnedFd) -> io::Result<UnixStream> {
+/// A new connection, one end of which goes to the child, with word whether it is the last.
+fn hand_over(channel: &OwnedFd, word: u8) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds = [theirs.as_fd()];
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(channel, &[io::IoSlice::new(b"c")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    sendmsg(channel, &[io::IoSlice::new(&[word])], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(ours)
-}
-
-/// A line each way. The request goes out at once: it fits into what a new socket takes without being read.
-async fn exchange(stream: UnixStream, request: &Request, enough: &Notify) -> io::Result<String> {
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    // A daemon that refuses does so before it reads: its sentence is there all the same.
-    let written = (&stream).write_all(&line);
-    // Of reading only: that there is room to write in again would wake us for nothing.
-    // SAFETY: a `UnixStream` has one descriptor, which it keeps open until it is dropped.
-    let stream = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE)? };
-    let mut answer = Vec::new();
-    let received = {
-        let mut received = pin!(stream.async_io(Interest::READABLE, |socket| receive(socket, &mut answer)));
-        tokio::select! {
-            result = &mut received => result,
-            () = enough.notified() => {
-                stream.get_ref().shutdown(Shutdown::Write)?; // half a close: the answer can still come
-                received.await
-            }
-        }
-    };
-    received.map_err(|e| written.err().unwrap_or(e))?;
-    String::from_utf8(answer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
-}
-
-/// Reads on to the line's end; what came before there was no more is kept.
-fn receive(socket: &UnixStream, answer: &mut Vec<u8>) -> io::Result<()> {
-    while !answer.ends_with(b"\n") {
-        answer.reserve(limits::ANSWER_PART);
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(socket, spare_capacity(answer)))?;
-        if read == 0 || answer.len() > limits::ANSWER_BYTES {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(())
-}
-
-/// The sample in a line of the daemon, or why there is none.
-pub fn read(line: &str) -> Result<Box<RawValue>, Failure> {
-    match serde_json::from_str(line) {
-        Ok(Response { sample: Some(sample), version: wire::VERSION, .. }) => Ok(sample),
-        Ok(Response { error: Some(e), .. }) => Err(e.into()),
-        _ => Err(foreign(line)),
-    }
-}
-
-/// What is wrong with a line that holds neither: another release may have other fields.
-fn foreign(line: &str) -> Failure {
-    #[derive(serde::Deserialize)]
-    struct Versioned {
-        version: u32,
-    }
-    match serde_json::from_str(line) {
-        Ok(Versioned { version }) => wire::Error::Version { daemon: version, gateway: wire::VERSION }.into(),
-        Err(e) => Failure::Absent(format!("what answers is not netmond: {e}")),
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{io::Write, os::unix::net::UnixListener};
 
-    #[test]
-    fn a_daemon_of_another_release_is_named_as_such() {
-        let text = read("{\"version\":2,\"answer\":{}}\n").unwrap_err().to_string();
-        assert!(text.contains("daemon speaks version 2") && text.contains("restart"), "{text}");
-    }
+    use super::*;
 
     #[test]
     fn a_daemon_that_takes_no_connections_is_not_waited_for() {
@@ -278,17 +243,57 @@ mod tests {
         let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         rustix::net::listen(&listener, 0).unwrap();
-        let daemon =
-            Daemon { socket: path, role: Role::Gateway, readable: Vec::new(), state: Mutex::new(State::Service) };
-        let waiting = daemon.connect().unwrap();
-        let text = daemon.connect().unwrap_err().to_string();
+        let daemon = Daemon::new(path, Role::Gateway, Reach::default());
+        *lock(&daemon.state) = State::Service;
+        let waiting = daemon.dial().unwrap();
+        let text = daemon.dial().unwrap_err().to_string();
         assert!(text.contains("takes no connection") && text.contains("restart"), "{text}");
         drop(waiting);
     }
 
+    /// Takes a connection for each of these numbers, and answers so many requests on it with the connection's number.
+    fn fake(listener: UnixListener, requests: &'static [usize]) -> std::thread::JoinHandle<()> {
+        std::thread::spawn(move || {
+            for (number, requests) in requests.iter().enumerate() {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut lines = io::BufReader::new(stream.try_clone().unwrap()).lines();
+                for _ in 0..*requests {
+                    lines.next().unwrap().unwrap();
+                    writeln!(stream, "{{\"version\":2,\"sample\":{number}}}").unwrap();
+                }
+            }
+        })
+    }
+
     #[test]
-    fn the_daemon_s_own_words_reach_the_caller() {
-        let text = read("{\"version\":1,\"error\":{\"busy\":\"later\"}}\n").unwrap_err().to_string();
-        assert_eq!(text, "later");
+    fn a_connection_is_kept_for_the_next_request_until_the_daemon_closes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("netmond.sock");
+        let thread = fake(UnixListener::bind(&path).unwrap(), &[2, 1, 0, 1]);
+        let daemon = Daemon::new(path, Role::Gateway, Reach::default());
+        *lock(&daemon.state) = State::Service;
+        let ask = async || {
+            let request = Request {
+                version: wire::VERSION,
+                tool: "status".into(),
+                input: serde_json::Value::Null,
+                tell_opened: false,
+                every_ms: None,
+            };
+            let (enough, opened) = (Notify::new(), Opened::new());
+            daemon.ask(&request, Duration::from_secs(5), &enough, &opened, &mut |_| Ok(())).await
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(ask().await.unwrap().get(), "0");
+            assert_eq!(ask().await.unwrap().get(), "0");
+            // It was closed since: the next one is taken.
+            assert_eq!(ask().await.unwrap().get(), "1");
+            // A new connection that is closed at once is not asked again.
+            let text = ask().await.unwrap_err().to_string();
+            assert!(text.contains("went away"), "{text}");
+            assert_eq!(ask().await.unwrap().get(), "3");
+        });
+        thread.join().unwrap();
     }
 }

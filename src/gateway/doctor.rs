@@ -5,7 +5,7 @@ use std::{fmt::Write, path::Path};
 use serde_json::Map;
 
 use super::{Gateway, daemon};
-use crate::sandbox;
+use crate::starter;
 
 /// One thing that was looked at.
 struct Check {
@@ -51,16 +51,17 @@ fn host(socket: &Path) -> Vec<Check> {
         let what = format!(
             "no service at {}; {}",
             socket.display(),
-            if sandbox::is_root() { "root, so one is started on demand" } else { "not root" }
+            if starter::was_root() { "root, so one is started on demand" } else { "not root" }
         );
-        Check::new(what, sandbox::is_root(), "start the service: sudo systemctl start netmond; or use sudo netmon-mcp")
+        Check::new(what, starter::was_root(), "start the service: sudo systemctl start netmond; or use sudo netmon-mcp")
     };
     vec![
         Check::new(
             format!("Linux {kernel} describes its types (BTF)"),
-            sandbox::has_btf(),
+            Path::new("/sys/kernel/btf/vmlinux").exists(),
             "boot a kernel with CONFIG_DEBUG_INFO_BTF=y; distributions' kernels since 2021 have it",
         ),
+        cgroups(),
         Check::new(
             format!("netmond is installed ({})", netmond.display()),
             found,
@@ -68,6 +69,20 @@ fn host(socket: &Path) -> Vec<Check> {
         ),
         way,
     ]
+}
+
+/// Units and containers are named by their cgroups of version 2.
+fn cgroups() -> Check {
+    let there = |path: &str| Path::new(path).join("cgroup.controllers").exists();
+    let what = match (there("/sys/fs/cgroup"), there("/sys/fs/cgroup/unified")) {
+        (true, _) => "cgroup v2 names units and containers",
+        (_, true) => "cgroup v2 beside v1 names units; a container that only v1 knows is not named",
+        _ => {
+            let trouble = "units and containers are not named: boot with systemd.unified_cgroup_hierarchy=1";
+            return Check::new("cgroup v2 is mounted", false, trouble);
+        }
+    };
+    Check::new(what, true, "")
 }
 
 async fn ask(gateway: &Gateway) -> Vec<Check> {

@@ -1,32 +1,34 @@
 //! What explains the program: the tools with their arguments, and the manual page.
 
 use clap_mangen::roff::{Roff, bold, roman};
+use rmcp::model::Tool;
 use serde_json::Value;
 
 use crate::{
     answer,
-    tools::{QUESTIONS, Question},
+    tools::{Question, resolve},
 };
 
 /// The tools, by what they are for.
-pub fn list() -> String {
-    answer::table(["tool", "what for"], QUESTIONS.iter().map(|q| [q.name.to_owned(), q.title.to_owned()]))
-        + "\nnetmon-mcp tools TOOL shows a tool's arguments,\nnetmon-mcp call TOOL [key=value ...] asks it.\n"
+pub fn list(tools: &[Tool]) -> String {
+    let row = |tool: &Tool| [tool.name.to_string(), tool.title.clone().unwrap_or_default()];
+    answer::table(["tool", "what for"], tools.iter().map(row))
+        + "\nnetmon-mcp tools TOOL shows a tool's arguments,\nnetmon-mcp TOOL [key=value ...] asks it.\n"
 }
 
 /// One tool with its arguments: what each may be, and what it means.
-pub fn describe(question: &Question) -> String {
-    let schema = (question.input_schema)();
+pub fn describe(tool: &Tool) -> String {
+    let schema = Value::Object((*tool.input_schema).clone());
     let row = |(name, property): (&String, &Value)| {
         let meaning = property["description"].as_str().unwrap_or_default();
-        [name.clone(), allowed(property), default(property), meaning.to_owned()]
+        [name.clone(), allowed(resolve(property, &schema)), default(property), meaning.to_owned()]
     };
     let rows: Vec<_> = schema["properties"].as_object().into_iter().flatten().map(row).collect();
     let arguments = match rows.is_empty() {
         true => "It takes no arguments.\n".to_owned(),
         false => answer::table(["argument", "is", "default", "meaning"], rows),
     };
-    format!("{}: {}\n\n{arguments}", question.name, question.description)
+    format!("{}: {}\n\n{arguments}", tool.name, tool.description.as_deref().unwrap_or_default())
 }
 
 /// What an argument may be, in the words of a command line.
@@ -62,11 +64,16 @@ pub fn page(command: clap::Command) -> anyhow::Result<String> {
     let mut commands = Roff::default();
     commands.control("SH", ["COMMANDS"]);
     for mut command in command.get_subcommands().cloned() {
+        // A tool's arguments are those of `call`.
+        let is_tool = Question::named(command.get_name()).is_some();
         let usage = command.render_usage().to_string();
         let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
         commands.control("TP", []);
         commands.text([bold(usage.trim_start_matches("Usage: ").replace("[OPTIONS] ", ""))]);
         commands.text([roman(about)]);
+        if is_tool {
+            continue;
+        }
         for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
             let name = argument
                 .get_long()

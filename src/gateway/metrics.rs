@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::Gateway;
-use crate::bpf::lock;
+use crate::sync::lock;
 
 /// Upper bounds of the buckets of a call's duration, in seconds: calls that do not watch end in the first
 /// ones, windows in the last.

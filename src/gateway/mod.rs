@@ -7,11 +7,12 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::{
-    bpf::lock,
-    limits, memory,
+    budget::Held,
+    limits,
+    sync::lock,
     tools::{Answer, QUESTIONS, Question},
     untrusted, wire,
 };
@@ -21,19 +22,29 @@ pub mod cli;
 pub mod clients;
 pub mod daemon;
 pub mod doctor;
+pub mod exchange;
 pub mod hosts;
 pub mod http;
 pub mod manual;
+mod memory;
 pub mod metrics;
+pub mod offer;
 pub mod paint;
+mod places;
 pub mod prompts;
+pub mod readings;
 pub mod server;
 pub mod settings;
+mod standard;
 pub mod stdio;
 
-use daemon::Daemon;
+use daemon::{Daemon, Opened};
 use hosts::Host;
+use http::{callers::Sender, identity::Identity};
+use memory::Memory;
 use metrics::Metrics;
+pub use places::{Place, Places};
+use readings::Readings;
 
 /// Why there is no answer. The message tells the reader what to do next.
 #[derive(Debug)]
@@ -46,6 +57,8 @@ pub enum Failure {
     Absent(String),
     /// A bound of the gateway was reached.
     Busy(String),
+    /// The caller's credentials do not allow it.
+    Forbidden(String),
     /// Another host has no answer; its own words.
     Elsewhere(String),
     /// The gateway was told to stop.
@@ -60,13 +73,17 @@ impl fmt::Display for Failure {
                 write!(f, "no tool named {name}; there are: {}", names.join(", "))
             }
             Failure::Daemon(e) => f.write_str(&untrusted::lines(&e.to_string())), // it may name an interface
-            Failure::Absent(text) | Failure::Busy(text) | Failure::Elsewhere(text) => f.write_str(text),
+            Failure::Absent(text) | Failure::Busy(text) | Failure::Forbidden(text) | Failure::Elsewhere(text) => {
+                f.write_str(text)
+            }
             Failure::Ending => {
                 f.write_str("netmon-mcp is shutting down and ended the measurement; call again when it is back")
             }
         }
     }
 }
+
+impl std::error::Error for Failure {}
 
 impl Failure {
     /// One word for logs and metrics.
@@ -77,6 +94,7 @@ impl Failure {
             Failure::Daemon(wire::Error::InvalidInput(_)) => "invalid_input",
             Failure::Daemon(wire::Error::Busy(_)) | Failure::Busy(_) => "busy",
             Failure::Daemon(wire::Error::Unavailable { .. }) => "unavailable",
+            Failure::Forbidden(_) => "forbidden",
             Failure::Daemon(_) => "failed",
             Failure::Elsewhere(_) => "failed_elsewhere",
             Failure::Absent(_) => "no_daemon",
@@ -96,7 +114,10 @@ pub struct Gateway {
     daemon: Daemon,
     /// What `interface` is where a tool takes one and the caller names none.
     interface: Option<String>,
-    calls: Semaphore,
+    /// Of tool calls under way.
+    pub places: Arc<Places>,
+    /// The memory of what is answered over HTTP.
+    memory: Memory,
     hosts: Vec<Arc<Host>>,
     /// The tools as clients see them, once they were listed.
     tools: OnceLock<Vec<rmcp::model::Tool>>,
@@ -113,9 +134,16 @@ pub struct Call {
     pub duration: Duration,
     /// Ends the window early, for an answer about the time until then.
     pub enough: Arc<Notify>,
+    /// Set when the window opens; at once where another host is asked, which does not say.
+    pub opened: Arc<Opened>,
 }
 
 impl Call {
+    /// The host that it asks, if that is not this one.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_ref().map(|host| host.named.name.as_str())
+    }
+
     /// Whether there is a window that `enough` can end.
     pub fn can_end_early(&self) -> bool {
         self.host.is_none() && !self.duration.is_zero()
@@ -124,11 +152,13 @@ impl Call {
 
 impl Gateway {
     pub fn new(daemon: Daemon, interface: Option<String>, hosts: Vec<Host>) -> Self {
-        let hosts = hosts.into_iter().map(Arc::new).collect();
+        let memory = Memory::default();
+        let hosts = hosts.into_iter().map(|host| Arc::new(host.counted(&memory.budget))).collect();
         Gateway {
             daemon,
             interface,
-            calls: Semaphore::new(limits::CALLS),
+            places: Arc::default(),
+            memory,
             hosts,
             tools: OnceLock::new(),
             metrics: Arc::default(),
@@ -158,14 +188,9 @@ impl Gateway {
         })
     }
 
-    /// Gives up now what answering does not need, and root, if we are root.
-    pub fn settle(&self) -> Result<(), Failure> {
-        self.daemon.settle()
-    }
-
     /// Gives up what answering does not need, for good: see [`sandbox`](crate::sandbox).
     pub fn confine(&self) {
-        self.daemon.confine();
+        self.daemon.confine(hosts::reach(&self.hosts));
     }
 
     /// Checks a call without making it.
@@ -176,33 +201,87 @@ impl Gateway {
         // The interface that this gateway was set to is this host's.
         let interface = self.interface.as_deref().filter(|_| host.is_none());
         let duration = (question.prepare)(&mut input, interface)?;
-        Ok(Call { question, input, host, duration, enough: Arc::default() })
+        Ok(Call { question, input, host, duration, enough: Arc::default(), opened: Arc::default() })
     }
 
-    /// Makes a call. Dropping the future ends the measurement.
-    pub async fn call(&self, call: Call) -> Result<Answer, Failure> {
-        let Ok(_permit) = self.calls.try_acquire() else {
-            return Err(Failure::Busy(format!(
-                "{} calls are under way, which is the limit; try again when one has ended",
-                limits::CALLS
-            )));
-        };
-        if let (Some(host), Value::Object(arguments)) = (&call.host, &call.input) {
-            return host.call(call.question.name, arguments.clone(), call.duration).await;
+    /// Begins a measurement on this host that is read every so often.
+    pub async fn watch(&self, call: Call, every: Duration) -> Result<Readings, Failure> {
+        match call.host() {
+            Some(host) => Err(wire::Error::InvalidInput(format!(
+                "{host} is another host, and only this one can be watched; on that host, it can be watched as well"
+            ))
+            .into()),
+            None => Readings::begin(&self.daemon, call.question, call.input, every).await,
         }
-        let request = wire::Request { version: wire::VERSION, tool: call.question.name.into(), input: call.input };
-        let sample = match self.daemon.ask(&request, call.duration, &call.enough).await {
+    }
+
+    /// Makes a call for whoever runs this gateway. Dropping the future ends the measurement.
+    pub async fn call(&self, call: Call) -> Result<Answer, Failure> {
+        let _place = self.places.take(0)?;
+        self.make(call, None).await
+    }
+
+    /// Makes a call whose caller has a place for it. What its answer takes is the sender's until it is sent.
+    async fn make(&self, call: Call, sender: Option<&Sender>) -> Result<Answer, Failure> {
+        let question = call.question;
+        let mut held = match sender {
+            Some(sender) => Some(self.memory.reserve(&sender.caller.identity, question.name, &call.input).await?),
+            None => None,
+        };
+        let (answer, bytes) = match (&call.host, &call.input) {
+            (Some(host), Value::Object(arguments)) => {
+                let _ = call.opened.set(Instant::now()); // nobody else does
+                let answer = host.call(question.name, arguments.clone(), call.duration).await?;
+                let bytes = answer.bytes();
+                (answer, bytes)
+            }
+            _ => self.measure(call, held.as_mut()).await?,
+        };
+        if let (Some(sender), Some(mut held)) = (sender, held) {
+            self.memory.note(question.name, bytes);
+            memory::holds(&mut held, bytes * limits::ANSWER_COST)?;
+            sender.caller.answered(bytes);
+            *lock(&sender.holds) = Some(held);
+        }
+        Ok(answer)
+    }
+
+    /// Asks the daemon, and answers from its sample; with about how long the answer is.
+    async fn measure(&self, call: Call, mut held: Option<&mut Held<Identity>>) -> Result<(Answer, usize), Failure> {
+        let Call { question, input, duration, enough, opened, .. } = call;
+        let request = wire::Request {
+            version: wire::VERSION,
+            tool: question.name.into(),
+            input,
+            tell_opened: !duration.is_zero(),
+            every_ms: None,
+        };
+        let mut room = |bytes: usize| match &mut held {
+            Some(held) => memory::holds_at_least(held, bytes * limits::SAMPLE_COST),
+            None => Ok(()),
+        };
+        let sample = match self.daemon.ask(&request, duration, &enough, &opened, &mut room).await {
             Err(Failure::Absent(reason)) => {
-                return (call.question.without_daemon)(&reason).ok_or(Failure::Absent(reason));
+                return (question.without_daemon)(&reason).map(|answer| (answer, 0)).ok_or(Failure::Absent(reason));
             }
             result => result?,
         };
-        let (answer, bytes) = ((call.question.report)(request.input, sample.get()), sample.get().len());
-        drop(sample);
-        if bytes > limits::SAMPLE_KEPT {
-            memory::give_back();
+        let (input, bytes) = (request.input, sample.get().len());
+        if bytes <= limits::SAMPLE_KEPT {
+            return Ok(((question.report)(input, sample.get())?, bytes));
         }
-        Ok(answer?)
+        // A long one takes a while to read; others are answered meanwhile.
+        let reported = tokio::task::spawn_blocking(move || {
+            let answer = (question.report)(input, sample.get());
+            drop(sample);
+            crate::memory::give_back();
+            answer.map(|answer| {
+                let bytes = answer.bytes();
+                (answer, bytes)
+            })
+        });
+        let failed = |_| wire::Error::Panicked(question.name.into());
+        Ok(reported.await.map_err(failed)??)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Colour for people at a terminal. The tools' texts have none, since models and files read them too.
 
-use std::io::IsTerminal;
+use anstream::{AutoStream, ColorChoice};
 
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -10,25 +10,46 @@ const CYAN: &str = "\x1b[36m";
 const GREEN: &str = "\x1b[32m";
 const PLAIN: &str = "\x1b[0m";
 
-/// Whether standard output takes colour: a terminal, and nobody asked for none (no-color.org).
+/// Whether standard output takes colour: a terminal does, unless NO_COLOR, CLICOLOR or CLICOLOR_FORCE say otherwise
+/// (no-color.org, bixense.com/clicolors).
 pub fn wanted() -> bool {
-    std::io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    AutoStream::choice(&std::io::stdout()) != ColorChoice::Never
 }
 
-/// `text` with a diagnosis' lines coloured: severities, and below them evidence dim and commands bold.
-pub fn diagnosis(text: &str) -> String {
-    text.split_inclusive('\n').map(line).collect()
+/// `text` with a diagnosis' lines coloured: the headline by what is known of the host, severities, and below them evidence
+/// dim and commands bold.
+pub fn diagnosis(text: &str, healthy: Option<bool>) -> String {
+    let mut lines = text.split_inclusive('\n');
+    let headline = lines.next().map(|first| whole(first, headline_colour(healthy)));
+    headline.into_iter().chain(lines.map(line)).collect()
+}
+
+/// Green is a promise: every check was judged, and nothing is above info.
+fn headline_colour(healthy: Option<bool>) -> &'static str {
+    match healthy {
+        Some(true) => GREEN,
+        Some(false) => BOLD,
+        None => YELLOW,
+    }
+}
+
+/// All of a line in one colour.
+fn whole(line: &str, colour: &str) -> String {
+    let (body, end) = split(line);
+    format!("{colour}{body}{PLAIN}{end}")
+}
+
+/// A line and its end.
+fn split(line: &str) -> (&str, &str) {
+    line.strip_suffix('\n').map_or((line, ""), |body| (body, "\n"))
 }
 
 fn line(line: &str) -> String {
-    let (body, end) = line.strip_suffix('\n').map_or((line, ""), |body| (body, "\n"));
+    let (body, end) = split(line);
     let colour = match body.split_once(' ').map(|(word, _)| word) {
         Some("CRITICAL") => RED,
         Some("WARNING") => YELLOW,
         Some("INFO") => CYAN,
-        Some("Nothing") => GREEN,
         _ if body.starts_with("    ") => DIM,
         _ if body.starts_with("  netmon-mcp ") => BOLD,
         _ => return line.to_owned(),
@@ -36,7 +57,7 @@ fn line(line: &str) -> String {
     // Only the severity and the code stand out; the summary is for reading.
     match body.split_once(": ").filter(|_| [RED, YELLOW, CYAN].contains(&colour)) {
         Some((head, summary)) => format!("{colour}{head}{PLAIN}: {summary}{end}"),
-        None => format!("{colour}{body}{PLAIN}{end}"),
+        None => whole(line, colour),
     }
 }
 
@@ -46,11 +67,19 @@ mod tests {
 
     #[test]
     fn severities_stand_out_and_nothing_is_lost() {
-        let text = "1 finding.\n\nWARNING resets: x: y\n    count  3\n  netmon-mcp call profile_tcp\n";
-        let painted = diagnosis(text);
+        let text = "1 finding\n\nWARNING resets: x: y\n    count  3\n  netmon-mcp call profile_tcp\n";
+        let painted = diagnosis(text, Some(false));
         assert!(painted.contains("\x1b[1;33mWARNING resets\x1b[0m: x: y\n"), "{painted:?}");
         assert!(painted.contains("\x1b[1m  netmon-mcp call profile_tcp\x1b[0m\n"), "{painted:?}");
         let bare = [BOLD, DIM, YELLOW, PLAIN].iter().fold(painted, |text, code| text.replace(code, ""));
         assert_eq!(bare, text);
+    }
+
+    #[test]
+    fn only_a_healthy_host_has_a_green_headline() {
+        let headline = |healthy| diagnosis("No fault seen\nmore\n", healthy);
+        assert_eq!(headline(Some(true)), "\x1b[32mNo fault seen\x1b[0m\nmore\n");
+        assert_eq!(headline(None), "\x1b[1;33mNo fault seen\x1b[0m\nmore\n");
+        assert!(!headline(Some(false)).contains(GREEN));
     }
 }

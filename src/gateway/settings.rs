@@ -12,10 +12,13 @@ use clap::Args;
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    hosts::{Named, Ways},
-    http::listen::Listen,
+    hosts::{Named, NamedParser, Target, Ways},
+    http::place::Listen,
 };
-use crate::untrusted;
+use crate::{
+    sandbox::{Reach, Role},
+    untrusted,
+};
 
 /// The file that is read when none is named and this one exists.
 pub const FILE: &str = "/etc/netmon/netmon.toml";
@@ -35,7 +38,7 @@ pub struct Settings {
     pub transport: Option<Transport>,
     /// Another host, which every tool then takes as `host`: NAME=ssh:USER@HOST, NAME=https://HOST/mcp or
     /// NAME=unix:/PATH; may be repeated.
-    #[arg(long = "host", global = true, value_name = "NAME=TARGET")]
+    #[arg(long = "host", global = true, value_name = "NAME=TARGET", value_parser = NamedParser)]
     #[serde(deserialize_with = "table")]
     pub hosts: Vec<Named>,
     /// The file of the token that a host wants: NAME=FILE; may be repeated.
@@ -82,22 +85,27 @@ fn name_and_file(text: &str) -> Result<(String, PathBuf), String> {
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "HTTP")]
 pub struct Http {
-    /// Where to listen: ADDRESS:PORT or unix:/PATH; may be repeated [default: 127.0.0.1:8080].
+    /// Where to listen: ADDRESS:PORT or unix:/PATH; may be repeated [default: 127.0.0.1:8080 with tokens or an
+    /// authorization server, else unix:/run/netmon-mcp/mcp.sock].
     #[arg(long, global = true, value_name = "WHERE")]
     pub listen: Vec<Listen>,
     /// The port of the default address, where --listen says nothing.
     #[arg(long, global = true, value_name = "PORT", env = "MCP_PORT")]
     pub port: Option<u16>,
-    /// The group that may use Unix sockets [default: the group of this process].
+    /// The group that may use Unix sockets [default: netmon].
     #[arg(long, global = true, value_name = "GROUP", hide_short_help = true)]
     pub unix_group: Option<String>,
     /// The mode of Unix sockets [default: 0660].
     #[arg(long, global = true, value_name = "OCTAL", hide_short_help = true)]
     pub unix_mode: Option<Mode>,
-    /// Ask no token of who comes over a Unix socket: its mode and group decide who does.
+    /// Do not require tokens on Unix sockets: their mode and group decide who may connect.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_short_help = true)]
     pub trust_unix: Option<bool>,
-    /// A file of bearer tokens, a line each: NAME TOKEN [default: the systemd credential `tokens`].
+    /// Serve TCP without tokens and without an authorization server: whoever reaches the port may ask everything.
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_short_help = true)]
+    pub insecure_no_auth: Option<bool>,
+    /// The token file, a line a client: NAME TOKEN [tools=A,B] [hosts=A,B]. It is read again when it changes
+    /// [default: the systemd credential `tokens`, a copy that changes with a restart only].
     #[arg(long, global = true, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
     /// The certificate chain for TLS, in PEM.
@@ -124,13 +132,13 @@ pub struct Http {
     /// Sessions of clients of MCP 2025-11-25 and older at once; 0 serves them without sessions [default: 512].
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub max_sessions: Option<usize>,
-    /// Connections at once [default: 1024].
+    /// Connections at once [default: 2048].
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub max_connections: Option<usize>,
     /// Tool calls of one client that are worked on at once [default: 32].
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub max_calls: Option<usize>,
-    /// Requests a second that one client may keep up; 0 is no limit [default: 2000].
+    /// Requests a second that one client may keep up; 0 is no limit [default: 200].
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub rate: Option<u32>,
     /// Show /metrics to who has no token.
@@ -143,6 +151,11 @@ impl Http {
     pub fn tokens_file(&self) -> Option<PathBuf> {
         let credential = || Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join("tokens"));
         self.tokens.clone().or_else(|| credential().filter(|path| path.exists()))
+    }
+
+    /// Whether TCP may be served without credentials.
+    pub fn is_open(&self) -> bool {
+        self.insecure_no_auth.unwrap_or(false)
     }
 
     /// The folders of the files that are read again when they change; a rename brings another inode, so the
@@ -166,15 +179,46 @@ impl Settings {
     pub fn over(mut self, file: Settings) -> Settings {
         let (flags, rest) = (&mut self.http, file.http);
         merge!(flags, rest;
-            port tls_certificate tls_key oauth_issuer oauth_audience oauth_jwks unix_group unix_mode trust_unix tokens max_sessions max_connections max_calls rate open_metrics;
+            port tls_certificate tls_key oauth_issuer oauth_audience oauth_jwks unix_group unix_mode trust_unix insecure_no_auth tokens max_sessions max_connections max_calls rate open_metrics;
             listen allowed_hosts allowed_origins);
         merge!(self, file; socket interface transport ssh_config; hosts host_tokens);
         self
     }
 
-    /// Whether the gateway itself connects anywhere but to its daemon.
-    pub fn connects(&self) -> bool {
-        !self.hosts.is_empty() || self.http.oauth_issuer.is_some()
+    /// What the gateway has to be able to do, beside asking its daemon.
+    pub fn role(&self) -> Role {
+        let mut targets = self.hosts.iter().map(|named| &named.target);
+        if targets.clone().any(|target| matches!(target, Target::Ssh(_))) {
+            Role::SshGateway
+        } else if self.http.oauth_issuer.is_some() || targets.any(|target| matches!(target, Target::Http(_))) {
+            Role::ClientGateway
+        } else {
+            Role::Gateway
+        }
+    }
+
+    /// What the gateway reads and connects to while it serves; what ssh needs comes to that.
+    pub fn reach(&self) -> Reach {
+        let tokens = self.host_tokens.iter().filter_map(|(_, path)| path.parent().map(Path::to_path_buf));
+        let read = self.http.files().into_iter().chain(tokens).collect();
+        Reach { read, ports: self.ports(), ..Reach::default() }
+    }
+
+    /// The TCP ports to which it connects then: of the hosts, and of the authorization server, whose keys may be on
+    /// another machine, but not on another port than its own and that of HTTPS.
+    fn ports(&self) -> Vec<u16> {
+        let http = &self.http;
+        let server = [&http.oauth_issuer, &http.oauth_jwks].into_iter().flatten().map(String::as_str);
+        let hosts = self.hosts.iter().filter_map(|named| match &named.target {
+            Target::Http(url) => Some(url.as_str()),
+            _ => None,
+        });
+        let of = |url: &str| reqwest::Url::parse(url).ok()?.port_or_known_default();
+        let mut ports: Vec<u16> = server.chain(hosts).filter_map(of).collect();
+        ports.extend(http.oauth_issuer.is_some().then_some(443));
+        ports.sort_unstable();
+        ports.dedup();
+        ports
     }
 
     /// How the hosts are reached.
@@ -324,6 +368,20 @@ mod tests {
             assert_eq!(place, Place { line, key: key.into() }, "{text}: {said}");
             assert!(said.contains(reason), "{text}: {said}");
         }
+    }
+
+    #[test]
+    fn a_gateway_can_do_no_more_than_its_settings_need() {
+        let with = |text: &str| {
+            let settings = parse(text).unwrap();
+            (settings.role(), settings.ports())
+        };
+        assert_eq!(with(""), (Role::Gateway, vec![]));
+        assert_eq!(with("[hosts]\na = \"unix:/x\"\n"), (Role::Gateway, vec![]));
+        assert_eq!(with("[hosts]\na = \"https://x:8443/mcp\"\n"), (Role::ClientGateway, vec![8443]));
+        let oauth = "[http]\noauth_issuer = \"http://localhost:9\"\noauth_audience = \"https://n/mcp\"\n";
+        assert_eq!(with(oauth), (Role::ClientGateway, vec![9, 443]));
+        assert_eq!(with(&format!("{oauth}[hosts]\na = \"ssh:x\"\n")).0, Role::SshGateway);
     }
 
     #[test]

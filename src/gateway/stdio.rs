@@ -7,17 +7,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use rmcp::{
-    ServiceExt,
-    transport::{async_rw::AsyncRwTransport, stdio_pipes},
-};
+use rmcp::{ServiceExt, transport::async_rw::AsyncRwTransport};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Gateway, server::Server};
+use super::{Gateway, server::Server, standard};
 use crate::limits;
 
 /// Serves until the end of input, SIGTERM or SIGINT.
@@ -29,12 +26,12 @@ pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
         );
     }
     let ended = CancellationToken::new();
-    let (stdin, stdout) = stdio_pipes();
-    let input = UntilEnd { input: stdin, ended: ended.clone() };
+    let input = UntilEnd { input: standard::input(), ended: ended.clone() };
     let server = Server::new(Arc::new(gateway), ended.clone());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let session = async {
-        let transport = AsyncRwTransport::new_server(input, stdout).with_max_line_length(limits::LINE_BYTES);
+        let transport =
+            AsyncRwTransport::new_server(input, standard::output()).with_max_line_length(limits::LINE_BYTES);
         match server.serve(transport).await {
             Ok(running) => running.waiting().await.map(|_| ()).map_err(anyhow::Error::from),
             Err(e) if ended.is_cancelled() => {

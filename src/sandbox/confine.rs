@@ -3,56 +3,29 @@
 //! Each layer is tried, and `status` and the log say which of them this kernel did not apply. A layer
 //! that is missing is no reason not to serve: the capabilities, which are, have been dropped before.
 
-use std::{io, path::PathBuf, sync::OnceLock};
+use std::{io, sync::OnceLock};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::{files, syscalls};
-
-/// One thing that was given up, or could not be.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-pub struct Layer {
-    pub name: String,
-    pub applied: bool,
-    /// What it withholds, or why it is not there.
-    pub detail: String,
-}
-
-impl Layer {
-    pub(super) fn new(name: &str, result: Result<String, String>) -> Self {
-        let applied = result.is_ok();
-        Layer { name: name.into(), applied, detail: result.unwrap_or_else(|reason| reason) }
-    }
-}
-
-/// What a process still has to do.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Role {
-    /// Serve samples: attach what is loaded, read maps and the kernel's tables.
-    Daemon,
-    /// Talk MCP and ask the daemon. It listens by now; nothing is open to it but files that it was told to reread.
-    Gateway,
-    /// A gateway that asks other hosts: it starts ssh, which does what ssh does, or resolves names and connects.
-    SshGateway,
-}
-
-const MEMORY: &str = "memory";
+use super::{
+    files::{self, Reach},
+    layer::{Layer, MEMORY, Role},
+    syscalls,
+};
 
 static LAYERS: OnceLock<Vec<Layer>> = OnceLock::new();
 
-/// Confines this process to `role`, for good; a gateway may go on reading what is in or below `readable`. Call it while there is one thread: Landlock is a thread's own
-/// and only inherited by those it starts.
-pub fn confine(role: Role, readable: &[PathBuf]) -> &'static [Layer] {
+/// Confines this process to `role`, for good; a gateway also has `reach`. Call it on the
+/// thread that starts all others that serve: Landlock is a thread's own and only inherited by those it starts.
+pub fn confine(role: Role, reach: &Reach) -> &'static [Layer] {
     LAYERS.get_or_init(|| {
         let _ = super::no_new_privileges(); // seccomp and Landlock of an ordinary user want it, and say so
-        let layers = vec![no_core_dumps(), memory(role), files::restrict(role, readable), syscalls::restrict(role)];
-        for Layer { name, detail, .. } in layers.iter().filter(|layer| !layer.applied) {
-            // Swap is the administrator's choice; that the kernel lacks a sandbox is news.
-            match name == MEMORY {
-                true => tracing::info!(layer = name, "not applied: {detail}"),
-                false => tracing::warn!(layer = name, "not applied: {detail}"),
+        let layers = vec![no_core_dumps(), memory(role), files::restrict(role, reach), syscalls::restrict(role)];
+        for layer in layers.iter().filter(|layer| !layer.applied) {
+            let Layer { name, detail, .. } = layer;
+            match layer.is_lacking() {
+                true => tracing::warn!(layer = name, "not applied: {detail}"),
+                false => tracing::info!(layer = name, "not applied: {detail}"),
             }
         }
         layers

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-use super::confine::{Layer, Role};
+use super::layer::{Layer, Role};
 
 /// What attribution, interfaces and the names of drop reasons are read from. All of it is the kernel's own.
 const READ: [&str; 8] = [
@@ -21,35 +21,88 @@ const READ: [&str; 8] = [
     "/run/docker/netns",
 ];
 
+/// What the C library resolves names with. /etc as a whole, since resolv.conf is replaced when the network changes; what
+/// is secret there is not readable to the user of a gateway.
+const RESOLVE: [&str; 4] = ["/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager"];
+/// What ssh is, and the programs that it starts: all of them stay in this sandbox.
+const PROGRAMS: [&str; 8] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/run/current-system", "/etc/profiles"];
+/// What it reads to find out who it is, and which descriptors it has.
+const RUNTIME: [&str; 5] = ["/proc", "/dev/urandom", "/run/systemd/userdb", "/var/lib/sss/mc", "/run/nscd"];
+/// The port of DNS, which is asked by TCP where an answer is long.
+const DNS: u16 = 53;
+
 /// The newest rules that we have tried. Older kernels apply what they know of them, and `status` says so.
 const NEWEST: ABI = ABI::V7;
 
-/// Takes the file system away but for what `role` reads; a gateway reads only `readable`.
-pub fn restrict(role: Role, readable: &[PathBuf]) -> Layer {
+/// What a process may still reach, beside what its role always does.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    /// Files, and folders with what is below them, that it reads.
+    pub read: Vec<PathBuf>,
+    /// Files that it writes to; it makes none.
+    pub write: Vec<PathBuf>,
+    /// TCP ports to which it connects.
+    pub ports: Vec<u16>,
+    /// Why nobody knows what it needs.
+    pub unknown: Option<String>,
+}
+
+impl Reach {
+    /// Whether a program is in one of the folders whose programs a gateway may start for ssh.
+    pub fn has_program(path: &Path) -> bool {
+        PROGRAMS.iter().any(|folder| path.starts_with(folder))
+    }
+
+    /// Reaches for both.
+    pub fn and(mut self, other: Reach) -> Reach {
+        self.read.extend(other.read);
+        self.write.extend(other.write);
+        self.ports.extend(other.ports);
+        self.ports.sort_unstable();
+        self.ports.dedup();
+        self.unknown = self.unknown.or(other.unknown);
+        self
+    }
+}
+
+/// Takes the file system and TCP away, but for what `role` needs; a gateway has no more than `reach`.
+pub fn restrict(role: Role, reach: &Reach) -> Layer {
+    let readable = &reach.read;
+    let ports: Vec<u16> = reach.ports.iter().copied().chain([DNS]).collect();
+    let shown = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    let resolving = RESOLVE.map(PathBuf::from).into_iter().chain(readable.iter().cloned());
     let result = match role {
-        Role::Daemon => apply(READ).map(|kept| {
+        Role::Daemon => apply(rules(READ, &[])).map(|kept| {
             format!(
                 "{kept}: reads /proc, cgroups, interfaces, modules, names of network namespaces; writes nothing, no TCP"
             )
         }),
-        Role::Gateway if readable.is_empty() => apply(readable).map(|kept| format!("{kept}: opens no file, no TCP")),
+        Role::Gateway if readable.is_empty() => {
+            apply(rules(readable, &[])).map(|kept| format!("{kept}: opens no file, no TCP"))
+        }
         Role::Gateway => {
             let paths: Vec<_> = readable.iter().map(|path| path.display().to_string()).collect();
             let paths = paths.join(", ");
-            apply(readable).map(|kept| format!("{kept}: opens no file but in {paths}, no new TCP"))
+            apply(rules(readable, &[])).map(|kept| format!("{kept}: opens no file but in {paths}, no new TCP"))
         }
-        Role::SshGateway => {
-            Err("not applied: hosts are configured, and ssh reads the keys and settings of its user".into())
-        }
+        Role::ClientGateway => apply(rules(resolving, &ports))
+            .map(|kept| format!("{kept}: reads what names are resolved with, writes nothing; TCP to ports {shown}")),
+        Role::SshGateway => match &reach.unknown {
+            Some(reason) => Err(format!("what ssh needs is not known. {reason}")),
+            None => apply(rules_for_ssh(resolving, &reach.write, &ports)).map(|kept| {
+                format!("{kept}: reads programs, /etc and ssh's files, writes known_hosts; TCP to ports {shown}")
+            }),
+        },
     };
     Layer::new("landlock", result)
 }
 
 /// Says how much of it this kernel enforces.
-fn apply(readable: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<String, String> {
+fn apply(ruleset: Result<RulesetCreated, RulesetError>) -> Result<String, String> {
     // Before Linux 7.0 it is for the calling thread and those that it starts.
     let others = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count().saturating_sub(1));
-    let status = ruleset(readable).and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
+    let status = ruleset.and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
     match status.ruleset {
         RulesetStatus::FullyEnforced if others > 0 => Ok(format!("enforced but for {others} threads that ran before")),
         RulesetStatus::FullyEnforced => Ok("enforced".into()),
@@ -61,7 +114,21 @@ fn apply(readable: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<String,
     }
 }
 
-fn ruleset(readable: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<RulesetCreated, RulesetError> {
+/// What has to be written to, run and read for ssh.
+fn rules_for_ssh(
+    readable: impl IntoIterator<Item = impl AsRef<Path>>,
+    writable: &[PathBuf],
+    ports: &[u16],
+) -> Result<RulesetCreated, RulesetError> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    rules(readable, ports)?
+        .add_rules(path_beneath_rules(PROGRAMS, read | AccessFs::Execute))?
+        .add_rules(path_beneath_rules(RUNTIME, read))?
+        .add_rules(path_beneath_rules(writable, AccessFs::ReadFile | AccessFs::WriteFile))?
+        .add_rules(path_beneath_rules(["/dev/null"], AccessFs::ReadFile | AccessFs::WriteFile))
+}
+
+fn rules(readable: impl IntoIterator<Item = impl AsRef<Path>>, ports: &[u16]) -> Result<RulesetCreated, RulesetError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -69,5 +136,6 @@ fn ruleset(readable: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Rules
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::Signal)?
         .create()?
-        .add_rules(path_beneath_rules(readable, read))
+        .add_rules(path_beneath_rules(readable, read))?
+        .add_rules(ports.iter().map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp))))
 }

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use libc::c_long;
 use seccompiler::{
     BackendError, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, apply_filter_all_threads,
+    SeccompRule, TargetArch, apply_filter, apply_filter_all_threads,
 };
 
-use super::confine::{Layer, Role};
+use super::layer::{Layer, Role};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -78,12 +78,21 @@ const BPF: &[u64] = &[
 #[rustfmt::skip]
 const NEVER: &[c_long] = &[
     libc::SYS_acct, libc::SYS_add_key, libc::SYS_adjtimex, libc::SYS_bpf, libc::SYS_clock_adjtime, libc::SYS_clock_settime,
-    libc::SYS_delete_module, libc::SYS_finit_module, libc::SYS_fsopen, libc::SYS_init_module, libc::SYS_io_uring_setup,
-    libc::SYS_kexec_load, libc::SYS_keyctl, libc::SYS_mount, libc::SYS_move_mount, libc::SYS_open_tree,
-    libc::SYS_perf_event_open, libc::SYS_pivot_root, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
-    libc::SYS_ptrace, libc::SYS_quotactl, libc::SYS_reboot, libc::SYS_request_key, libc::SYS_setns,
-    libc::SYS_settimeofday, libc::SYS_swapoff, libc::SYS_swapon, libc::SYS_syslog, libc::SYS_umount2,
-    libc::SYS_unshare, libc::SYS_userfaultfd,
+    libc::SYS_delete_module, libc::SYS_fanotify_init, libc::SYS_finit_module, libc::SYS_fsconfig, libc::SYS_fsmount,
+    libc::SYS_fsopen, libc::SYS_fspick, libc::SYS_init_module, libc::SYS_io_uring_enter, libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup, libc::SYS_kcmp, libc::SYS_kexec_file_load, libc::SYS_kexec_load, libc::SYS_keyctl, libc::SYS_mount,
+    libc::SYS_mount_setattr, libc::SYS_move_mount, libc::SYS_name_to_handle_at, libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree, libc::SYS_perf_event_open, libc::SYS_pidfd_getfd, libc::SYS_pivot_root, libc::SYS_process_madvise,
+    libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_ptrace, libc::SYS_quotactl, libc::SYS_reboot,
+    libc::SYS_request_key, libc::SYS_setns, libc::SYS_settimeofday, libc::SYS_swapoff, libc::SYS_swapon, libc::SYS_syslog,
+    libc::SYS_umount2, libc::SYS_unshare, libc::SYS_userfaultfd,
+];
+
+/// The flags of clone(2) that make a namespace.
+#[rustfmt::skip]
+const NAMESPACES: [i32; 8] = [
+    libc::CLONE_NEWCGROUP, libc::CLONE_NEWIPC, libc::CLONE_NEWNET, libc::CLONE_NEWNS, libc::CLONE_NEWPID,
+    libc::CLONE_NEWTIME, libc::CLONE_NEWUSER, libc::CLONE_NEWUTS,
 ];
 
 /// All bits of an argument.
@@ -91,13 +100,15 @@ const ALL: u64 = u32::MAX as u64;
 /// Of a socket's type: without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
 const TYPE: u64 = 0xf;
 
-/// Narrows this process, all its threads and all that they start to what `role` needs.
+/// Narrows this process, all its threads and all that they start to what `role` needs. Of a daemon only the calling thread
+/// and those that it starts: others may be loading programs still, and end when they have.
 pub fn restrict(role: Role) -> Layer {
     let detail = match role {
         Role::Daemon => {
             "allow-list: no exec, no new process, no file written, no bpf(2) but to attach and read what is loaded"
         }
         Role::Gateway => "allow-list: no exec, no bpf(2), no new socket but Unix sockets",
+        Role::ClientGateway => "allow-list: no exec, no bpf(2), no new socket but Unix, TCP and UDP sockets",
         Role::SshGateway => {
             "exec is allowed, since ssh reaches the hosts; no bpf(2), no raw socket, no namespaces, no mounts"
         }
@@ -105,7 +116,8 @@ pub fn restrict(role: Role) -> Layer {
     let applied = filters(role).map_err(|e| e.to_string()).and_then(|filters| {
         filters.into_iter().try_for_each(|filter| {
             let program: seccompiler::BpfProgram = filter.try_into().map_err(|e: BackendError| e.to_string())?;
-            apply_filter_all_threads(&program).map_err(|e| e.to_string())
+            let apply = if role == Role::Daemon { apply_filter } else { apply_filter_all_threads };
+            apply(&program).map_err(|e| e.to_string())
         })
     });
     Layer::new("seccomp", applied.map(|()| detail.into()))
@@ -114,13 +126,13 @@ pub fn restrict(role: Role) -> Layer {
 fn filters(role: Role) -> Result<Vec<SeccompFilter>, BackendError> {
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
     let errno = |errno: i32| SeccompAction::Errno(errno as u32);
-    if role == Role::SshGateway {
-        let refused = SeccompFilter::new(refused()?, SeccompAction::Allow, errno(libc::EPERM), arch)?;
-        return Ok(vec![refused]);
-    }
     // The flags of clone3 are in memory, where no filter looks. Told that there is none, the C library takes clone.
     let clone3 = Rules::from([(libc::SYS_clone3, vec![])]);
     let no_clone3 = SeccompFilter::new(clone3, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
+    if role == Role::SshGateway {
+        let refused = SeccompFilter::new(refused()?, SeccompAction::Allow, errno(libc::EPERM), arch)?;
+        return Ok(vec![no_clone3, refused]);
+    }
     // Last, since it forbids to install another. The kernel takes the stricter of two filters' answers.
     let allowed = SeccompFilter::new(allowed(role)?, errno(libc::EPERM), SeccompAction::Allow, arch)?;
     Ok(vec![no_clone3, allowed])
@@ -163,6 +175,11 @@ fn allowed(role: Role) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_tgkill, one_of(0, &[std::process::id().into()])?); // to abort
     rules.insert(libc::SYS_socketpair, one_of(0, &[UNIX])?);
     rules.insert(libc::SYS_socket, one_of(0, if role == Role::Daemon { &[UNIX, NETLINK] } else { &[UNIX] })?);
+    if role == Role::ClientGateway {
+        rules.insert(libc::SYS_socket, sockets_of_a_client()?);
+        rules.insert(libc::SYS_sendmmsg, vec![]); // the C library asks for both families' addresses at once
+        rules.entry(libc::SYS_ioctl).or_default().extend(one_of(1, &[libc::FIONREAD])?);
+    }
     match role {
         Role::Daemon => {
             rules.insert(libc::SYS_bpf, one_of(0, BPF)?);
@@ -174,8 +191,22 @@ fn allowed(role: Role) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
+/// Unix sockets, TCP, UDP, and the netlink that lists addresses.
+fn sockets_of_a_client() -> Result<Vec<SeccompRule>, BackendError> {
+    let of = |family: i32, kind: i32| with(&[(0, ALL, family as u64), (1, TYPE, kind as u64)]);
+    let mut rules = one_of(0, &[libc::AF_UNIX as u64])?;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        rules.extend([of(family, libc::SOCK_STREAM)?, of(family, libc::SOCK_DGRAM)?]);
+    }
+    rules.push(with(&[(0, ALL, libc::AF_NETLINK as u64), (2, ALL, libc::NETLINK_ROUTE as u64)])?);
+    Ok(rules)
+}
+
 fn refused() -> Result<Rules, BackendError> {
     let mut rules: Rules = NEVER.iter().map(|call| (*call, vec![])).collect();
+    // clone3 is refused by a filter of its own, since its flags are in memory.
+    let namespaces = NAMESPACES.iter().map(|flag| with(&[(0, *flag as u32 as u64, *flag as u32 as u64)]));
+    rules.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
     let packet = with(&[(0, ALL, libc::AF_PACKET as u64)])?;
     rules.insert(libc::SYS_socket, vec![packet, with(&[(1, TYPE, libc::SOCK_RAW as u64)])?]);
     Ok(rules)
@@ -187,7 +218,7 @@ mod tests {
 
     #[test]
     fn every_role_has_filters_that_the_kernel_would_take() {
-        for role in [Role::Daemon, Role::Gateway, Role::SshGateway] {
+        for role in [Role::Daemon, Role::Gateway, Role::ClientGateway, Role::SshGateway] {
             for filter in filters(role).unwrap() {
                 let program: seccompiler::BpfProgram = filter.try_into().unwrap();
                 assert!(program.len() < 4_096, "{role:?}: {} instructions", program.len()); // BPF_MAXINSNS

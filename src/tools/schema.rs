@@ -35,6 +35,22 @@ pub fn output_schema<T: JsonSchema>() -> Value {
     schema
 }
 
+/// The schema of an answer with all that it has, for who takes answers apart.
+pub fn whole_schema<T: JsonSchema>() -> Value {
+    schema::<T>(drop_formats)
+}
+
+/// What a schema refers to, or the part that is not null where it may be null.
+pub fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")) {
+        return &root["$defs"][name];
+    }
+    match schema["anyOf"].as_array().and_then(|kinds| kinds.iter().find(|kind| kind["type"] != "null")) {
+        Some(kind) => resolve(kind, root),
+        None => schema,
+    }
+}
+
 /// Puts what is used once in its place, where it needs no name.
 fn inline_once(schema: &mut Value) {
     let Some(mut definitions) = schema.get("$defs").and_then(Value::as_object).cloned() else { return };

@@ -1,6 +1,7 @@
 //! `trace_connections`: what a connection costs while it is traced, and whether any is missed.
 
 use std::{
+    cell::RefCell,
     io::Read,
     net::{TcpListener, TcpStream},
     thread,
@@ -10,11 +11,11 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    Figure, cost,
-    floor::{Empty, TRACEPOINTS_OF_CONNECTIONS},
+    Figure, cost, flood,
+    floor::{Empty, TRACEPOINTS, TRACEPOINTS_OF_CONNECTIONS},
     harness::*,
     peers,
-    workload::Load,
+    workload::{Close, Load},
 };
 
 const TOOL: &str = "trace_connections";
@@ -24,13 +25,42 @@ pub fn cost() -> Vec<Figure> {
     let daemon = Daemon::start();
     let window = [(TOOL, json!({"duration_ms": 60_000}))];
     let (pair, name) = (Pair::new(), "connect + accept + close");
-    let load = || Load::connects(pair.clone());
+    let load = || Load::connects(pair.clone(), Close::Reset);
     let mut figures =
         vec![cost::ratio(&format!("{name}, CPU, traced / not"), &daemon, &window, load(), (1.10, "<= 1.10"))];
+    let orderly = format!("{name} by FIN, another network namespace, CPU, traced / not");
+    let by_fin = Load::connects(pair.clone(), Close::Fin);
+    figures.push(cost::ratio(&orderly, &daemon, &window, by_fin, (1.10, "<= 1.10")));
+    let inside = daemon_in(&pair.a);
+    let orderly = format!("{name} by FIN, the client's network namespace, CPU, traced / not");
+    let by_fin = Load::connects(pair.clone(), Close::Fin);
+    figures.push(cost::ratio(&orderly, &inside, &window, by_fin, (1.10, "<= 1.10")));
     let empty = || Empty::trace(TRACEPOINTS_OF_CONNECTIONS);
     let floor = format!("… {name}, an empty program at its tracepoints");
     figures.push(cost::compare(&floor, load(), (0.0, "-"), empty, drop));
     figures.extend(peers::beside(name, &pair, peers::STATES, load));
+    figures
+}
+
+/// The same while `diagnose` asks every tool at once, and with programs that only return at their tracepoints.
+pub fn diagnosed() -> Vec<Figure> {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let client = RefCell::new(Client::connect(&daemon.socket));
+    let window = [("diagnose", json!({"duration_ms": 60_000}))];
+    let on = || cost::open(&mut client.borrow_mut(), &window);
+    let off = |ids| {
+        let mut client = client.borrow_mut();
+        cost::close(&mut client, &window, ids);
+        flood::windows(&daemon).iter().for_each(|(tool, _)| client.until_detached(tool));
+    };
+    let mut figures = Vec::new();
+    for (how, close) in [("", Close::Reset), (" by FIN, another network namespace", Close::Fin)] {
+        let name = format!("connect + accept + close{how}, CPU");
+        let load = || Load::connects(pair.clone(), close);
+        figures.push(cost::compare(&format!("{name}, diagnosed / not"), load(), (1.12, "<= 1.12"), on, off));
+        let empty = || Empty::trace(TRACEPOINTS);
+        figures.push(cost::compare(&format!("… {name}, empty programs / none"), load(), (0.0, "-"), empty, drop));
+    }
     figures
 }
 

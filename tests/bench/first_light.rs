@@ -145,7 +145,7 @@ pub fn connects() -> Vec<Figure> {
 
 /// From starting the process to its answer of `initialize`.
 pub fn start() -> Vec<Figure> {
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = open_folder();
     let mut times: Vec<f64> = (0..31)
         .map(|_| {
             let mut command = Command::new(GATEWAY);

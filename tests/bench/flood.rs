@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The tools that watch for a window, as `tools/list` has them.
-fn windows(daemon: &Daemon) -> Vec<(String, Value)> {
+pub fn windows(daemon: &Daemon) -> Vec<(String, Value)> {
     let mut client = Client::connect(&daemon.socket);
     let tools = client.request("tools/list", json!({}))["result"]["tools"].clone();
     let names = tools.as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap().to_owned());

@@ -3,6 +3,9 @@
 //!
 //! `make bench` runs everything, `cargo bench -- NAME...` what is named.
 
+// A test that cannot go on fails.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 #[allow(dead_code)] // the suite's harness, of which this takes a part
 #[path = "../suite/harness/mod.rs"]
 mod harness;
@@ -10,6 +13,7 @@ mod harness;
 #[path = "../suite/http_harness.rs"]
 mod http_harness;
 
+mod ad_hoc;
 mod callers;
 mod connections;
 mod cost;
@@ -41,10 +45,13 @@ const BENCHMARKS: &[Benchmark] = &[
     ("overhead", first_light::overhead),
     ("connects", first_light::connects),
     ("connections-cost", connections::cost),
+    ("connections-diagnosed", connections::diagnosed),
     ("connections-lost", connections::lost),
     ("together", flood::together),
     ("scan", flood::scan),
     ("start", first_light::start),
+    ("ad-hoc", ad_hoc::calls),
+    ("load", ad_hoc::load),
     ("memory", first_light::memory),
     ("traffic-cost", sockets::traffic_cost),
     ("many-sockets", sockets::many_sockets),

@@ -53,16 +53,17 @@ impl Recorded {
         let question = json!({"version": netmon_mcp::wire::VERSION, "tool": TOOL, "input": input}).to_string();
         let line = ask(&daemon.socket, &question).unwrap();
         let answer = Client::connect(&daemon.socket).call(TOOL, input).unwrap();
-        let folder = tempfile::TempDir::new().unwrap();
+        let folder = open_folder();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::write(folder.path().join("answer.json"), answer.to_string()).unwrap();
         let socket = folder.path().join("netmond.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
         thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let _ = BufReader::new(&stream).read_line(&mut String::new());
-                let _ = stream.write_all(line.as_bytes());
+            let line: std::sync::Arc<str> = line.into();
+            for stream in listener.incoming().flatten() {
+                let line = line.clone();
+                thread::spawn(move || serve(&stream, &line));
             }
         });
         Recorded { folder, socket, question }
@@ -72,9 +73,36 @@ impl Recorded {
         self.folder.path().join("answer.json")
     }
 
-    /// The tool's own time, in microseconds.
+    /// The tool's own time, in microseconds: asked over a connection that is kept, as the gateway does.
     fn own_time(&self) -> f64 {
-        p50(|| assert!(ask(&self.socket, &self.question).unwrap().contains("sample")))
+        let mut daemon = Kept::connect(&self.socket);
+        p50(|| assert!(daemon.ask(&self.question).contains("sample")))
+    }
+}
+
+/// A connection to the daemon that carries one request after the other.
+struct Kept(BufReader<UnixStream>);
+
+impl Kept {
+    fn connect(socket: &Path) -> Kept {
+        Kept(BufReader::new(UnixStream::connect(socket).unwrap()))
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        self.0.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        self.0.read_line(&mut answer).unwrap();
+        answer
+    }
+}
+
+/// Answers each request of a connection with `line`, as long as there are any.
+fn serve(mut stream: &UnixStream, line: &str) {
+    let mut requests = BufReader::new(stream);
+    while requests.read_line(&mut String::new()).is_ok_and(|read| read > 0) {
+        if stream.write_all(line.as_bytes()).is_err() {
+            return;
+        }
     }
 }
 
@@ -166,7 +194,7 @@ pub fn latency() -> Vec<Figure> {
     let relay = Pipes::to(relay, recorded.question.clone(), "sample");
     let name = "… a process that only passes lines on";
     let floor = beyond(name, &recorded, f64::MAX, "-", vec![Box::new(relay)]);
-    let server = Server::start(&recorded.socket, &[]);
+    let server = Server::start(&recorded.socket, &["--rate", "0"]);
     let (_fixed, at_fixed) = over_http(fixed(&answer));
     let (_python, at_python) = over_http(python(&answer));
     let (_typescript, at_typescript) = over_http(typescript(&answer));
@@ -181,15 +209,11 @@ pub fn latency() -> Vec<Figure> {
     ]
 }
 
-/// What any process between client and daemon costs: one that passes each line on, over a new connection, and its answer
-/// back.
+/// What any process between client and daemon costs: one that passes each line on, and its answer back.
 pub fn relay() {
-    let socket = std::env::args().nth(2).expect("a socket");
+    let mut daemon = Kept::connect(Path::new(&std::env::args().nth(2).expect("a socket")));
     for line in std::io::stdin().lines() {
-        let mut daemon = UnixStream::connect(&socket).unwrap();
-        daemon.write_all(format!("{}\n", line.unwrap()).as_bytes()).unwrap();
-        let mut answer = String::new();
-        BufReader::new(daemon).read_line(&mut answer).unwrap();
+        let answer = daemon.ask(&line.unwrap());
         std::io::stdout().write_all(answer.as_bytes()).unwrap();
         std::io::stdout().flush().unwrap();
     }
@@ -219,7 +243,7 @@ fn rate(address: SocketAddr, client: fn(SocketAddr) -> Http) -> f64 {
 pub fn throughput() -> Vec<Figure> {
     let recorded = Recorded::new();
     let answer = recorded.answer();
-    let server = Server::start(&recorded.socket, &[]);
+    let server = Server::start(&recorded.socket, &["--rate", "0"]);
     let (_fixed, at_fixed) = over_http(fixed(&answer));
     let (_python, at_python) = over_http(python(&answer));
     let (_typescript, at_typescript) = over_http(typescript(&answer));
@@ -251,7 +275,7 @@ pub fn throughput() -> Vec<Figure> {
 pub fn sessions() -> Vec<Figure> {
     let recorded = Recorded::new();
     let answer = recorded.answer();
-    let server = Server::start(&recorded.socket, &[]);
+    let server = Server::start(&recorded.socket, &["--rate", "0"]);
     let others_over_http = [fixed(&answer), python(&answer), typescript(&answer)].map(over_http);
     let [fixed, python, typescript] = others_over_http.each_ref().map(|(child, address)| (child.0.id(), *address));
     let servers = [(server.child.id(), server.address), fixed, python, typescript];

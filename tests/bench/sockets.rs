@@ -14,17 +14,19 @@ use crate::{
     floor::{Empty, TRACEPOINTS_OF_TRAFFIC},
     harness::*,
     median, peers,
-    workload::Load,
+    workload::{Close, Load},
 };
 
 /// What a figure is called, its load, and what is to be reached.
 type Case = (&'static str, fn(&Pair) -> Load, (f64, &'static str));
 
 pub fn traffic_cost() -> Vec<Figure> {
-    let loads: [Case; 3] = [
+    let closes: fn(&Pair) -> Load = |pair| Load::connects(pair.clone(), Close::Fin);
+    let loads: [Case; 4] = [
         ("TCP 64 KiB over veth, CPU, top_traffic open / not", Load::tcp_bulk, (1.01, "<= 1.01")),
         ("TCP request/response, CPU, top_traffic open / not", Load::tcp_requests, (1.04, "<= 1.04")),
         ("UDP request/response, CPU, top_traffic open / not", Load::udp_requests, (1.07, "<= 1.07")),
+        ("connect + accept + close by FIN, CPU, top_traffic open / not", closes, (1.10, "<= 1.10")),
     ];
     let compare = |(name, load, reach): Case| {
         let pair = Pair::new();

@@ -16,8 +16,17 @@ pub enum Load {
     TcpRequests(TcpStream, TcpStream),
     TcpBulk(TcpStream, TcpStream),
     UdpRequests(UdpSocket, UdpSocket),
-    Connects(Pair, TcpListener),
+    Connects(Pair, TcpListener, Close),
     Scan(Scan),
+}
+
+/// How the client ends a connection.
+#[derive(Clone, Copy)]
+pub enum Close {
+    /// By a reset, so that no socket waits.
+    Reset,
+    /// By a FIN, which the server answers with its own: both ends are orphans for a moment.
+    Fin,
 }
 
 impl Load {
@@ -52,10 +61,13 @@ impl Load {
         Load::UdpRequests(client, server)
     }
 
-    /// connect, accept, close.
-    pub fn connects(pair: Pair) -> Load {
+    /// connect, accept, close. No port waits in TIME_WAIT.
+    pub fn connects(pair: Pair, close: Close) -> Load {
+        for netns in [&pair.a, &pair.b] {
+            netns.run("sysctl -qw net.ipv4.tcp_max_tw_buckets=0");
+        }
         let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
-        Load::Connects(pair, listener)
+        Load::Connects(pair, listener, close)
     }
 
     /// Does it `times`, and returns the CPU nanoseconds of one.
@@ -63,7 +75,7 @@ impl Load {
         let begun = cpu_time();
         match self {
             Load::Scan(scan) => (0..times).for_each(|_| scan.send()),
-            Load::Connects(pair, listener) => return connect(pair, listener, times),
+            Load::Connects(pair, listener, close) => return connect(pair, listener, *close, times),
             Load::TcpRequests(client, server) => (0..times).for_each(|_| {
                 let mut byte = [0];
                 client.write_all(&[1]).unwrap();
@@ -91,16 +103,21 @@ impl Load {
 }
 
 /// The CPU nanoseconds of one connection, on a thread that lives in the client's namespace.
-fn connect(pair: &Pair, listener: &TcpListener, times: u32) -> f64 {
+fn connect(pair: &Pair, listener: &TcpListener, close: Close, times: u32) -> f64 {
     let to = listener.local_addr().unwrap();
     pair.a.enter(|| {
         real_time_on_one_cpu();
         let begun = cpu_time();
         for _ in 0..times {
             let client = TcpStream::connect(to).unwrap();
-            // Reset at the close, so that no port waits in TIME_WAIT.
-            rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO)).unwrap();
-            drop((listener.accept().unwrap(), client));
+            let server = listener.accept().unwrap();
+            match close {
+                Close::Reset => {
+                    rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO)).unwrap();
+                    drop((server, client));
+                }
+                Close::Fin => drop((client, server)),
+            }
         }
         (cpu_time() - begun) / f64::from(times)
     })

@@ -80,6 +80,22 @@ pub fn neighbor(stage: &mut Stage, family: Family) {
     stage.expect("neighbor_unreachable").is("/destination/address", to.ip().to_string()).known("/packets");
 }
 
+/// The router to several hosts: one fault.
+pub fn gateway(stage: &mut Stage, family: Family) {
+    let net = stage.net();
+    let gateway = net.host(family, 77);
+    let (option, far) = if family == V4 { ("-4", "198.51.100.") } else { ("-6", "2001:db8::") };
+    net.client.ip(&format!("{option} route add default via {gateway}"));
+    let to = |host: u8| (format!("{far}{host}").parse::<std::net::IpAddr>().unwrap(), 443).into();
+    let connect = |to| drop(net.client.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(4))));
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            thread::scope(|scope| (1..5).for_each(|host| drop(scope.spawn(move || connect(to(host))))));
+        });
+    });
+    stage.expect("gateway_unreachable").is("/gateway", gateway.to_string()).known("/packets");
+}
+
 /// By a process that is gone when it is asked whose the socket was, as a resolver's is.
 pub fn neighbor_udp(stage: &mut Stage, family: Family) {
     let net = stage.net();

@@ -33,8 +33,12 @@ fn serve(netns: &Netns, at: SocketAddr, manner: Manner) {
 
 /// Asks for the A record of a name.
 fn ask(socket: &UdpSocket, id: u16) {
+    ask_for(socket, id, "www.example.org");
+}
+
+fn ask_for(socket: &UdpSocket, id: u16, name: &str) {
     let mut query = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
-    for label in ["www", "example", "org", ""] {
+    for label in name.split('.').chain([""]) {
         query.push(label.len() as u8);
         query.extend(label.bytes());
     }
@@ -68,6 +72,45 @@ pub fn servfail(stage: &mut Stage, family: Family) {
 pub fn nxdomain(stage: &mut Stage) {
     let net = play(stage, V4, |_| Some((3, Duration::ZERO)));
     stage.expect("dns_failure").owned_in(&net.client).at_least("/affected", 5.0);
+}
+
+/// Asks a server that knows no name for one after the other.
+fn ask_all(stage: &mut Stage, names: impl Fn(u16) -> Vec<String> + Sync) -> Net {
+    let net = stage.net();
+    let at: SocketAddr = (net.server_ip(V6), 53).into();
+    serve(&net.server, at, |_| Some((3, Duration::ZERO)));
+    let socket = udp_to(&net.client, at);
+    let (mut round, mut id) = (0, 0);
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            round += 1;
+            for name in names(round) {
+                id += 1;
+                ask_for(&socket, id, &name);
+            }
+        })
+    });
+    net
+}
+
+/// A mail server asks lists about its clients and their domains, and who they are: mostly nobody knows.
+pub fn mail_server(stage: &mut Stage) {
+    ask_all(stage, |round| {
+        let (host, domain) = (round % 200, ["com", "org", "net"][usize::from(round) % 3]);
+        vec![
+            format!("{host}.2.0.192.dnswl.test"),
+            format!("{host}.113.0.203.in-addr.arpa"),
+            format!("sender{}.{domain}.dbl.lists.test", round % 7),
+            format!("_dmarc.sender{round}.test"),
+        ]
+    });
+}
+
+/// Beside such questions there is a name that a program needs, and that nobody knows.
+pub fn needed(stage: &mut Stage) {
+    let net = ask_all(stage, |round| vec![format!("{}.2.0.192.dnswl.test", round % 200), "db.corp.internal".into()]);
+    let expected = stage.expect("dns_failure").owned_in(&net.client).at_least("/affected", 5.0);
+    expected.is("/names/0", "db.corp.internal");
 }
 
 /// A search list: most names do not exist, the last does.

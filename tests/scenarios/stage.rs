@@ -260,16 +260,15 @@ impl<'a> Stage<'a> {
         self.marks.push(text);
     }
 
-    /// Diagnoses while `fault` goes on.
+    /// Diagnoses while `fault` goes on, which begins when the kernel counts.
     pub fn watch(&mut self, fault: impl FnOnce(&Watch) + Send) {
-        let mut client = Client::connect(&self.daemon.socket);
-        let id = client.begin_call("diagnose", json!({"duration_ms": self.window_ms, "limit": 1_000}));
+        let watching = self.daemon.watch("diagnose", json!({"duration_ms": self.window_ms, "limit": 1_000}));
         let watch = Watch { begun: Instant::now(), over: AtomicBool::new(false) };
         self.answer = thread::scope(|scope| {
             scope.spawn(|| fault(&watch));
-            let answer = client.end_call(id);
+            let answer = watching.answer();
             watch.over.store(true, Ordering::Relaxed);
-            answer.unwrap()
+            answer
         });
     }
 

@@ -69,6 +69,22 @@ pub fn high_rtt_of_short(stage: &mut Stage) {
     stage.tolerated.push("high_rtt"); // the server's end measures the same way
 }
 
+/// An upload over a link of 2 Mbit/s with a long queue before it, which TCP fills.
+pub fn queue(stage: &mut Stage) {
+    let net = stage.wired(Duration::from_millis(5), |_, packet| {
+        thread::sleep(Duration::from_micros(4 * packet.len() as u64));
+        false
+    });
+    net.client.run("sysctl -qw net.ipv4.tcp_congestion_control=reno");
+    let server = Server::sink(&net.server, (net.server_ip(V4), 80).into());
+    let stream = connected(&net.client, server.at);
+    stage.watch(|watch| {
+        pour(&stream, || watch.goes_on());
+    });
+    let expected = stage.expect("high_rtt").owned_in(&net.client).at_least("/rtt_us_p50", 80_000.0);
+    expected.is("/remote_address", server.at.ip().to_string());
+}
+
 /// The server reads ten times a second.
 pub fn slow_receiver(stage: &mut Stage, family: Family) {
     let net = stage.net();

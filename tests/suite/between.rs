@@ -8,7 +8,6 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::{harness::*, processes::*};
 
@@ -36,15 +35,10 @@ impl Bridged {
 }
 
 /// The answers of these tools to windows that are open while `traffic` happens.
-fn answers<const N: usize>(client: &mut Client, asked: [(&str, Value); N], traffic: impl FnOnce()) -> [Value; N] {
-    let ids = asked.each_ref().map(|(tool, arguments)| {
-        let mut arguments = arguments.clone();
-        arguments["duration_ms"] = 5_000.into();
-        client.begin_call(tool, arguments)
-    });
-    asked.iter().for_each(|(tool, _)| client.until_open(tool, 1));
+fn answers<const N: usize>(daemon: &Daemon, asked: [(&str, Value); N], traffic: impl FnOnce()) -> [Value; N] {
+    let windows = asked.map(|(tool, arguments)| daemon.watch(tool, arguments));
     traffic();
-    ids.map(|id| client.end_call(id).unwrap())
+    windows.map(Watching::end)
 }
 
 /// The rows of a namespace, by the list's name.
@@ -59,7 +53,6 @@ fn containers_on_a_bridge_are_seen_at_both_ends_and_not_between() {
     let mut server = Process::in_netns(&net.b, &format!("tcp-listen {B} 7301"));
     assert_eq!(server.hear(), "listening");
     let daemon = Daemon::start();
-    let mut client = Client::connect(&daemon.socket);
     let mut sender = None;
     let by_connection = json!({"port": 7_301, "group_by": "connection"});
     let asked = [
@@ -67,7 +60,7 @@ fn containers_on_a_bridge_are_seen_at_both_ends_and_not_between() {
         ("trace_connections", json!({"port": 7_301})),
         ("profile_tcp", json!({"port": 7_301})),
     ];
-    let [traffic, connections, profile] = answers(&mut client, asked, || {
+    let [traffic, connections, profile] = answers(&daemon, asked, || {
         let mut process = Process::in_netns(&net.a, &format!("tcp-send {B} 7301 100000"));
         assert_eq!(process.hear(), "connected");
         process.go();
@@ -94,7 +87,7 @@ fn containers_on_a_bridge_are_seen_at_both_ends_and_not_between() {
 #[test]
 fn a_connection_that_was_handed_over_belongs_to_who_has_it() {
     let pair = Pair::new();
-    let folder = TempDir::new().unwrap();
+    let folder = open_folder();
     let path = folder.path().join("take");
     let mut taker = Process::in_netns(&pair.a, &format!("tcp-take {} 40000", path.display()));
     assert_eq!(taker.hear(), "ready");
@@ -103,17 +96,16 @@ fn a_connection_that_was_handed_over_belongs_to_who_has_it() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let port = json!({"port": to.port(), "remote": B});
-    let [traffic, profile] =
-        answers(&mut client, [("top_traffic", port.clone()), ("profile_tcp", port.clone())], || {
-            let stream: TcpStream = connect(&pair.a, to).unwrap();
-            let mut served = listener.accept().unwrap().0;
-            pass(stream, &path);
-            assert_eq!(taker.hear(), "taken");
-            let reads = thread::spawn(move || served.read_exact(&mut [0; 40_000]).map(|()| served));
-            taker.go();
-            assert_eq!(taker.hear(), "sent");
-            drop(reads.join().unwrap().unwrap());
-        });
+    let [traffic, profile] = answers(&daemon, [("top_traffic", port.clone()), ("profile_tcp", port.clone())], || {
+        let stream: TcpStream = connect(&pair.a, to).unwrap();
+        let mut served = listener.accept().unwrap().0;
+        pass(stream, &path);
+        assert_eq!(taker.hear(), "taken");
+        let reads = thread::spawn(move || served.read_exact(&mut [0; 40_000]).map(|()| served));
+        taker.go();
+        assert_eq!(taker.hear(), "sent");
+        drop(reads.join().unwrap().unwrap());
+    });
     let row = &traffic["rows"][0];
     assert_eq!((&row["owner"]["pid"], &row["tx_bytes"]), (&json!(taker.pid()), &json!(40_000)), "{traffic:#}");
     assert_eq!(profile["remotes"][0]["owners"][0]["pid"], taker.pid(), "{profile:#}");

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-const STATUS: &str = "{\"version\":1,\"tool\":\"status\",\"input\":{}}";
-const WINDOW: &str = "{\"version\":1,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"incoming\",\"interface\":\"lo\",\"duration\":60}}\n";
+const STATUS: &str = "{\"version\":2,\"tool\":\"status\",\"input\":{}}";
+const WINDOW: &str = "{\"version\":2,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"incoming\",\"interface\":\"lo\",\"duration\":60}}\n";
 
 /// What `/proc` says that the daemon has of something that must not grow.
 fn descriptors(daemon: &Daemon) -> usize {
@@ -60,7 +60,7 @@ fn a_flood_is_refused_with_a_sentence_and_others_are_served() {
         until("the flood is refused", || ask(&daemon.socket, STATUS).ok().filter(|line| line.contains("busy")));
     assert!(error(&refused)["busy"].as_str().unwrap().contains("for uid 0"), "{refused}");
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=0", "--clear-groups", GATEWAY, "--socket"]).arg(&daemon.socket);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", GATEWAY, "--socket"]).arg(&daemon.socket);
     let other = command.args(["call", "status", "--json"]).output().unwrap();
     let other: Value = serde_json::from_slice(&other.stdout).unwrap_or_else(|_| panic!("{other:?}"));
     assert_eq!(other["daemon"]["connected"], true, "another user is served");
@@ -98,7 +98,7 @@ fn only_the_users_on_the_list_may_ask() {
     let ask_as = |uid: u32| {
         let mut command = Command::new(GATEWAY);
         command.arg("--socket").arg(&daemon.socket).args(["call", "snapshot_interfaces", "duration_ms=100"]);
-        command.uid(uid).gid(0).output().unwrap()
+        command.uid(uid).gid(NOBODY).output().unwrap()
     };
     assert!(ask_as(12345).status.success());
     let refused = ask_as(12346);
@@ -112,12 +112,12 @@ fn only_the_users_on_the_list_may_ask() {
 #[test]
 fn a_request_is_one_line_of_the_log_with_fields_and_without_payload() {
     require_root();
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
     let mut child = Command::new(DAEMON)
         .arg("--socket")
         .arg(&socket)
-        .args(["--group", "root", "--log-format", "json"])
+        .args(["--group", GROUP, "--log-format", "json"])
         .env("RUST_LOG", "info")
         .stderr(Stdio::piped())
         .spawn()
@@ -125,7 +125,7 @@ fn a_request_is_one_line_of_the_log_with_fields_and_without_payload() {
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     let serving = log.find(|line| line.contains("\"serving\"")).unwrap();
     assert!(serde_json::from_str::<Value>(&serving).is_ok(), "{serving}");
-    let question = json!({"version": 1, "tool": "snapshot_interfaces", "input": {"interface": "payload0"}});
+    let question = json!({"version": 2, "tool": "snapshot_interfaces", "input": {"interface": "payload0"}});
     until("netmond answers", || ask(&socket, &question.to_string()).ok());
     let line = log.next().unwrap();
     let fields: Value = serde_json::from_str(&line).unwrap();

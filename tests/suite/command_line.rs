@@ -5,31 +5,31 @@ use std::{
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Read},
     net::TcpStream,
-    os::{
-        fd::{FromRawFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::unix::net::{UnixListener, UnixStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
+use netmon_mcp::{
+    limits,
+    tools::{QUESTIONS, Question},
+};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use tempfile::TempDir;
+use serde_json::{Value, json};
 
 use crate::harness::*;
 
-fn cli(socket: &Path, line: &str) -> Command {
+pub fn cli(socket: &Path, line: &str) -> Command {
     let mut command = Command::new(GATEWAY);
     command.arg("--socket").arg(socket).args(line.split(' ')).stdin(Stdio::null());
     command
 }
 
-fn begin(socket: &Path, line: &str) -> Child {
+pub fn begin(socket: &Path, line: &str) -> Child {
     cli(socket, line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn interrupt(child: &Child) {
+pub fn interrupt(child: &Child) {
     kill_process(Pid::from_child(child), Signal::INT).unwrap();
 }
 
@@ -52,18 +52,20 @@ fn asked(listener: &UnixListener) -> UnixStream {
 fn ctrl_c_ends_a_window_and_prints_what_was_seen_until_then() {
     let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
-    for (tool, arguments) in [
-        ("trace_connections", "outcome=failed duration_ms=60000 limit=1000"),
-        ("network-monitor", "operation=incoming interface=lo duration=60"),
-        ("network-monitor", "operation=outgoing interface=lo"),
-        ("snapshot_interfaces", "duration_ms=60000"),
-        ("top_traffic", "duration_ms=60000"),
-        ("profile_tcp", "duration_ms=60000"),
-        ("trace_drops", "duration_ms=60000"),
-        ("trace_dns", "duration_ms=60000"),
-        ("diagnose", "duration_ms=60000"),
-    ] {
-        let child = begin(&daemon.socket, &format!("call {tool} {arguments} --json"));
+    let has_window = |question: &&Question| (question.input_schema)()["properties"].get("duration_ms").is_some();
+    let calls: Vec<_> = QUESTIONS
+        .iter()
+        .filter(has_window)
+        .map(|question| (question.name, "duration_ms=60000"))
+        .chain([
+            ("network-monitor", "operation=incoming interface=lo duration=60"),
+            ("network-monitor", "operation=outgoing interface=lo"),
+        ])
+        .collect();
+    for (tool, arguments) in calls {
+        client.until_open(tool, 0); // diagnose has just asked it
+        let only_ours = if tool == "trace_connections" { " outcome=failed port=1" } else { "" };
+        let child = begin(&daemon.socket, &format!("call {tool} {arguments}{only_ours} --json"));
         client.until_open(tool, 1);
         let refused = (tool == "trace_connections").then(|| TcpStream::connect("127.0.0.1:1").unwrap_err());
         interrupt(&child);
@@ -72,6 +74,9 @@ fn ctrl_c_ends_a_window_and_prints_what_was_seen_until_then() {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         let window_ms = answer["measured"]["window_ms"].as_f64().unwrap();
         assert!(window_ms < 50_000.0, "{tool}: {window_ms} ms");
+        if tool == "diagnose" {
+            assert!(answer["ended_early"] == true && answer["healthy"] != true, "{answer:#}");
+        }
         if refused.is_some() {
             let rows = answer["connections"].as_array().unwrap();
             assert!(rows.iter().any(|row| row["remote"]["port"] == 1 && row["outcome"] == "refused"), "{answer}");
@@ -82,9 +87,10 @@ fn ctrl_c_ends_a_window_and_prints_what_was_seen_until_then() {
 
 #[test]
 fn the_first_ctrl_c_asks_for_the_answer_and_the_second_one_cancels() {
-    let folder = TempDir::new().unwrap();
+    let folder = open_folder();
     let socket = folder.path().join("silent.sock");
     let listener = UnixListener::bind(&socket).unwrap();
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     let child = begin(&socket, "call top_traffic duration_ms=60000");
     let stream = asked(&listener);
     interrupt(&child);
@@ -103,13 +109,7 @@ fn the_first_ctrl_c_asks_for_the_answer_and_the_second_one_cancels() {
 
 /// What a command prints on a terminal of so many columns.
 fn on_a_terminal(mut command: Command, columns: u16) -> String {
-    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    let (mut ours, mut its) = (-1, -1);
-    // SAFETY: the descriptors and the size are valid for the call; neither name nor settings are given.
-    let done = unsafe { libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null(), &size) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: openpty has just made both, and nobody else has them.
-    let (ours, its) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) };
+    let (ours, its) = terminal(columns);
     let mut child = command.stdout(its).stderr(Stdio::null()).spawn().unwrap();
     drop(command); // with its copy of the terminal: the last one to close it ends the reading
     let mut text = Vec::new();
@@ -152,6 +152,149 @@ fn a_reader_who_has_seen_enough_is_no_error_and_a_full_disk_is_one() {
 }
 
 #[test]
+fn a_tool_is_a_command_and_its_answer_has_the_form_that_is_asked_for() {
+    let daemon = Daemon::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ask = |form: &str| {
+        let output = cli(&daemon.socket, &format!("snapshot_sockets state=listen port={port}{form}")).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(ask("").contains(&format!("127.0.0.1:{port}")), "{}", ask(""));
+    for form in [" -o json", " --json", " -o ndjson"] {
+        let answer: Value = serde_json::from_str(&ask(form)).unwrap();
+        assert_eq!(answer["listeners"][0]["local"]["port"], port, "{answer}");
+    }
+    assert_eq!(ask(" -o ndjson").lines().count(), 1);
+    let table = ask(" -o csv");
+    let rows: Vec<Vec<_>> = table.lines().map(|line| line.split(',').collect()).collect();
+    let column = rows[0].iter().position(|name| *name == "local.port").unwrap();
+    assert_eq!((rows.len(), rows[1][column]), (2, port.to_string().as_str()), "{table}");
+}
+
+#[test]
+fn watching_tells_each_reading_and_ends_with_the_sum() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let to = echo_server(&pair.b, B);
+    let connect_once = || drop(connect(&pair.a, to).unwrap());
+    let asked = format!("trace_connections port={} direction=outbound --watch=0.2", to.port());
+    let mut child = begin(&daemon.socket, &format!("{asked} -o ndjson"));
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut seen = 0;
+    let mut count = |line: String| {
+        let reading: Value = serde_json::from_str(&line).unwrap();
+        seen += reading["connections"].as_array().unwrap().len();
+        seen
+    };
+    count(lines.next().unwrap()); // it measures
+    connect_once();
+    while count(lines.next().unwrap()) == 0 {}
+    connect_once();
+    interrupt(&child);
+    let last = lines.map(&mut count).last();
+    assert_eq!((child.wait().unwrap().code(), last), (Some(0), Some(2)), "each is told in one reading");
+
+    let mut child = begin(&daemon.socket, &asked);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.is_empty()).unwrap(); // the first reading has ended
+    (0..3).for_each(|_| connect_once());
+    lines.find(|line| line.contains(&to.to_string())).unwrap();
+    interrupt(&child);
+    let sum: Vec<_> = lines.skip_while(|line| !line.starts_with("All of it, ")).collect();
+    assert_eq!(sum.iter().filter(|line| line.contains(&to.to_string())).count(), 3, "{sum:#?}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn watching_says_that_the_daemon_is_gone_behind_what_it_had_told() {
+    let daemon = Daemon::own();
+    let mut child = begin(&daemon.socket, "snapshot_interfaces --watch=0.1");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.is_empty()).unwrap(); // the first reading has ended
+    kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), Signal::KILL).unwrap();
+    assert!(lines.any(|line| line.starts_with("All of it, ")));
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && error.contains("netmond went away"), "{error}");
+}
+
+#[test]
+fn watching_ends_with_its_reader_and_draws_over_what_stood_there() {
+    let daemon = Daemon::start();
+    let line = format!("{GATEWAY} --socket {} snapshot_interfaces --watch=0.1 | head -n 3", daemon.socket.display());
+    assert_eq!(String::from_utf8(run_in_shell(&line).stdout).unwrap().lines().count(), 3);
+    let (ours, its) = terminal(100);
+    let mut child = cli(&daemon.socket, "snapshot_interfaces --watch=0.1").stdout(its).spawn().unwrap();
+    let mut screen = BufReader::new(File::from(ours));
+    let mut frames = 0;
+    while frames < 3 {
+        let mut row = Vec::new();
+        screen.read_until(b'\n', &mut row).unwrap();
+        frames += String::from_utf8_lossy(&row).matches("\u{1b}[H").count();
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap(); // as Ctrl-C, of which another test is
+    let mut rest = Vec::new();
+    let _ = screen.read_to_end(&mut rest); // EIO, and not an end, when it is closed
+    let rest = String::from_utf8(rest).unwrap();
+    let (_, after) = rest.split_once("\u{1b}[?1049l").expect("the other screen is left");
+    assert!(after.starts_with("All of it, ") && child.wait().unwrap().success(), "{after}");
+    for wrong in ["diagnose --watch --exit-code", "top_traffic --watch -o csv", "top_traffic --watch=0"] {
+        assert_eq!(cli(&daemon.socket, wrong).output().unwrap().status.code(), Some(2), "{wrong}");
+    }
+}
+
+#[test]
+fn a_time_has_a_unit_if_it_is_given_one() {
+    let daemon = Daemon::start();
+    for line in [
+        "snapshot_interfaces duration=300ms --json",
+        "snapshot_interfaces duration_ms=0.3s --json",
+        "network-monitor operation=incoming interface=lo duration_ms=300 --json",
+        "network-monitor operation=incoming interface=lo duration=300ms --json",
+    ] {
+        let output = cli(&daemon.socket, line).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{line}: {e} {output:?}"));
+        let window = answer["measured"]["window_ms"].as_f64().unwrap();
+        assert!((200.0..2_000.0).contains(&window), "{line}: {window}");
+    }
+    let mut client = Client::connect(&daemon.socket);
+    let answer = client.call("snapshot_interfaces", json!({"duration": "300ms"})).unwrap();
+    assert!(answer["measured"]["window_ms"].as_f64().unwrap() >= 200.0, "{answer}");
+}
+
+#[test]
+fn errors_say_what_was_meant_and_scripts_can_tell_them_apart() {
+    let daemon = Daemon::start();
+    let fails = |socket: &Path, line: &str| {
+        let output = cli(socket, line).output().unwrap();
+        assert!(output.stdout.is_empty() || line.starts_with("status"), "{output:?}");
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let here = daemon.socket.as_path();
+    let (code, text) = fails(here, "top_traffic durations=5");
+    assert!(code == 2 && text.contains("did you mean duration_ms?"), "{code} {text}");
+    let (code, text) = fails(here, "top_trafic");
+    assert!(code == 2 && text.contains("top_traffic"), "{code} {text}");
+    let (code, text) = fails(here, "top_traffic limit=0 -o json");
+    let error: Value = serde_json::from_str(&text).unwrap();
+    assert!(code == 2 && error["error"].as_str().unwrap().contains("from 1 to 10000"), "{code} {text}");
+    let (code, text) = fails(here, "snapshot_interfaces interface=none -o ndjson");
+    let error: Value = serde_json::from_str(&text).unwrap();
+    assert!(code == 1 && error["error"].as_str().unwrap().contains("there are: lo"), "{code} {text}");
+    // Without root there is no daemon to start.
+    let nobody = |line: &str| {
+        let mut command = cli(Path::new("/nonexistent/netmond.sock"), line);
+        std::os::unix::process::CommandExt::uid(&mut command, 65534);
+        command.output().unwrap()
+    };
+    let output = nobody("status -o json");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &answer["daemon"]["connected"]), (Some(1), &json!(false)), "{output:?}");
+    assert_eq!(nobody("snapshot_sockets").status.code(), Some(1));
+}
+
+#[test]
 fn a_variable_that_is_set_to_nothing_is_not_set() {
     let daemon = Daemon::start();
     let mut command = cli(&daemon.socket, "call network-monitor operation=incoming duration=0.1");
@@ -179,4 +322,23 @@ fn it_teaches_what_may_be_asked() {
     let output = cli(Path::new("/none"), "call network-monitor").output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("operation is missing") && error.contains("outgoing"), "{error}");
+}
+
+#[test]
+fn help_states_the_defaults_that_hold() {
+    let help = Command::new(GATEWAY).args(["http", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let options = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/nix/options.md")).unwrap();
+    for (name, default) in [
+        ("max-connections", limits::CONNECTIONS),
+        ("max-sessions", limits::SESSIONS),
+        ("max-calls", limits::CALLS_PER_CALLER),
+        ("rate", limits::RATE as usize),
+    ] {
+        let text = help.split(&format!("--{name} ")).nth(1).unwrap().split("\n      --").next().unwrap();
+        assert!(text.contains(&format!("[default: {default}]")), "{name}: {text}");
+        let section = options.split(&format!("settings.http.{}`", name.replace('-', "_"))).nth(1).unwrap();
+        let section = section.split("\n#").next().unwrap();
+        assert!(section.contains(&format!("The default is {default}.")), "{name}: {section}");
+    }
 }

@@ -12,10 +12,10 @@ use netmon_mcp::{
     gateway::{
         Gateway,
         daemon::Daemon as Asked,
-        http::{Http, Serving, listen::Listen},
+        http::{Http, Serving, place::Listen},
         settings,
     },
-    sandbox::Role,
+    sandbox::{Reach, Role},
 };
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
@@ -301,8 +301,12 @@ fn serve_fixture() -> (SocketAddr, tokio::sync::oneshot::Sender<()>) {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let settings = settings::Http { listen: vec!["127.0.0.1:0".parse().unwrap()], ..Default::default() };
-            let nobody = Asked::new("/nonexistent/netmond.sock".into(), Role::Gateway, Vec::new());
+            let settings = settings::Http {
+                listen: vec!["127.0.0.1:0".parse().unwrap()],
+                insecure_no_auth: Some(true),
+                ..Default::default()
+            };
+            let nobody = Asked::new("/nonexistent/netmond.sock".into(), Role::Gateway, Reach::default());
             let gateway = Arc::new(Gateway::new(nobody, None, Vec::new()));
             let (http, listeners) = Http::open(&settings, gateway).unwrap();
             let Listen::Tcp(place) = listeners[0].0 else { panic!("not TCP") };

@@ -5,20 +5,10 @@ use serde_json::{Value, json};
 use crate::{harness::*, injected::nft, processes::*};
 
 /// Asks each of these questions while `traffic` happens, and returns the answers.
-fn asked(client: &mut Client, tool: &str, questions: &[Value], traffic: impl FnOnce()) -> Vec<Value> {
-    let ids: Vec<_> = questions
-        .iter()
-        .map(|question| {
-            let mut arguments = question.clone();
-            arguments["duration_ms"] = 6_000.into();
-            client.begin_call(tool, arguments)
-        })
-        .collect();
-    client.until_open(tool, questions.len() as u64);
+fn asked(daemon: &Daemon, tool: &str, questions: &[Value], traffic: impl FnOnce()) -> Vec<Value> {
+    let windows: Vec<_> = questions.iter().map(|question| daemon.watch(tool, question.clone())).collect();
     traffic();
-    let answers = ids.into_iter().map(|id| client.end_call(id).unwrap()).collect();
-    client.until_detached(tool);
-    answers
+    windows.into_iter().map(Watching::end).collect()
 }
 
 fn comm(process: &Process) -> String {
@@ -37,7 +27,6 @@ fn traffic_is_narrowed_and_still_adds_up() {
     let mut datagrams = Process::in_netns(&pair.a, &format!("udp-send {B} 7201 700"));
     assert_eq!(datagrams.hear(), "ready");
     let daemon = Daemon::start();
-    let mut client = Client::connect(&daemon.socket);
     let pid = |process: &Process| process.pid();
     let questions = [
         (json!({"pid": pid(&senders[0])}), (0, 30_000)),
@@ -50,7 +39,7 @@ fn traffic_is_narrowed_and_still_adds_up() {
         (json!({"port": 7_202, "remote": "fd77::/64"}), (0, 0)),
     ];
     let only: Vec<_> = questions.iter().map(|(question, _)| question.clone()).collect();
-    let answers = asked(&mut client, "top_traffic", &only, || {
+    let answers = asked(&daemon, "top_traffic", &only, || {
         senders.iter_mut().for_each(Process::go);
         senders.iter_mut().for_each(|sender| assert_eq!(sender.hear(), "sent"));
         datagrams.go();
@@ -71,7 +60,6 @@ fn drops_are_narrowed() {
     let mut senders = [(7_203, 10), (7_204, 20)]
         .map(|(port, bytes)| Process::in_netns(&pair.a, &format!("udp-send {B} {port} {bytes}")));
     senders.iter_mut().for_each(|sender| assert_eq!(sender.hear(), "ready"));
-    let mut client = Client::connect(&daemon.socket);
     let name = comm(&senders[0]);
     let questions = [
         (json!({"pid": senders[0].pid()}), vec![7_203]),
@@ -82,7 +70,7 @@ fn drops_are_narrowed() {
         (json!({"process": "no-such-process"}), vec![]),
     ];
     let only: Vec<_> = questions.iter().map(|(question, _)| question.clone()).collect();
-    let answers = asked(&mut client, "trace_drops", &only, || {
+    let answers = asked(&daemon, "trace_drops", &only, || {
         for sender in &mut senders {
             sender.go();
             assert_eq!(sender.hear(), "sent");

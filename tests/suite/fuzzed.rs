@@ -25,6 +25,9 @@ fn every_seed_is_read_without_a_panic() {
         ("dns", parsers::dns),
         ("packet", parsers::packet),
         ("settings", |bytes| parsers::settings(&String::from_utf8_lossy(bytes))),
+        ("tokens", |bytes| parsers::tokens(&String::from_utf8_lossy(bytes))),
+        ("jwt", |bytes| parsers::jwt(&String::from_utf8_lossy(bytes))),
+        ("head", parsers::head),
         ("reports", |bytes| parsers::reports(&String::from_utf8_lossy(bytes))),
     ] {
         for (name, bytes) in seeds(target) {

@@ -8,16 +8,15 @@ use std::{
     thread,
 };
 
+use netmon_mcp::version::VERSION;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::*;
 
-/// Nobody's ids: what an ordinary user is here.
-const NOBODY: u32 = 65534;
-
+/// As an ordinary user, in no group that matters.
 fn as_user(mut command: Command) -> Command {
-    command.uid(NOBODY).gid(NOBODY);
+    command.uid(NOBODY).gid(1);
     command
 }
 
@@ -31,10 +30,10 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// One clear line on stderr, nothing on stdout, exit code 1.
-fn fails_with(output: &Output, words: &[&str]) {
+/// One clear line on stderr, nothing on stdout, an exit code.
+fn fails_with(code: i32, output: &Output, words: &[&str]) {
     let stderr = text(&output.stderr);
-    assert_eq!((output.status.code(), stderr.lines().count(), output.stdout.len()), (Some(1), 1, 0), "{stderr}");
+    assert_eq!((output.status.code(), stderr.lines().count(), output.stdout.len()), (Some(code), 1, 0), "{stderr}");
     assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
 }
 
@@ -57,28 +56,25 @@ fn without_a_daemon_a_user_hears_of_the_two_ways_out() {
     let mut command = Command::new(gateway);
     command.args(["--socket", "/nonexistent/netmond.sock", "call", "network-monitor", "operation=incoming"]);
     let output = as_user(command).output().unwrap();
-    fails_with(&output, &["not running", "systemctl start netmond", "sudo"]);
+    fails_with(1, &output, &["not running", "systemctl start netmond", "sudo"]);
 }
 
 #[test]
 fn who_is_not_in_the_group_hears_how_to_join_it() {
     let daemon = Daemon::start();
-    let folder = daemon.socket.parent().unwrap();
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
     command.arg("--socket").arg(&daemon.socket).args(["call", "network-monitor", "operation=incoming"]);
     let output = as_user(command).output().unwrap();
-    fails_with(&output, &["may not ask", "usermod -aG netmon", "sudo"]);
+    fails_with(1, &output, &["may not ask", "usermod -aG netmon", "sudo"]);
 }
 
 #[test]
 fn a_member_of_the_group_just_works() {
-    let daemon = Daemon::start(); // whose socket is the group root's
-    std::fs::set_permissions(daemon.socket.parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let daemon = Daemon::start(); // whose socket is the group nogroup's
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
-    command.arg("--socket").arg(&daemon.socket).args(["call", "status", "--json"]).uid(NOBODY).gid(0);
+    command.arg("--socket").arg(&daemon.socket).args(["call", "status", "--json"]).uid(NOBODY).gid(NOBODY);
     let output = command.output().unwrap();
     let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     assert_eq!(status["daemon"]["connected"], true);
@@ -128,9 +124,10 @@ fn a_daemon_that_is_told_to_stop_says_so_to_open_windows() {
 
 /// A daemon that answers every request with `line`.
 fn fake_daemon(line: &'static str) -> (TempDir, std::path::PathBuf) {
-    let folder = TempDir::new().unwrap();
+    let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
     let listener = UnixListener::bind(&socket).unwrap();
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut request = String::new();
@@ -152,30 +149,93 @@ fn a_daemon_of_another_release_or_none_at_all_is_told_apart() {
     for (line, expected) in cases {
         let (_folder, socket) = fake_daemon(line);
         let output = cli(&socket, &["call", "snapshot_interfaces", "duration_ms=100"]).output().unwrap();
-        fails_with(&output, &[expected]);
+        fails_with(1, &output, &[expected]);
     }
 }
 
 #[test]
 fn root_starts_a_daemon_for_itself_and_gives_root_up() {
     require_root();
-    let folder = TempDir::new().unwrap();
-    let mut client = Client::connect(&folder.path().join("none.sock"));
-    let uid = |pid: u32, key: &str| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        status.lines().find(|l| l.starts_with(key)).unwrap().split_whitespace().nth(1).unwrap().to_owned()
-    };
+    let folder = open_folder();
+    let mut command = Command::new(GATEWAY);
+    command.arg("--socket").arg(folder.path().join("none.sock")).env("EVIL", "1").env("RUST_LOG", "debug");
+    command.current_dir(folder.path()).stderr(Stdio::null());
+    let mut client = Client::connect_to(command);
     client.request("tools/list", json!({}));
-    let children = || std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", client_pid(&client))).unwrap();
-    assert_eq!(children().trim(), "", "a client that only looks starts nothing");
-    let gateway = client.child.id();
+    let gateway = client_pid(&client);
+    let starter = std::fs::read_to_string(format!("/proc/{gateway}/task/{gateway}/children")).unwrap();
+    let starter: u32 = starter.trim().parse().expect("one child, that waits");
+    assert_eq!(
+        std::fs::read_to_string(format!("/proc/{starter}/comm")).unwrap(),
+        "netmon-mcp\n",
+        "nothing is started yet"
+    );
+    let held = |pid: u32, name: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find(|l| l.starts_with(name)).unwrap().split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!((held(gateway, "Uid:").as_str(), held(gateway, "CapPrm:").as_str()), ("65534", "0000000000000000"));
     let status = client.call("status", json!({})).unwrap();
     assert_eq!((&status["daemon"]["connected"], &status["daemon"]["uid"]), (&json!(true), &json!(NOBODY)), "{status}");
-    assert_eq!((uid(gateway, "Uid:").as_str(), uid(gateway, "CapPrm:").as_str()), ("65534", "0000000000000000"));
+    // The starter has become the daemon, which has nothing of the caller's.
     let daemon = status["daemon"]["pid"].as_u64().unwrap();
+    assert_eq!(daemon, u64::from(starter));
+    let environment = std::fs::read_to_string(format!("/proc/{daemon}/environ")).unwrap();
+    let mut names: Vec<_> = environment.split_terminator('\0').map(|one| one.split('=').next().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["PATH", "RUST_LOG"], "{environment}");
+    assert!(environment.contains("RUST_LOG=warn") && environment.contains("PATH=/usr/"), "{environment}");
+    assert_eq!(std::fs::read_link(format!("/proc/{daemon}/cwd")).unwrap(), Path::new("/"));
+    let arguments = std::fs::read_to_string(format!("/proc/{daemon}/cmdline")).unwrap();
+    assert_eq!(arguments, "netmond\0--parent\0\u{30}\0");
     assert!(client.call("snapshot_interfaces", json!({"duration_ms": 100})).is_ok(), "again, without root");
     client.child.kill().unwrap();
     until("the daemon ends with its gateway", || (!Path::new(&format!("/proc/{daemon}")).exists()).then_some(()));
+}
+
+/// Whatever a gateway is to do: by the time that it could read anything it is not root.
+#[test]
+fn root_is_gone_in_every_mode_before_a_byte_is_read() {
+    require_root();
+    let folder = open_folder();
+    let (settings, socket) = (folder.path().join("settings"), folder.path().join("none.sock"));
+    run(&format!("mkfifo {}", settings.display())); // whoever reads it waits: the process stays as it is then
+    for mode in [&[][..], &["stdio"], &["http"], &["call", "status"], &["doctor"], &["--check-config"], &["tools"]] {
+        let mut command = Command::new(GATEWAY);
+        command.arg("--config").arg(&settings).arg("--socket").arg(&socket).args(mode);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = Ended(command.spawn().unwrap());
+        let pid = child.0.id();
+        let is_reading = || std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap().contains("wait_for_partner"); // the other end of the pipe
+        until(&format!("{mode:?} reads its settings"), || is_reading().then_some(()));
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = |name: &str| {
+            status.lines().find(|line| line.starts_with(name)).unwrap().split('\t').skip(1).collect::<Vec<_>>()
+        };
+        assert_eq!(line("Uid:"), ["65534"; 4], "{mode:?}");
+        assert_eq!(line("Gid:"), ["65534"; 4], "{mode:?}");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(line(set), ["0000000000000000"], "{mode:?}: {set}");
+        }
+        assert_eq!(line("NoNewPrivs:"), ["1"], "{mode:?}");
+    }
+}
+
+#[test]
+fn root_asks_no_other_hosts() {
+    require_root();
+    let hosts = ["--host=a=ssh:x", "--ssh-config=/dev/null", "call", "status"];
+    fails_with(1, &cli(Path::new("/none"), &hosts).output().unwrap(), &["ordinary user", "without sudo"]);
+}
+
+/// What only root can read is not sent anywhere, nor shown.
+#[test]
+fn root_reads_no_file_for_its_caller() {
+    require_root();
+    for file in ["--config=/etc/shadow", "--tokens=/etc/shadow"] {
+        let output = cli(Path::new("/none"), &[file, "--check-config"]).output().unwrap();
+        fails_with(1, &output, &["/etc/shadow", "Permission denied"]);
+    }
 }
 
 fn client_pid(client: &Client) -> u32 {
@@ -185,7 +245,7 @@ fn client_pid(client: &Client) -> u32 {
 #[test]
 fn what_the_kernel_refuses_does_not_stop_the_rest() {
     require_root();
-    let folder = TempDir::new().unwrap();
+    let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let (_binaries, gateway) = public_binaries();
@@ -200,11 +260,11 @@ fn what_the_kernel_refuses_does_not_stop_the_rest() {
         .spawn()
         .unwrap();
     let _child = Ended(child);
-    until("netmond serves", || ask(&socket, "{\"version\":1,\"tool\":\"status\",\"input\":{}}").ok());
+    until("netmond serves", || ask(&socket, "{\"version\":2,\"tool\":\"status\",\"input\":{}}").ok());
     let mut client = Client::connect(&socket);
     let status = client.tool_status("network-monitor");
     assert_eq!(status["available"], false, "{status}");
-    assert!(status["reason"].as_str().unwrap().contains("it needs Linux"), "{status}");
+    assert!(status["reason"].as_str().unwrap().contains("does not hold CAP_PERFMON"), "{status}");
     let text = client.call("network-monitor", json!({"operation": "incoming"})).unwrap_err();
     assert!(text.contains("network-monitor is not available on this host"), "{text}");
     assert!(client.call("snapshot_interfaces", json!({"duration_ms": 100})).is_ok());
@@ -221,9 +281,9 @@ fn the_command_line_prints_tables_json_and_clear_errors() {
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(json["interfaces"].as_array().unwrap().iter().any(|i| i["name"] == "lo"));
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "duration_ms=1"]).output().unwrap();
-    fails_with(&output, &["duration_ms", "from 100 to 60000"]);
+    fails_with(2, &output, &["duration_ms", "from 100 to 60000"]);
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "interface=nosuch0"]).output().unwrap();
-    fails_with(&output, &["no interface is named", "lo"]);
+    fails_with(1, &output, &["no interface is named", "lo"]);
     let output = cli(&daemon.socket, &["call", "nosuch"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "a usage error");
     assert!(text(&output.stderr).contains("snapshot_interfaces"));
@@ -247,6 +307,7 @@ fn net_iface_sets_the_interface_and_the_flag_wins_over_it() {
 fn the_doctor_says_what_is_well_and_what_is_not() {
     let daemon = Daemon::start();
     let output = cli(&daemon.socket, &["doctor"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("ok   cgroup v2 "), "{output:?}");
     let report = text(&output.stdout);
     assert!(output.status.success() && report.contains("ok   netmond answers") && !report.contains("FAIL"), "{report}");
     let (_folder, gateway) = public_binaries();
@@ -260,12 +321,11 @@ fn the_doctor_says_what_is_well_and_what_is_not() {
 #[test]
 fn help_completions_and_the_manual_come_from_one_definition() {
     let print = |arguments: &[&str]| text(&cli(Path::new("/none"), arguments).output().unwrap().stdout);
-    assert!(print(&["--help"]).contains("netmon-mcp call snapshot_interfaces"));
-    assert!(print(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
-    for shell in ["bash", "zsh"] {
-        assert!(print(&["completions", shell]).contains("snapshot_interfaces"), "{shell}");
+    assert!(print(&["--help"]).contains("netmon-mcp snapshot_sockets"));
+    assert!(print(&["--version"]).contains(VERSION.as_str()));
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        assert!(print(&["completions", shell]).contains("netmon-mcp"), "{shell}");
     }
-    assert!(print(&["completions", "fish"]).contains("doctor"));
     assert!(print(&["man"]).contains(".TH netmon-mcp"));
     assert!(
         print(&["tools"]).contains("network-monitor") && print(&["tools", "network-monitor"]).contains("operation")

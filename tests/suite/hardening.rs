@@ -9,7 +9,11 @@ use std::{
     ptr, thread,
 };
 
-use netmon_mcp::sandbox::{self, Role};
+use netmon_mcp::{
+    daemon::kernel::feature::Release,
+    sandbox::{self, Reach, Role},
+};
+use rustix::fs::{Mode, OFlags, open, openat};
 use serde_json::json;
 
 use crate::harness::*;
@@ -54,16 +58,42 @@ fn new_namespace() -> io::Result<()> {
     }
 }
 
+/// A child that ends at once.
+fn cloned(flags: i32) -> io::Result<()> {
+    // SAFETY: without CLONE_VM the child has a copy of everything, and only ends.
+    match unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: a system call that does not return.
+        0 => unsafe { libc::_exit(0) },
+        _ => Ok(()),
+    }
+}
+
+fn cloned3(flags: i32) -> io::Result<()> {
+    let mut arguments = [0u64; 11]; // struct clone_args
+    (arguments[0], arguments[4]) = (flags as u64, libc::SIGCHLD as u64);
+    // SAFETY: as above; the arguments are as long as is said.
+    match unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: a system call that does not return.
+        0 => unsafe { libc::_exit(0) },
+        _ => Ok(()),
+    }
+}
+
 /// What a process that was taken over would try; each with whether it worked.
 fn attempts() -> Vec<(&'static str, io::Result<()>)> {
     vec![
-        ("start a program", Command::new("/bin/true").status().map(drop)),
+        ("start a program", Command::new("true").status().map(drop)),
         ("read a password file", File::open("/etc/shadow").map(drop)),
         ("read /proc", File::open("/proc/self/statm").map(drop)),
         ("write a file", tempfile::NamedTempFile::new().map(drop)),
         ("map code", executable_memory()),
         ("signal another process", signal_init()),
         ("enter a namespace", new_namespace()),
+        ("make a namespace with clone", cloned(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)),
+        ("make a namespace with clone3", cloned3(libc::CLONE_NEWUSER)),
+        ("connect by TCP to another port", TcpStream::connect("127.0.0.1:2").map(drop)),
         ("connect by TCP", TcpStream::connect("127.0.0.1:1").map(drop)),
         ("send by UDP", UdpSocket::bind("127.0.0.1:0").map(drop)),
         ("open a packet socket", socket(libc::AF_PACKET, libc::SOCK_RAW)),
@@ -90,20 +120,23 @@ fn allowed_to(role: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_prefix("allowed: ")).map(str::to_owned).collect()
 }
 
+// In guests, since Linux 5.13.
 #[test]
 fn a_process_that_is_taken_over_is_left_with_little() {
     require_root();
     let role = match std::env::var(INSIDE).as_deref() {
         Ok("daemon") => Some(Role::Daemon),
         Ok("gateway") => Some(Role::Gateway),
+        Ok("client") => Some(Role::ClientGateway),
         Ok("ssh") => Some(Role::SshGateway),
         _ => None,
     };
     if let Some(role) = role {
-        sandbox::confine(role, &[]);
+        sandbox::confine(role, &Reach { ports: vec![1], ..Reach::default() });
         for (what, result) in attempts() {
             // A wrong argument is past the filter: it is what the kernel says of an empty question.
-            let passed = result.is_ok_or_is(&[libc::EINVAL, libc::EBADF, libc::ENOENT, libc::EFAULT]);
+            let passed =
+                result.is_ok_or_is(&[libc::EINVAL, libc::EBADF, libc::ENOENT, libc::EFAULT, libc::ECONNREFUSED]);
             println!("{}: {what}", if passed { "allowed" } else { "refused" });
         }
         return;
@@ -113,11 +146,40 @@ fn a_process_that_is_taken_over_is_left_with_little() {
         ["read /proc", "open a netlink socket", "open a Unix socket", "read a map", "start a thread"]
     );
     assert_eq!(allowed_to("gateway"), ["open a Unix socket", "start a thread"]);
+    // /etc is open to it by Landlock, since names are resolved with it; its user may not read what is secret there.
+    // Landlock knows ports since Linux 6.7 (ABI 4); before, every port is open to who may make TCP sockets.
+    let knows_ports = Release::running() >= Release(6, 7);
+    let client: Vec<_> = [
+        "read a password file",
+        "connect by TCP to another port",
+        "connect by TCP",
+        "send by UDP",
+        "open a netlink socket",
+        "open a Unix socket",
+        "start a thread",
+    ]
+    .into_iter()
+    .filter(|what| !(knows_ports && *what == "connect by TCP to another port"))
+    .collect();
+    assert_eq!(allowed_to("client"), client);
     let ssh = allowed_to("ssh");
     assert!(ssh.iter().any(|what| what == "start a program"), "{ssh:?}");
-    for what in
-        ["open a packet socket", "open a raw socket", "load a program", "make a map", "read a map", "enter a namespace"]
-    {
+    assert!(ssh.contains(&"connect by TCP".into()), "{ssh:?}");
+    assert!(!(knows_ports && ssh.contains(&"connect by TCP to another port".into())), "{ssh:?}");
+    // Landlock knows signals since Linux 6.12 (ABI 6).
+    let knows_signals = Release::running() >= Release(6, 12);
+    assert!(!(knows_signals && ssh.contains(&"signal another process".into())), "{ssh:?}");
+    for what in [
+        "write a file",
+        "open a packet socket",
+        "open a raw socket",
+        "load a program",
+        "make a map",
+        "read a map",
+        "enter a namespace",
+        "make a namespace with clone",
+        "make a namespace with clone3",
+    ] {
         assert!(!ssh.iter().any(|allowed| allowed == what), "{what}: {ssh:?}");
     }
 }
@@ -142,6 +204,7 @@ fn field(pid: u32, name: &str) -> String {
     line.split_once(':').unwrap().1.trim().to_owned()
 }
 
+// In guests, since Linux 5.13.
 #[test]
 fn both_processes_are_confined_as_status_says() {
     let daemon = Daemon::start();
@@ -165,14 +228,15 @@ fn both_processes_are_confined_as_status_says() {
 }
 
 /// Prints the table of the README: what is held before, while loading, while serving, and for which tool anything is kept.
+// In guests, since Linux 5.17.
 #[test]
 fn capabilities_before_loading_and_serving() {
     require_root();
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = open_folder();
     let child = Command::new(DAEMON)
         .arg("--socket")
         .arg(folder.path().join("netmond.sock"))
-        .args(["--group", "root"])
+        .args(["--group", GROUP])
         .env("RUST_LOG", "info")
         .stderr(Stdio::piped())
         .spawn()
@@ -206,4 +270,31 @@ fn capabilities_before_loading_and_serving() {
     );
     assert_eq!(loading, "BPF NET_ADMIN PERFMON");
     assert_eq!(serving.is_empty(), kept.is_empty(), "{serving}: {kept:?}");
+}
+
+/// Why a gateway that root starts keeps no folder of secrets open: descriptors of folders carry no right to read.
+#[test]
+fn a_folder_that_root_opened_is_still_closed_to_nobody() {
+    require_root();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokens"), "a secret").unwrap();
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(&folder.path().join("tokens"), 0o600);
+    for (folder_mode, flags) in [(0o700, OFlags::PATH), (0o755, OFlags::PATH), (0o755, OFlags::RDONLY)] {
+        mode(folder.path(), folder_mode);
+        let opened = open(folder.path(), flags | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let read = || openat(&opened, "tokens", OFlags::RDONLY, Mode::empty()).map(drop);
+        assert_eq!(read(), Ok(()), "root reads it");
+        let nobody = thread::scope(|scope| {
+            let attempt = scope.spawn(|| {
+                // SAFETY: no pointer is passed; the ids of this thread alone change.
+                assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) }, 0);
+                read()
+            });
+            attempt.join().unwrap()
+        });
+        assert_eq!(nobody, Err(rustix::io::Errno::ACCESS), "{folder_mode:o}");
+    }
 }

@@ -2,9 +2,14 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, chown},
+    io::Write,
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::{UnixListener, UnixStream},
+    },
     process::{Child, Command, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -13,9 +18,6 @@ use tempfile::TempDir;
 use crate::{harness::*, http_harness::*};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
-/// Whom a gateway becomes that root has started.
-const NOBODY: u32 = 65534;
 
 /// An sshd on loopback that lets one key be a remote MCP server, and another one forward ports, and nothing else.
 struct Sshd {
@@ -45,16 +47,26 @@ impl Sshd {
         fs::write(path("sshd_config"), config).unwrap();
         let client = format!(
             "Host loop\nHostName 127.0.0.1\nPort {port}\nUser root\nIdentityFile {}\nIdentitiesOnly yes\n\
-             StrictHostKeyChecking accept-new\nUserKnownHostsFile {}\n",
+             StrictHostKeyChecking accept-new\nUserKnownHostsFile {}\n\
+             Host hop\nHostName 127.0.0.1\nPort {port}\nUser root\nIdentityFile {}\nIdentitiesOnly yes\n\
+             StrictHostKeyChecking accept-new\nUserKnownHostsFile {}\n\
+             Host behind\nHostName 127.0.0.1\nProxyJump hop\nPort {port}\nUser root\nIdentityFile {}\n\
+             IdentitiesOnly yes\nStrictHostKeyChecking accept-new\nUserKnownHostsFile {}\n\
+             Host proxied\nProxyCommand true\n",
+            path("user"),
+            path("known_hosts"),
+            path("tunnel"),
+            path("known_hosts"),
             path("user"),
             path("known_hosts"),
         );
         fs::write(path("ssh_config"), client).unwrap();
-        for file in ["", "user", "ssh_config"] {
+        for file in ["", "user", "tunnel", "ssh_config"] {
             chown(folder.path().join(file), Some(NOBODY), None).unwrap();
         }
         fs::create_dir_all("/run/sshd").unwrap();
-        let mut command = Command::new("/usr/sbin/sshd");
+        // It refuses to be started by its name alone.
+        let mut command = Command::new(path_of("sshd"));
         command.args(["-D", "-e", "-f", &path("sshd_config")]).stdin(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("openssh-server is installed");
         until("sshd listens", || {
@@ -76,21 +88,12 @@ impl Drop for Sshd {
     }
 }
 
-/// A child that ends with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_tunnel_reaches_the_unix_socket() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let sshd = Sshd::start(&daemon);
     let path = folder.path().join("mcp.sock");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let server = Server::spawn(gateway(&daemon, &["http", "--listen", &format!("unix:{}", path.display())]));
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut tunnel = Command::new("ssh");
@@ -104,8 +107,8 @@ fn a_tunnel_reaches_the_unix_socket() {
 }
 
 fn gateway(daemon: &Daemon, arguments: &[&str]) -> Command {
-    let mut command = Command::new(GATEWAY);
-    command.arg("--socket").arg(&daemon.socket).args(arguments);
+    let mut command = daemon.gateway_of_a_user();
+    command.args(arguments);
     command
 }
 
@@ -171,6 +174,131 @@ fn every_tool_asks_any_host_and_hosts_tells_of_each() {
     let states = client.call("hosts", json!({})).unwrap();
     let connected: Vec<_> = states["hosts"].as_array().unwrap().iter().map(|host| host["connected"] == true).collect();
     assert_eq!(connected, [true, true, true, false], "{states}");
+}
+
+/// The layer of that name of this gateway.
+fn layer(client: &mut Client, name: &str) -> serde_json::Value {
+    let status = client.call("status", json!({})).unwrap();
+    let layers = status["gateway"]["sandbox"].as_array().unwrap();
+    layers.iter().find(|layer| layer["name"] == name).unwrap().clone()
+}
+
+#[test]
+fn ssh_has_its_files_and_ports_and_no_others() {
+    let (daemon, far) = (Daemon::start(), Daemon::start());
+    let sshd = Sshd::start(&far);
+    let config = format!("--ssh-config={}", sshd.client_config());
+    for host in ["loop", "behind"] {
+        let mut client = Client::connect_to(gateway(&daemon, &[&format!("--host=shell=ssh:{host}"), &config]));
+        let landlock = layer(&mut client, "landlock");
+        assert_eq!(landlock["applied"], true, "{landlock}");
+        let status = client.call("status", json!({"host": "shell"})).unwrap();
+        assert_eq!(status["daemon"]["pid"], far.pid(), "{host}: {status}");
+    }
+    let known = fs::read_to_string(sshd.folder.path().join("known_hosts")).unwrap();
+    assert!(known.contains("ssh-ed25519"), "the key of the host was noted: {known}");
+    let mut client = Client::connect_to(gateway(&daemon, &["--host=shell=ssh:proxied", &config]));
+    let landlock = layer(&mut client, "landlock");
+    assert!(landlock["detail"].as_str().unwrap().contains("run programs (proxycommand)"), "{landlock}");
+}
+
+/// A Unix socket that leads to another one, and takes so long to do so with the first connection.
+fn late(target: &std::path::Path, folder: &TempDir, delay: Duration) -> String {
+    let (path, target) = (folder.path().join("late.sock"), target.to_owned());
+    let listener = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    thread::spawn(move || {
+        let mut delay = Some(delay);
+        for near in listener.incoming().flatten() {
+            thread::sleep(delay.take().unwrap_or_default());
+            let far = UnixStream::connect(&target).unwrap();
+            let ends = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut &ends.0, &mut &ends.1));
+            thread::spawn(move || std::io::copy(&mut &far, &mut &near));
+        }
+    });
+    format!("unix:{}", path.display())
+}
+
+/// A host may take as long to be listed as to be asked. The client hears of whom it waits for.
+#[test]
+fn hosts_waits_for_a_host_that_needs_more_than_three_seconds() {
+    let (daemon, folder) = (Daemon::start(), open_folder());
+    chown(folder.path(), Some(NOBODY), None).unwrap();
+    let path = folder.path().join("mcp.sock");
+    let mut far = Command::new(GATEWAY);
+    far.args(["http", "--unix-mode", "0666", "--listen", &format!("unix:{}", path.display()), "--socket"])
+        .arg(&daemon.socket);
+    let _far = Server::spawn(far);
+    let target = late(&path, &folder, Duration::from_secs(4));
+    let mut client = Client::connect_to(gateway(&daemon, &[&format!("--host=late={target}")]));
+    let params = json!({"name": "hosts", "arguments": {}, "_meta": {"progressToken": "p"}});
+    let states = client.request("tools/call", params)["result"]["structuredContent"].clone();
+    assert_eq!(states["hosts"][0]["connected"], true, "{states}");
+    let told: Vec<_> = client.notifications.iter().map(|told| told["params"]["message"].clone()).collect();
+    assert!(told.contains(&json!("connecting to late")), "{told:?}");
+    let refused = client.call("hosts", json!({"host": "late"})).unwrap_err();
+    assert_eq!(refused, "hosts takes no arguments");
+}
+
+#[test]
+fn the_command_line_lists_hosts_as_messages_recommend() {
+    let daemon = Daemon::start();
+    let at = "--host=down=http://127.0.0.1:1/mcp";
+    let run = |arguments: &[&str]| {
+        let output = gateway(&daemon, arguments).output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), out, err)
+    };
+    let (_, _, message) = run(&[at, "call", "status", "host=down"]);
+    assert!(message.contains("`netmon-mcp call hosts`"), "{message}");
+    let (code, text, err) = run(&[at, "call", "hosts"]);
+    assert!(code == Some(0) && text.contains("down") && text.contains("unreachable"), "{text}{err}");
+    let (_, json, _) = run(&[at, "call", "hosts", "--json"]);
+    let states: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(states["hosts"][0]["connected"], false, "{json}");
+    for arguments in [&[at, "tools"][..], &[at, "tools", "hosts"], &[at, "tools", "status"]] {
+        let (code, text, err) = run(arguments);
+        assert!(code == Some(0) && text.contains("host"), "{arguments:?}: {text}{err}");
+    }
+    for arguments in [&["call", "hosts"][..], &["tools", "hosts"], &[at, "call", "hosts", "host=down"]] {
+        let (code, _, err) = run(arguments);
+        assert!(code == Some(2) && (err.contains("--host NAME=TARGET") || err.contains("no arguments")), "{err}");
+    }
+}
+
+/// By HTTP and by ssh: both have a bound of their own, and neither answer is ever whole.
+#[test]
+fn a_host_that_sends_without_end_is_cut_off() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n");
+                while stream.write_all(&[b' '; 1 << 16]).is_ok() {}
+            });
+        }
+    });
+    let ssh = folder.path().join("ssh");
+    fs::write(&ssh, "#!/bin/sh\nexec cat /dev/zero\n").unwrap();
+    for path in [folder.path(), &ssh] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let hosts = [format!("--host=web=http://{address}/mcp"), "--host=shell=ssh:endless".into()];
+    let mut command = gateway(&daemon, &hosts.each_ref().map(String::as_str));
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", folder.path().display()));
+    let mut client = Client::connect_to(command);
+    for host in ["web", "shell"] {
+        let reason = client.call("status", json!({"host": host})).unwrap_err();
+        assert!(reason.contains(&format!("{host} cannot be asked")), "{reason}");
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", client.child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+    assert!(peak.trim().parse::<u64>().unwrap() < 100_000, "{peak} kB");
+    assert!(client.call("status", json!({})).is_ok());
 }
 
 #[test]

@@ -14,29 +14,6 @@ use tempfile::TempDir;
 
 use crate::{harness::*, http_harness::*};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const OTHER: &str = "fedcba9876543210fedcba9876543210";
-
-const NOBODY: u32 = 65534;
-
-/// A file of tokens that only its owner may read: the user that the gateway becomes.
-fn token_file(folder: &TempDir, text: &str) -> String {
-    let (new, path) = (folder.path().join("new"), folder.path().join("tokens"));
-    fs::write(&new, text).unwrap();
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
-    std::os::unix::fs::chown(&new, Some(NOBODY), None).unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(&new, &path).unwrap();
-    path.to_str().unwrap().into()
-}
-
-fn protected(daemon: &Daemon, folder: &TempDir) -> Server {
-    let file = token_file(folder, &format!("laptop {TOKEN}\n"));
-    let mut server = Server::start(&daemon.socket, &["--tokens", &file]);
-    server.token = Some(TOKEN.into());
-    server
-}
-
 #[test]
 fn both_eras_are_served_with_sessions_for_the_older() {
     let daemon = Daemon::start();
@@ -66,72 +43,6 @@ fn progress_streams_and_the_answer_follows() {
     let messages = reply.messages();
     assert_eq!(messages[0]["method"], "notifications/progress", "{reply:?}");
     assert_eq!(messages.last().unwrap()["result"]["structuredContent"]["interface"], "lo", "{reply:?}");
-}
-
-#[test]
-fn only_who_has_a_token_comes_in_and_the_log_says_who_did_not() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
-    let mut server = protected(&daemon, &folder);
-    assert_eq!(server.call("status", json!({})).status, 200);
-    let line = server.until_logged(&["call", "tool=\"status\"", "who=\"laptop\"", "outcome=\"ok\"", "rows="]);
-    assert!(line.contains("peer=127.0.0.1:") && line.contains("ms="), "{line}");
-    server.token = None;
-    let none = server.call("status", json!({}));
-    assert_eq!((none.status, none.header("www-authenticate")), (401, Some("Bearer realm=\"netmon\"")));
-    server.token = Some(OTHER.into());
-    let wrong = server.call("status", json!({}));
-    assert_eq!(wrong.status, 401);
-    assert!(wrong.header("www-authenticate").unwrap().contains("invalid_token"), "{wrong:?}");
-    assert_eq!(server.get("/metrics", "").status, 401);
-    assert_eq!(server.get("/healthz", "").body, "ok\n");
-    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/mcp\"", "a bearer token is needed"]);
-    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/mcp\"", "it is not known here"]);
-    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/metrics\""]);
-    let log = server.log();
-    assert!(!log.contains(TOKEN) && !log.contains(OTHER), "a token in the log: {log}");
-}
-
-#[test]
-fn a_session_is_its_opener_s_alone() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
-    let mut server = protected(&daemon, &folder);
-    token_file(&folder, &format!("laptop {TOKEN}\ndesk {OTHER}\n"));
-    let session = server.initialize().header("mcp-session-id").unwrap().to_owned();
-    let ping = message("ping", json!({}));
-    let headers = format!("Mcp-Session-Id: {session}\r\n");
-    server.post(&headers, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string());
-    assert_eq!(server.post(&headers, &ping).status, 200);
-    server.token = Some(OTHER.into());
-    assert_eq!(server.post(&headers, &ping).status, 404);
-}
-
-#[test]
-fn a_changed_file_of_tokens_counts_at_once() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
-    let mut server = protected(&daemon, &folder);
-    assert_eq!(server.call("status", json!({})).status, 200);
-    token_file(&folder, &format!("desk {OTHER}\n"));
-    assert_eq!(server.call("status", json!({})).status, 401);
-    server.token = Some(OTHER.into());
-    assert_eq!(server.call("status", json!({})).status, 200);
-    server.signal(Signal::HUP);
-    assert_eq!(server.call("status", json!({})).status, 200);
-    token_file(&folder, "not a line of tokens at all\n");
-    assert_eq!(server.call("status", json!({})).status, 200, "a broken file changes nothing");
-    server.until_logged(&["the tokens stay as they were", "line 1"]);
-}
-
-#[test]
-fn a_token_that_was_taken_out_is_refused_though_the_file_could_not_be_read_at_first() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
-    let server = protected(&daemon, &folder);
-    let file = token_file(&folder, &format!("desk {OTHER}\n"));
-    let everybody_reads = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-    everybody_reads(0o604);
-    assert_eq!(server.call("status", json!({})).status, 200, "a file that others may read changes nothing");
-    server.until_logged(&["the tokens stay as they were", "every user of this host"]);
-    everybody_reads(0o600);
-    assert_eq!(server.call("status", json!({})).status, 401);
 }
 
 #[test]
@@ -169,23 +80,86 @@ fn a_strange_host_or_origin_is_refused_on_every_path() {
 
 #[test]
 fn other_hosts_are_not_let_in_without_tokens() {
-    let output = Command::new(GATEWAY).args(["http", "--listen", "0.0.0.0:0"]).output().unwrap();
-    let reason = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && reason.contains("--tokens") && reason.contains("ssh -L"), "{reason}");
+    for arguments in [
+        &["http", "--listen", "0.0.0.0:0"][..],
+        &["http", "--listen", "127.0.0.1:0"],
+        &["http", "--listen", "[::1]:0", "--allowed-host", "netmon.example"],
+        &["http", "--port", "0"],
+    ] {
+        let output = Command::new(GATEWAY).args(arguments).output().unwrap();
+        let reason = String::from_utf8(output.stderr).unwrap();
+        let helps = ["--tokens", "ssh -L", "--insecure-no-auth"].iter().all(|way| reason.contains(way));
+        assert!(!output.status.success() && helps, "{arguments:?}: {reason}");
+    }
+}
+
+#[test]
+fn whoever_lets_everybody_in_is_told_so_at_every_start() {
+    let daemon = Daemon::start();
+    let server = Server::start(&daemon.socket, &[]);
+    server.until_logged(&["WARN", "--insecure-no-auth", "every user and program of this host"]);
+    assert_eq!(server.call("status", json!({})).status, 200);
+    server.until_logged(&["call", "who=anonymous:loopback"]);
+}
+
+/// Whoever may ask netmond may ask on the default socket, and nobody else.
+#[test]
+fn the_default_listener_is_a_unix_socket_for_the_group() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new(GATEWAY);
+    command
+        .env("RUNTIME_DIRECTORY", folder.path())
+        .args(["http", "--unix-group", GROUP, "--socket"])
+        .arg(&daemon.socket);
+    let server = Server::spawn(command);
+    let path = folder.path().join("mcp.sock");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let (headers, body) = modern_call("status", json!({}));
+    assert_eq!(exchange(unix(&path), &server.request(&headers, &body)).status, 200);
+    let outsider = Command::new("setpriv")
+        .args(["--reuid", "1", "--regid", "1", "--clear-groups", "curl", "-sS", "--unix-socket"])
+        .arg(&path)
+        .arg("http://localhost/healthz")
+        .output()
+        .unwrap();
+    assert!(!outsider.status.success(), "{outsider:?}");
+}
+
+/// A path that is given by mistake costs nothing.
+#[test]
+fn only_a_socket_is_replaced() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let path = folder.path().join("precious");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(&path, "data").unwrap();
+    let refused = |mut command: Command| {
+        let output = command.output().unwrap();
+        let reason = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success() && reason.contains("not a socket"), "{reason}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "data");
+    };
+    let mut gateway = Command::new(GATEWAY);
+    gateway.args(["http", "--listen", &format!("unix:{}", path.display()), "--socket"]).arg(&daemon.socket);
+    refused(gateway);
+    let mut netmond = Command::new(DAEMON);
+    netmond.args(["--group", GROUP, "--socket"]).arg(&path);
+    refused(netmond);
 }
 
 #[test]
 fn a_unix_socket_has_its_mode_and_knows_its_peer() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let path = folder.path().join("mcp.sock");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = Command::new(GATEWAY);
     command.arg("http").arg("--listen").arg(format!("unix:{}", path.display())).arg("--socket").arg(&daemon.socket);
-    command.args(["--unix-mode", "0600", "--unix-group", "root"]);
+    command.args(["--unix-mode", "0600", "--unix-group", GROUP]);
     let server = Server::spawn(command);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let (headers, body) = modern_call("status", json!({}));
     assert_eq!(exchange(unix(&path), &server.request(&headers, &body)).status, 200);
-    server.until_logged(&["call", "who=\"uid 0\"", "peer=uid 0"]);
+    server.until_logged(&["call", "who=uid:0", "peer=uid:0"]);
 }
 
 #[test]
@@ -194,7 +168,8 @@ fn systemd_may_open_the_socket() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = Command::new("sh");
     // The shell's pid is the gateway's, after exec.
-    command.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" http --socket \"$1\"", GATEWAY]).arg(&daemon.socket);
+    let line = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" http --insecure-no-auth --socket \"$1\"";
+    command.args(["-c", line, GATEWAY]).arg(&daemon.socket);
     let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
     // SAFETY: both calls are async-signal-safe, and the descriptor is open as long as `listener` is.
     unsafe {
@@ -271,13 +246,42 @@ fn metrics_tell_of_calls_and_of_the_daemon() {
 fn the_environment_chooses_the_transport_as_it_always_did() {
     let daemon = Daemon::start();
     let mut command = Command::new(GATEWAY);
-    command.env("MCP_TRANSPORT", "sse").env("MCP_PORT", "0").arg("--socket").arg(&daemon.socket);
+    command
+        .env("MCP_TRANSPORT", "sse")
+        .env("MCP_PORT", "0")
+        .arg("--insecure-no-auth")
+        .arg("--socket")
+        .arg(&daemon.socket);
     let server = Server::spawn(command);
     server.until_logged(&["sse", "serving http"]);
     assert_eq!(server.call("status", json!({})).status, 200);
     let output = Command::new(GATEWAY).env("MCP_TRANSPORT", "pigeon").output().unwrap();
     let reason = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && reason.contains("stdio, http"), "{reason}");
+}
+
+#[test]
+fn check_config_syntax_opens_no_other_file() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("netmon.toml");
+    let check = |depth: &str, text: &str| {
+        fs::write(&file, text).unwrap();
+        let output = Command::new(GATEWAY).arg(depth).arg("--config").arg(&file).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let absent = "[http]\nlisten = [\"0.0.0.0:8443\"]\ntokens = \"/absent/t\"\ntls_certificate = \"/absent/c\"\ntls_key = \"/absent/k\"\n";
+    assert!(check("--check-config=syntax", absent).0);
+    let (good, reason) = check("--check-config", absent);
+    assert!(!good && reason.contains("/absent/t"), "{reason}");
+    for (text, expected) in [
+        ("[http]\nport = 70000\n", "netmon.toml:2: http.port"),
+        ("[http]\ntls_key = \"/absent/k\"\n", "go together"),
+        ("[http]\noauth_issuer = \"https://a\"\n", "go together"),
+        ("[http]\noauth_issuer = \"http://a.example\"\noauth_audience = \"https://b.example/mcp\"\n", "not https"),
+    ] {
+        let (good, reason) = check("--check-config=syntax", text);
+        assert!(!good && reason.contains(expected), "{text}: {reason}");
+    }
 }
 
 #[test]
@@ -292,7 +296,10 @@ fn check_config_names_the_line_and_the_key() {
             String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap(),
         )
     };
-    assert!(check("interface = \"lo\"\n[http]\nlisten = [\"127.0.0.1:8080\"]\n").0);
+    assert!(check("interface = \"lo\"\n[http]\nlisten = [\"unix:/run/netmon-mcp/mcp.sock\"]\n").0);
+    assert!(check("[http]\nlisten = [\"127.0.0.1:8080\"]\ninsecure_no_auth = true\n").0);
+    let (good, said) = check("[http]\nlisten = [\"127.0.0.1:8080\"]\n");
+    assert!(!good && said.contains("--insecure-no-auth"), "{said}");
     let (good, said) = check("[http]\n# where\nlisten = [\"somewhere\"]\n");
     assert!(!good && said.contains("netmon.toml:3: http.listen[0]: somewhere"), "{said}");
     let (good, said) = check("[http]\nlisten = [\"0.0.0.0:8080\"]\n");

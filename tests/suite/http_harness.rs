@@ -28,8 +28,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// One that asks the daemon at `socket`.
+    /// One that asks the daemon at `socket`, and no client who it is.
     pub fn start(socket: &Path, arguments: &[&str]) -> Server {
+        Server::start_with_credentials(socket, &[&["--insecure-no-auth"], arguments].concat())
+    }
+
+    /// One whose clients show the credentials that the arguments name.
+    pub fn start_with_credentials(socket: &Path, arguments: &[&str]) -> Server {
         let mut command = Command::new(GATEWAY);
         command.args(["http", "--listen", "127.0.0.1:0", "--socket"]).arg(socket).args(arguments);
         Server::spawn(command)

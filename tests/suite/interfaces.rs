@@ -6,6 +6,7 @@ use crate::harness::*;
 
 const TOOL: &str = "snapshot_interfaces";
 
+// In guests.
 #[test]
 fn every_field_agrees_with_ip() {
     let pair = Pair::new();
@@ -15,16 +16,14 @@ fn every_field_agrees_with_ip() {
     let _tunnel = Tunnel::new(&pair.b);
     run(&format!("tc -n {} qdisc add dev v0 root tbf rate 1mbit burst 3000 limit 6000", pair.b.name()));
     let daemon = daemon_for(TOOL, &pair.b);
-    let mut client = Client::connect(&daemon.socket);
-    let id = client.begin_call(TOOL, json!({"duration_ms": 2_000}));
-    client.until_open(TOOL, 1);
+    let window = daemon.watch(TOOL, json!({}));
     pair.b.enter(|| {
         let socket = std::net::UdpSocket::bind((B, 0)).unwrap();
         (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], (A, 9))));
     });
     let links = || -> Value { serde_json::from_str(&pair.b.ip("-j -d -s link show")).unwrap() };
     let before = links();
-    let answer = client.end_call(id).unwrap();
+    let answer = window.end();
     let after = links(); // the neighbours of IPv6 say something now and then
     assert_eq!(answer["primary"], "v0", "{answer}");
     let truth: Value = serde_json::from_str(&pair.b.ip("-j -d -s addr show")).unwrap();

@@ -1,42 +1,63 @@
 //! Tests against the real kernel and the real protocol: "run this, expect that answer". They need root, for network
 //! namespaces and for netmond, and fail without it. Each makes namespaces of its own and leaves nothing behind.
 
+// A test that cannot go on fails.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 mod abuse;
+mod activation;
+mod adding;
 mod between;
 mod clients;
 mod command_line;
+mod completion;
 mod conformance;
+mod diagnose;
 mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;
 mod injected;
 
+mod fallbacks;
 mod faults;
 mod filters;
 mod fuzzed;
 mod gateway;
+mod gateways;
 mod hosts;
 mod http;
 #[allow(dead_code)]
 mod http_harness;
 mod interfaces;
+mod loading;
+mod maps;
+mod mptcp;
 mod network_monitor;
 mod oauth;
+mod past_tcp;
 #[allow(dead_code)]
 mod processes;
 mod profile_tcp;
 mod prompts;
 mod protocol;
+mod routing;
 mod sdks;
 mod separation;
 mod service;
+mod sessions;
+mod shares;
 mod snapshot_sockets;
 mod soak;
+mod structure;
+mod tcp_state;
 mod tidy;
+mod tokens;
 mod top_traffic;
 mod trace_connections;
 mod trace_dns;
 mod trace_drops;
+mod twins;
+mod unheld;
 
 /// Four times what all of it takes on two cores.
 const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);

@@ -11,7 +11,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::*;
+use crate::{harness::*, injected::meet};
+
+mod super_packets;
 
 const TOOL: &str = "network-monitor";
 
@@ -26,20 +28,22 @@ fn datagrams(from: &Netns, bind: &str, to: &str, count: usize, bytes: usize) {
 }
 
 /// Opens a window on `interface`, lets `traffic` run in it, and returns the answer.
-fn incoming(client: &mut Client, interface: &str, mode: &str, traffic: impl FnOnce()) -> Value {
-    let id =
-        client.begin_call(TOOL, json!({"operation": "incoming", "interface": interface, "duration": 3, "mode": mode}));
-    client.until_open(TOOL, 1);
+fn incoming(daemon: &Daemon, interface: &str, mode: &str, traffic: impl FnOnce()) -> Value {
+    let arguments = json!({"operation": "incoming", "interface": interface, "duration": 60, "mode": mode});
+    let window = daemon.watch(TOOL, arguments);
     traffic();
-    client.end_call(id).unwrap()
+    window.end()
 }
 
+// In guests.
 #[test]
 fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
-    let answer = incoming(&mut client, "v0", "tcx", || {
+    // The neighbor is known: what waits for its address to be asked for again would come late.
+    [B, B6].iter().for_each(|address| meet(&pair, address));
+    let answer = incoming(&daemon, "v0", "tcx", || {
         datagrams(&pair.a, A, B, 400, 100);
         datagrams(&pair.a, A6, B6, 200, 100);
     });
@@ -52,66 +56,13 @@ fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
 }
 
 #[test]
-fn a_super_packet_counts_as_the_packets_that_it_is_on_the_wire() {
-    let pair = Pair::new();
-    let daemon = daemon_for(TOOL, &pair.b);
-    let mut client = Client::connect(&daemon.socket);
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
-    let to = listener.local_addr().unwrap();
-    let reader = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut buffer = vec![0; 1 << 20];
-        while stream.read(&mut buffer).unwrap() > 0 {}
-    });
-    let mut segments = 0;
-    let answer = incoming(&mut client, "v0", "tcx", || {
-        let mut stream = connect(&pair.a, to).unwrap();
-        stream.write_all(&vec![7; 4 << 20]).unwrap();
-        until("all is acknowledged", || (unacknowledged(&stream) == 0).then_some(()));
-        segments = segments_out(&stream);
-        stream.shutdown(std::net::Shutdown::Both).unwrap();
-        reader.join().unwrap();
-    });
-    let counted = answer["by_protocol"]["tcp"].as_u64().unwrap();
-    // The FIN and the last ACK come after TCP's own count was read.
-    assert!((segments..=segments + 3).contains(&counted), "{counted} counted, {segments} sent: {answer}");
-    // Every segment repeats its headers: 14 + 20 + 20 and 12 of the time-stamp option.
-    let bytes = answer["bytes"].as_u64().unwrap();
-    let expected = (4 << 20) + counted * 66;
-    // What IPv6 says of its own accord while the window lasts: neighbours and groups, 150 bytes each at most.
-    let others = (answer["packets"].as_u64().unwrap() - counted) * 150;
-    assert!(bytes.abs_diff(expected) < 2_000 + others, "{bytes} counted, {expected} on the wire");
-}
-
-/// `tcpi_segs_out` and `tcpi_unacked` of the kernel's tcp_info (linux/tcp.h).
-fn tcp_info(stream: &TcpStream, offset: usize) -> u64 {
-    use std::os::fd::AsRawFd;
-    let (mut info, mut length) = ([0u8; 256], 256 as libc::socklen_t);
-    // SAFETY: the buffer is as long as `length` says.
-    let result = unsafe {
-        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length)
-    };
-    assert_eq!(result, 0);
-    u32::from_ne_bytes(info[offset..offset + 4].try_into().unwrap()).into()
-}
-
-fn unacknowledged(stream: &TcpStream) -> u64 {
-    tcp_info(stream, 24)
-}
-
-fn segments_out(stream: &TcpStream) -> u64 {
-    tcp_info(stream, 136)
-}
-
-#[test]
 fn loopback_and_a_tunnel_without_an_ethernet_header_are_counted() {
     let netns = Netns::new();
     let tunnel = Tunnel::new(&netns);
     let daemon = daemon_for(TOOL, &netns);
-    let mut client = Client::connect(&daemon.socket);
-    let answer = incoming(&mut client, "lo", "tcx", || datagrams(&netns, "127.0.0.1", "127.0.0.1", 100, 50));
+    let answer = incoming(&daemon, "lo", "tcx", || datagrams(&netns, "127.0.0.1", "127.0.0.1", 100, 50));
     assert_eq!(answer["by_protocol"]["udp"], 100, "lo: {answer}");
-    let answer = incoming(&mut client, "tun7", "tcx", || (0..100).for_each(|_| tunnel.inject_udp(50)));
+    let answer = incoming(&daemon, "tun7", "tcx", || (0..100).for_each(|_| tunnel.inject_udp(50)));
     let udp = &answer["by_protocol"]["udp"];
     assert_eq!((udp, &answer["bytes"]), (&json!(100), &json!(100 * (50 + 8 + 20))), "tun: {answer}");
 }
@@ -125,8 +76,8 @@ fn a_bridge_is_counted() {
     pair.b.ip("link set br0 up");
     pair.b.ip(&format!("addr add {B}/24 dev br0"));
     let daemon = daemon_for(TOOL, &pair.b);
-    let mut client = Client::connect(&daemon.socket);
-    let answer = incoming(&mut client, "br0", "tcx", || datagrams(&pair.a, A, B, 100, 50));
+    meet(&pair, B);
+    let answer = incoming(&daemon, "br0", "tcx", || datagrams(&pair.a, A, B, 100, 50));
     assert_eq!(answer["by_protocol"]["udp"], 100, "{answer}");
 }
 
@@ -135,8 +86,9 @@ fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
+    meet(&pair, B);
     for mode in ["xdp", "xdp_native"] {
-        let answer = incoming(&mut client, "v0", mode, || datagrams(&pair.a, A, B, 200, 50));
+        let answer = incoming(&daemon, "v0", mode, || datagrams(&pair.a, A, B, 200, 50));
         assert_eq!(answer["by_protocol"]["udp"], 200, "{mode}: {answer}");
         client.until_detached(TOOL);
     }
@@ -160,9 +112,8 @@ fn measuring_leaves_the_offloads_alone() {
     let features = |netns: &Netns| netns.run("ip -j -d link show dev v0");
     let before = (features(&pair.a), features(&pair.b));
     let daemon = daemon_for(TOOL, &pair.b);
-    let mut client = Client::connect(&daemon.socket);
     let mut during = None;
-    incoming(&mut client, "v0", "tcx", || during = Some((features(&pair.a), features(&pair.b))));
+    incoming(&daemon, "v0", "tcx", || during = Some((features(&pair.a), features(&pair.b))));
     assert_eq!(Some(before), during);
 }
 
@@ -171,13 +122,13 @@ fn fifty_windows_at_once_each_see_everything() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
-    let arguments = json!({"operation": "incoming", "interface": "v0", "duration": 3});
-    let ids: Vec<_> = (0..50).map(|_| client.begin_call(TOOL, arguments.clone())).collect();
-    client.until_open(TOOL, 50);
+    let arguments = json!({"operation": "incoming", "interface": "v0", "duration": 60});
+    meet(&pair, B);
+    let windows: Vec<_> = (0..50).map(|_| daemon.watch(TOOL, arguments.clone())).collect();
     assert_eq!(client.links(TOOL).len(), 2, "they share one link each way");
     datagrams(&pair.a, A, B, 700, 50);
-    for id in ids {
-        assert_eq!(client.end_call(id).unwrap()["by_protocol"]["udp"], 700);
+    for window in windows {
+        assert_eq!(window.end()["by_protocol"]["udp"], 700);
     }
     client.until_detached(TOOL);
 }
@@ -261,6 +212,7 @@ fn outgoing(client: &mut Client, netns: &Netns, traffic: impl FnOnce()) -> Value
     }
 }
 
+// In guests, since Linux 5.12.
 #[test]
 fn outgoing_names_the_connection_that_was_established() {
     for (server, family) in [(B, "ipv4"), (B6, "ipv6")] {
@@ -378,9 +330,9 @@ fn a_hostile_process_name_is_harmless_and_its_unit_is_known() {
     let cgroup = Cgroup::new("nmt-hostile.service");
     let connection = outgoing(&mut client, &pair.a, || {
         // The name of a process is that of the file that it runs.
-        let folder = tempfile::TempDir::new().unwrap();
+        let folder = open_folder();
         let shell = folder.path().join(OsStr::from_bytes(b"a\nb\x1b[1m\xff\xe2\x80\xae"));
-        std::os::unix::fs::symlink("/bin/bash", &shell).unwrap();
+        std::os::unix::fs::symlink(path_of("bash"), &shell).unwrap();
         let procs = cgroup.path().join("cgroup.procs");
         let script = format!("echo $$ > {}; exec 3<>/dev/tcp/{}/{}", procs.display(), to.ip(), to.port());
         let mut command = Command::new("nsenter");

@@ -4,14 +4,22 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::signature::Ed25519KeyPair;
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
+use jsonwebtoken::{
+    Algorithm, EncodingKey, Header, encode,
+    jwk::{Jwk, PublicKeyUse},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -23,6 +31,22 @@ const AUDIENCE: &str = "http://localhost:8080/mcp";
 struct Issuer {
     url: String,
     key: EncodingKey,
+    /// How often anybody asked it anything.
+    asked: Arc<AtomicUsize>,
+}
+
+/// What an authorization server does wrong.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// It takes connections and says nothing.
+    Hangs,
+    /// Its metadata is another issuer's.
+    OtherIssuer,
+    /// It sends who asks for its keys elsewhere.
+    Redirects,
+    /// Its key is for encryption.
+    KeyForEncryption,
 }
 
 fn key() -> EncodingKey {
@@ -31,19 +55,36 @@ fn key() -> EncodingKey {
 
 impl Issuer {
     fn start() -> Issuer {
+        Issuer::with(Fault::None)
+    }
+
+    fn with(fault: Fault) -> Issuer {
         let key = key();
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::EdDSA).unwrap();
         jwk.common.key_id = Some("one".into());
+        if fault == Fault::KeyForEncryption {
+            jwk.common.public_key_use = Some(PublicKeyUse::Encryption);
+        }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (jwks, metadata) = (json!({"keys": [jwk]}), json!({"issuer": url, "jwks_uri": format!("{url}/jwks")}));
+        let issuer = if fault == Fault::OtherIssuer { "https://other.example" } else { &url };
+        let (jwks, metadata) = (json!({"keys": [jwk]}), json!({"issuer": issuer, "jwks_uri": format!("{url}/jwks")}));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
         thread::spawn(move || {
+            let mut hanging = Vec::new();
             for mut stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::Relaxed);
+                if fault == Fault::Hangs {
+                    hanging.push(stream);
+                    continue;
+                }
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
                 let request = lines.next().unwrap_or_default();
                 lines.find(String::is_empty);
                 let (status, body) = match request.split(' ').nth(1) {
-                    Some("/jwks") => ("200 OK", jwks.to_string()),
+                    Some("/jwks") if fault == Fault::Redirects => ("302 Found\r\nLocation: /elsewhere", String::new()),
+                    Some("/jwks" | "/elsewhere") => ("200 OK", jwks.to_string()),
                     Some("/.well-known/oauth-authorization-server") => ("200 OK", metadata.to_string()),
                     _ => ("404 Not Found", String::new()),
                 };
@@ -52,7 +93,13 @@ impl Issuer {
                     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
             }
         });
-        Issuer { url, key }
+        Issuer { url, key, asked }
+    }
+
+    /// A gateway that takes its tokens.
+    fn gateway(&self, daemon: &Daemon, more: &[&str]) -> Server {
+        let arguments = [&["--oauth-issuer", &self.url, "--oauth-audience", AUDIENCE], more].concat();
+        Server::start_with_credentials(&daemon.socket, &arguments)
     }
 
     /// A token with these claims instead of the good ones.
@@ -74,7 +121,7 @@ impl Issuer {
 #[test]
 fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
     let (daemon, issuer) = (Daemon::start(), Issuer::start());
-    let mut server = Server::start(&daemon.socket, &["--oauth-issuer", &issuer.url, "--oauth-audience", AUDIENCE]);
+    let mut server = issuer.gateway(&daemon, &[]);
     let mut status = |token: String| {
         server.token = Some(token);
         let reply = server.call("status", json!({}));
@@ -89,6 +136,10 @@ fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
         ("another issuer", json!({"iss": "https://elsewhere.example"})),
         ("not yet", json!({"nbf": 4_000_000_000_u64})),
         ("no expiry", json!({"exp": null})),
+        ("no subject", json!({"sub": null})),
+        ("an empty subject", json!({"sub": ""})),
+        ("a subject that hides something", json!({"sub": "alice\u{200b}"})),
+        ("a subject that a log would cut", json!({"sub": "x".repeat(256)})),
     ] {
         assert_eq!(status(issuer.token(changes)).0, 401, "{what}");
     }
@@ -104,13 +155,98 @@ fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
     for nonsense in ["a.b.c", "nonsense", "eyJhbGciOiJub25lIn0.e30."] {
         assert_eq!(status(nonsense.into()).0, 401, "{nonsense}");
     }
-    server.until_logged(&["call", "who=\"alice\"", "outcome=\"ok\""]);
+    let odd = |change: &dyn Fn(&mut Header)| {
+        let mut header = Header { kid: Some("one".into()), ..Header::new(Algorithm::EdDSA) };
+        change(&mut header);
+        encode(&header, &claims, &issuer.key).unwrap()
+    };
+    assert_eq!(status(odd(&|header| header.typ = Some("at+jwt".into()))).0, 200, "an access token (RFC 9068)");
+    assert_eq!(status(odd(&|header| header.typ = Some("dpop+jwt".into()))).0, 401, "a proof, not a token");
+    assert_eq!(status(odd(&|header| header.crit = Some(vec!["b64".into()]))).0, 401, "a critical parameter");
+    server.until_logged(&["call", &format!("who=jwt:{}#alice", issuer.url), "outcome=\"ok\""]);
     for reason in ["ExpiredSignature", "InvalidAudience", "InvalidIssuer", "ImmatureSignature", "InvalidSignature"] {
         server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", reason]);
     }
     server.until_logged(&["refused", "status=403"]);
     let metadata = server.get("/.well-known/oauth-protected-resource/mcp", "").json();
     assert_eq!((&metadata["resource"], &metadata["authorization_servers"][0]), (&json!(AUDIENCE), &json!(issuer.url)));
+}
+
+/// Alice of the token file, alice of the authorization server: two clients.
+#[test]
+fn a_subject_has_nothing_of_the_token_of_its_name() {
+    let (daemon, issuer, folder) = (Daemon::start(), Issuer::start(), TempDir::new().unwrap());
+    let (token, file) = ("0123456789abcdef0123456789abcdef", folder.path().join("tokens"));
+    fs::write(&file, format!("alice {token}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    [&file, folder.path()].iter().for_each(|path| std::os::unix::fs::chown(path, Some(65534), None).unwrap());
+    let mut server = issuer.gateway(&daemon, &["--tokens", file.to_str().unwrap()]);
+    server.token = Some(token.into());
+    let session = server.initialize().header("mcp-session-id").unwrap().to_owned();
+    let headers = format!("Mcp-Session-Id: {session}\r\n");
+    server.post(&headers, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string());
+    for subject in ["alice", "token:alice", "uid:0"] {
+        server.token = Some(issuer.token(json!({"sub": subject})));
+        assert_eq!(server.post(&headers, &message("ping", json!({}))).status, 404, "{subject} uses it");
+        let delete = server.request(&headers, "").replacen("POST", "DELETE", 1);
+        assert_eq!(exchange(server.connect(), &delete).status, 404, "{subject} ends it");
+    }
+    server.token = Some(token.into());
+    assert_eq!(server.post(&headers, &message("ping", json!({}))).status, 200);
+}
+
+#[test]
+fn a_stream_ends_when_its_token_expires() {
+    let (daemon, issuer) = (Daemon::start(), Issuer::start());
+    let mut server = issuer.gateway(&daemon, &[]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let skew = netmon_mcp::limits::CLOCK_SKEW.as_secs();
+    server.token = Some(issuer.token(json!({"exp": now - skew + 3})));
+    let begun = Instant::now();
+    let arguments = json!({"operation": "incoming", "interface": "lo", "duration": 60});
+    let (headers, body) = modern_call("network-monitor", arguments);
+    assert_eq!(exchange(server.connect(), &server.request(&headers, &body)).status, 401);
+    assert!(begun.elapsed().as_secs() < 6, "{:?}", begun.elapsed());
+}
+
+/// Redirects, another issuer's metadata, keys for something else: no key comes of them.
+#[test]
+fn keys_come_from_the_issuer_itself_and_are_for_signatures() {
+    let daemon = Daemon::start();
+    for (fault, said) in [
+        (Fault::OtherIssuer, "another issuer"),
+        (Fault::Redirects, "302 Found"),
+        (Fault::KeyForEncryption, "no such key"),
+    ] {
+        let issuer = Issuer::with(fault);
+        let mut server = issuer.gateway(&daemon, &[]);
+        server.token = Some(issuer.token(json!({})));
+        let status = server.call("status", json!({})).status;
+        assert!(status == 401 || status == 503, "{said}: {status}");
+        server.until_logged(&[said]);
+    }
+}
+
+/// Requests with tokens of unknown keys are answered at once, whatever the authorization server does; so are others.
+#[test]
+fn nobody_waits_for_an_authorization_server_that_hangs() {
+    let (daemon, issuer, folder) = (Daemon::start(), Issuer::with(Fault::Hangs), TempDir::new().unwrap());
+    let (token, file) = ("0123456789abcdef0123456789abcdef", folder.path().join("tokens"));
+    fs::write(&file, format!("alice {token}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    [&file, folder.path()].iter().for_each(|path| std::os::unix::fs::chown(path, Some(65534), None).unwrap());
+    let mut server = issuer.gateway(&daemon, &["--tokens", file.to_str().unwrap()]);
+    let begun = Instant::now();
+    for id in 0..200 {
+        server.token = Some(issuer.sign(&json!({"sub": "eve"}), &key(), &format!("unknown-{id}")));
+        let reply = server.call("status", json!({}));
+        assert!([401, 429, 503].contains(&reply.status), "{reply:?}");
+    }
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    server.token = Some(token.into());
+    assert_eq!(server.call("status", json!({})).status, 200);
+    let asked = issuer.asked.load(Ordering::Relaxed);
+    assert!(asked <= 6, "strangers had it asked {asked} times");
 }
 
 #[test]
@@ -128,6 +264,7 @@ fn certificate(folder: &Path, name: &str) {
     command.args(["-subj", &format!("/CN={name}"), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
     assert!(command.arg("-keyout").arg(&key).arg("-out").arg(&new).output().unwrap().status.success());
     fs::rename(&new, folder.join("certificate.pem")).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     for path in [&key, &folder.to_path_buf()] {
         std::os::unix::fs::chown(path, Some(65534), None).unwrap(); // whom the gateway becomes
     }
@@ -147,7 +284,16 @@ fn a_renewed_certificate_is_shown_to_the_next_client() {
     let file = |name: &str| folder.path().join(name).display().to_string();
     let (certificate_file, key_file) = (file("certificate.pem"), file("key.pem"));
     let mut command = Command::new(GATEWAY);
-    command.args(["http", "--listen", "127.0.0.1:0", "--tls-certificate", &certificate_file, "--tls-key", &key_file]);
+    command.args([
+        "http",
+        "--insecure-no-auth",
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-certificate",
+        &certificate_file,
+        "--tls-key",
+        &key_file,
+    ]);
     let server = Server::spawn({
         command.arg("--socket").arg(&daemon.socket);
         command
@@ -164,4 +310,11 @@ fn a_renewed_certificate_is_shown_to_the_next_client() {
     assert!(String::from_utf8_lossy(&answer.stdout).contains("\"connected\":true"), "{answer:?}");
     certificate(folder.path(), "second");
     until("the new certificate is shown", || shown(&server).contains("second").then_some(()));
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = Command::new(GATEWAY)
+        .args(["--check-config", "--tls-certificate", &certificate_file, "--tls-key", &key_file])
+        .output()
+        .unwrap();
+    let reason = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && reason.contains("chmod o="), "{reason}");
 }

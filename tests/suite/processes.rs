@@ -14,8 +14,8 @@ use std::{
 };
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketType, recvmsg, sendmsg, sockopt,
 };
 
 use crate::harness::*;
@@ -95,9 +95,13 @@ fn play() {
         "tcp-listen-fork" => tcp_listen_fork(to()),
         "tcp-serve-fork" => tcp_serve_fork(to()),
         "tcp-send" => tcp_send(to(), size()),
+        "tcp-activate" => tcp_activate(to(), size()),
+        "activated" => activated(),
+        "tcp-share" => tcp_share(to(), size()),
         "tcp-take" => tcp_take(Path::new(words[1]), words[2].parse().unwrap()),
         "udp-open" => udp_open(to(), size()),
         "udp-send" => udp_send(to(), size()),
+        "udp-join" => udp_join(to()),
         "udp-briefly" => udp_briefly(to(), size()),
         other => panic!("no such role: {other}"),
     }
@@ -156,6 +160,7 @@ fn tcp_serve_fork(at: SocketAddr) {
         let (released, mut release) = std::io::pipe().unwrap();
         // SAFETY: the child makes system calls only, so it takes no lock that another thread may hold.
         match unsafe { libc::fork() } {
+            // SAFETY: both descriptors are open, and the byte outlives the calls.
             0 => unsafe {
                 libc::read(released.as_raw_fd(), std::ptr::from_mut(&mut byte).cast(), 1);
                 libc::read(connection, std::ptr::from_mut(&mut byte).cast(), 1);
@@ -243,4 +248,65 @@ fn udp_briefly(to: SocketAddr, files: usize) {
 pub fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+/// Listens beside others at the same address, with a queue for so many, and never accepts.
+fn tcp_share(at: SocketAddr, queue: usize) {
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseport(&socket, true).unwrap();
+    rustix::net::bind(&socket, &at).unwrap();
+    rustix::net::listen(&socket, queue as i32).unwrap();
+    say("listens");
+    wait();
+}
+
+/// Joins a group beside others, at the address that it has, and never reads.
+fn udp_join(group: SocketAddr) {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+    sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+    sockopt::set_socket_recv_buffer_size(&socket, 2_304).unwrap();
+    rustix::net::bind(&socket, &group).unwrap();
+    let IpAddr::V4(address) = group.ip() else { panic!("{group}") };
+    UdpSocket::from(socket.try_clone().unwrap()).join_multicast_v4(&address, &[10, 77, 0, 2].into()).unwrap();
+    say("joined");
+    wait();
+}
+
+/// Listens for a service as a user's systemd does: starts it with the listener as this descriptor (0: the same number).
+fn tcp_activate(at: SocketAddr, number: usize) {
+    use std::os::unix::process::CommandExt;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let listener = TcpListener::bind(at).unwrap();
+    let from = listener.as_raw_fd();
+    let to = if number == 0 { from } else { number as i32 };
+    let mut service = Command::new(env::current_exe().unwrap());
+    service.args(["--exact", "processes::play", "--nocapture"]).env(ROLE, "activated");
+    // SAFETY: between fork and exec, two system calls on descriptors that are open.
+    unsafe {
+        service.pre_exec(move || {
+            let kept = match from == to {
+                true => libc::fcntl(from, libc::F_SETFD, 0),
+                false => libc::dup2(from, to),
+            };
+            if kept < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+        });
+    }
+    let mut service = service.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(service.stdout.take().unwrap());
+    while !line.contains("role: runs") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0);
+    }
+    say(service.id());
+    wait();
+    service.kill().unwrap();
+    service.wait().unwrap();
+}
+
+/// Holds what it was started with.
+fn activated() {
+    say("runs");
+    wait();
 }

@@ -66,7 +66,7 @@ fn is_reviewed(tools: &Value) {
     }
     let reviewed = std::fs::read_to_string(&file).unwrap();
     let differs = now.lines().zip(reviewed.lines()).find(|(now, reviewed)| now != reviewed);
-    let hint = "if that is meant, run this test with NETMON_REVIEW=1 and review the difference of the file";
+    let hint = "if that is meant, run `make reviewed` and review the difference of the file";
     assert!(now == reviewed, "tools/list is not what tests/suite/tools.json says, first at {differs:?}; {hint}");
 }
 
@@ -237,7 +237,11 @@ fn tcx_programs(netns: &Netns) -> u32 {
                 // SAFETY: the options are valid for the call, and say their size; loopback has index 1.
                 let result = unsafe { libbpf_sys::bpf_prog_query_opts(1, at, &mut options) };
                 // A device that never had one has no list.
-                if result == 0 { unsafe { options.__bindgen_anon_1.prog_cnt } } else { 0 }
+                if result != 0 {
+                    return 0;
+                }
+                // SAFETY: every member of the union is an integer, and the call succeeded.
+                unsafe { options.__bindgen_anon_1.prog_cnt }
             })
             .sum()
     })

@@ -35,9 +35,10 @@ fn the_daemon_links_no_mcp_and_no_async_runtime() {
     assert!(symbols.contains("bpf_object__"), "the symbols of netmond are there to be read");
 }
 
+// In guests.
 #[test]
 fn the_daemon_holds_what_status_says_and_no_more_than_the_design_allows() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
     let status = client.call("status", json!({})).unwrap();
     let said: BTreeSet<String> =
@@ -69,4 +70,21 @@ fn both_binaries_say_their_version() {
         let output = Command::new(binary).arg("--version").output().unwrap();
         assert!(String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")));
     }
+}
+
+/// Root asks a netmond that has no group, though its gateway has become nobody; a user does not.
+#[test]
+fn root_asks_a_daemon_that_has_no_group() {
+    let folder = open_folder();
+    let socket = folder.path().join("netmond.sock");
+    let mut daemon = Command::new(DAEMON);
+    daemon.args(["--group", "no-such-group", "--without", "diagnose", "--socket"]).arg(&socket);
+    let _daemon = Ended(daemon.env("RUST_LOG", "error").spawn().unwrap());
+    let call = |command: &mut Command| {
+        let output = command.arg("--socket").arg(&socket).args(["call", "snapshot_sockets"]).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    until("root has an answer", || call(&mut Command::new(GATEWAY)).0.then_some(()));
+    let (answered, error) = call(Command::new("setpriv").args(["--reuid", "nobody", "--clear-groups", GATEWAY]));
+    assert!(!answered && error.contains("you may not ask netmond"), "{error}");
 }

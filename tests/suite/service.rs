@@ -39,9 +39,9 @@ fn terminate(Ended(child): &mut Ended) {
     assert!(child.wait().unwrap().success());
 }
 
-const STATUS: &str = "{\"version\":1,\"tool\":\"status\",\"input\":{}}";
+const STATUS: &str = "{\"version\":2,\"tool\":\"status\",\"input\":{}}";
 const WINDOW: &str =
-    "{\"version\":1,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"outgoing\",\"duration\":50}}";
+    "{\"version\":2,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"outgoing\",\"duration\":50}}";
 
 #[test]
 fn a_restart_under_systemd_loses_no_question() {
@@ -138,6 +138,7 @@ fn the_packaged_settings_name_only_what_there_is() {
     assert!(written.iter().filter(|line| line.contains(" = ")).count() > 10, "{written:?}");
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), written.join("\n")).unwrap();
+    std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     check(file.path());
 }
 

@@ -54,7 +54,8 @@ impl Held {
         until("nothing is open or attached", || {
             let status = client.call("status", json!({})).unwrap();
             let at_rest = |tool: &Value| tool["windows"] == 0 && tool["links"].as_array().unwrap().is_empty();
-            (status["tools"].as_array().unwrap().iter().all(at_rest) && Held::by(daemon.pid()).threads == 1)
+            // Its own, and one for the connection that the client keeps for its next request.
+            (status["tools"].as_array().unwrap().iter().all(at_rest) && Held::by(daemon.pid()).threads <= 2)
                 .then_some(())
         });
         [Held::by(daemon.pid()), Held::by(client.child.id())]
@@ -93,7 +94,7 @@ fn flood(pair: &Pair) {
 }
 
 fn die_in_the_middle(daemon: &Daemon) {
-    let question = json!({"version": 1, "tool": "snapshot_interfaces", "input": {"duration_ms": 5000}});
+    let question = json!({"version": 2, "tool": "snapshot_interfaces", "input": {"duration_ms": 5000}});
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     writeln!(stream, "{question}").unwrap();
     thread::sleep(Duration::from_millis(50));
@@ -230,7 +231,12 @@ fn nothing_grows_and_no_answer_is_lost() {
         scope.spawn(|| report_on_the_way(processes, begun, seconds, &traffic.stop));
         measure(&mut client, &questions, begun + Duration::from_secs(seconds))
     });
-    let after = Held::at_rest(&daemon, &mut client);
+    Held::at_rest(&daemon, &mut client);
+    // The gateway's threads for long answers end when they have had nothing to do for a while: nothing is asked meanwhile.
+    let after = until("threads have ended", || {
+        let after = processes.map(Held::by);
+        after.iter().zip(&before).all(|(after, before)| after.threads <= before.threads.max(2)).then_some(after)
+    });
     let Outcome { answers, errors, mut windows, lost_events } = outcome;
     windows.sort_unstable();
     let most = windows.last().copied().unwrap_or_default();
@@ -252,7 +258,10 @@ fn nothing_grows_and_no_answer_is_lost() {
         assert_eq!(after.links, before.links);
         // Give or take the entries of hash maps that a program made while the last window cleared them.
         assert!(after.ebpf_kb < before.ebpf_kb + 64, "{before:?} {after:?}");
-        assert!(after.descriptors <= before.descriptors && after.threads <= before.threads, "{before:?} {after:?}");
+        assert!(
+            after.descriptors <= before.descriptors && after.threads <= before.threads.max(2),
+            "{before:?} {after:?}"
+        );
         // Give or take what attribution has learnt in the meantime.
         assert!(after.memory_kb < before.memory_kb * 5 / 4 + 1_024, "{before:?} {after:?}");
     }

@@ -4,14 +4,13 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use netmon_mcp::tools::QUESTIONS;
 
 /// A file is read in one sitting.
 const FILE_LINES: usize = 400;
-/// A function is seen at once.
-const FUNCTION_LINES: usize = 70;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -37,15 +36,6 @@ fn name(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// The source of the product, without its unit tests: files called `tests.rs`, and what follows `#[cfg(test)]`.
-fn product() -> impl Iterator<Item = (PathBuf, String)> {
-    files("src", &[".rs"]).into_iter().filter(|path| !path.ends_with("tests.rs")).map(|path| {
-        let text = fs::read_to_string(&path).unwrap();
-        let code = text.split("\n#[cfg(test)]\n").next().unwrap_or(&text).to_owned();
-        (path, code)
-    })
-}
-
 #[test]
 fn files_are_short() {
     let long: Vec<String> = ["src", "bpf", "tests"]
@@ -59,52 +49,12 @@ fn files_are_short() {
     assert!(long.is_empty(), "longer than {FILE_LINES} lines:\n{}", long.join("\n"));
 }
 
-/// The functions of Rust code, with their lengths: from `fn` to the brace of the same depth.
-fn functions(text: &str) -> Vec<(String, usize)> {
-    let mut found = Vec::new();
-    let lines: Vec<&str> = text.lines().collect();
-    for (start, line) in lines.iter().enumerate() {
-        let indent = line.len() - line.trim_start().len();
-        let words: Vec<&str> = line.split_whitespace().take_while(|word| !word.starts_with("//")).collect();
-        let Some(at) = words.iter().position(|word| *word == "fn") else { continue };
-        if !words[..at].iter().all(|word| word.starts_with("pub") || ["const", "async", "unsafe"].contains(word)) {
-            continue;
-        }
-        let closing = format!("{}}}", " ".repeat(indent));
-        if let Some(length) = lines[start..].iter().position(|line| *line == closing) {
-            found.push((words.get(at + 1).copied().unwrap_or_default().to_owned(), length + 1));
-        }
-    }
-    found
-}
-
-#[test]
-fn functions_are_short() {
-    let mut lengths = Vec::new();
-    let mut long = Vec::new();
-    for (path, code) in product() {
-        for (function, lines) in functions(&code) {
-            lengths.push(lines);
-            if lines > FUNCTION_LINES {
-                long.push(format!("{}: {function} has {lines} lines", name(&path)));
-            }
-        }
-    }
-    assert!(long.is_empty(), "longer than {FUNCTION_LINES} lines:\n{}", long.join("\n"));
-    lengths.sort_unstable();
-    assert!(
-        lengths[lengths.len() / 2] <= 10,
-        "half of the functions have more than {} lines",
-        lengths[lengths.len() / 2]
-    );
-}
-
 #[test]
 fn every_bpf_object_has_its_tool() {
     for path in files("bpf", &[".bpf.c"]) {
         let object = path.file_name().unwrap().to_string_lossy().replace(".bpf.c", "");
         let (tool, part) = object.rsplit_once('_').unwrap_or((&object, ""));
-        let modules = [format!("src/tools/{object}.rs"), format!("src/tools/{tool}/{part}.rs")];
+        let modules = [format!("src/tools/{object}/mod.rs"), format!("src/tools/{tool}/{part}.rs")];
         let has = modules.iter().any(|module| root().join(module).exists());
         assert!(has, "{} has none of {modules:?}", name(&path));
     }
@@ -120,26 +70,47 @@ fn the_readme_lists_exactly_the_tools() {
     assert_eq!(listed, served);
 }
 
+fn text(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap()
+}
+
 #[test]
-fn nothing_panics_on_purpose_and_every_unsafe_says_why_it_is_sound() {
-    let mut trouble = Vec::new();
-    for (path, code) in product() {
-        let lines: Vec<&str> = code.lines().collect();
-        for (i, line) in lines.iter().enumerate() {
-            let at = || format!("{}:{}: {}", name(&path), i + 1, line.trim());
-            let comment = line.trim_start().starts_with("//");
-            if !comment
-                && [".unwrap()", ".expect(", "todo!(", "unimplemented!(", "panic!("].iter().any(|p| line.contains(p))
-            {
-                trouble.push(at());
-            }
-            let is_unsafe = line.contains("unsafe {") || line.contains("unsafe impl");
-            if !comment && is_unsafe && !lines[i.saturating_sub(4)..i].iter().any(|line| line.contains("SAFETY")) {
-                trouble.push(at());
-            }
+fn the_changelog_has_the_version_and_what_is_not_released() {
+    let changelog = text("CHANGELOG.md");
+    for version in ["Unreleased", env!("CARGO_PKG_VERSION")] {
+        assert!(changelog.contains(&format!("\n## [{version}]")), "{version}");
+    }
+}
+
+/// Every target that the front door, and what runs on each change, name.
+#[test]
+fn commands_that_documents_name_are_targets_of_make() {
+    let files = ["CONTRIBUTING.md", "README.md", "SECURITY.md", ".ci/run"];
+    let make: Vec<String> = ["Makefile", "packaging/install.mk"].iter().map(|file| text(file)).collect();
+    let is_target =
+        |name: &str| make.iter().any(|rules| rules.lines().any(|line| line.starts_with(&format!("{name}:"))));
+    for file in files {
+        let text = text(file);
+        let words = |command: &str| {
+            command.split([' ', '`', '\n']).next().unwrap().trim_end_matches(['.', ',', ';', ')', ':']).to_owned()
+        };
+        let named: BTreeSet<String> = text
+            .split("\nmake ")
+            .skip(1)
+            .chain(text.split("`make ").skip(1))
+            .map(words)
+            .filter(|name| !name.is_empty())
+            .collect();
+        assert!(!named.is_empty() || file == "SECURITY.md", "{file}");
+        for name in named {
+            assert!(is_target(&name), "{file} names `make {name}`");
         }
     }
-    assert!(trouble.is_empty(), "{}", trouble.join("\n"));
+    let workflow = text(".github/workflows/ci.yml");
+    let jobs = workflow.split("target: [").nth(1).unwrap().split(']').next().unwrap();
+    let jobs: Vec<_> = jobs.split(", ").map(|name| format!("make {name}")).collect();
+    let ran: Vec<_> = text(".ci/run").lines().filter(|line| line.starts_with("make ")).map(str::to_owned).collect();
+    assert_eq!(jobs, ran, "the workflow runs what .ci/run runs");
 }
 
 #[test]
@@ -147,5 +118,75 @@ fn no_test_is_ignored() {
     for path in files("tests", &[".rs"]) {
         let ignored = ["#[", "ignore"].concat();
         assert!(!fs::read_to_string(&path).unwrap().contains(&ignored), "{}", name(&path));
+    }
+}
+
+/// NixOS has no program in these folders but sh and env, and `make test` runs in the flake's shell there.
+#[test]
+fn tests_find_programs_by_path() {
+    for path in files("tests", &[".rs"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        for folder in ["bin", "usr/bin", "usr/sbin"] {
+            assert!(!text.contains(&format!("\"/{folder}/")), "{}: a program in /{folder}", name(&path));
+        }
+    }
+}
+
+/// The tests that say `// In guests.` above themselves, each by its name, with the first kernel if they name one.
+fn guest_tests(folder: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files(folder, &[".rs"]) {
+        let module = path.strip_prefix(root().join(folder)).unwrap().with_extension("");
+        let module: Vec<_> = module.iter().map(|part| part.to_str().unwrap()).filter(|part| *part != "main").collect();
+        let text = fs::read_to_string(&path).unwrap();
+        for test in text.split("\n// In guests").skip(1) {
+            let (since, code) = test.split_once(".\n").unwrap();
+            let name = code.split_once("\nfn ").unwrap().1.split('(').next().unwrap();
+            let since = since.strip_prefix(", since Linux").unwrap_or_default();
+            found.insert(format!("{}{since}", [&module[..], &[name]].concat().join("::")));
+        }
+    }
+    found
+}
+
+/// A test is in the list if it says so itself: to add one is no second edit.
+#[test]
+fn the_list_of_guest_tests_is_up_to_date() {
+    let file = root().join("tests/vm/kernel-tests");
+    let listed = fs::read_to_string(&file).unwrap();
+    let head = listed.lines().filter(|line| line.starts_with('#')).map(str::to_owned);
+    let tests = guest_tests("tests/stock").into_iter().chain(guest_tests("tests/suite"));
+    let now: String = head.chain(tests).map(|line| line + "\n").collect();
+    if std::env::var_os("NETMON_REVIEW").is_some() {
+        fs::write(&file, &now).unwrap();
+    }
+    assert!(
+        now == fs::read_to_string(&file).unwrap(),
+        "run `make reviewed` and review the difference of {}",
+        name(&file)
+    );
+}
+
+/// What a target of the Makefile would install, in words.
+fn installs(target: &str) -> BTreeSet<String> {
+    let output = Command::new("make").args(["-n", "-C"]).arg(root()).arg(target).output().unwrap();
+    assert!(output.status.success(), "{target}: {}", String::from_utf8_lossy(&output.stderr));
+    let recipe = String::from_utf8(output.stdout).unwrap();
+    let lines = recipe.lines().filter_map(|line| line.trim().strip_prefix("scripts/prerequisites "));
+    lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_target_installs_only_what_its_purpose_needs() {
+    let build = installs("build");
+    let expected = ["clang-19", "gcc", "libelf-dev", "make", "pkg-config", "zlib1g-dev"];
+    assert_eq!(build, expected.map(str::to_owned).into(), "as a build in a root with only these has shown");
+    assert_eq!(installs("run"), build);
+    let more = |target| installs(target).difference(&build).cloned().collect::<Vec<_>>();
+    assert_eq!(more("lint"), ["clang-format-19", "python3"]);
+    // What the tests call, with npm and Python's venv where they are missing.
+    let tests = more("test");
+    for package in ["curl", "iproute2", "nftables", "openssh-client", "openssh-server", "openssl", "procps"] {
+        assert!(tests.iter().any(|installed| installed == package), "{package}: {tests:?}");
     }
 }

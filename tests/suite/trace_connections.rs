@@ -11,20 +11,12 @@ use serde_json::{Value, json};
 use crate::{harness::*, processes::Process};
 
 const TOOL: &str = "trace_connections";
-/// How long a window may take until everything in it was made.
-const WINDOW_MS: u64 = 4_000;
-
 /// Makes `traffic` while a window with these arguments is open, and returns the answer.
-fn watched(daemon: &Daemon, mut arguments: Value, traffic: impl FnOnce()) -> Value {
-    let mut client = Client::connect(&daemon.socket);
-    if arguments["duration_ms"].is_null() {
-        arguments["duration_ms"] = WINDOW_MS.into();
-    }
-    let id = client.begin_call(TOOL, arguments);
-    client.until_open(TOOL, 1);
+fn watched(daemon: &Daemon, arguments: Value, traffic: impl FnOnce()) -> Value {
+    let window = daemon.watch(TOOL, arguments);
     traffic();
-    let answer = client.end_call(id).unwrap();
-    client.until_detached(TOOL);
+    let answer = window.end();
+    Client::connect(&daemon.socket).until_detached(TOOL);
     answer
 }
 
@@ -47,6 +39,7 @@ fn begin_connect(netns: &Netns, to: SocketAddr) -> std::thread::JoinHandle<std::
     std::thread::spawn(move || connect(&netns, to))
 }
 
+// In guests.
 #[test]
 fn bytes_and_owners_of_both_ends_are_exact() {
     let daemon = Daemon::start();
@@ -99,6 +92,8 @@ fn a_listener_of_before_and_its_worker_are_known() {
         drop(connect(&pair.a, to).unwrap());
         worker = server.hear();
         kept = Some(connect(&pair.a, to).unwrap());
+        let held = || pair.b.run("ss -Htan state connected sport = :7000").lines().count();
+        until("the worker has closed the first one", || (held() == 1).then_some(()));
     });
     let rows = of(&answer, &pair.b, "inbound");
     let owner_of = |closed: bool| rows.iter().find(|c| c["closed"] == closed).map(|c| c["owner"]["pid"].to_string());
@@ -107,6 +102,7 @@ fn a_listener_of_before_and_its_worker_are_known() {
     assert_eq!(owner_of(false), Some(server.pid().to_string()), "whose listener it is: {answer}");
 }
 
+// In guests.
 #[test]
 fn every_failure_has_its_name() {
     let pair = Pair::new();
@@ -134,20 +130,15 @@ fn every_failure_has_its_name() {
         ("10.80.3.1:7000".into(), "unreachable", "EINVAL"),
         ("[fd80:2::1]:7000".into(), "denied", "EACCES"),
     ];
-    let answer = watched(
-        &daemon,
-        json!({"direction": "outbound", "outcome": "failed", "limit": 100, "duration_ms": 6_000}),
-        || {
-            // One by one: newer kernels do not run a program for a thread that preempts it, which an emulated
-            // processor leaves time for.
-            let (silent, others): (Vec<_>, Vec<_>) =
-                cases.iter().map(|(to, ..)| to).partition(|to| to.ends_with(":7001"));
-            let waiting = begin_connect(&pair.a, silent[0].parse().unwrap());
-            until("a SYN is sent", || pair.a.run("ss -Htan state syn-sent").contains(":7001").then_some(()));
-            others.iter().for_each(|to| drop(connect(&pair.a, to.parse().unwrap()).unwrap_err()));
-            drop(waiting.join().unwrap().unwrap_err());
-        },
-    );
+    let answer = watched(&daemon, json!({"direction": "outbound", "outcome": "failed", "limit": 100}), || {
+        // One by one: newer kernels do not run a program for a thread that preempts it, which an emulated
+        // processor leaves time for.
+        let (silent, others): (Vec<_>, Vec<_>) = cases.iter().map(|(to, ..)| to).partition(|to| to.ends_with(":7001"));
+        let waiting = begin_connect(&pair.a, silent[0].parse().unwrap());
+        until("a SYN is sent", || pair.a.run("ss -Htan state syn-sent").contains(":7001").then_some(()));
+        others.iter().for_each(|to| drop(connect(&pair.a, to.parse().unwrap()).unwrap_err()));
+        drop(waiting.join().unwrap().unwrap_err());
+    });
     let rows = of(&answer, &pair.a, "outbound");
     for (to, outcome, errno) in &cases {
         let to: SocketAddr = to.parse().unwrap();
@@ -179,6 +170,7 @@ fn no_free_port_is_told_from_other_errors() {
     assert!(full.iter().all(|c| c["errno"] == "EADDRNOTAVAIL" && c["local"].is_null()), "{answer:#}");
 }
 
+// In guests.
 #[test]
 fn no_route_is_seen_where_rules_name_more_tables() {
     let pair = Pair::new();
@@ -200,6 +192,7 @@ fn no_route_is_seen_where_rules_name_more_tables() {
     assert_eq!((count("unreachable"), count("established"), rows.len()), (6, 6, 12), "{answer:#}");
 }
 
+// In guests.
 #[test]
 fn resets_of_both_sides_are_named() {
     let pair = Pair::new();
@@ -243,19 +236,14 @@ fn processes_that_live_for_milliseconds_are_named() {
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();
     let mut pids = Vec::new();
-    let answer = watched(
-        &daemon,
-        json!({"direction": "outbound", "port": to.port(), "limit": 100, "duration_ms": 4_000}),
-        || {
-            for _ in 0..20 {
-                let mut command = pair.a.command("bash");
-                let child =
-                    command.args(["-c", &format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port())]).spawn().unwrap();
-                pids.push(u64::from(child.id()));
-                child.wait_with_output().unwrap();
-            }
-        },
-    );
+    let answer = watched(&daemon, json!({"direction": "outbound", "port": to.port(), "limit": 100}), || {
+        for _ in 0..20 {
+            let mut command = pair.a.command("bash");
+            let child = command.args(["-c", &format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port())]).spawn().unwrap();
+            pids.push(u64::from(child.id()));
+            child.wait_with_output().unwrap();
+        }
+    });
     let mut found: Vec<u64> =
         of(&answer, &pair.a, "outbound").iter().map(|c| c["owner"]["pid"].as_u64().unwrap()).collect();
     found.sort();
@@ -293,7 +281,7 @@ fn connecting_is_an_outcome_of_its_own() {
     pair.b.run("nft add chain inet t in { type filter hook input priority 0 ; policy drop ; }");
     let daemon = Daemon::start();
     let to = SocketAddr::new(B.parse().unwrap(), 7000);
-    let answer = watched(&daemon, json!({"remote": "10.77.0.0/24", "duration_ms": 5_000}), || {
+    let answer = watched(&daemon, json!({"remote": "10.77.0.0/24"}), || {
         begin_connect(&pair.a, to);
         let sent = || pair.a.run("ss -Htan state syn-sent").contains("10.77.0.2").then_some(());
         until("a SYN is sent", sent);
@@ -312,17 +300,20 @@ fn windows_at_once_each_get_what_they_asked_for() {
     let pair = Pair::new();
     let (one, two) = (echo_server(&pair.b, B), echo_server(&pair.b, B));
     let daemon = Daemon::start();
-    let mut client = Client::connect(&daemon.socket);
-    let ids = [json!({"port": one.port()}), json!({"port": two.port()}), json!({"remote": A, "direction": "inbound"})]
-        .map(|mut arguments| {
-            arguments["duration_ms"] = WINDOW_MS.into();
-            client.begin_call(TOOL, arguments)
-        });
-    client.until_open(TOOL, 3);
+    let questions =
+        [json!({"port": one.port()}), json!({"port": two.port()}), json!({"remote": A, "direction": "inbound"})];
+    let windows = questions.map(|mut arguments| {
+        arguments["limit"] = 10_000.into();
+        daemon.watch(TOOL, arguments)
+    });
     (0..5).for_each(|_| drop(connect(&pair.a, one).unwrap()));
     (0..3).for_each(|_| drop(connect(&pair.a, two).unwrap()));
-    let counts = ids.map(|id| client.end_call(id).unwrap()["outcomes"]["established"].as_u64().unwrap());
-    assert_eq!(counts, [10, 6, 8]);
+    let answers = windows.map(Watching::end);
+    // Other tests have the same addresses, in namespaces of their own.
+    let ours = |answer: &Value| {
+        [&pair.a, &pair.b].map(|netns| ["inbound", "outbound"].map(|way| of(answer, netns, way).len()))
+    };
+    assert_eq!(answers.each_ref().map(ours), [[[0, 5], [5, 0]], [[0, 3], [3, 0]], [[0, 0], [8, 0]]]);
 }
 
 #[test]
@@ -332,7 +323,7 @@ fn a_thousand_connects_a_second_are_all_there_and_none_twice() {
     let to = listener.local_addr().unwrap();
     std::thread::spawn(move || listener.incoming().for_each(drop));
     let daemon = Daemon::start();
-    let arguments = json!({"port": to.port(), "direction": "outbound", "limit": 10_000, "duration_ms": 15_000});
+    let arguments = json!({"port": to.port(), "direction": "outbound", "limit": 10_000});
     let answer = watched(&daemon, arguments, || {
         let begun = std::time::Instant::now();
         netns.enter(|| {

@@ -7,11 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netmon_mcp::limits;
 use serde_json::{Value, json};
 
 use crate::harness::*;
 
 mod floods;
+mod forms;
+mod servers;
 
 const TOOL: &str = "trace_dns";
 const SLOW: Duration = Duration::from_millis(300);
@@ -88,11 +91,9 @@ fn ask_udp(from: &Netns, server: SocketAddr, id: u16, name: &str) -> UdpSocket {
 
 fn answer_to<T>(daemon: &Daemon, input: Value, work: impl FnOnce() -> T) -> (Value, T) {
     let _alone = without_scans();
-    let mut client = Client::connect(&daemon.socket);
-    let id = client.begin_call(TOOL, input);
-    client.until_open(TOOL, 1);
+    let window = daemon.watch(TOOL, input);
     let done = work();
-    (client.end_call(id).unwrap(), done)
+    (window.end(), done)
 }
 
 /// The queries for names that end so.
@@ -109,15 +110,21 @@ fn find(answer: &Value, name: &str) -> Value {
 
 #[test]
 fn outcomes_over_ipv4_ipv6_and_loopback() {
-    for (address, port) in [(B, 53), (B6, 53), ("127.0.0.1", 53), ("::1", 53), (B, 5353)] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (daemon, _alone) = (Daemon::start(), without_scans());
+    let cases = [(B, 53), (B6, 53), ("127.0.0.1", 53), ("::1", 53), (B, 5353)].map(|(address, port)| {
+        let pair = Pair::new();
         let server = serve(&pair.b, address, port);
-        let asker = if server.ip().is_loopback() { &pair.b } else { &pair.a };
         let zone = format!("outcomes-{}", pair.b.inode());
+        let window = daemon.watch(TOOL, json!({"name": zone}));
+        let asker = if server.ip().is_loopback() { pair.b.clone() } else { pair.a.clone() };
         let names = ["fine", "missing", "failing", "slow", "silent"].map(|name| format!("{name}.{zone}"));
-        let input = json!({"duration_ms": 2_500, "name": zone});
-        let ask = || -> Vec<_> { names.iter().zip(1..).map(|(name, id)| ask_udp(asker, server, id, name)).collect() };
-        let (answer, sockets) = answer_to(&daemon, input, ask);
+        let ask = |(name, id): (&String, u16)| ask_udp(&asker, server, id, name);
+        let sockets: Vec<_> = names.iter().zip(1..).map(ask).collect();
+        (pair, window, asker, names, sockets, address, port)
+    });
+    thread::sleep(limits::DNS_PATIENCE); // a younger query is not called unanswered
+    for (_pair, window, asker, names, sockets, address, port) in cases {
+        let answer = window.end();
         for (name, rcode) in
             names.iter().zip([Some("NOERROR"), Some("NXDOMAIN"), Some("SERVFAIL"), Some("NOERROR"), None])
         {
@@ -163,7 +170,7 @@ fn multicast_answers_are_known_by_their_names() {
     let (asker, responder) = (open(&pair.a, A), open(&pair.b, B));
     let zone = format!("mdns-{}.local", pair.b.inode());
     let [known, unknown] = ["present", "absent"].map(|host| format!("{host}.{zone}"));
-    let input = json!({"duration_ms": 3_000, "name": zone});
+    let input = json!({"name": zone});
     let (answer, ()) = answer_to(&daemon, input, || {
         for name in [&unknown, &known] {
             asker.send_to(&query(0, name), (GROUP, 5353)).unwrap();
@@ -187,13 +194,14 @@ fn multicast_answers_are_known_by_their_names() {
     assert_eq!((&silent["answered"], &silent["rcode"]), (&json!(false), &Value::Null), "{answer:#}");
 }
 
+// In guests, since Linux 6.12.
 #[test]
 fn queries_over_tcp() {
     for address in [B, B6] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let server = serve(&pair.b, address, 53);
         let name = format!("missing.tcp-{}", pair.b.inode());
-        let (answer, _) = answer_to(&daemon, json!({"duration_ms": 1_500, "name": name}), || {
+        let (answer, _) = answer_to(&daemon, json!({"name": name}), || {
             let mut stream = connect(&pair.a, server).unwrap();
             stream.write_all(&framed(&query(77, &name))).unwrap();
             stream.read_exact(&mut [0; 14]).unwrap();
@@ -214,7 +222,7 @@ fn a_process_that_is_gone_is_named_and_a_young_query_is_not_judged() {
     // So that the neighbor is known and the query leaves at once.
     assert!(pair.a.enter(|| TcpStream::connect((B, 9))).is_err());
     let escaped: String = query(9, &format!("silent.{zone}")).iter().map(|byte| format!("\\x{byte:02x}")).collect();
-    let (answer, ()) = answer_to(&daemon, json!({"duration_ms": 950, "name": zone}), || {
+    let (answer, ()) = answer_to(&daemon, json!({"name": zone}), || {
         let script = format!("printf '{escaped}' > /dev/udp/{}/{}", server.ip(), server.port());
         assert!(pair.a.command("bash").args(["-c", &script]).status().unwrap().success());
     });
@@ -225,15 +233,16 @@ fn a_process_that_is_gone_is_named_and_a_young_query_is_not_judged() {
         (&json!(false), &json!(true), &Value::Null),
         "{row:#}"
     );
-    assert!(answer["measured"]["limits"].to_string().contains("too young"), "{answer:#}");
+    assert!(answer["measured"]["limits"].to_string().contains("dns_queries_pending"), "{answer:#}");
 }
 
+// In guests.
 #[test]
 fn a_query_that_is_sent_again_is_one_query() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let name = format!("silent.again-{}", pair.b.inode());
-    let (answer, _) = answer_to(&daemon, json!({"duration_ms": 1_500, "name": name}), || {
+    let (answer, _) = answer_to(&daemon, json!({"name": name}), || {
         let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
         for _ in 0..3 {
             socket.send_to(&query(5, &name), server).unwrap();
@@ -249,7 +258,7 @@ fn a_thousand_queries_are_all_there() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let zone = format!("many-{}", pair.b.inode());
-    let (answer, _) = answer_to(&daemon, json!({"duration_ms": 3_000, "name": zone, "limit": 10_000}), || {
+    let (answer, _) = answer_to(&daemon, json!({"name": zone, "limit": 10_000}), || {
         let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
         for id in 0..1_000u16 {
             socket.send_to(&query(id, &format!("n{id}.{zone}")), server).unwrap();
@@ -267,19 +276,16 @@ fn long_names_make_fewer_rows_and_not_a_longer_answer_unless_asked() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let zone = format!("{}.long-{}", ["x".repeat(60), "y".repeat(60), "z".repeat(60)].join("."), pair.b.inode());
-    let mut client = Client::connect(&daemon.socket);
-    let mut ask = |arguments: Value| client.begin("tools/call", json!({"name": TOOL, "arguments": arguments}));
-    let short = ask(json!({"duration_ms": 3_000, "name": zone}));
-    let whole = ask(json!({"duration_ms": 3_000, "name": zone, "limit": 20}));
-    client.until_open(TOOL, 2);
+    let short = daemon.watch(TOOL, json!({"name": zone}));
+    let whole = daemon.watch(TOOL, json!({"name": zone, "limit": 20}));
     (0..40).for_each(|id| drop(ask_udp(&pair.a, server, id, &format!("n{id}.{zone}"))));
-    for (id, asked) in [(short, false), (whole, true)] {
-        let result = client.end(id)["result"].clone();
-        let (answer, text) = (&result["structuredContent"], result["content"][0]["text"].as_str().unwrap());
+    for (window, asked) in [(short, false), (whole, true)] {
+        let result = window.end_with_text();
+        let (answer, text) = (&result.structured, result.text.as_str());
         let (rows, bytes) = (queries(answer, &zone).len(), answer.to_string().len() + text.len());
         assert_eq!((rows == 20, bytes > ANSWER_BYTES), (asked, asked), "{rows} rows, {bytes} bytes");
         assert_eq!(answer["measured"]["rows_cut"], 40 - rows, "{answer:#}");
-        assert!(rows > 5 && text.contains(&format!("{} more rows", 40 - rows)), "{text}");
+        assert!(rows > 5 && text.contains(&format!("{rows} of 40 rows; limit=40 shows all")), "{text}");
     }
 }
 

@@ -1,21 +1,32 @@
 # NixOS VM tests: every other *.nix of this folder is a set of them, by name. What each asserts is in the
 # script of the same name, which runs on Debian guests as well (tests/vm/driver).
-{ self, pkgs }:
+{
+  self,
+  pkgs,
+  own,
+}:
 let
   inherit (pkgs) lib;
   files = lib.filter (file: lib.hasSuffix ".nix" file && file != "default.nix") (
     builtins.attrNames (builtins.readDir ./.)
   );
-  # Every kernel with long-term support that NixOS has, and the newest.
+  # Every kernel with long-term support that NixOS has (its default is 6.18), and the newest.
   kernels = {
+    "5_10" = pkgs.linuxPackages_5_10;
+    "5_15" = pkgs.linuxPackages_5_15;
     "6_1" = pkgs.linuxPackages_6_1;
     "6_6" = pkgs.linuxPackages_6_6;
     "6_12" = pkgs.linuxPackages_6_12;
+    "6_18" = pkgs.linuxPackages_6_18;
     latest = pkgs.linuxPackages_latest;
   };
-  # A test for each of them.
+  # A test for each of them, from `since` on.
   onEveryKernel =
-    name: test:
+    {
+      name,
+      since ? "5.10",
+    }:
+    test:
     lib.mapAttrs' (
       version: kernelPackages:
       lib.nameValuePair "${name}-${version}" (
@@ -23,7 +34,7 @@ let
           {
             name = "netmon-mcp-${name}-${version}";
             # Without KVM a boot takes a minute.
-            globalTimeout = 1200;
+            globalTimeout = 1800;
             defaults = {
               boot = { inherit kernelPackages; };
               virtualisation.cores = 2;
@@ -32,13 +43,28 @@ let
           // test
         )
       )
-    ) kernels;
+    ) (lib.filterAttrs (_: it: lib.versionAtLeast it.kernel.version since) kernels);
   # A host with the service.
   host = {
     imports = [ self.nixosModules.default ];
     services.netmon-mcp.enable = true;
   };
-  load = file: import (./. + "/${file}") { inherit pkgs host onEveryKernel; };
+  # The MCP client of the scripts.
+  client = [
+    (pkgs.writeScriptBin "mcp-client" (builtins.readFile ./mcp-client))
+    pkgs.python3
+  ];
+  load =
+    file:
+    import (./. + "/${file}") {
+      inherit
+        client
+        host
+        onEveryKernel
+        own
+        pkgs
+        ;
+    };
 in
 lib.mapAttrs' (name: lib.nameValuePair "vm-${name}") (
   lib.foldl' (all: file: all // load file) { } files

@@ -1,8 +1,9 @@
 # Two hosts with the service: traffic between them, and packets that one of them drops.
 {
-  pkgs,
   host,
   onEveryKernel,
+  pkgs,
+  ...
 }:
 let
   node = {
@@ -14,8 +15,13 @@ let
     networking.firewall.enable = false;
   };
 in
-onEveryKernel "pair" {
-  nodes.client = node;
-  nodes.server = node;
-  testScript = builtins.readFile ./pair.py;
-}
+onEveryKernel
+  {
+    name = "pair";
+    since = "6.1";
+  }
+  {
+    nodes.client = node;
+    nodes.server = node;
+    testScript = builtins.readFile ./pair.py;
+  }

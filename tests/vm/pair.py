@@ -46,7 +46,7 @@ with subtest("traffic of known size belongs to whoever sent it, and to whoever r
         assert len(rows) == 1, answer
         assert BYTES <= rows[0][counter] < BYTES * 1.01, rows
 
-with subtest("nothing is wrong while nothing is"):
+with subtest("no fault is found on a quiet host"):
     begin(server, "diagnose", "duration_ms=3000")
     assert not findings(end(server))
 

@@ -1,46 +1,46 @@
 # The installed service: enclosed, restarted, upgraded, and asked over its socket, HTTP and SSH.
 {
-  pkgs,
+  client,
   host,
   onEveryKernel,
+  pkgs,
+  ...
 }:
-let
-  # The MCP client of the script.
-  client = [
-    (pkgs.writeScriptBin "mcp-client" (builtins.readFile ./mcp-client))
-    pkgs.python3
-  ];
-in
-onEveryKernel "service" {
-  nodes.client.environment.systemPackages = client;
+onEveryKernel
+  {
+    name = "service";
+    since = "6.1";
+  }
+  {
+    nodes.client.environment.systemPackages = client;
 
-  nodes.server = {
-    imports = [ host ];
-    services.netmon-mcp = {
-      users = [ "alice" ];
-      openFirewall = true;
-      http = {
-        enable = true;
-        address = "0.0.0.0";
-        tokenFile = "/etc/netmon-tokens";
+    nodes.server = {
+      imports = [ host ];
+      services.netmon-mcp = {
+        users = [ "alice" ];
+        openFirewall = true;
+        http = {
+          enable = true;
+          address = "0.0.0.0";
+          tokenFile = "/etc/netmon-tokens";
+        };
+        settings.http.allowed_hosts = [ "server" ];
       };
-      settings.http.allowed_hosts = [ "server" ];
-    };
-    environment.etc."netmon-tokens" = {
-      text = "test correct-horse-battery-staple-0123456789\n";
-      mode = "0400";
-    };
-    users.users.alice.isNormalUser = true;
-    users.users.mallory.isNormalUser = true;
-    services.openssh.enable = true;
+      environment.etc."netmon-tokens" = {
+        text = "test correct-horse-battery-staple-0123456789\n";
+        mode = "0400";
+      };
+      users.users.alice.isNormalUser = true;
+      users.users.mallory.isNormalUser = true;
+      services.openssh.enable = true;
 
-    # What an upgrade does: the system is switched to another one, which runs other units.
-    system.switch.enable = true;
-    specialisation.upgraded.configuration.services.netmon-mcp.without = [ "snapshot_interfaces" ];
-    environment.systemPackages = client ++ [
-      (pkgs.writeShellScriptBin "upgrade" "/run/booted-system/specialisation/upgraded/bin/switch-to-configuration test")
-    ];
-  };
+      # What an upgrade does: the system is switched to another one, which runs other units.
+      system.switch.enable = true;
+      specialisation.upgraded.configuration.services.netmon-mcp.without = [ "snapshot_interfaces" ];
+      environment.systemPackages = client ++ [
+        (pkgs.writeShellScriptBin "upgrade" "/run/booted-system/specialisation/upgraded/bin/switch-to-configuration test")
+      ];
+    };
 
-  testScript = builtins.readFile ./service.py;
-}
+    testScript = builtins.readFile ./service.py;
+  }

@@ -50,7 +50,7 @@ EXPECTED = [
     ("snapshot_interfaces", lambda a: some(a["interfaces"], name="lo")),
     (
         "top_traffic duration_ms=4000",
-        lambda a: a["total"]["tx_bytes"] >= 1000 or any("UDP is not counted" in it for it in a["measured"]["limits"]),
+        lambda a: a["total"]["tx_bytes"] >= 1000 or some(a["measured"]["limits"], code="udp_not_counted"),
     ),
     (
         "trace_connections duration_ms=4000 outcome=failed",
@@ -69,17 +69,23 @@ EXPECTED = [
     ),
     ("status", lambda a: a["daemon"]["connected"]),
 ]
+KNOWN = {question.split()[0] for question, _ in EXPECTED}
 
 start_all()
-status, refused = end(begin("status"))
-assert status and status["daemon"]["connected"], refused or status["daemon"]["reason"]
+# Where the verifier has one slow core, the daemon may load for longer than a question waits.
+is_loaded = "answer=$(netmon-mcp call status --json) && [[ $answer = *'\"connected\": true'* ]]"
+status = json.loads(machine.wait_until_succeeds(f"{is_loaded} && echo \"$answer\"", timeout=300))
 tools = {tool["name"]: tool for tool in status["tools"]}
-release = tuple(map(int, re.match(r"(\d+)\.(\d+)", status["kernel"]).groups()))
-limits = {name: [] for name in tools}  # what this kernel cannot show, in the tool's words
+version = re.match(r"(\d+)\.(\d+)", status["kernel"])
+assert version, status["kernel"]
+release = tuple(map(int, version.groups()))
+limits: dict[str, list[str]] = {name: [] for name in tools}  # what this kernel cannot show, in the tool's words
 
 machine.succeed(f"cat >/tmp/traffic <<'END'\n{TRAFFIC}END")
 machine.succeed("bash /tmp/traffic >/dev/null 2>&1 & echo $! >/tmp/traffic.pid")
-asked = [(question, shows, begin(question)) for question, shows in EXPECTED if question.split()[0] in tools]
+questions = [(question, shows) for question, shows in EXPECTED if question.split()[0] in tools]
+questions += [(name, lambda a: True) for name in tools if name not in KNOWN]  # every other one answers
+asked = [(question, shows, begin(question)) for question, shows in questions]
 for question, shows, file in asked:
     name = question.split()[0]
     with subtest(question):
@@ -91,7 +97,7 @@ for question, shows, file in asked:
         else:
             assert shows(answer), f"{question} does not show what happens: {answer}"
             said = answer.get("measured", {}).get("limits", [])
-            limits[name] += [limit for limit in said if "kernel" in limit or "Linux" in limit]
+            limits[name] += [limit["text"] for limit in said if "kernel" in limit["text"] or "Linux" in limit["text"]]
         if name == "diagnose" and not all(tool["available"] for tool in tools.values()):
             limits[name].append("It judges nothing that only an unavailable tool sees, and says so in blind_spots.")
 machine.succeed("kill $(cat /tmp/traffic.pid)")

@@ -1,22 +1,29 @@
 //! The ways to another host's gateway.
 
 use std::{
+    io,
     path::Path,
+    pin::Pin,
     process::Stdio,
     sync::{Arc, Mutex},
+    task::{Context, Poll},
 };
 
-use rmcp::transport::{
-    StreamableHttpClientTransport, TokioChildProcess, UnixSocketHttpClient,
-    streamable_http_client::StreamableHttpClientTransportConfig,
+use rmcp::{
+    RoleClient,
+    transport::{
+        StreamableHttpClientTransport, async_rw::AsyncRwTransport,
+        streamable_http_client::StreamableHttpClientTransportConfig,
+    },
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::{ChildStderr, Command},
-    task::JoinHandle,
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, DuplexStream, ReadBuf},
+    process::{ChildStderr, ChildStdin, Command},
+    task::{JoinHandle, JoinSet},
 };
 
-use crate::{bpf::lock, limits};
+use super::{Target, arrivals::Arrivals, client::Client, ssh};
+use crate::{limits, sync::lock};
 
 /// What ssh, or the other side through it, has to say for itself.
 pub struct Complaints {
@@ -45,20 +52,33 @@ impl Complaints {
     }
 }
 
-/// `netmon-mcp` at the other end of ssh. Nobody is there to be asked for a password.
-pub fn ssh(destination: &str, config: Option<&Path>) -> Result<(TokioChildProcess, Complaints), String> {
-    let mut command = Command::new("ssh");
-    if let Some(config) = config {
-        command.arg("-F").arg(config);
-    }
-    let destination = if destination.starts_with("//") { format!("ssh:{destination}") } else { destination.into() };
+/// `netmon-mcp` at the other end of ssh.
+pub fn over_ssh(
+    destination: &str,
+    config: Option<&Path>,
+    arrivals: Arrivals,
+) -> Result<(AsyncRwTransport<RoleClient, Lines, ChildStdin>, Complaints), String> {
+    let mut command = Command::from(ssh::command(config));
     let connect = format!("ConnectTimeout={}", limits::HOST_CONNECT.as_secs());
-    command.args(["-T", "-o", "BatchMode=yes", "-o", &connect, "-o", "ServerAliveInterval=15", "--", &destination]);
-    command.arg("netmon-mcp");
+    command.args(["-o", &connect, "-o", "ServerAliveInterval=15", "--", &ssh::destination(destination), "netmon-mcp"]);
     let failed = |e: std::io::Error| format!("ssh could not be started: {e}");
-    let (child, stderr) = TokioChildProcess::builder(command).stderr(Stdio::piped()).spawn().map_err(failed)?;
-    let stderr = stderr.ok_or("ssh has no standard error")?;
-    Ok((child, Complaints::of(stderr)))
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(failed)?;
+    let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err("ssh has no standard input and output".into());
+    };
+    let (ours, lines) = tokio::io::duplex(limits::ANSWER_PART);
+    let mut relay = JoinSet::new();
+    relay.spawn(async move {
+        if let Err(e) = arrivals.relay(output, ours).await {
+            tracing::warn!("the connection to another host was ended: {e}");
+        }
+        drop(child); // ssh ends with its connection
+    });
+    let lines = Lines { from: lines, _relay: relay };
+    let transport = AsyncRwTransport::new_client(lines, input).with_max_line_length(limits::ANSWERS_BYTES_OF_A_CALLER);
+    Ok((transport, Complaints::of(errors)))
 }
 
 fn config(url: &str, token: Option<String>) -> StreamableHttpClientTransportConfig {
@@ -69,13 +89,31 @@ fn config(url: &str, token: Option<String>) -> StreamableHttpClientTransportConf
     }
 }
 
-/// A gateway that serves HTTP.
-pub fn http(url: &str, token: Option<String>) -> StreamableHttpClientTransport<reqwest::Client> {
-    StreamableHttpClientTransport::with_client(reqwest::Client::new(), config(url, token))
+/// A client for a URL, or for the Unix socket that leads to it. It follows no redirect: the next server would get the
+/// token of this one.
+pub fn client(target: &Target) -> Option<reqwest::Client> {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    let client = match target {
+        Target::Ssh(_) => return None,
+        Target::Http(_) => client,
+        Target::Unix(path) => client.no_proxy().unix_socket(path.as_path()),
+    };
+    client.build().inspect_err(|e| tracing::error!("no HTTP client for other hosts: {e}")).ok()
 }
 
-/// A Unix socket that leads to one.
-pub fn unix(path: &Path, token: Option<String>) -> StreamableHttpClientTransport<UnixSocketHttpClient> {
-    let config = config("http://localhost/mcp", token);
-    StreamableHttpClientTransport::from_unix_socket_with_config(&path.to_string_lossy(), config)
+/// A gateway that serves HTTP.
+pub fn http(client: Client, url: &str, token: Option<String>) -> StreamableHttpClientTransport<Client> {
+    StreamableHttpClientTransport::with_client(client, config(url, token))
+}
+
+/// What ssh's relay passes on. With it the relay ends, and ssh.
+pub struct Lines {
+    from: DuplexStream,
+    _relay: JoinSet<()>,
+}
+
+impl AsyncRead for Lines {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.from).poll_read(context, buffer)
+    }
 }

@@ -1,11 +1,11 @@
 //! Connections: how many, how long they may dawdle, and how they end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
 use tokio_rustls::TlsAcceptor;
@@ -23,15 +24,19 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{
+    identity::{Identity, Source},
     listen::{Listener, Peer, Stream},
     tls::{self, Tls},
 };
-use crate::{bpf::lock, limits};
+use crate::{limits, logging::Throttle, sync::lock};
 
 /// A connection, as its requests see it.
 pub struct Connection {
     pub peer: Peer,
-    /// Requests whose answers are not out yet, event streams included.
+    source: Source,
+    /// Whose it is, once a request on it had good credentials. A proxy's connection stays with its first client.
+    owner: OnceLock<Identity>,
+    /// Requests that came whole from a known client and whose answers are not out yet, event streams included.
     busy: AtomicUsize,
     /// Those of them that a client waits for: calls, not streams that only listen.
     owed: Arc<AtomicUsize>,
@@ -43,16 +48,28 @@ pub struct Connection {
 pub struct Busy {
     connection: Arc<Connection>,
     owed: bool,
+    _room: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// Counts a request until the guard is dropped. `owed` are answers that a shutdown waits for.
-    pub fn begin(self: &Arc<Self>, owed: bool) -> Busy {
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Notes whose it is: such a connection gives way to a stranger's last.
+    pub fn belongs_to(&self, identity: &Identity) {
+        self.owner.get_or_init(|| identity.clone());
+    }
+
+    /// Counts a request until the guard is dropped: its client's `room` and its `place` among all. `owed` are answers
+    /// that a shutdown waits for.
+    pub fn begin(self: &Arc<Self>, owed: bool, room: OwnedSemaphorePermit, place: OwnedSemaphorePermit) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
         if owed {
             self.owed.fetch_add(1, Ordering::Relaxed);
         }
-        Busy { connection: Arc::clone(self), owed }
+        Busy { connection: Arc::clone(self), owed, _room: room, _place: place }
     }
 }
 
@@ -71,11 +88,35 @@ pub struct Connections {
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
     next: AtomicU64,
     owed: Arc<AtomicUsize>,
+    /// Places for requests: fewer than connections, so that there is always one that may give way.
+    requests: Arc<Semaphore>,
+    complaints: Throttle,
 }
 
 impl Connections {
     pub fn new(max: usize) -> Self {
-        Connections { max: max.max(1), open: Mutex::default(), next: AtomicU64::new(0), owed: Arc::default() }
+        let max = max.max(limits::CONNECTIONS_MIN);
+        Connections {
+            max,
+            open: Mutex::default(),
+            next: AtomicU64::new(0),
+            owed: Arc::default(),
+            requests: Arc::new(Semaphore::new(max - limits::CONNECTIONS_KEPT)),
+            complaints: Throttle::new(limits::REFUSALS_PER_SECOND),
+        }
+    }
+
+    /// How many requests one client may have under way: half of all.
+    pub fn share(&self) -> usize {
+        (self.max / 2).max(1)
+    }
+
+    /// A place among the requests that are worked on.
+    pub fn place(&self) -> Result<OwnedSemaphorePermit, String> {
+        Arc::clone(&self.requests).try_acquire_owned().map_err(|_| {
+            let limit = self.max - limits::CONNECTIONS_KEPT;
+            format!("{limit} requests are not answered yet, which is the limit (max_connections)")
+        })
     }
 
     pub fn count(&self) -> usize {
@@ -102,7 +143,9 @@ impl Connections {
                     Ok(accepted) => accepted,
                     Err(e) => {
                         // Too many open files and the like pass; a loop that spins on them would not help.
-                        tracing::warn!("a connection was not taken: {e}");
+                        if let Some(skipped) = self.complaints.admit() {
+                            tracing::warn!(skipped, "a connection was not accepted: {e}");
+                        }
                         tokio::time::sleep(limits::ACCEPT_PAUSE).await;
                         continue;
                     }
@@ -125,22 +168,34 @@ impl Connections {
         }
     }
 
-    /// A place for a connection. When all are taken, the oldest that asks nothing makes room: it is half
-    /// open or idle, and a client that still wants it connects again.
+    /// Serves one connection that was not taken from a listener.
+    pub async fn converse(&self, stream: impl Stream + 'static, peer: Peer, router: Router, ending: CancellationToken) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        if let Some(connection) = self.admit(id, peer) {
+            talk(Box::pin(stream), connection, router, ending).await;
+            lock(&self.open).remove(&id);
+        }
+    }
+
+    /// A place for a connection. When all are taken, some that ask nothing make room.
     fn admit(&self, id: u64, peer: Peer) -> Option<Arc<Connection>> {
         let mut open = lock(&self.open);
         if open.len() >= self.max {
-            let idle = open.iter().find(|(_, c)| c.busy.load(Ordering::Relaxed) == 0).map(|(id, _)| *id);
-            let Some(idle) = idle else {
-                tracing::warn!(%peer, "all {} connections are at work; this one was closed", self.max);
-                return None;
-            };
-            if let Some(connection) = open.remove(&idle) {
+            let leaving = give_way(&open);
+            for connection in leaving.iter().filter_map(|id| open.remove(id)) {
                 connection.close.cancel();
+            }
+            if leaving.is_empty() {
+                if let Some(skipped) = self.complaints.admit() {
+                    tracing::warn!(%peer, skipped, "all {} connections are at work; this one was closed", self.max);
+                }
+                return None;
             }
         }
         let connection = Arc::new(Connection {
+            source: peer.source(),
             peer,
+            owner: OnceLock::new(),
             busy: AtomicUsize::new(0),
             owed: Arc::clone(&self.owed),
             close: CancellationToken::new(),
@@ -148,6 +203,26 @@ impl Connections {
         open.insert(id, Arc::clone(&connection));
         Some(connection)
     }
+}
+
+/// The connections that give way to new ones: of a stranger before those of a known client, of who has most before
+/// others, the oldest first. They are half open, slow or idle, and a client that still wants one connects again.
+/// Several at once, since to look for them takes a while.
+fn give_way(open: &BTreeMap<u64, Arc<Connection>>) -> Vec<u64> {
+    #[derive(PartialEq, Eq, Hash)]
+    enum Whose<'a> {
+        Known(&'a Identity),
+        Stranger(Source),
+    }
+    let mut idle: HashMap<Whose, Vec<u64>> = HashMap::new();
+    for (id, connection) in open.iter().filter(|(_, connection)| connection.busy.load(Ordering::Relaxed) == 0) {
+        let whose = connection.owner.get().map_or(Whose::Stranger(connection.source), Whose::Known);
+        idle.entry(whose).or_default().push(*id);
+    }
+    let most = idle.into_iter().max_by_key(|(whose, ids)| (matches!(whose, Whose::Stranger(_)), ids.len()));
+    let mut leaving = most.map(|(_, ids)| ids).unwrap_or_default();
+    leaving.truncate((leaving.len() / 2 + 1).min(limits::CONNECTIONS_GIVE_WAY));
+    leaving
 }
 
 /// The stream, encrypted where that is wanted and the client is quick enough about it.
@@ -251,5 +326,43 @@ impl AsyncWrite for Impatient {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
         let poll = self.stream.as_mut().poll_shutdown(context);
         self.judge(poll, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(source: Source, owner: Option<Identity>, busy: usize) -> Arc<Connection> {
+        let connection = Connection {
+            peer: Peer::Unix { uid: 0 },
+            source,
+            owner: OnceLock::new(),
+            busy: AtomicUsize::new(busy),
+            owed: Arc::default(),
+            close: CancellationToken::new(),
+        };
+        owner.iter().for_each(|owner| connection.belongs_to(owner));
+        Arc::new(connection)
+    }
+
+    #[test]
+    fn strangers_give_way_first_then_who_has_most() {
+        let (alice, bob) = (Some(Identity::Token("alice".into())), Some(Identity::Token("bob".into())));
+        let mut open = BTreeMap::from([
+            (1, connection(Source::Loopback, alice.clone(), 0)),
+            (2, connection(Source::Loopback, bob.clone(), 0)),
+            (3, connection(Source::Loopback, bob.clone(), 0)),
+            (4, connection(Source::Loopback, bob, 1)),
+            (5, connection(Source::Uid(1), None, 0)),
+            (6, connection(Source::Loopback, None, 0)),
+            (7, connection(Source::Loopback, None, 0)),
+        ]);
+        for expected in [&[6, 7][..], &[5], &[2, 3], &[1], &[]] {
+            let leaving = give_way(&open);
+            assert_eq!(leaving, expected);
+            open.retain(|id, _| !leaving.contains(id));
+        }
+        assert_eq!(open.into_keys().collect::<Vec<_>>(), [4], "what is at work stays");
     }
 }

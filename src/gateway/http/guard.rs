@@ -17,100 +17,102 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 
 use super::{
     Http, LOCAL_HOSTS,
-    callers::Sender,
+    callers::{Caller, Holds, Sender},
     connection::{Busy, Connection},
-    listen::Peer,
-    sessions,
+    identity::{Grant, Identity},
+    refusal::Refusal,
+    sessions::{self, Claim},
 };
-use crate::{limits, logging::Throttle, untrusted};
+use crate::{budget::Held, limits, logging::Throttle, untrusted};
 
-/// Strangers cause these lines, so they are bounded.
-static REFUSALS: Throttle = Throttle::new(limits::LOG_LINES_PER_SECOND);
+/// Bounds the lines about all strangers together; each source of them has a bound of its own as well.
+static STRANGERS: Throttle = Throttle::new(limits::REFUSALS_OF_STRANGERS_PER_SECOND);
 
-/// A request that goes no further.
-pub struct Refusal {
-    status: StatusCode,
-    reason: String,
-    header: Option<(header::HeaderName, String)>,
+/// A request that may go on.
+struct Admitted {
+    request: Request,
+    /// Nothing of a request to what is for everybody.
+    claim: Option<Claimed>,
 }
 
-impl Refusal {
-    pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
-        Refusal { status, reason: reason.into(), header: None }
-    }
-
-    /// No token, or a wrong one. `parameters` extend the challenge (RFC 6750, RFC 9728).
-    pub fn unauthorized(reason: &str, parameters: &str) -> Self {
-        Refusal::challenge(StatusCode::UNAUTHORIZED, reason, parameters)
-    }
-
-    /// A token that does not allow it.
-    pub fn forbidden(reason: &str, parameters: &str) -> Self {
-        Refusal::challenge(StatusCode::FORBIDDEN, reason, parameters)
-    }
-
-    fn challenge(status: StatusCode, reason: &str, parameters: &str) -> Self {
-        let header = Some((header::WWW_AUTHENTICATE, format!("Bearer realm=\"netmon\"{parameters}")));
-        Refusal { header, ..Refusal::new(status, reason) }
-    }
-
-    /// Come back later.
-    pub fn later(status: StatusCode, seconds: u64, reason: impl Into<String>) -> Self {
-        Refusal { header: Some((header::RETRY_AFTER, seconds.max(1).to_string())), ..Refusal::new(status, reason) }
-    }
+/// What a request of a known client holds until its answer is out.
+struct Claimed {
+    grant: Grant,
+    held: Kept,
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, self.reason + "\n").into_response();
-        if let Some((name, value)) = self.header
-            && let Ok(value) = HeaderValue::try_from(value)
-        {
-            response.headers_mut().insert(name, value);
-        }
-        response
-    }
-}
+/// Its places among the requests and in its session's table, its body's memory, its answer's memory.
+type Kept = (Busy, Option<Claim>, Held<Identity>, Holds);
 
 /// The middleware.
 pub async fn guard(State(http): State<Arc<Http>>, request: Request, next: Next) -> Response {
     let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let (peer, method, uri) = (connection.peer.clone(), request.method().clone(), request.uri().clone());
-    let busy = connection.begin(method == Method::POST);
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let [host, origin] = [header::HOST, header::ORIGIN].map(|name| request.headers().get(name).cloned());
-    let response = match admit(&http, &peer, request).await {
-        Ok(request) => next.run(request).await,
-        Err((who, refusal)) => {
-            let status = refusal.status.as_u16();
-            let (path, host, origin) = (untrusted::clean(uri.path()), host.map(shown), origin.map(shown));
-            if let Some(skipped) = REFUSALS.admit() {
-                tracing::warn!(target: "netmon_mcp::audit", %peer, who, %method, path, host, origin, status, reason = refusal.reason, skipped, "refused");
-            }
-            http.metrics.refused(refusal.status);
-            refusal.into_response()
+    let refused = |who: Option<Arc<Caller>>, refusal: Refusal| {
+        http.metrics.refused(refusal.status);
+        let skipped = match &who {
+            Some(caller) => caller.refused.admit(),
+            None => http.callers.stranger(connection.source()).refused.admit().and_then(|own| {
+                STRANGERS.admit().map(|all| own + all) // so many sources do not fill the log either
+            }),
+        };
+        if let Some(skipped) = skipped {
+            let who = who.map(|caller| caller.identity.to_string());
+            let [path, host, origin] = [Some(uri.path().as_bytes()), bytes(&host), bytes(&origin)].map(shown);
+            let method = untrusted::short(method.as_str(), limits::METHOD_CHARS);
+            let (status, reason) = (refusal.status.as_u16(), untrusted::clean(&refusal.reason));
+            tracing::warn!(target: "netmon_mcp::audit", peer = %connection.peer, who, method, path, host, origin, status, reason, skipped, "refused");
         }
+        refusal.into_response()
     };
-    response.map(|body| Body::new(Answer { body, _busy: busy }))
+    let Admitted { request, claim } = match admit(&http, &connection, request).await {
+        Ok(admitted) => admitted,
+        Err((who, refusal)) => return refused(who, refusal),
+    };
+    let Some(Claimed { grant, held }) = claim else { return next.run(request).await };
+    let mut ended: Ended = Box::pin(grant.ended());
+    tokio::select! {
+        biased;
+        () = &mut ended => refused(None, Refusal::unauthorized("the token was withdrawn or has expired", "")),
+        response = next.run(request) => response.map(|body| Body::new(Answer { body, ended, _held: held })),
+    }
 }
 
-/// The body of an answer. The request is over when it is out, and it may be a stream.
-struct Answer {
+fn bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
+    value.as_ref().map(HeaderValue::as_bytes)
+}
+
+/// What a stranger sent, for the log.
+fn shown(value: Option<&[u8]>) -> Option<String> {
+    value.map(|value| untrusted::short(&String::from_utf8_lossy(value), limits::LOGGED_CHARS))
+}
+
+type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The body of an answer. The request is over when it is out, and it may be a stream; it breaks off when the
+/// credentials of its client are withdrawn.
+struct Answer<T> {
     body: Body,
-    _busy: Busy,
+    ended: Ended,
+    _held: T,
 }
 
-impl HttpBody for Answer {
+impl<T: Unpin> HttpBody for Answer<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.ended.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(axum::Error::new("the token was withdrawn or has expired"))));
+        }
         Pin::new(&mut self.body).poll_frame(context)
     }
 
@@ -123,35 +125,52 @@ impl HttpBody for Answer {
     }
 }
 
-fn shown(value: HeaderValue) -> String {
-    untrusted::clean(&String::from_utf8_lossy(value.as_bytes()))
+type Refused = (Option<Arc<Caller>>, Refusal);
+
+/// The request, ready for its handler, or why not, and whose it was if that is known. Until it is whole, and of a
+/// known client, it waits for nothing but its own body, and its connection gives way to others.
+async fn admit(http: &Http, connection: &Arc<Connection>, request: Request) -> Result<Admitted, Refused> {
+    let stranger = |refusal| (None, refusal);
+    meant_for_us(http, request.headers(), request.uri()).map_err(stranger)?;
+    if http.is_open(request.uri().path()) {
+        return Ok(Admitted { request, claim: None });
+    }
+    let grant = http.authenticate(connection, request.headers()).map_err(stranger)?;
+    let caller = http.callers.get(&grant.identity);
+    connection.belongs_to(&grant.identity);
+    match claim(http, connection, request, grant, &caller).await {
+        Ok(admitted) => Ok(admitted),
+        Err(refusal) => Err((Some(caller), refusal)),
+    }
 }
 
-/// The request, ready for its handler, or why not, and whose it was if that is known.
-async fn admit(http: &Http, peer: &Peer, mut request: Request) -> Result<Request, (Option<String>, Refusal)> {
-    meant_for_us(http, request.headers(), request.uri()).map_err(|refusal| (None, refusal))?;
-    let path = request.uri().path();
-    if http.is_open(path) {
-        return Ok(request);
-    }
-    let name = http.authenticate(peer, request.headers()).await.map_err(|refusal| (None, refusal))?;
-    let caller = http.callers.get(&name);
+async fn claim(
+    http: &Http,
+    connection: &Arc<Connection>,
+    request: Request,
+    grant: Grant,
+    caller: &Arc<Caller>,
+) -> Result<Admitted, Refusal> {
+    let later = |seconds, reason| Refusal::later(StatusCode::TOO_MANY_REQUESTS, seconds, reason);
     caller
-        .request(http.rate)
-        .map_err(|wait| {
-            Refusal::later(
-                StatusCode::TOO_MANY_REQUESTS,
-                wait.as_secs(),
-                format!("more than {} requests a second", http.rate),
-            )
-        })
-        .map_err(|refusal| (Some(name.clone()), refusal))?;
-    let sender = Sender { caller, peer: peer.clone() };
+        .request()
+        .map_err(|wait| later(wait.as_secs(), format!("more than {} requests a second (rate)", http.callers.rate)))?;
+    let mut bytes = Held::nothing(&http.callers.bodies, grant.identity.clone());
+    let (mut request, body) = whole(request, &mut bytes).await?;
+    let room = caller.begin().map_err(|reason| later(1, reason))?;
+    let place =
+        http.connections.place().map_err(|reason| Refusal::later(StatusCode::SERVICE_UNAVAILABLE, 1, reason))?;
+    let claim = http.sessions.check(&grant.identity, sessions::id(request.headers()), &body).await?;
+    let busy = connection.begin(request.method() == Method::POST, room, place);
+    let holds = Holds::default();
+    let sender = Sender {
+        caller: Arc::clone(caller),
+        scope: Arc::clone(&grant.scope),
+        peer: connection.peer.clone(),
+        holds: Arc::clone(&holds),
+    };
     request.extensions_mut().insert(sender);
-    let (request, body) = whole(request).await.map_err(|refusal| (Some(name.clone()), refusal))?;
-    let session = sessions::id(request.headers());
-    http.sessions.check(&name, session, &body).await.map_err(|refusal| (Some(name), refusal))?;
-    Ok(request)
+    Ok(Admitted { request, claim: Some(Claimed { grant, held: (busy, claim, bytes, holds) }) })
 }
 
 /// Whether `Host` is a name of ours and `Origin`, if a browser sent one, is allowed: a web page elsewhere
@@ -189,9 +208,10 @@ fn is_local(origin: &HeaderValue) -> bool {
     authority.is_some_and(|authority| LOCAL_HOSTS.contains(&authority.host()))
 }
 
-/// The request with all of its body, and the body, if that is small and comes soon.
-async fn whole(request: Request) -> Result<(Request, Bytes), Refusal> {
-    let (parts, body) = request.into_parts();
+/// The request with all of its body, and the body, if that is small and comes soon. `held` counts what reading it
+/// takes, until it is answered.
+async fn whole(request: Request, held: &mut Held<Identity>) -> Result<(Request, Bytes), Refusal> {
+    let (parts, mut body) = request.into_parts();
     let declared =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let too_large =
@@ -199,15 +219,25 @@ async fn whole(request: Request) -> Result<(Request, Bytes), Refusal> {
     if declared.is_some_and(|length| length > limits::BODY_BYTES) {
         return Err(too_large());
     }
-    let body = tokio::time::timeout(limits::BODY_TIME, Limited::new(body, limits::BODY_BYTES).collect()).await;
-    let bytes: Bytes = match body {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => return Err(too_large()),
-        Ok(Err(_)) => return Err(Refusal::new(StatusCode::BAD_REQUEST, "the request broke off")),
-        Err(_) => {
-            let seconds = limits::BODY_TIME.as_secs();
-            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, format!("a request comes whole within {seconds} s")));
+    let read = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the request broke off"))?;
+            let Some(chunk) = frame.data_ref() else { continue };
+            if bytes.len() + chunk.len() > limits::BODY_BYTES {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(chunk);
+            held.resize(bytes.len() * limits::BODY_COST).map_err(|_| {
+                let reason = "the requests that are not answered yet take all the memory there is for them";
+                Refusal::later(StatusCode::TOO_MANY_REQUESTS, 1, reason)
+            })?;
         }
+        Ok(Bytes::from(bytes))
     };
+    let bytes = tokio::time::timeout(limits::BODY_TIME, read).await.unwrap_or_else(|_| {
+        let seconds = limits::BODY_TIME.as_secs();
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, format!("the request was not whole within {seconds} s")))
+    })?;
     Ok((Request::from_parts(parts, Body::from(bytes.clone())), bytes))
 }

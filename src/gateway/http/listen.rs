@@ -9,62 +9,27 @@ use std::{
     },
     path::{Path, PathBuf},
     pin::Pin,
-    str::FromStr,
 };
 
-use rustix::net::{AddressFamily, sockopt::socket_domain};
+use rustix::{
+    fs::Mode,
+    net::{AddressFamily, sockopt::socket_domain},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
 };
 
-use crate::{gateway::settings::Http, sandbox, supervisor, untrusted};
+use super::{identity::Source, place::Listen};
+use crate::{gateway::settings::Http, sandbox, supervisor};
 
 /// The port where neither an address nor `MCP_PORT` names one.
 const PORT: u16 = 8080;
-
-/// A place to listen at.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Listen {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl Listen {
-    /// Whether only this host can come in.
-    fn is_local(&self) -> bool {
-        match self {
-            Listen::Tcp(address) => address.ip().is_loopback(),
-            Listen::Unix(_) => true,
-        }
-    }
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match Path::new(path) {
-                path if path.is_absolute() => Ok(Listen::Unix(path.into())),
-                _ => Err("the path of a Unix socket begins with /, as in unix:/run/netmon/mcp.sock".into()),
-            };
-        }
-        let address =
-            text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
-        let wrong = |_| format!("{} is neither ADDRESS:PORT nor unix:/PATH", untrusted::clean(text));
-        address.parse().map(Listen::Tcp).map_err(wrong)
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Listen::Tcp(address) => write!(f, "http://{address}/mcp"),
-            Listen::Unix(path) => write!(f, "unix:{} (path /mcp)", path.display()),
-        }
-    }
-}
+/// The folder of the default Unix socket, and the socket in it.
+const FOLDER: &str = "/run/netmon-mcp";
+const SOCKET: &str = "mcp.sock";
+/// The group that may ask netmond, and so may ask us.
+const GROUP: &str = "netmon";
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -76,11 +41,21 @@ pub enum Peer {
     },
 }
 
+impl Peer {
+    /// Whom it shares with, as long as nobody knows who it is.
+    pub fn source(&self) -> Source {
+        match self {
+            Peer::Tcp(address) => address.ip().into(),
+            Peer::Unix { uid } => Source::Uid(*uid),
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Peer::Tcp(address) => address.fmt(f),
-            Peer::Unix { uid } => write!(f, "uid {uid}"),
+            Peer::Unix { uid } => write!(f, "uid:{uid}"),
         }
     }
 }
@@ -97,20 +72,25 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Everything that the settings name, or what systemd passed, which then is all.
-    pub fn open(settings: &Http) -> io::Result<Vec<(Listen, Listener)>> {
+    /// Opens these places, or what systemd passed, which then is all.
+    pub fn open(places: &[Listen], settings: &Http) -> io::Result<Vec<(Listen, Listener)>> {
         let passed = supervisor::passed();
         if !passed.is_empty() {
             return passed.into_iter().map(adopt).collect();
         }
-        let port = settings.port.unwrap_or(PORT);
-        let default = [Listen::Tcp((Ipv4Addr::LOCALHOST, port).into())];
-        let wanted = if settings.listen.is_empty() { &default[..] } else { &settings.listen };
         let open = |listen: &Listen| {
-            let failed = |e| io::Error::other(format!("{listen} cannot be served: {e}"));
+            let failed = |e: io::Error| {
+                let hint = match e.kind() {
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => {
+                        "; name a place that this user may use (--listen), or let systemd open it"
+                    }
+                    _ => "",
+                };
+                io::Error::other(format!("cannot listen at {listen}: {e}{hint}"))
+            };
             Listener::bind(listen, settings).map_err(failed)
         };
-        wanted.iter().map(open).collect()
+        places.iter().map(open).collect()
     }
 
     fn bind(listen: &Listen, settings: &Http) -> io::Result<(Listen, Listener)> {
@@ -143,9 +123,26 @@ impl Listener {
     }
 }
 
-/// The first of these from which another host could come in.
-pub fn exposed<'a>(places: impl IntoIterator<Item = &'a Listen>) -> Option<&'a Listen> {
-    places.into_iter().find(|listen| !listen.is_local())
+/// The places that the settings name. Where they name none: a port on loopback if clients show credentials (or need
+/// none, or a port is named), else a Unix socket, whose group decides who comes in.
+pub fn places(settings: &Http, credentials: bool) -> Vec<Listen> {
+    if !settings.listen.is_empty() {
+        return settings.listen.clone();
+    }
+    if credentials || settings.port.is_some() || settings.is_open() {
+        return vec![Listen::Tcp((Ipv4Addr::LOCALHOST, settings.port.unwrap_or(PORT)).into())];
+    }
+    vec![Listen::Unix(default_folder().join(SOCKET))]
+}
+
+/// The service's own folder under systemd, a user's own folder in a session, else [`FOLDER`].
+fn default_folder() -> PathBuf {
+    let named = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(folder) = named("RUNTIME_DIRECTORY") {
+        return folder;
+    }
+    let session = || named("XDG_RUNTIME_DIR").map(|folder| folder.join("netmon-mcp"));
+    if Path::new(FOLDER).exists() { FOLDER.into() } else { session().unwrap_or(FOLDER.into()) }
 }
 
 /// The names under which clients reach these addresses, where they are not wildcards.
@@ -158,23 +155,42 @@ pub fn addresses(places: &[(Listen, Listener)]) -> Vec<String> {
     places.iter().filter_map(|(listen, _)| ip(listen)).map(name).collect()
 }
 
-/// A socket for its owner and a group. One that a dead process left behind is replaced.
+/// A socket for its owner and a group. One that a dead process left behind is replaced; what is not a socket stays.
 fn bind_unix(path: &Path, settings: &Http) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it already"));
+    if let Some(folder) = path.parent()
+        && !folder.exists()
+    {
+        fs::create_dir(folder)?; // with the parents' leave, and none of them made up
     }
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    if let Some(group) = &settings.unix_group {
-        let gid = sandbox::group(group).ok_or_else(|| io::Error::other(format!("there is no group {group}")))?;
-        chown(path, None, Some(gid))?;
-    }
-    let mode = settings.unix_mode.map_or(0o660, |mode| mode.0);
+    supervisor::remove_dead_socket(path)?;
+    // Nobody comes in before the group and the mode are right.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener?;
+    let allowed = match &settings.unix_group {
+        Some(group) => give_to(path, group).map(|()| 0o660)?,
+        None => give_to(path, GROUP).map_or_else(
+            |e| {
+                tracing::warn!(
+                    "only user {} may connect to {}: {e}",
+                    rustix::process::geteuid().as_raw(),
+                    path.display()
+                );
+                0o600
+            },
+            |()| 0o660,
+        ),
+    };
+    let mode = settings.unix_mode.map_or(allowed, |mode| mode.0);
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     Ok(listener)
+}
+
+/// Gives a socket to a group.
+fn give_to(path: &Path, group: &str) -> io::Result<()> {
+    let gid = sandbox::group(group).ok_or_else(|| io::Error::other(format!("there is no group {group}")))?;
+    chown(path, None, Some(gid)).map_err(|e| io::Error::other(format!("it cannot be given to the group {group}: {e}")))
 }
 
 fn adopt(fd: OwnedFd) -> io::Result<(Listen, Listener)> {
@@ -195,19 +211,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_other_hosts_expose_a_place() {
-        let places = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Listen>>();
-        assert_eq!(exposed(&places(&["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/x"])), None);
-        for text in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
-            assert!(exposed(&places(&[text])).is_some(), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_place_is_refused_with_what_would_be() {
-        for text in ["8080", "host", "unix:relative", "127.0.0.1", ":8080"] {
-            let reason = text.parse::<Listen>().unwrap_err();
-            assert!(reason.contains("unix:/"), "{reason}");
-        }
+    fn without_credentials_the_default_is_a_unix_socket() {
+        let port = |port: u16| vec![Listen::Tcp((Ipv4Addr::LOCALHOST, port).into())];
+        let settings = Http::default();
+        assert!(matches!(&places(&settings, false)[..], [Listen::Unix(path)] if path.ends_with(SOCKET)));
+        assert_eq!(places(&settings, true), port(8080));
+        assert_eq!(places(&Http { port: Some(9), ..Http::default() }, false), port(9));
+        assert_eq!(places(&Http { insecure_no_auth: Some(true), ..Http::default() }, false), port(8080));
+        let named = Http { listen: vec!["unix:/x".parse().unwrap()], port: Some(9), ..Http::default() };
+        assert_eq!(places(&named, true), named.listen);
     }
 }

@@ -1,19 +1,30 @@
 //! OAuth 2.1: this server as a protected resource. Tokens are JWTs of one authorization server, checked
 //! against the keys that it publishes; we issue none, and pass none on.
+//!
+//! A request never waits for the authorization server: a task fetches its keys, and who needs one that is not
+//! here yet is told to come back.
 
 use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Header, Validation, decode, decode_header,
+    jwk::{Jwk, KeyOperations, PublicKeyUse},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
-use crate::{bpf::lock, limits, untrusted};
+use super::identity::{Grant, Identity, Scope};
+use crate::{limits, sync::lock, untrusted};
 
 /// What a token must allow.
 pub const SCOPE: &str = "netmon:read";
+/// Scopes that narrow a token to some tools, and to some hosts.
+const TOOL_SCOPE: &str = "netmon:tool:";
+const HOST_SCOPE: &str = "netmon:host:";
 /// Where clients find out whom to ask for a token (RFC 9728).
 pub const METADATA: &str = "/.well-known/oauth-protected-resource";
 
@@ -30,6 +41,9 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS512,
 ];
 
+/// What a token may call itself (`typ`, RFC 7519 and RFC 9068). Others are for something else: DPoP proofs, logouts.
+const TYPES: [&str; 2] = ["jwt", "at+jwt"];
+
 /// An authorization server, and what its tokens must say.
 pub struct OAuth {
     issuer: String,
@@ -39,28 +53,16 @@ pub struct OAuth {
     jwks: Option<String>,
     client: reqwest::Client,
     keys: Mutex<Keys>,
-    /// Held while keys are fetched: one at a time, and only who needs them waits.
-    fetching: tokio::sync::Mutex<()>,
+    /// Rung by a request whose key is not known.
+    wanted: Notify,
 }
 
 #[derive(Default)]
 struct Keys {
-    set: Option<JwkSet>,
-    /// When the set was, and when it was last tried.
+    set: Vec<Jwk>,
+    /// When the set was fetched, and when the last attempt ended.
     fetched: Option<Instant>,
     tried: Option<Instant>,
-}
-
-impl Keys {
-    /// The key with this id, if it was there not long ago.
-    fn fresh(&self, id: Option<&str>) -> Option<DecodingKey> {
-        self.set.as_ref().filter(|_| within(self.fetched, limits::JWKS_MAX_AGE)).and_then(|set| find(set, id))
-    }
-
-    /// The same of keys that the server could not be asked about since.
-    fn kept(&self, id: Option<&str>) -> Option<DecodingKey> {
-        self.set.as_ref().filter(|_| within(self.fetched, limits::JWKS_KEPT)).and_then(|set| find(set, id))
-    }
 }
 
 fn within(since: Option<Instant>, age: Duration) -> bool {
@@ -72,37 +74,56 @@ fn within(since: Option<Instant>, age: Duration) -> bool {
 pub enum Denied {
     /// It is not valid here.
     Invalid(String),
-    /// It is, for something else.
+    /// It is valid, for something else.
     Scope,
+    /// Its key may be one that is being fetched.
+    Later,
 }
 
 #[derive(Deserialize)]
 struct Claims {
     sub: Option<String>,
-    client_id: Option<String>,
     #[serde(default)]
     scope: String,
+    exp: f64,
+}
+
+/// A URL that nobody on the way can change, without a password in it. The error does not show the URL: it may have one.
+fn secure(what: &str, url: &str) -> Result<reqwest::Url, String> {
+    let parsed = reqwest::Url::parse(url).map_err(|e| format!("{what} is not a URL: {e}"))?;
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(format!("{what} has a user name or a password in it; remove it"));
+    }
+    let local = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    if parsed.scheme() != "https" && !(local && parsed.scheme() == "http") {
+        return Err(format!("{what} is not https: anybody on the way could change what it says"));
+    }
+    Ok(parsed)
+}
+
+/// Whether these URLs are good: each is one, and HTTPS unless it stays on this host.
+pub fn check_urls(issuer: &str, audience: &str, jwks: Option<&str>) -> Result<(), String> {
+    secure("http.oauth_issuer", issuer)?;
+    secure("http.oauth_audience", audience)?;
+    jwks.map_or(Ok(()), |jwks| secure("http.oauth_jwks", jwks).map(drop))
 }
 
 impl OAuth {
     pub fn new(issuer: &str, audience: &str, jwks: Option<&str>) -> Result<OAuth, String> {
-        for url in [Some(issuer), Some(audience), jwks].into_iter().flatten() {
-            let parsed = reqwest::Url::parse(url).map_err(|e| format!("{}: {e}", untrusted::clean(url)))?;
-            let local = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-            if parsed.scheme() != "https" && !local {
-                return Err(format!("{} is not https, so anybody on the way could change it", untrusted::clean(url)));
-            }
-        }
-        let client = reqwest::Client::builder().timeout(limits::JWKS_TIME).build().map_err(|e| e.to_string())?;
-        let (issuer, audience) = (issuer.into(), audience.into());
-        Ok(OAuth {
-            issuer,
-            audience,
-            jwks: jwks.map(Into::into),
-            client,
-            keys: Mutex::default(),
-            fetching: Default::default(),
-        })
+        check_urls(issuer, audience, jwks)?;
+        // A redirect could lead the question for keys anywhere.
+        let client = reqwest::Client::builder().timeout(limits::JWKS_TIME).redirect(reqwest::redirect::Policy::none());
+        let client = client.build().map_err(|e| e.to_string())?;
+        let (issuer, audience, jwks) = (issuer.into(), audience.into(), jwks.map(Into::into));
+        Ok(OAuth { issuer, audience, jwks, client, keys: Mutex::default(), wanted: Notify::new() })
+    }
+
+    /// Takes these keys (JWKS) as if the server had just shown them.
+    pub fn with_keys(&self, jwks: &str) -> Result<(), String> {
+        let set = serde_json::from_str(jwks).map_err(|e| e.to_string()).and_then(keys)?;
+        let now = Some(Instant::now());
+        *lock(&self.keys) = Keys { set, fetched: now, tried: now };
+        Ok(())
     }
 
     /// The protected resource's metadata.
@@ -126,98 +147,183 @@ impl OAuth {
         format!(", resource_metadata=\"{}\", scope=\"{SCOPE}\"", url.unwrap_or_default())
     }
 
-    /// The name of who has this token.
-    pub async fn name(&self, token: &str) -> Result<String, Denied> {
-        let header = decode_header(token).map_err(|_| Denied::Invalid("it is no JWT".into()))?;
-        if !ALGORITHMS.contains(&header.alg) {
-            return Err(Denied::Invalid("its signature is of a kind that is not taken".into()));
-        }
-        let key = self.key(header.kid.as_deref()).await.map_err(Denied::Invalid)?;
+    /// What this token is good for.
+    pub fn grant(&self, token: &str) -> Result<Grant, Denied> {
+        let header = header(token).map_err(|reason| Denied::Invalid(reason.into()))?;
+        let key = self.key(&header)?;
         let mut validation = Validation::new(header.alg);
         validation.leeway = limits::CLOCK_SKEW.as_secs();
         validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.set_issuer(&[&self.issuer]);
         validation.set_audience(&[&self.audience]);
         let invalid = |e: jsonwebtoken::errors::Error| Denied::Invalid(untrusted::clean(&e.to_string()));
         let claims = decode::<Claims>(token, &key, &validation).map_err(invalid)?.claims;
-        if !claims.scope.split_whitespace().any(|scope| scope == SCOPE) {
-            return Err(Denied::Scope);
-        }
-        Ok(untrusted::clean(&claims.sub.or(claims.client_id).unwrap_or_else(|| "unnamed".into())))
+        let subject = subject(claims.sub).map_err(|reason| Denied::Invalid(reason.into()))?;
+        let identity = Identity::Jwt { issuer: self.issuer.clone(), subject };
+        let valid_for = Duration::try_from_secs_f64(claims.exp).unwrap_or(Duration::MAX);
+        let expires = UNIX_EPOCH.checked_add(valid_for.saturating_add(limits::CLOCK_SKEW));
+        Ok(Grant { scope: Arc::new(scope(&claims.scope)?), expires, ..Grant::full(identity) })
     }
 
-    /// The key with this id. One that is not known may be new, so the keys are fetched again, but not often:
+    /// The key that must have signed. One that is not known may be new: it is asked for, but not often, since
     /// strangers choose the ids that we look for.
-    async fn key(&self, id: Option<&str>) -> Result<DecodingKey, String> {
-        let fresh = || lock(&self.keys).fresh(id);
-        if let Some(key) = fresh() {
-            return Ok(key);
-        }
-        // Who has a key that only may be old does not wait for another who is fetching.
-        let kept = lock(&self.keys).kept(id);
-        let _alone = match (self.fetching.try_lock(), kept) {
-            (Ok(alone), _) => alone,
-            (Err(_), Some(key)) => return Ok(key),
-            (Err(_), None) => self.fetching.lock().await,
-        };
-        if let Some(key) = fresh() {
-            return Ok(key); // somebody else has fetched it meanwhile
-        }
-        if !within(lock(&self.keys).tried, limits::JWKS_MIN_AGE) {
-            let fetched = self.fetch().await;
-            let mut keys = lock(&self.keys);
-            keys.tried = Some(Instant::now());
-            match fetched {
-                Ok(set) => (keys.set, keys.fetched) = (Some(set), keys.tried),
-                Err(e) => tracing::warn!("the keys of {} were not fetched: {e}", self.issuer),
+    fn key(&self, header: &Header) -> Result<DecodingKey, Denied> {
+        let keys = lock(&self.keys);
+        let known = within(keys.fetched, limits::JWKS_KEPT).then(|| find(&keys.set, header)).flatten();
+        match known {
+            Some(key) => Ok(key),
+            None if within(keys.tried, limits::JWKS_MIN_AGE) && keys.fetched.is_some() => {
+                Err(Denied::Invalid("the authorization server has no such key".into()))
+            }
+            None => {
+                self.wanted.notify_one();
+                Err(Denied::Later)
             }
         }
-        lock(&self.keys).kept(id).ok_or_else(|| "the key that signed it is not known".into())
     }
 
-    async fn fetch(&self) -> Result<JwkSet, String> {
+    /// Fetches the keys, now and then and when they are wanted. Never ends.
+    pub async fn keep_keys(&self) {
+        loop {
+            tokio::time::sleep(limits::JWKS_MIN_AGE).await;
+            let fresh = within(lock(&self.keys).fetched, limits::JWKS_MIN_AGE * 2);
+            let age = if fresh { limits::JWKS_MAX_AGE } else { limits::JWKS_RETRY };
+            let _ = tokio::time::timeout(age, self.wanted.notified()).await;
+            self.fetch_keys().await;
+        }
+    }
+
+    /// Fetches the keys once, at most for [`limits::JWKS_TIME`]. Those that are known stay if this fails.
+    pub async fn fetch_keys(&self) {
+        let fetched = tokio::time::timeout(limits::JWKS_TIME, self.fetch()).await;
+        let mut keys = lock(&self.keys);
+        keys.tried = Some(Instant::now());
+        match fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", limits::JWKS_TIME.as_secs()))) {
+            Ok(set) => (keys.set, keys.fetched) = (set, keys.tried),
+            Err(e) => tracing::warn!("the keys of {} were not fetched: {}", self.issuer, untrusted::clean(&e)),
+        }
+    }
+
+    async fn fetch(&self) -> Result<Vec<Jwk>, String> {
         #[derive(Deserialize)]
         struct Server {
+            issuer: String,
             jwks_uri: String,
         }
         if let Some(url) = &self.jwks {
-            return self.get(url).await;
+            return self.get(url).await.and_then(keys);
         }
-        let base = self.issuer.trim_end_matches('/');
         let mut last = String::new();
-        for document in ["oauth-authorization-server", "openid-configuration"] {
-            match self.get::<Server>(&format!("{base}/.well-known/{document}")).await {
-                Ok(server) => return self.get(&server.jwks_uri).await,
+        for url in metadata_urls(&self.issuer) {
+            match self.get(&url).await.and_then(|value| Server::deserialize(value).map_err(|e| e.to_string())) {
+                // RFC 8414: another issuer's metadata here is an attack, or a mistake.
+                Ok(server) if server.issuer != self.issuer => {
+                    return Err(format!("{url} is the metadata of another issuer, {}", server.issuer));
+                }
+                Ok(server) => {
+                    secure("the jwks_uri of its metadata", &server.jwks_uri)?;
+                    return self.get(&server.jwks_uri).await.and_then(keys);
+                }
                 Err(e) => last = e,
             }
         }
         Err(last)
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, String> {
+    async fn get(&self, url: &str) -> Result<Value, String> {
         let failed = |e: reqwest::Error| e.to_string();
-        let mut response =
-            self.client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+        let mut response = self.client.get(url).send().await.map_err(failed)?;
+        if !response.status().is_success() {
+            return Err(format!("{url} answers {}", response.status())); // a redirect is not followed
+        }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             body.extend_from_slice(&chunk);
-            if body.len() > limits::BODY_BYTES {
-                return Err(format!("{url} is too long"));
+            if body.len() > limits::JWKS_BYTES {
+                return Err(format!("{url} has more than {} bytes", limits::JWKS_BYTES));
             }
         }
         serde_json::from_slice(&body).map_err(|e| format!("{url}: {e}"))
     }
 }
 
-/// A key by its id; without one, the only key that there is.
-fn find(set: &JwkSet, id: Option<&str>) -> Option<DecodingKey> {
-    let jwk = match (id, &set.keys[..]) {
-        (Some(id), _) => set.find(id)?,
-        (None, [only]) => only,
-        _ => return None,
-    };
-    DecodingKey::from_jwk(jwk).ok()
+/// The header of a token that may be looked at further.
+pub fn header(token: &str) -> Result<Header, &'static str> {
+    let header = decode_header(token).map_err(|_| "not a JWT")?;
+    if !ALGORITHMS.contains(&header.alg) {
+        return Err("its signature algorithm is not accepted: use one with a public key");
+    }
+    if header.crit.is_some() {
+        return Err("it has critical header parameters (crit), and none is understood here");
+    }
+    let kind = header.typ.as_deref().unwrap_or(TYPES[0]).to_ascii_lowercase();
+    if !TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind)) {
+        return Err("it is not an access token (typ)");
+    }
+    Ok(header)
+}
+
+/// Who it is about. Names that look alike in a log, or are too long for one, are refused, and never cut.
+fn subject(sub: Option<String>) -> Result<String, &'static str> {
+    let sub = sub.filter(|sub| !sub.is_empty()).ok_or("it has no subject (sub)")?;
+    if untrusted::clean(&sub) == sub { Ok(sub) } else { Err("its subject (sub) is not 1 to 255 printable characters") }
+}
+
+/// What it allows.
+fn scope(text: &str) -> Result<Scope, Denied> {
+    let (mut scope, mut reads) = (Scope::default(), false);
+    for word in text.split_whitespace() {
+        reads |= word == SCOPE;
+        if let Some(tool) = word.strip_prefix(TOOL_SCOPE) {
+            // One that does not exist here allows nothing, and narrows all the same.
+            if scope.add_tool(tool).is_err() {
+                scope.tools.get_or_insert_default();
+            }
+        }
+        if let Some(host) = word.strip_prefix(HOST_SCOPE) {
+            scope.add_host(host);
+        }
+    }
+    if reads { Ok(scope) } else { Err(Denied::Scope) }
+}
+
+/// Where an authorization server may show its metadata: RFC 8414, OpenID Connect Discovery, and RFC 8414 as many
+/// have understood it. They differ if the issuer has a path.
+fn metadata_urls(issuer: &str) -> Vec<String> {
+    const DOCUMENT: &str = ".well-known/oauth-authorization-server";
+    let base = issuer.trim_end_matches('/');
+    let mut urls = vec![format!("{base}/{DOCUMENT}"), format!("{base}/.well-known/openid-configuration")];
+    if let Ok(mut url) = reqwest::Url::parse(base)
+        && url.path() != "/"
+    {
+        url.set_path(&format!("/{DOCUMENT}{}", url.path()));
+        urls.insert(0, url.into());
+    }
+    urls
+}
+
+/// The keys of a set, without those that we do not understand (RFC 7517, section 5).
+fn keys(value: Value) -> Result<Vec<Jwk>, String> {
+    let list = value.get("keys").and_then(Value::as_array).ok_or("it is not a set of keys (JWKS)")?;
+    Ok(list.iter().filter_map(|key| Jwk::deserialize(key).ok()).collect())
+}
+
+/// The key that must have signed: the one with the header's id; without an id, the only one that could have.
+fn find(set: &[Jwk], header: &Header) -> Option<DecodingKey> {
+    let mut fit = set.iter().filter(|key| key.common.key_id == header.kid || header.kid.is_none());
+    let mut fit =
+        fit.by_ref().filter(|key| may_sign(key, header.alg)).filter_map(|key| DecodingKey::from_jwk(key).ok());
+    let first = fit.next()?;
+    if fit.next().is_some() { None } else { Some(first) }
+}
+
+/// Whether a key is for signatures of this algorithm.
+fn may_sign(key: &Jwk, algorithm: Algorithm) -> bool {
+    let common = &key.common;
+    common.public_key_use.as_ref().is_none_or(|its| *its == PublicKeyUse::Signature)
+        && common.key_operations.as_ref().is_none_or(|its| its.contains(&KeyOperations::Verify))
+        && common.key_algorithm.is_none_or(|its| Algorithm::try_from(its).is_ok_and(|its| its == algorithm))
 }
 
 #[cfg(test)]
@@ -225,11 +331,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_cannot_be_changed_on_the_way_is_trusted() {
-        assert!(OAuth::new("https://as.example", "https://netmon.example/mcp", None).is_ok());
-        assert!(OAuth::new("http://127.0.0.1:9", "http://localhost:8080/mcp", None).is_ok());
-        assert!(OAuth::new("http://as.example", "https://netmon.example/mcp", None).is_err());
-        assert!(OAuth::new("nonsense", "https://netmon.example/mcp", None).is_err());
+    fn urls_are_https_or_local_and_have_no_password() {
+        let new = |issuer: &str| OAuth::new(issuer, "https://netmon.example/mcp", None);
+        assert!(new("https://as.example").is_ok() && new("http://127.0.0.1:9").is_ok());
+        for issuer in ["http://as.example", "nonsense", "ftp://localhost", "https://user:secret@as.example"] {
+            let reason = new(issuer).err().unwrap();
+            assert!(reason.contains("oauth_issuer") && !reason.contains("secret"), "{reason}");
+        }
     }
 
     #[test]
@@ -238,5 +346,52 @@ mod tests {
         let expected = "resource_metadata=\"https://netmon.example/.well-known/oauth-protected-resource/mcp\"";
         assert!(oauth.challenge().contains(expected), "{}", oauth.challenge());
         assert_eq!(oauth.metadata()["authorization_servers"][0], "https://as.example");
+    }
+
+    #[test]
+    fn metadata_is_looked_for_where_rfc_8414_has_it() {
+        assert_eq!(
+            metadata_urls("https://as.example/")[0],
+            "https://as.example/.well-known/oauth-authorization-server"
+        );
+        let urls = metadata_urls("https://as.example/realms/one");
+        assert_eq!(urls[0], "https://as.example/.well-known/oauth-authorization-server/realms/one");
+        assert_eq!(urls[2], "https://as.example/realms/one/.well-known/openid-configuration");
+    }
+
+    #[test]
+    fn a_subject_is_there_whole_and_printable() {
+        assert_eq!(subject(Some("alice".into())), Ok("alice".into()));
+        let long = "x".repeat(limits::NAME_CHARS + 1);
+        for wrong in [None, Some(""), Some("a\u{200b}"), Some("a\nb"), Some(long.as_str())] {
+            assert!(subject(wrong.map(str::to_owned)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn scopes_narrow() {
+        assert_eq!(scope("netmon:write"), Err(Denied::Scope));
+        assert!(scope("openid netmon:read").unwrap().is_full());
+        let narrow = scope("netmon:read netmon:tool:status netmon:host:local").unwrap();
+        assert!(narrow.allows_tool("status") && !narrow.allows_tool("diagnose") && narrow.allows_host(None));
+        let nothing = scope("netmon:read netmon:tool:no_such_tool netmon:host:").unwrap();
+        assert!(!nothing.allows_tool("status") && !nothing.allows_host(None));
+    }
+
+    #[test]
+    fn a_key_for_something_else_checks_no_signature() {
+        let key = |more: Value| {
+            let mut key = json!({"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+            key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            keys(json!({"keys": [key, {"kty": "unheard-of"}]})).unwrap()
+        };
+        let header = Header { kid: Some("one".into()), ..Header::new(Algorithm::EdDSA) };
+        for good in [json!({}), json!({"use": "sig"}), json!({"alg": "EdDSA"}), json!({"key_ops": ["verify"]})] {
+            assert!(find(&key(good.clone()), &header).is_some(), "{good}");
+        }
+        for bad in [json!({"use": "enc"}), json!({"alg": "ES256"}), json!({"key_ops": ["sign"]}), json!({"kid": "two"})]
+        {
+            assert!(find(&key(bad.clone()), &header).is_none(), "{bad}");
+        }
     }
 }

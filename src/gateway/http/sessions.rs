@@ -1,33 +1,83 @@
-//! Sessions, which clients of MCP 2025-11-25 and older have: how many, and whose.
+//! Sessions, which clients of MCP 2025-11-25 and older have: how many, whose, and what they wait for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
 };
 
 use axum::http::{HeaderMap, StatusCode};
-use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::session::{SessionManager, local::LocalSessionManager};
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::guard::Refusal;
-use crate::{bpf::lock, limits};
+use super::{identity::Identity, refusal::Refusal};
+use crate::{limits, sync::lock};
 
 const ID: &str = "mcp-session-id";
 
-/// The sessions that are open, and the name of the client that opened each: another one may not use it.
+/// The sessions that are open, and the client that opened each: another one may not use it.
 pub struct Sessions {
     max: usize,
+    /// Of these, the most of one client.
+    share: usize,
     pub manager: Arc<LocalSessionManager>,
-    owners: Mutex<HashMap<String, String>>,
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<String, Open>,
+    /// Sessions that are being opened.
+    opening: HashMap<Identity, usize>,
+}
+
+struct Open {
+    owner: Identity,
+    /// The ids of requests that are not answered yet.
+    waiting: HashSet<String>,
+}
+
+/// What a request holds of its session's table until it is answered.
+pub struct Claim {
+    table: Arc<Mutex<Table>>,
+    what: What,
+}
+
+enum What {
+    Opening(Identity),
+    Waiting { session: String, request: String },
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut table = lock(&self.table);
+        match &self.what {
+            What::Opening(owner) => {
+                if let Some(count) = table.opening.get_mut(owner) {
+                    *count -= 1;
+                    if *count == 0 {
+                        table.opening.remove(owner);
+                    }
+                }
+            }
+            What::Waiting { session, request } => {
+                if let Some(open) = table.open.get_mut(session) {
+                    open.waiting.remove(request);
+                }
+            }
+        }
+    }
 }
 
 impl Sessions {
     pub fn new(max: usize) -> Self {
         let mut manager = LocalSessionManager::default();
         manager.session_config.keep_alive = Some(limits::SESSION_IDLE);
+        manager.session_config.init_timeout = Some(limits::BODY_TIME);
         // No client resumes an answer of ours: they are small, and a call can be made again.
         manager.session_config.completed_cache_ttl = limits::SESSION_CACHE;
-        Sessions { max, manager: Arc::new(manager), owners: Mutex::default() }
+        let share = (max / limits::SESSION_SHARES).max(1);
+        Sessions { max, share, manager: Arc::new(manager), table: Arc::default() }
     }
 
     /// Whether clients get sessions at all.
@@ -39,33 +89,80 @@ impl Sessions {
         self.manager.sessions.read().await.len()
     }
 
-    /// Refuses a session beyond the cap, and the use of a stranger's. `body` is there for requests that
-    /// may begin one.
-    pub async fn check(&self, name: &str, id: Option<String>, body: &[u8]) -> Result<(), Refusal> {
-        if let Some(id) = id {
-            // rmcp answers 404 to what it does not know; the owner of what it does know must match.
-            return match lock(&self.owners).get(&id) {
-                Some(owner) if owner != name => {
-                    Err(Refusal::new(StatusCode::NOT_FOUND, "Not Found: Session not found"))
-                }
-                _ => Ok(()),
-            };
+    /// Refuses a session beyond the caps, the use of a stranger's, and a request whose id waits for an answer
+    /// already: rmcp would never answer the first. `body` is there for requests that have one.
+    pub async fn check(
+        &self,
+        identity: &Identity,
+        session: Option<String>,
+        body: &[u8],
+    ) -> Result<Option<Claim>, Refusal> {
+        let message: Message = serde_json::from_slice(body).unwrap_or_default();
+        let what = match session {
+            Some(session) => self.waits(identity, session, message)?,
+            None if self.enabled() && message.method == "initialize" => Some(self.opens(identity).await?),
+            None => None,
+        };
+        Ok(what.map(|what| Claim { table: Arc::clone(&self.table), what }))
+    }
+
+    fn waits(&self, identity: &Identity, session: String, message: Message) -> Result<Option<What>, Refusal> {
+        // rmcp answers 404 to what it does not know; the owner of what it does know must match.
+        let mut table = lock(&self.table);
+        let Some(open) = table.open.get_mut(&session) else { return Ok(None) };
+        if open.owner != *identity {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "Not Found: Session not found"));
         }
-        if self.enabled() && is_initialize(body) && self.count().await >= self.max {
-            let reason = format!("{} sessions are open, which is the limit (max_sessions)", self.max);
-            return Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, limits::SESSION_RETRY.as_secs(), reason));
+        let (Some(id), false) = (message.id, message.method.is_empty()) else { return Ok(None) };
+        let request = id.to_string();
+        if !open.waiting.insert(request.clone()) {
+            let reason =
+                "a request with this id is not answered yet: every request of a session needs an id of its own";
+            return Err(Refusal::new(StatusCode::CONFLICT, reason));
         }
-        Ok(())
+        Ok(Some(What::Waiting { session, request }))
+    }
+
+    async fn opens(&self, identity: &Identity) -> Result<What, Refusal> {
+        let running = self.manager.sessions.read().await;
+        let mut table = lock(&self.table);
+        table.open.retain(|id, _| running.contains_key(id.as_str()));
+        let own = table.open.values().filter(|open| open.owner == *identity).count()
+            + table.opening.get(identity).copied().unwrap_or_default();
+        let later = |status, reason| Refusal::later(status, limits::SESSION_RETRY.as_secs(), reason);
+        if own >= self.share {
+            let reason =
+                format!("{own} of your sessions are open, which is a client's share of {} (max_sessions)", self.max);
+            return Err(later(StatusCode::TOO_MANY_REQUESTS, reason));
+        }
+        let all = table.open.len() + table.opening.values().sum::<usize>();
+        let kept = if own < limits::SESSIONS_FEW { 0 } else { self.max / limits::SESSION_SHARES };
+        if all + kept >= self.max {
+            let reason = format!("{all} sessions are open, and the limit is {} (max_sessions)", self.max);
+            return Err(later(StatusCode::SERVICE_UNAVAILABLE, reason));
+        }
+        *table.opening.entry(identity.clone()).or_default() += 1;
+        Ok(What::Opening(identity.clone()))
     }
 
     /// Remembers whose a new session is.
-    pub async fn note(&self, name: &str, id: String) {
-        let open = self.manager.sessions.read().await;
-        let mut owners = lock(&self.owners);
-        if owners.len() >= self.max.max(open.len()) {
-            owners.retain(|id, _| open.contains_key(id.as_str()));
+    pub fn note(&self, owner: &Identity, id: String) {
+        let new = || Open { owner: owner.clone(), waiting: HashSet::new() };
+        lock(&self.table).open.entry(id).or_insert_with(new);
+    }
+
+    /// Ends the sessions of clients that may not come in any more.
+    pub async fn close_unless(&self, may_stay: impl Fn(&Identity) -> bool) {
+        let closed: Vec<String> = {
+            let table = lock(&self.table);
+            table.open.iter().filter(|(_, open)| !may_stay(&open.owner)).map(|(id, _)| id.clone()).collect()
+        };
+        for id in closed {
+            lock(&self.table).open.remove(&id);
+            if let Err(e) = self.manager.close_session(&id.into()).await {
+                tracing::debug!("a session did not end: {e}");
+            }
         }
-        owners.insert(id, name.into());
     }
 }
 
@@ -74,25 +171,61 @@ pub fn id(headers: &HeaderMap) -> Option<String> {
     headers.get(ID).and_then(|id| id.to_str().ok()).map(str::to_owned)
 }
 
-fn is_initialize(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Message<'a> {
-        #[serde(borrow, default)]
-        method: std::borrow::Cow<'a, str>,
-    }
-    serde_json::from_slice::<Message>(body).is_ok_and(|message| message.method == "initialize")
+/// What matters here of a message.
+#[derive(Deserialize, Default)]
+struct Message {
+    #[serde(default)]
+    method: String,
+    id: Option<Value>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn method(body: &[u8]) -> String {
+        serde_json::from_slice::<Message>(body).unwrap_or_default().method
+    }
+
     #[test]
     fn a_session_begins_with_initialize_only() {
-        assert!(is_initialize(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{}}"));
-        assert!(is_initialize(b"{\"params\":{},\"method\":\"init\\u0069alize\"}"));
+        assert_eq!(method(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{}}"), "initialize");
+        assert_eq!(method(b"{\"params\":{},\"method\":\"init\\u0069alize\"}"), "initialize");
         for body in [&b""[..], b"[]", b"{}", b"{\"method\":\"ping\"}", b"{\"params\":{\"method\":\"initialize\"}}"] {
-            assert!(!is_initialize(body));
+            assert_ne!(method(body), "initialize");
         }
+    }
+
+    #[tokio::test]
+    async fn one_client_opens_its_share_and_others_open_theirs() {
+        let sessions = Sessions::new(16);
+        let (greedy, other) = (Identity::Token("greedy".into()), Identity::Token("other".into()));
+        let mut claims = Vec::new();
+        let refused = loop {
+            match sessions.check(&greedy, None, b"{\"method\":\"initialize\"}").await {
+                Ok(claim) => claims.push(claim.unwrap()),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!((claims.len(), refused.status), (16 / limits::SESSION_SHARES, StatusCode::TOO_MANY_REQUESTS));
+        assert!(sessions.check(&other, None, b"{\"method\":\"initialize\"}").await.is_ok());
+        claims.clear();
+        assert!(sessions.check(&greedy, None, b"{\"method\":\"initialize\"}").await.is_ok(), "given back");
+    }
+
+    #[tokio::test]
+    async fn an_id_waits_for_one_answer_and_a_session_has_one_owner() {
+        let sessions = Sessions::new(16);
+        let (alice, eve) = (Identity::Token("alice".into()), Identity::Uid(0));
+        sessions.note(&alice, "s".into());
+        sessions.note(&eve, "s".into()); // as a header of a request in it
+        let ask = |who, id: &'static str| sessions.check(who, Some("s".into()), id.as_bytes());
+        let first = ask(&alice, "{\"method\":\"ping\",\"id\":1}").await.unwrap();
+        assert_eq!(ask(&alice, "{\"method\":\"ping\",\"id\":1}").await.err().unwrap().status, StatusCode::CONFLICT);
+        assert!(ask(&alice, "{\"method\":\"ping\",\"id\":\"1\"}").await.is_ok(), "another id");
+        assert!(ask(&alice, "{\"result\":{},\"id\":1}").await.is_ok(), "an answer, not a request");
+        assert_eq!(ask(&eve, "{\"method\":\"ping\",\"id\":2}").await.err().unwrap().status, StatusCode::NOT_FOUND);
+        drop(first);
+        assert!(ask(&alice, "{\"method\":\"ping\",\"id\":1}").await.is_ok());
     }
 }

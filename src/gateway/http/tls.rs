@@ -16,8 +16,11 @@ use tokio_rustls::{
     },
 };
 
-use super::{listen::Stream, tokens::Watched};
-use crate::bpf::lock;
+use super::{
+    listen::Stream,
+    watched::{self, Watched},
+};
+use crate::{limits, sync::lock};
 
 /// A certificate and its key, from PEM files.
 pub struct Tls {
@@ -65,7 +68,9 @@ fn read(certificate: &Path, key: &Path) -> io::Result<TlsAcceptor> {
     let wrong = |path: &Path, e: &dyn std::fmt::Display| io::Error::other(format!("{}: {e}", path.display()));
     let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let chain = chain.map_err(|e| wrong(certificate, &e))?;
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, &e))?;
+    let (text, mode) = watched::read(key, limits::KEY_FILE_BYTES)?;
+    watched::keeps_a_secret(key, mode)?;
+    let secret = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|e| wrong(key, &e))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?

@@ -1,154 +1,252 @@
 //! Bearer tokens: who may come in, by name. Kept as digests, compared in constant time, read again when
-//! the file changes.
+//! the file changes. What the file no longer lists is refused from then on, whatever is wrong with the file.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::Mutex,
+    io,
+    path::Path,
+    sync::{Arc, Mutex},
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest, rand};
+use tokio_util::sync::CancellationToken;
 
-use crate::{bpf::lock, limits, logging::Throttle};
+use super::{
+    identity::{Grant, Identity, Scope},
+    watched::{self, Watched},
+};
+use crate::{gateway::hosts, limits, sync::lock, untrusted};
 
-/// A file of which we want to know when it has changed.
-pub struct Watched {
-    pub path: PathBuf,
-    seen: Mutex<Option<Stamp>>,
-}
+/// What a line has before a digest instead of a token.
+const DIGEST: &str = "sha256:";
 
-/// A write changes the times or the size, a rename the inode, a change of its mode the second time.
-type Stamp = (u64, u64, [i64; 4]);
-
-impl Watched {
-    pub fn new(path: PathBuf) -> Self {
-        Watched { path, seen: Mutex::default() }
-    }
-
-    /// Whether the file is another one than at the last call. One that is gone has not changed: it may be
-    /// on its way back.
-    pub fn changed(&self) -> bool {
-        let Ok(meta) = fs::metadata(&self.path) else { return false };
-        let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-        let stamp = Some((meta.ino(), meta.size(), times));
-        let mut seen = lock(&self.seen);
-        std::mem::replace(&mut *seen, stamp) != stamp
-    }
-
-    /// Makes the next [`Watched::changed`] true.
-    pub fn forget(&self) {
-        *lock(&self.seen) = None;
-    }
-}
-
-/// A file that does not read is tried again at each request.
-static FAILURES: Throttle = Throttle::new(1);
-
-/// The tokens of a file: a line each, `NAME TOKEN`.
+/// The tokens of a file: a line each, `NAME TOKEN [tools=…] [hosts=…]`.
 pub struct Tokens {
     file: Watched,
     known: Mutex<Vec<Token>>,
 }
 
+/// One line.
 struct Token {
     name: String,
-    digest: digest::Digest,
+    digest: [u8; digest::SHA256_OUTPUT_LEN],
+    /// Whether the file holds the token itself, and not its digest.
+    plain: bool,
+    scope: Arc<Scope>,
+    /// Cancelled when the line is gone.
+    withdrawn: CancellationToken,
+}
+
+impl Token {
+    fn is_same(&self, other: &Token) -> bool {
+        self.name == other.name && self.digest == other.digest && self.scope == other.scope
+    }
+}
+
+/// What a token file says, and what is wrong with the lines that do not count.
+struct Parsed {
+    tokens: Vec<Token>,
+    faults: Vec<String>,
 }
 
 impl Tokens {
-    /// The tokens of the file, or what is wrong with it.
+    /// The tokens of the file. At the start a fault in any line is an error, since somebody is there to read it.
     pub fn load(path: &Path) -> io::Result<Tokens> {
         let file = Watched::new(path.into());
         file.changed();
-        Ok(Tokens { known: Mutex::new(read(path)?), file })
+        let Parsed { tokens, faults } = read(path)?;
+        if let Some(fault) = faults.first() {
+            return Err(io::Error::other(format!("{}: {fault}", path.display())));
+        }
+        if tokens.is_empty() {
+            tracing::warn!("{} lists no token, so nobody may come in with one", path.display());
+        }
+        Ok(Tokens { known: Mutex::new(tokens), file })
     }
 
-    /// The name of who has this token. A file that has changed is read first, so that a token that was
-    /// taken out of it is refused from then on.
-    pub fn name(&self, token: &str) -> Option<String> {
-        if self.file.changed() {
-            self.reload();
-        }
-        let digest = digest::digest(&digest::SHA256, token.as_bytes());
+    /// No token, and none to come.
+    pub fn nobody() -> Tokens {
+        let file = Watched::new("/nonexistent".into());
+        file.changed();
+        Tokens { file, known: Mutex::default() }
+    }
+
+    /// What this token is good for.
+    pub fn grant(&self, token: &str) -> Option<Grant> {
+        self.refresh();
+        let digest = sha256(token);
         let known = lock(&self.known);
         // Every token is compared, so that the time says nothing about which one came close.
         let found = known.iter().fold(None, |found, token| {
-            if verify_slices_are_equal(token.digest.as_ref(), digest.as_ref()).is_ok() { Some(token) } else { found }
+            if verify_slices_are_equal(&token.digest, &digest).is_ok() { Some(token) } else { found }
         });
-        found.map(|token| token.name.clone())
+        found.map(|token| Grant {
+            identity: Identity::Token(token.name.clone()),
+            scope: Arc::clone(&token.scope),
+            withdrawn: token.withdrawn.clone(),
+            expires: None,
+        })
     }
 
-    /// Has the file read again at the next request, changed or not.
+    /// Whether any line has this name.
+    pub fn lists(&self, name: &str) -> bool {
+        lock(&self.known).iter().any(|token| token.name == name)
+    }
+
+    /// Has the file read again at the next look, changed or not.
     pub fn forget(&self) {
         self.file.forget();
     }
 
-    fn reload(&self) {
-        match read(&self.file.path) {
-            Ok(tokens) => {
-                tracing::info!(tokens = tokens.len(), "read the tokens again");
-                *lock(&self.known) = tokens;
-            }
-            Err(e) => {
-                self.file.forget(); // a token that was taken out must not outlive what is wrong with the file
-                if let Some(skipped) = FAILURES.admit() {
-                    tracing::error!(skipped, "the tokens stay as they were: {e}");
+    /// Reads the file again if it has changed, and withdraws the tokens that it no longer lists. A file that is
+    /// missing, unreadable or open to everybody lists none.
+    pub fn refresh(&self) {
+        if !self.file.changed() {
+            return;
+        }
+        let Parsed { mut tokens, faults } =
+            read(&self.file.path).unwrap_or_else(|e| Parsed { tokens: Vec::new(), faults: vec![e.to_string()] });
+        let mut known = lock(&self.known);
+        for fault in &faults {
+            tracing::error!("token file: {fault}");
+        }
+        let mut changed = tokens.len() != known.len();
+        for old in known.drain(..) {
+            match tokens.iter_mut().find(|token| token.is_same(&old)) {
+                Some(same) => same.withdrawn = old.withdrawn,
+                None => {
+                    changed = true;
+                    old.withdrawn.cancel();
                 }
             }
         }
+        if changed {
+            tracing::info!(tokens = tokens.len(), "read the token file again");
+        }
+        *known = tokens;
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<Token>> {
-    let wrong = |e: &dyn std::fmt::Display| io::Error::other(format!("{}: {e}", path.display()));
-    let meta = fs::metadata(path).map_err(|e| wrong(&e))?;
-    if meta.mode() & 0o007 != 0 {
-        return Err(wrong(&"every user of this host may read or change it; `chmod o= ` ends that"));
-    }
-    parse(&fs::read_to_string(path).map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))
+fn sha256(text: &str) -> [u8; digest::SHA256_OUTPUT_LEN] {
+    let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    bytes
 }
 
-/// Reads `NAME TOKEN` lines. What is wrong is said without the token.
-fn parse(text: &str) -> Result<Vec<Token>, String> {
-    let mut tokens: Vec<Token> = Vec::new();
+fn read(path: &Path) -> io::Result<Parsed> {
+    let (text, mode) = watched::read(path, limits::TOKEN_FILE_BYTES)?;
+    let parsed = parse(&text);
+    // Digests are no secret: nobody comes in with one.
+    if parsed.tokens.iter().any(|token| token.plain) || mode & 0o002 != 0 {
+        watched::keeps_a_secret(path, mode)?;
+    }
+    Ok(parsed)
+}
+
+/// Reads a token file. What is wrong is said without the token.
+fn parse(text: &str) -> Parsed {
+    let mut parsed = Parsed { tokens: Vec::new(), faults: Vec::new() };
     for (number, line) in (1..).zip(text.lines()) {
-        let mut words = line.split_whitespace();
-        let (name, token) = match (words.next(), words.next(), words.next()) {
-            (None, ..) => continue,
-            (Some(name), ..) if name.starts_with('#') => continue,
-            (Some(name), Some(token), None) => (name, token),
-            _ => return Err(format!("line {number} is not NAME TOKEN")),
-        };
-        if token.len() < limits::TOKEN_BYTES_MIN {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let token = parse_line(line).and_then(|token| {
+            let twice = parsed.tokens.iter().any(|known| known.name == token.name);
+            if twice { Err(format!("{} has a token in an earlier line already", token.name)) } else { Ok(token) }
+        });
+        match token {
+            Ok(token) => parsed.tokens.push(token),
+            Err(reason) => parsed.faults.push(format!("line {number}: {reason}; this line does not count")),
+        }
+    }
+    parsed
+}
+
+fn parse_line(line: &str) -> Result<Token, String> {
+    const FORM: &str = "expected NAME TOKEN [tools=A,B] [hosts=A,B]";
+    let mut words = line.split_whitespace();
+    let (Some(name), Some(token)) = (words.next(), words.next()) else { return Err(FORM.into()) };
+    if untrusted::clean(name) != name {
+        return Err(format!("{} is not a name: use printable characters", untrusted::clean(name)));
+    }
+    let digest = match token.strip_prefix(DIGEST) {
+        Some(hexadecimal) => {
+            decoded(hexadecimal).ok_or_else(|| format!("the digest of {name} is not 64 hexadecimal digits"))?
+        }
+        None if token.len() < limits::TOKEN_BYTES_MIN => {
             return Err(format!(
-                "line {number}: the token of {name} has fewer than {} characters; `netmon-mcp token {name}` makes a good one",
+                "the token of {name} has fewer than {} characters; `netmon-mcp token {name}` makes a new one",
                 limits::TOKEN_BYTES_MIN
             ));
         }
-        if tokens.iter().any(|token| token.name == name) {
-            return Err(format!("line {number}: there is a token of {name} already"));
+        None => sha256(token),
+    };
+    let mut scope = Scope::default();
+    for word in words {
+        match word.split_once('=') {
+            Some(("tools", tools)) => tools.split(',').try_for_each(|tool| scope.add_tool(tool))?,
+            Some(("hosts", names)) => {
+                for host in names.split(',') {
+                    hosts::check_name(host)?;
+                    scope.add_host(host);
+                }
+            }
+            _ => return Err(FORM.into()), // without the word: it may be a part of the token
         }
-        tokens.push(Token { name: name.into(), digest: digest::digest(&digest::SHA256, token.as_bytes()) });
     }
-    if tokens.is_empty() { Err("no line of it is NAME TOKEN".into()) } else { Ok(tokens) }
+    let plain = !token.starts_with(DIGEST);
+    Ok(Token { name: name.into(), digest, plain, scope: Arc::new(scope), withdrawn: CancellationToken::new() })
+}
+
+fn decoded(hexadecimal: &str) -> Option<[u8; digest::SHA256_OUTPUT_LEN]> {
+    let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
+    if hexadecimal.len() != bytes.len() * 2 || !hexadecimal.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hexadecimal.get(i * 2..i * 2 + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A new token: 256 bits of the kernel's randomness, in hexadecimal.
 pub fn generate() -> io::Result<String> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).map_err(|_| io::Error::other("the kernel gave no random bytes"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&bytes))
+}
+
+/// What a file holds instead of this token, if those who may read the file are not to learn it.
+pub fn digest_of(token: &str) -> String {
+    format!("{DIGEST}{}", hexadecimal(&sha256(token)))
+}
+
+/// How many tokens a text has as a token file, and what is wrong with its other lines.
+pub fn read_text(text: &str) -> (usize, Vec<String>) {
+    let Parsed { tokens, faults } = parse(text);
+    (tokens.len(), faults)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, os::unix::fs::PermissionsExt};
+    use std::{fs, io::Write, os::unix::fs::PermissionsExt};
 
     use super::*;
 
-    const ONE: &str = "one 0123456789abcdef0123456789abcdef\n";
-    const TWO: &str = "# a comment\n\ntwo fedcba9876543210fedcba9876543210\n";
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    const OTHER: &str = "fedcba9876543210fedcba9876543210";
+
+    fn one() -> String {
+        format!("one {TOKEN}\n")
+    }
+
+    fn two() -> String {
+        format!("# a comment\n\ntwo {OTHER}\n")
+    }
 
     fn written(text: &str) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -156,37 +254,114 @@ mod tests {
         file
     }
 
+    fn name(tokens: &Tokens, token: &str) -> Option<String> {
+        tokens.grant(token).map(|grant| grant.identity.to_string())
+    }
+
     #[test]
     fn each_token_has_its_name_and_others_have_none() {
-        let file = written(&format!("{ONE}{TWO}"));
+        let file = written(&(one() + &two()));
         let tokens = Tokens::load(file.path()).unwrap();
-        assert_eq!(tokens.name("0123456789abcdef0123456789abcdef").as_deref(), Some("one"));
-        assert_eq!(tokens.name("fedcba9876543210fedcba9876543210").as_deref(), Some("two"));
-        for other in ["", "one", "0123456789abcdef0123456789abcde", "0123456789abcdef0123456789abcdef0"] {
-            assert_eq!(tokens.name(other), None);
+        assert_eq!(name(&tokens, TOKEN).as_deref(), Some("token:one"));
+        assert_eq!(name(&tokens, OTHER).as_deref(), Some("token:two"));
+        for other in ["", "one", &TOKEN[1..], &format!("{TOKEN}0")] {
+            assert_eq!(name(&tokens, other), None);
         }
     }
 
     #[test]
-    fn a_file_that_is_renamed_into_place_counts_at_once_and_a_broken_one_does_not() {
-        let file = written(ONE);
+    fn a_digest_stands_for_its_token_and_lets_nobody_in() {
+        let digest = digest_of(TOKEN);
+        let file = written(&format!("one {digest}\n"));
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
         let tokens = Tokens::load(file.path()).unwrap();
-        written(TWO).persist(file.path()).unwrap();
-        assert_eq!(tokens.name("0123456789abcdef0123456789abcdef"), None);
-        assert_eq!(tokens.name("fedcba9876543210fedcba9876543210").as_deref(), Some("two"));
-        written("nonsense\n").persist(file.path()).unwrap();
-        assert_eq!(tokens.name("fedcba9876543210fedcba9876543210").as_deref(), Some("two"));
+        assert_eq!(name(&tokens, TOKEN).as_deref(), Some("token:one"));
+        assert_eq!(name(&tokens, &digest), None);
+        assert_eq!(name(&tokens, digest.strip_prefix(DIGEST).unwrap()), None);
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o646)).unwrap();
+        assert_eq!(name(&tokens, TOKEN), None, "everybody may add a line");
+    }
+
+    /// Every way in which a line can leave the file ends its token, and what it began.
+    #[test]
+    fn a_token_that_is_no_longer_listed_is_withdrawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let write = |text: &str| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        let all = one() + &two();
+        type Act<'a> = Box<dyn Fn() + 'a>;
+        let cases: [(&str, Act); 8] = [
+            ("deleted", Box::new(|| fs::remove_file(&path).unwrap())),
+            ("empty", Box::new(|| write(""))),
+            ("a comment only", Box::new(|| write("# nobody\n"))),
+            (
+                "a folder",
+                Box::new(|| {
+                    fs::remove_file(&path).unwrap();
+                    fs::create_dir(&path).unwrap()
+                }),
+            ),
+            ("not text", Box::new(|| fs::write(&path, [0xff, 0xfe]).unwrap())),
+            ("open to all", Box::new(|| fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap())),
+            ("a typo, and another token", Box::new(|| write(&format!("two\n{}", one().replace('0', "1"))))),
+            ("another token of the same name", Box::new(|| write(&format!("one {OTHER}\n")))),
+        ];
+        for (what, act) in cases {
+            let _ = fs::remove_dir(&path);
+            write(&all);
+            let tokens = Tokens::load(&path).unwrap();
+            let grant = tokens.grant(TOKEN).unwrap();
+            act();
+            tokens.refresh();
+            assert!(grant.withdrawn.is_cancelled(), "{what}");
+            assert_eq!(name(&tokens, TOKEN), None, "{what}");
+            assert_eq!(tokens.lists("one"), what.contains("another token"), "{what}");
+        }
     }
 
     #[test]
-    fn a_file_that_does_not_protect_is_refused_without_its_secrets() {
-        for text in ["", "one\n", "one short\n", "one a b\n", &format!("{ONE}{ONE}")] {
+    fn a_line_that_is_still_listed_counts_beside_a_broken_one() {
+        let file = written(&(one() + &two()));
+        let tokens = Tokens::load(file.path()).unwrap();
+        let grant = tokens.grant(TOKEN).unwrap();
+        fs::write(file.path(), format!("nonsense\n{}two short\n", one())).unwrap();
+        assert_eq!(name(&tokens, TOKEN).as_deref(), Some("token:one"));
+        assert_eq!(name(&tokens, OTHER), None);
+        assert!(!grant.withdrawn.is_cancelled());
+    }
+
+    #[test]
+    fn a_line_narrows_what_its_token_may_use() {
+        let file = written(&format!("one {TOKEN} tools=status,diagnose hosts=local\ntwo {OTHER} hosts=web1\n"));
+        let tokens = Tokens::load(file.path()).unwrap();
+        let (one, two) = (tokens.grant(TOKEN).unwrap(), tokens.grant(OTHER).unwrap());
+        assert!(one.scope.allows_tool("status") && !one.scope.allows_tool("top_traffic"));
+        assert!(one.scope.allows_host(None) && !one.scope.allows_host(Some("web1")));
+        assert!(two.scope.allows_tool("top_traffic") && !two.scope.allows_host(None));
+        fs::write(file.path(), format!("one {TOKEN}\n")).unwrap();
+        assert!(tokens.grant(TOKEN).unwrap().scope.is_full() && one.withdrawn.is_cancelled(), "another scope");
+    }
+
+    #[test]
+    fn a_fault_at_the_start_is_an_error_without_its_secrets() {
+        let twice = one() + &one();
+        for text in [
+            "one\n",
+            "one short\n",
+            &format!("one a {TOKEN}\n"),
+            &twice,
+            "one sha256:12\n",
+            &format!("a {TOKEN} tools=x\n"),
+        ] {
             let reason = Tokens::load(written(text).path()).err().unwrap().to_string();
-            assert!(!reason.contains("short") && !reason.contains("0123456789abcdef"), "{reason}");
+            assert!(reason.contains("line ") && !reason.contains("short") && !reason.contains(TOKEN), "{reason}");
         }
-        let open = written(ONE);
+        let open = written(&one());
         fs::set_permissions(open.path(), fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(Tokens::load(open.path()).err().unwrap().to_string().contains("every user"));
+        assert!(Tokens::load(open.path()).err().unwrap().to_string().contains("chmod o="));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use super::finding::Place;
+use super::{finding::HostPort, gone::Silent};
 use crate::{
     answer::{Endpoint, Family, Owner},
-    tools::snapshot_sockets::State,
+    tools::{profile_tcp::Prompt, snapshot_sockets::State, trace_drops::Course},
 };
 
 /// Everything that was seen in one window.
@@ -24,26 +24,30 @@ pub struct Evidence {
     pub connections: Vec<Connection>,
     pub sockets: Vec<Socket>,
     pub listeners: Vec<Listener>,
-    /// What each listener dropped, by network namespace and address.
-    pub dropped: BTreeMap<(Option<u32>, Endpoint), u64>,
+    /// What each listener dropped, by its socket.
+    pub dropped: BTreeMap<u64, u64>,
     /// How often a connection found an accept queue full, in the network namespaces of which that is known.
     pub overflows: BTreeMap<Option<u32>, u64>,
     /// From readings of sockets: connection by connection.
-    pub remotes: Vec<Remote>,
+    pub remotes: Vec<TcpPath>,
     /// From the kernel's own samples and sums, short connections included; empty where that could not be asked.
-    pub profiled: Vec<Remote>,
+    pub profiled: Vec<TcpPath>,
     /// Why connections were reset.
     pub reasons: Vec<Reason>,
-    /// Who held which connection at some time in the window, by its ends.
-    pub holders: BTreeMap<(Endpoint, Endpoint), Owner>,
+    /// Who held which connection at some time in the window, by its network namespace and its ends.
+    pub holders: BTreeMap<(Option<u32>, Endpoint, Endpoint), Owner>,
     pub resets: Vec<Reset>,
-    pub drops: Vec<Drop>,
+    /// Established connections that nothing comes back on any more.
+    pub silent: Vec<Silent>,
+    pub drops: Vec<DroppedPackets>,
     pub counters: Counters,
     pub queries: Vec<Query>,
     pub links: Vec<Link>,
     pub talkers: Vec<Talker>,
     /// Addresses of this host, in every network namespace that a socket or an interface showed.
     pub own_addresses: BTreeSet<IpAddr>,
+    /// In which network namespaces such an address was seen. Several may have the same one.
+    pub at_home: BTreeSet<(IpAddr, Option<u32>)>,
     /// A table of tracked connections is as good as full, in some network namespace.
     pub conntrack_is_full: bool,
 }
@@ -56,6 +60,8 @@ pub enum Outcome {
     /// No answer yet, or none before the process gave up.
     Unanswered,
     TimedOut,
+    /// It was established, and ended since nothing came back any more.
+    Lost,
     Refused,
     Unreachable,
     NoLocalPort,
@@ -79,6 +85,8 @@ pub struct Connection {
     /// From connect to close, if both were seen.
     pub lived: Option<Duration>,
     pub retransmits: u64,
+    /// Bytes that arrived there: of one that both ends have closed.
+    pub arrived: u64,
 }
 
 /// A socket that is open at the window's end.
@@ -98,6 +106,8 @@ pub struct Socket {
 /// A listening TCP socket.
 #[derive(Default, Clone, Debug)]
 pub struct Listener {
+    /// Names the socket: others may listen at the same address (SO_REUSEPORT, or another network namespace).
+    pub socket: u64,
     pub owner: Owner,
     pub local: Option<Endpoint>,
     pub accept_queue: u64,
@@ -114,7 +124,7 @@ pub struct Listener {
 
 /// TCP with one remote in the window.
 #[derive(Default, Clone, Debug)]
-pub struct Remote {
+pub struct TcpPath {
     pub owner: Owner,
     pub remote: Option<IpAddr>,
     pub port: Option<u16>,
@@ -124,9 +134,12 @@ pub struct Remote {
     pub spurious: u64,
     /// Connections that do nothing but send a full segment again.
     pub stuck: u64,
-    /// Something came from there, all the same.
+    /// Something came from there, all the same …
     pub hears: bool,
+    /// … and full segments arrived there.
+    pub passes_full: bool,
     pub rtt: Option<Rtt>,
+    pub prompt: Prompt,
     /// Shares of the window in which senders waited for the receiver, for their own send buffer.
     pub receiver_share: f64,
     pub send_buffer_share: f64,
@@ -155,6 +168,7 @@ pub struct Reset {
 /// What is known of resets between two ends.
 #[derive(Clone, Debug)]
 pub struct Reason {
+    pub netns: Option<u32>,
     pub local: Endpoint,
     pub remote: Endpoint,
     pub sent_by_us: bool,
@@ -165,7 +179,7 @@ pub struct Reason {
 
 /// Packets that died for one reason at one place.
 #[derive(Default, Clone, Debug)]
-pub struct Drop {
+pub struct DroppedPackets {
     pub owner: Owner,
     /// The kernel's `drop_reason`.
     pub reason: String,
@@ -174,11 +188,17 @@ pub struct Drop {
     pub protocol: String,
     /// The flags of a TCP segment, the type of an ICMP message.
     pub kind: String,
-    pub source: Option<Place>,
-    pub destination: Option<Place>,
+    pub source: Option<HostPort>,
+    pub destination: Option<HostPort>,
     pub interface: Option<String>,
     /// They were made on this host, in whichever network namespace, and not forwarded.
     pub sent_here: bool,
+    /// The router that their route leads to.
+    pub next_hop: Option<IpAddr>,
+    /// What the drop means, and whether that is ordinary operation.
+    pub explanation: String,
+    pub benign: bool,
+    pub course: Course,
     /// The chain of nftables that dropped them, where the kernel tells.
     pub rule: Option<String>,
     pub count: u64,
@@ -241,59 +261,32 @@ impl Evidence {
     }
 
     /// How TCP fared towards each remote, as exactly as it is known.
-    pub fn paths(&self) -> &[Remote] {
+    pub fn paths(&self) -> &[TcpPath] {
         if self.profiled.is_empty() { &self.remotes } else { &self.profiled }
     }
-
-    /// The listener that a connection to `endpoint` would reach.
-    pub fn listener(&self, at: impl Into<Place>) -> Option<&Listener> {
-        let at = at.into();
-        self.listeners.iter().find(|listener| listener.local.is_some_and(|local| takes(&local, &at)))
-    }
-
-    /// The UDP socket that a datagram to `at` would reach.
-    pub fn receiver(&self, at: impl Into<Place>) -> Option<&Socket> {
-        let at = at.into();
-        self.sockets.iter().find(|socket| !socket.tcp && socket.local.is_some_and(|local| takes(&local, &at)))
-    }
-
-    /// Who serves `at`, of those in the network namespace where a packet for it was seen. Elsewhere the same address is
-    /// another host's, unless a service of ours is bound to it.
-    pub fn server(&self, protocol: &str, at: Place, netns: Option<u32>) -> Option<&Owner> {
-        let meant = |owner: &Owner, local: &Endpoint| {
-            let bound = local.address == at.address && !at.address.is_loopback();
-            takes(local, &at) && (netns.is_none() || owner.netns == netns || bound)
-        };
-        let serves = |owner: &Owner, local: Option<Endpoint>| local.is_some_and(|local| meant(owner, &local));
-        match protocol {
-            "tcp" => self.listeners.iter().find(|l| serves(&l.owner, l.local)).map(|l| &l.owner),
-            "udp" => self.sockets.iter().find(|s| !s.tcp && serves(&s.owner, s.local)).map(|s| &s.owner),
-            _ => None,
-        }
-    }
-}
-
-/// Whether a socket bound to `local` gets what is sent to `at`.
-pub fn takes(local: &Endpoint, at: &Place) -> bool {
-    Some(local.port) == at.port && (local.address == at.address || local.address.is_unspecified())
 }
 
 impl Listener {
     /// How much of what it dropped is no handshake of a client that wants to be served: a reset that comes instead of the
     /// last packet (HAProxy's checks end so), or a late FIN, is the listener's to drop, and counts.
-    pub fn strays(&self, drops: &[Drop]) -> u64 {
-        let ends = |drop: &&Drop| drop.kind.split(' ').any(|flag| flag == "RST" || flag == "FIN");
-        let taken = |drop: &Drop| self.local.zip(drop.destination).is_some_and(|(local, at)| takes(&local, &at));
-        let here = |drop: &&Drop| drop.protocol == "tcp" && drop.owner.netns == self.owner.netns && taken(drop);
+    pub fn strays(&self, drops: &[DroppedPackets]) -> u64 {
+        let ends = |drop: &&DroppedPackets| drop.kind.split(' ').any(|flag| flag == "RST" || flag == "FIN");
+        let taken =
+            |drop: &DroppedPackets| self.local.zip(drop.destination).is_some_and(|(local, at)| at.is_taken_by(&local));
+        // Of several that listen at the same address the kernel names the one, if it names any.
+        let of_another = |drop: &DroppedPackets| drop.owner.pid.is_some() && drop.owner.pid != self.owner.pid;
+        let here = |drop: &&DroppedPackets| {
+            drop.protocol == "tcp" && drop.owner.netns == self.owner.netns && taken(drop) && !of_another(drop)
+        };
         drops.iter().filter(here).filter(ends).map(|drop| drop.count).sum()
     }
 }
 
 /// Where one place in the kernel drops packets of too many flows, the rest of them is a row without a name. It adds
 /// nothing to those beside it.
-pub fn named(drops: Vec<Drop>) -> Vec<Drop> {
-    let is_named = |row: &&Drop| row.source.is_some() || row.destination.is_some() || row.interface.is_some();
-    let place = |row: &Drop| (row.reason.clone(), row.location.clone());
+pub fn named(drops: Vec<DroppedPackets>) -> Vec<DroppedPackets> {
+    let is_named = |row: &&DroppedPackets| row.source.is_some() || row.destination.is_some() || row.interface.is_some();
+    let place = |row: &DroppedPackets| (row.reason.clone(), row.location.clone());
     let places: BTreeSet<_> = drops.iter().filter(is_named).map(place).collect();
     drops.into_iter().filter(|row| is_named(&row) || !places.contains(&place(row))).collect()
 }
@@ -304,9 +297,7 @@ impl Connection {
     pub fn no_neighbor(&self) -> bool {
         const ASKED: Duration = Duration::from_millis(900);
         let over_ipv6 = self.remote.is_some_and(|remote| remote.family() == Family::Ipv6);
-        over_ipv6
-            && self.errno.as_deref() == Some("EHOSTUNREACH")
-            && (self.before || self.waited >= ASKED)
+        over_ipv6 && self.errno.as_deref() == Some("EHOSTUNREACH") && (self.before || self.waited >= ASKED)
     }
 
     /// Given up unanswered after as long as a client that has another family to try waits (RFC 8305: 250 ms).
@@ -357,9 +348,9 @@ pub fn is_known(owner: &Owner) -> bool {
 mod tests {
     use super::*;
 
-    fn drop_of(kind: &str, count: u64) -> Drop {
+    fn drop_of(kind: &str, count: u64) -> DroppedPackets {
         let destination = Some(Endpoint { address: [10, 0, 0, 1].into(), port: 80 }.into());
-        Drop { protocol: "tcp".into(), kind: kind.into(), destination, count, ..Drop::default() }
+        DroppedPackets { protocol: "tcp".into(), kind: kind.into(), destination, count, ..DroppedPackets::default() }
     }
 
     #[test]
@@ -373,7 +364,7 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_place_is_no_row_of_its_own() {
-        let rest = Drop { destination: None, ..drop_of("", 9) };
+        let rest = DroppedPackets { destination: None, ..drop_of("", 9) };
         assert_eq!(named(vec![drop_of("SYN", 3), rest.clone()]).len(), 1);
         assert_eq!(named(vec![rest]).len(), 1, "all that is known");
     }

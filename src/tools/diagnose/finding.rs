@@ -6,7 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::answer::{Endpoint, Owner};
+use crate::{
+    answer::{Endpoint, Owner},
+    untrusted,
+};
 
 // How bad it is. The order is the order of the answer: worst first.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +31,12 @@ pub enum Severity {
 pub enum Code {
     ConntrackFull,
     FirewallDrop,
+    GatewayUnreachable,
     NeighborUnreachable,
+    ReversePathFilter,
+    RoutingLoop,
+    ChecksumErrors,
+    KernelDrop,
     MtuBlackHole,
     SynFlood,
     ListenQueueOverflow,
@@ -40,6 +48,7 @@ pub enum Code {
     Ipv6Broken,
     ConnectionRefused,
     ConnectTimeout,
+    PeerGone,
     DnsUnanswered,
     DnsFailure,
     DnsSlow,
@@ -71,26 +80,31 @@ pub struct Finding {
     pub next_step: String,
     /// Where it happens, for telling causes from symptoms.
     #[serde(skip)]
-    pub places: Vec<Place>,
+    pub places: Vec<HostPort>,
 }
 
 /// A service, or all of a host.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct HostPort {
     pub address: IpAddr,
     /// `None` is every port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
 
-impl Place {
+impl HostPort {
+    /// Whether a socket bound to `local` gets what is sent here.
+    pub fn is_taken_by(&self, local: &Endpoint) -> bool {
+        Some(local.port) == self.port && (local.address == self.address || local.address.is_unspecified())
+    }
+
     /// Whether what happens here can be the cause of what happens at `other`.
-    pub fn covers(&self, other: &Place) -> bool {
+    pub fn covers(&self, other: &HostPort) -> bool {
         self.address == other.address && (self.port.is_none() || other.port.is_none() || self.port == other.port)
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.port {
             Some(port) => Endpoint { address: self.address, port }.fmt(f),
@@ -99,15 +113,15 @@ impl fmt::Display for Place {
     }
 }
 
-impl From<Endpoint> for Place {
+impl From<Endpoint> for HostPort {
     fn from(endpoint: Endpoint) -> Self {
-        Place { address: endpoint.address, port: Some(endpoint.port) }
+        HostPort { address: endpoint.address, port: Some(endpoint.port) }
     }
 }
 
-impl From<IpAddr> for Place {
+impl From<IpAddr> for HostPort {
     fn from(address: IpAddr) -> Self {
-        Place { address, port: None }
+        HostPort { address, port: None }
     }
 }
 
@@ -138,15 +152,18 @@ impl Finding {
     }
 
     /// Says where it happens.
-    pub fn at(mut self, place: impl Into<Place>) -> Self {
+    pub fn at(mut self, place: impl Into<HostPort>) -> Self {
         self.places.push(place.into());
         self
     }
 
-    /// The tool that looks closer. Arguments are figures and addresses of ours, never names from outside: the line is
-    /// meant to be pasted into a shell.
+    /// The tool that looks closer. The line is meant to be pasted into a shell: an argument that a shell could read
+    /// as anything but itself is left out, and the question is wider.
     pub fn look(self, tool: &str, arguments: &[(&str, String)]) -> Self {
-        let arguments = arguments.iter().map(|(key, value)| format!(" {key}={value}"));
+        let arguments = arguments
+            .iter()
+            .filter(|(_, value)| untrusted::is_plain(value))
+            .map(|(key, value)| format!(" {key}={value}"));
         let command = format!("netmon-mcp call {tool}{}", arguments.collect::<String>());
         self.step(&command)
     }
@@ -195,8 +212,17 @@ mod tests {
     }
 
     #[test]
+    fn a_command_has_no_text_that_a_shell_could_read() {
+        for evil in ["$(id)", "`id`", "x;reboot", "x\nreboot", "--config=/evil", "a b"] {
+            let finding = Finding::new(Code::HighRtt, Severity::Info, "x");
+            let arguments = [("process", evil.to_owned()), ("port", "80".to_owned())];
+            assert_eq!(finding.look("profile_tcp", &arguments).next_step, "netmon-mcp call profile_tcp port=80");
+        }
+    }
+
+    #[test]
     fn a_place_covers_its_ports() {
-        let place = |text: &str, port| Place { address: text.parse().unwrap(), port };
+        let place = |text: &str, port| HostPort { address: text.parse().unwrap(), port };
         assert!(place("10.0.0.1", None).covers(&place("10.0.0.1", Some(80))));
         assert!(place("10.0.0.1", Some(80)).covers(&place("10.0.0.1", Some(80))));
         assert!(!place("10.0.0.1", Some(80)).covers(&place("10.0.0.1", Some(81))));

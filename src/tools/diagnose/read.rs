@@ -1,4 +1,4 @@
-//! From what the tools said to the evidence that the rules judge.
+//! What each tool's answer is to the evidence that the rules judge.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -6,15 +6,16 @@ use serde_json::value::RawValue;
 
 use super::{
     evidence::{
-        Connection, Counters, Drop, Evidence, Link, Listener, Outcome, Query, Reason, Remote, Reset, Rtt, Socket,
-        Talker, common, is_known, named,
+        Connection, Counters, DroppedPackets, Evidence, Link, Listener, Outcome, Query, Reason, Reset, Rtt, Socket,
+        Talker, TcpPath, common, is_known, named,
     },
-    finding::Place,
-    gather::{ASKED, Asked, Heard, Reply},
-    paths, rules,
+    finding::HostPort,
+    paths,
+    questions::Asked,
+    silent,
 };
 use crate::{
-    answer::{Endpoint, Measured, Transport},
+    answer::{Endpoint, Measured, Protocol},
     tools::{
         Tool, profile_tcp, snapshot_interfaces,
         snapshot_sockets::{self, State},
@@ -22,92 +23,21 @@ use crate::{
     },
 };
 
-/// The evidence, and how much of it there is.
-pub struct Read {
-    pub evidence: Evidence,
-    /// The questions that were answered.
-    pub heard: BTreeSet<&'static str>,
-    pub blind_spots: Vec<String>,
-    pub lost_events: u64,
-}
-
-/// Reads every reply. One that does not read is a blind spot, as is one that was not given.
-///
-/// `asked_for` is the window of the questions, `window` the one that it became.
-pub fn read(replies: &Heard, asked_for: Duration, window: Duration) -> Read {
-    let evidence = Evidence { window, ..Evidence::default() };
-    let mut read = Read { evidence, heard: BTreeSet::new(), blind_spots: Vec::new(), lost_events: 0 };
-    for asked in ASKED {
-        match output(asked, replies, asked_for, &mut read.evidence) {
-            Ok(measured) => read.note(asked, measured),
-            Err(reason) => read.miss(asked, &reason),
-        }
-    }
-    join(&mut read.evidence);
-    read.blind_spots.extend(elsewhere(&read.evidence));
-    read
-}
-
-impl Read {
-    fn note(&mut self, asked: &Asked, measured: Measured) {
-        self.heard.insert(asked.name);
-        self.lost_events += measured.lost_events;
-        if measured.rows_cut > 0 {
-            self.blind_spots
-                .push(format!("{}: {} rows were not judged, of the least weight", asked.tool, measured.rows_cut));
-        }
-        self.blind_spots.extend(measured.limits.iter().map(|limit| format!("{}: {limit}", asked.tool)));
-    }
-
-    fn miss(&mut self, asked: &Asked, reason: &str) {
-        let codes: Vec<_> = rules::decided_by(asked.name).map(|code| code.to_string()).collect();
-        self.blind_spots.push(format!("{} was not heard, so not judged: {} ({reason})", asked.tool, codes.join(", ")));
-    }
-}
-
-/// One tool's answer, added to the evidence.
-fn output(asked: &Asked, replies: &Heard, window: Duration, evidence: &mut Evidence) -> Result<Measured, String> {
-    let samples = match replies.get(asked.name) {
-        Some(Reply::Samples(samples)) => samples,
-        Some(Reply::Error(reason)) => return Err(reason.clone()),
-        None => return Err("the daemon did not ask it; it is of another release".into()),
-    };
-    match asked.name {
-        "sockets" => one::<snapshot_sockets::T>(asked, samples, window).map(|output| sockets(output, evidence)),
-        "tcp" => {
-            let outputs: Result<Vec<_>, _> =
-                samples.iter().map(|s| report::<snapshot_sockets::T>(asked, s, window)).collect();
-            outputs.map(|outputs| readings(outputs, evidence))
-        }
-        "connections" => {
-            one::<trace_connections::T>(asked, samples, window).map(|output| connections(output, evidence))
-        }
-        "profile" => one::<profile_tcp::T>(asked, samples, window).map(|output| profile(output, evidence)),
-        "drops" => one::<trace_drops::T>(asked, samples, window).map(|output| drops(output, evidence)),
-        "dns" => one::<trace_dns::T>(asked, samples, window).map(|output| dns(output, evidence)),
-        "traffic" => one::<top_traffic::T>(asked, samples, window).map(|output| traffic(output, evidence)),
-        "interfaces" => {
-            one::<snapshot_interfaces::T>(asked, samples, window).map(|output| interfaces(output, evidence))
-        }
-        name => Err(format!("nobody reads {name}")),
-    }
-}
-
-fn one<T: Tool>(asked: &Asked, samples: &[Box<RawValue>], window: Duration) -> Result<T::Output, String> {
+pub fn one<T: Tool>(asked: &Asked, samples: &[Box<RawValue>], window: Duration) -> Result<T::Output, String> {
     report::<T>(asked, samples.first().ok_or("it said nothing")?, window)
 }
 
 /// The tool's own answer to its own sample.
-fn report<T: Tool>(asked: &Asked, sample: &RawValue, window: Duration) -> Result<T::Output, String> {
+pub fn report<T: Tool>(asked: &Asked, sample: &RawValue, window: Duration) -> Result<T::Output, String> {
     let input = serde_json::from_value(asked.input(window)).map_err(|e| e.to_string())?;
     let sample = serde_json::from_str(sample.get()).map_err(|e| e.to_string())?;
     Ok(T::report(input, sample))
 }
 
-fn interfaces(output: snapshot_interfaces::Output, evidence: &mut Evidence) -> Measured {
+pub fn interfaces(output: snapshot_interfaces::Output, evidence: &mut Evidence) -> Measured {
     for link in &output.interfaces {
         let addresses = link.addresses.iter().filter_map(|address| address.split('/').next()?.parse::<IpAddr>().ok());
-        evidence.own_addresses.extend(addresses);
+        addresses.for_each(|address| evidence.note_address(address, None));
     }
     evidence.links = output.interfaces.into_iter().map(link).collect();
     output.measured
@@ -129,19 +59,19 @@ fn link(link: snapshot_interfaces::Link) -> Link {
     }
 }
 
-fn sockets(output: snapshot_sockets::Output, evidence: &mut Evidence) -> Measured {
-    let locals = output.sockets.iter().map(|socket| socket.local).chain(output.listeners.iter().map(|row| row.local));
-    evidence.own_addresses.extend(
-        locals.map(|local| local.address).filter(|address| !address.is_unspecified() && !address.is_multicast()),
-    );
+pub fn sockets(output: snapshot_sockets::Output, evidence: &mut Evidence) -> Measured {
+    let sockets = output.sockets.iter().map(|socket| (socket.local.address, socket.owner.netns));
+    let listeners = output.listeners.iter().map(|row| (row.local.address, row.owner.netns));
+    sockets.chain(listeners).for_each(|(address, netns)| evidence.note_address(address, netns));
     evidence.listeners = output.listeners.into_iter().map(listener).collect();
     evidence.sockets = output.sockets.into_iter().map(socket).collect();
     output.measured
 }
 
 /// The sockets were read before, so the listeners are known, which tell clients from servers.
-fn readings(outputs: Vec<snapshot_sockets::Output>, evidence: &mut Evidence) -> Measured {
-    let measured = outputs.last().map(|output| output.measured.clone()).unwrap_or_default();
+pub fn readings(outputs: Vec<snapshot_sockets::Output>, evidence: &mut Evidence) -> Measured {
+    let mut measured = outputs.last().map(|output| output.measured.clone()).unwrap_or_default();
+    measured.rows_cut = outputs.iter().map(|output| output.measured.rows_cut).max().unwrap_or_default();
     let rows = outputs.iter().flat_map(|output| &output.sockets).filter(|socket| is_known(&socket.owner));
     for listener in &mut evidence.listeners {
         listener.half_open_share = half_open_share(listener, &outputs);
@@ -149,31 +79,37 @@ fn readings(outputs: Vec<snapshot_sockets::Output>, evidence: &mut Evidence) -> 
         let peak = queues.map(|row| row.accept_queue.into()).max().unwrap_or_default();
         listener.accept_queue_peak = listener.accept_queue.max(peak);
     }
-    evidence.holders = rows.filter_map(|row| Some(((row.local, row.remote?), row.owner.clone()))).collect();
-    evidence.remotes = paths::remotes(outputs, evidence);
+    evidence.holders =
+        rows.filter_map(|row| Some(((row.owner.netns, row.local, row.remote?), row.owner.clone()))).collect();
+    let series = paths::series(outputs);
+    evidence.remotes = paths::remotes(&series, evidence);
+    silent::add_open(&series, evidence);
     // What is said of the sockets as a whole is said already.
     Measured { limits: Vec::new(), ..measured }
 }
 
 fn is(row: &snapshot_sockets::Listener, listener: &Listener) -> bool {
-    (row.owner.netns, Some(row.local)) == (listener.owner.netns, listener.local)
+    row.socket == listener.socket
 }
 
 /// In which share of the readings a listener had as many incomplete handshakes as it takes. Fewer than three are no crowd.
 fn half_open_share(listener: &Listener, readings: &[snapshot_sockets::Output]) -> f64 {
     let full = |row: &snapshot_sockets::Listener| row.half_open >= row.accept_queue_max.max(3);
-    let count = readings.iter().filter(|reading| reading.listeners.iter().find(|row| is(row, listener)).is_some_and(full)).count();
+    let count = readings
+        .iter()
+        .filter(|reading| reading.listeners.iter().find(|row| is(row, listener)).is_some_and(full))
+        .count();
     count as f64 / readings.len().max(1) as f64
 }
 
-fn profile(output: profile_tcp::Output, evidence: &mut Evidence) -> Measured {
+pub fn profile(output: profile_tcp::Output, evidence: &mut Evidence) -> Measured {
     let rtt = |rtt: profile_tcp::Rtt| Rtt {
         min_us: rtt.min.into(),
         p50_us: rtt.p50.into(),
         p99_us: rtt.p99.into(),
         samples: rtt.samples,
     };
-    let remote = |row: profile_tcp::RemoteRow| Remote {
+    let remote = |row: profile_tcp::RemoteRow| TcpPath {
         owner: common(row.owners.iter().map(|row| &row.owner)),
         remote: Some(row.remote.address),
         port: row.remote.port,
@@ -181,12 +117,14 @@ fn profile(output: profile_tcp::Output, evidence: &mut Evidence) -> Measured {
         retransmits: row.retransmits,
         spurious: row.spurious,
         rtt: row.rtt_us.map(rtt),
-        ..Remote::default()
+        prompt: row.prompt,
+        ..TcpPath::default()
     };
     let reason = |row: profile_tcp::ResetRow| Reason {
+        netns: row.owner.netns,
         local: row.local,
         remote: row.remote,
-        sent_by_us: row.sent_by == profile_tcp::End::Local,
+        sent_by_us: row.sent_by == profile_tcp::Side::Local,
         reason: row.reason,
         explanation: row.explanation,
     };
@@ -197,6 +135,7 @@ fn profile(output: profile_tcp::Output, evidence: &mut Evidence) -> Measured {
 
 fn listener(row: snapshot_sockets::Listener) -> Listener {
     Listener {
+        socket: row.socket,
         owner: row.owner,
         local: Some(row.local),
         accept_queue: row.accept_queue.into(),
@@ -211,7 +150,7 @@ fn listener(row: snapshot_sockets::Listener) -> Listener {
 fn socket(row: snapshot_sockets::Socket) -> Socket {
     Socket {
         owner: row.owner,
-        tcp: row.protocol == Transport::Tcp,
+        tcp: row.protocol == Protocol::Tcp,
         state: Some(row.state),
         local: Some(row.local),
         remote: row.remote,
@@ -221,12 +160,13 @@ fn socket(row: snapshot_sockets::Socket) -> Socket {
     }
 }
 
-fn connections(output: trace_connections::Output, evidence: &mut Evidence) -> Measured {
+pub fn connections(output: trace_connections::Output, evidence: &mut Evidence) -> Measured {
     evidence.resets =
         output.connections.iter().filter(|row| row.outcome == trace_connections::Outcome::Reset).map(reset).collect();
+    evidence.silent = output.connections.iter().filter(|row| is_lost(row)).map(silent::ended).collect();
     evidence.connections = output.connections.into_iter().map(connection).collect();
-    let locals = evidence.connections.iter().filter_map(|row| row.local).map(|local| local.address);
-    evidence.own_addresses.extend(locals.filter(|address| !address.is_unspecified()));
+    let locals = evidence.connections.iter().filter_map(|row| Some((row.local?.address, row.owner.netns)));
+    locals.collect::<Vec<_>>().into_iter().for_each(|(address, netns)| evidence.note_address(address, netns));
     output.measured
 }
 
@@ -236,18 +176,21 @@ fn reset(row: &trace_connections::Connection) -> Reset {
     Reset { owner: row.owner.clone(), local: row.local, remote: Some(row.remote), sent_by_us, count: 1 }
 }
 
+/// TCP gave an established connection up: what it says is that time was over, or what a router had said meanwhile.
+fn is_lost(row: &trace_connections::Connection) -> bool {
+    use trace_connections::Outcome as Kernel;
+    row.established && matches!(row.outcome, Kernel::TimedOut | Kernel::Unreachable | Kernel::Refused)
+}
+
 fn connection(row: trace_connections::Connection) -> Connection {
     use trace_connections::Outcome as Kernel;
     let time = |us: Option<u64>| us.map(Duration::from_micros);
-    // A connection that was established and then broke did come about.
-    let came_about = match row.direction {
-        trace_connections::Direction::Inbound => true,
-        trace_connections::Direction::Outbound => row.rtt_us.is_some() || row.connect_latency_us < row.duration_us,
-    };
     let outcome = match row.outcome {
         Kernel::Connecting => Outcome::Unanswered,
         Kernel::Established => Outcome::Established,
-        Kernel::Reset | Kernel::TimedOut if row.connect_latency_us.is_some() && came_about => Outcome::Established,
+        // It did come about, if it was in the window.
+        Kernel::Reset if row.connect_latency_us.is_some() && row.established => Outcome::Established,
+        _ if is_lost(&row) => Outcome::Lost,
         Kernel::TimedOut => Outcome::TimedOut,
         Kernel::Refused => Outcome::Refused,
         Kernel::Unreachable => Outcome::Unreachable,
@@ -269,11 +212,12 @@ fn connection(row: trace_connections::Connection) -> Connection {
         before: row.duration_us.is_none(),
         lived: time(row.duration_us).filter(|_| row.closed),
         retransmits: row.retransmits.into(),
+        arrived: if row.closed && row.outcome == Kernel::Established { row.tx_bytes } else { 0 },
     }
 }
 
 /// A device's counters are read in one network namespace only.
-fn elsewhere(evidence: &Evidence) -> Option<String> {
+pub fn elsewhere(evidence: &Evidence) -> Option<String> {
     let namespaces: BTreeSet<_> = evidence.sockets.iter().filter_map(|socket| socket.owner.netns).collect();
     (namespaces.len() > 1).then(|| {
         "Counters of interfaces and of queues are of netmond's own network namespace; in the others only packets seen to be \
@@ -283,25 +227,26 @@ fn elsewhere(evidence: &Evidence) -> Option<String> {
 }
 
 /// What only two tools together show.
-fn join(evidence: &mut Evidence) {
+pub fn join(evidence: &mut Evidence) {
     waiting(evidence);
-    let Evidence { listeners, dropped, holders, connections, resets, profiled, drops, .. } = evidence;
+    let Evidence { connections, profiled, .. } = evidence;
     // Who is not answered sends its SYN again; that is silence, and not loss.
     for row in profiled {
         let to = connections.iter().filter(|c| c.outbound && c.outcome != Outcome::Established);
         let to = to.filter(|c| c.remote.is_some_and(|r| (Some(r.address), Some(r.port)) == (row.remote, row.port)));
         row.retransmits = row.retransmits.saturating_sub(to.map(|c| c.retransmits).sum());
     }
+    silent::join(evidence);
+    let Evidence { listeners, dropped, holders, connections, resets, drops, .. } = evidence;
     // A connection that began before anyone watched ends without a name.
     let ends = connections.iter_mut().map(|row| (row.local, row.remote, &mut row.owner));
     for (local, remote, owner) in ends.chain(resets.iter_mut().map(|row| (row.local, row.remote, &mut row.owner))) {
         if let (Some(local), Some(remote), false) = (local, remote, is_known(owner)) {
-            *owner = holders.get(&(local, remote)).unwrap_or(owner).clone();
+            *owner = holders.get(&(owner.netns, local, remote)).unwrap_or(owner).clone();
         }
     }
     for listener in listeners {
-        let key = listener.local.map(|local| (listener.owner.netns, local));
-        let counted = key.and_then(|key| dropped.get(&key)).copied().unwrap_or_default();
+        let counted = dropped.get(&listener.socket).copied().unwrap_or_default();
         listener.dropped = counted.saturating_sub(listener.strays(drops));
     }
 }
@@ -309,8 +254,9 @@ fn join(evidence: &mut Evidence) {
 /// Connects that began before the window and still wait: only their sockets show them.
 fn waiting(evidence: &mut Evidence) {
     let waits = |socket: &&Socket| socket.state == Some(State::SynSent) && socket.retransmits > 0;
-    let seen: BTreeSet<_> = evidence.connections.iter().map(|row| (row.local, row.remote)).collect();
-    let unseen = evidence.sockets.iter().filter(waits).filter(|socket| !seen.contains(&(socket.local, socket.remote)));
+    let seen: BTreeSet<_> = evidence.connections.iter().map(|row| (row.owner.netns, row.local, row.remote)).collect();
+    let is_seen = |socket: &Socket| seen.contains(&(socket.owner.netns, socket.local, socket.remote));
+    let unseen = evidence.sockets.iter().filter(waits).filter(|socket| !is_seen(socket));
     let rows = unseen.map(|socket| Connection {
         owner: socket.owner.clone(),
         outbound: true,
@@ -326,7 +272,7 @@ fn waiting(evidence: &mut Evidence) {
     evidence.connections.extend(rows);
 }
 
-fn drops(output: trace_drops::Output, evidence: &mut Evidence) -> Measured {
+pub fn drops(output: trace_drops::Output, evidence: &mut Evidence) -> Measured {
     let counters = output.counters;
     evidence.counters = Counters {
         listen_overflows: counters.listen_overflows.unwrap_or_default(),
@@ -335,16 +281,18 @@ fn drops(output: trace_drops::Output, evidence: &mut Evidence) -> Measured {
         conntrack_drops: counters.conntrack_drops.unwrap_or_default(),
         softnet_dropped: counters.softnet_dropped.unwrap_or_default(),
     };
-    evidence.dropped = output.listeners.iter().map(|row| ((row.owner.netns, row.local), row.dropped)).collect();
-    evidence.overflows = output.listeners.iter().filter_map(|row| Some((row.owner.netns, row.netns_overflows?))).collect();
+    evidence.dropped = output.listeners.iter().map(|row| (row.socket, row.dropped)).collect();
+    evidence.overflows =
+        output.listeners.iter().filter_map(|row| Some((row.owner.netns, row.netns_overflows?))).collect();
     evidence.drops = named(output.drops.into_iter().map(drop).collect());
     output.measured
 }
 
-fn drop(row: trace_drops::Drop) -> Drop {
-    let place =
-        |end: Option<trace_drops::End>| end.and_then(|end| Some(Place { address: end.address?, port: end.port }));
-    Drop {
+fn drop(row: trace_drops::Dropped) -> DroppedPackets {
+    let place = |end: Option<trace_drops::PartialEndpoint>| {
+        end.and_then(|end| Some(HostPort { address: end.address?, port: end.port }))
+    };
+    DroppedPackets {
         owner: row.owner,
         reason: row.reason,
         location: row.location,
@@ -354,12 +302,16 @@ fn drop(row: trace_drops::Drop) -> Drop {
         destination: place(row.destination),
         interface: row.interface,
         sent_here: row.path == Some(trace_drops::Path::Output),
+        next_hop: row.next_hop,
+        explanation: row.explanation,
+        benign: row.benign,
+        course: row.course,
         rule: row.rule,
         count: row.count,
     }
 }
 
-fn dns(output: trace_dns::Output, evidence: &mut Evidence) -> Measured {
+pub fn dns(output: trace_dns::Output, evidence: &mut Evidence) -> Measured {
     let query = |row: trace_dns::Query| Query {
         owner: row.owner,
         server: Some(row.server),
@@ -372,8 +324,8 @@ fn dns(output: trace_dns::Output, evidence: &mut Evidence) -> Measured {
     output.measured
 }
 
-fn traffic(output: top_traffic::Output, evidence: &mut Evidence) -> Measured {
-    let remote = |remote: top_traffic::Remote| Some(Endpoint { address: remote.address, port: remote.port? });
+pub fn traffic(output: top_traffic::Output, evidence: &mut Evidence) -> Measured {
+    let remote = |remote: top_traffic::CommonRemote| Some(Endpoint { address: remote.address, port: remote.port? });
     let talker = |row: top_traffic::Row| Talker {
         owner: row.owner,
         local: row.local,

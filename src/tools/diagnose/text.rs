@@ -1,25 +1,87 @@
 //! How a diagnosis reads: findings in order, their evidence indented, next steps as lines to paste.
 
+use std::fmt::Write;
+
 use serde_json::{Map, Value};
 
-use super::{Finding, Output, Severity};
+use super::{Checks, Finding, Output, Severities, finding::Severity};
 use crate::answer::{self, Owner};
 
-/// The first line: how it stands.
-pub fn verdict(output: &Output) -> String {
-    let harmful = output.findings.iter().filter(|finding| finding.severity != Severity::Info).count();
-    let checked = output.checked.len();
-    let seconds = output.measured.window_ms / 1e3;
-    match harmful {
-        0 if checked == 0 => "Nothing could be judged; see below.\n".into(),
-        0 => format!("Nothing is wrong: {checked} kinds of trouble were looked for, for {seconds:.1} s.\n"),
-        1 => format!("1 finding ({checked} kinds of trouble were looked for, for {seconds:.1} s).\n"),
-        n => format!("{n} findings, worst first ({checked} kinds of trouble were looked for, for {seconds:.1} s).\n"),
+/// The answer for a person.
+pub fn text(output: &Output) -> String {
+    let mut text = headline(output);
+    for shown in &output.findings {
+        let _ = write!(text, "\n{}", finding(shown));
     }
+    text + &blind_spots(output)
+}
+
+/// The first line: how the host stands, and how much of it was seen.
+pub fn headline(output: &Output) -> String {
+    let line = if output.severities.above_info() > 0 { fault_seen(output) } else { no_fault_seen(output) };
+    line + "\n"
+}
+
+/// `3 findings, 1 shown; 2 more with limit=3: 1 warning, 2 info (24 of 24 checks, 10.0 s)`.
+fn fault_seen(output: &Output) -> String {
+    let Checks { judged, total } = output.checks;
+    let Severities { critical, warning, info } = output.severities;
+    let kinds = [(critical, "critical"), (warning, "warning"), (info, "info")];
+    let kinds: Vec<_> = kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{n} {kind}")).collect();
+    let ran = if judged == total { "" } else { " could run" };
+    let early = if output.ended_early { ", ended early" } else { "" };
+    let (counted, kinds) = (counted(output, "finding", "findings"), kinds.join(", "));
+    format!("{counted}: {kinds} ({judged} of {total} checks{ran}, {}{early})", length(output))
+}
+
+fn no_fault_seen(output: &Output) -> String {
+    let Checks { judged, total } = output.checks;
+    let length = length(output);
+    let whole = judged == total;
+    let seen = match judged {
+        0 => format!("None of the {total} checks could run ({})", explained_in(output)),
+        _ if whole => format!("No fault seen ({judged} of {total} checks, {length})"),
+        _ => format!(
+            "No fault seen by the {judged} of {total} checks that could run; {} could not ({})",
+            total - judged,
+            explained_in(output)
+        ),
+    };
+    // What is whole and still does not say that the host is healthy was too short.
+    let window = match (output.ended_early, whole) {
+        (true, true) => "; the window was ended early".to_owned(),
+        (true, false) => format!("; the window was ended early, after {length}"),
+        (false, true) if output.healthy.is_none() => "; too short a window: use duration_ms=2000 or more".to_owned(),
+        (false, true) => String::new(),
+        (false, false) => format!("; the window was {length}"),
+    };
+    let info = if output.severities.info > 0 {
+        format!("; {}", counted(output, "info finding", "info findings"))
+    } else {
+        String::new()
+    };
+    seen + &window + &info
+}
+
+/// Where the reader learns why a check could not run: `status` knows of tools that are not available, and the answer
+/// itself of what was lost or cut.
+fn explained_in(output: &Output) -> &'static str {
+    if output.tool_missing { "see status" } else { "see below" }
+}
+
+/// How many findings there are, and how many of them follow.
+fn counted(output: &Output, one: &str, more: &str) -> String {
+    let (all, shown) = (output.severities.all(), output.findings.len());
+    let counted = answer::count(all as u64, one, more);
+    if shown == all { counted } else { format!("{counted}, {shown} shown; {} more with limit={all}", all - shown) }
+}
+
+fn length(output: &Output) -> String {
+    format!("{:.1} s", output.measured.window_ms / 1e3)
 }
 
 /// One finding: severity and code, what it is, the evidence, what to do.
-pub fn finding(finding: &Finding) -> String {
+fn finding(finding: &Finding) -> String {
     let severity = match finding.severity {
         Severity::Critical => "CRITICAL",
         Severity::Warning => "WARNING",
@@ -38,12 +100,9 @@ pub fn finding(finding: &Finding) -> String {
 }
 
 /// What was not seen, a line each.
-pub fn blind_spots(output: &Output) -> String {
-    if output.blind_spots.is_empty() {
-        return output.measured.text();
-    }
+fn blind_spots(output: &Output) -> String {
     let lines: String = output.blind_spots.iter().map(|spot| format!("  {spot}\n")).collect();
-    format!("\nNot seen:\n{lines}{}", output.measured.text())
+    if lines.is_empty() { lines } else { format!("\nNot seen:\n{lines}") }
 }
 
 /// A figure with its unit, an endpoint as `address:port`, an owner as a process with its unit.
@@ -81,34 +140,4 @@ fn thing(object: &Map<String, Value>, value: &Value) -> String {
     parts.extend(owner.container.map(|id| format!("container {}", id.chars().take(12).collect::<String>())));
     parts.extend(owner.netns.map(|netns| format!("netns {netns}")));
     parts.join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{super::*, *};
-    use crate::answer::Endpoint;
-
-    fn output(findings: Vec<Finding>) -> Output {
-        let measured = Measured::window(Duration::from_secs(10));
-        let healthy = findings.is_empty();
-        Output { healthy, findings, checked: vec![Code::Resets], blind_spots: vec![], measured }
-    }
-
-    #[test]
-    fn all_well_is_one_line() {
-        assert_eq!(T::text(&output(vec![])), "Nothing is wrong: 1 kinds of trouble were looked for, for 10.0 s.\n");
-    }
-
-    #[test]
-    fn a_finding_has_its_evidence_indented_and_its_steps_to_paste() {
-        let owner = Owner { process: Some("nginx".into()), pid: Some(5), ..Owner::default() };
-        let finding = Finding::new(Code::ConnectTimeout, Severity::Warning, "it waits")
-            .owner(&owner)
-            .with("remote", Endpoint { address: [10, 0, 0, 1].into(), port: 80 })
-            .with("rtt_us_p50", 1_500)
-            .look("trace_connections", &[("outcome", "failed".into())]);
-        let text = T::text(&output(vec![finding]));
-        let told = "WARNING connect_timeout: it waits\n    owner       nginx[5]\n    remote      10.0.0.1:80\n    rtt_us_p50  1.5 ms\n  netmon-mcp call trace_connections outcome=failed\n";
-        assert!(text.ends_with(told), "{text}");
-    }
 }

@@ -1,7 +1,7 @@
 //! Packets of an interface, counted in the kernel.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     io,
     sync::{Arc, Mutex},
     thread,
@@ -10,157 +10,193 @@ use std::{
 
 use libbpf_rs::MapHandle;
 
-use super::{Count, Mode, Sample, skel};
+use super::{Count, Mode, NetworkMonitor, Sample, Tool, skel};
 use crate::{
-    bpf::{self, Direction, Held, Link, Loader, Pod, Program, Shared, lock},
+    daemon::{
+        kernel::{self, Direction, Link, Loader, Program},
+        netlink,
+        session::Session,
+        shared::{Held, Shared},
+        window::{Window, monotonic_ns},
+    },
+    interface::Interface,
     limits,
-    netlink::{self, Interface},
-    window::{Window, monotonic_ns},
+    sync::lock,
     wire::Error,
 };
 use skel::types;
 
-// SAFETY: integers and arrays of integers.
-unsafe impl Pod for types::counters {}
+kernel::pod!(types::counters);
 
-/// Loopback has index 1 in every network namespace.
-const LOOPBACK: u32 = 1;
 /// How often a window looks whether its interface is still there.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub struct Incoming {
-    rx: Program,
-    tx: Program,
-    xdp: Program,
+    /// At tc: what arrives and what leaves; or why this kernel does not load it.
+    tc: Result<[Program; 2], String>,
+    xdp: Result<Program, String>,
+    /// The headers inside of a tunnel's super-packets are seen.
+    tunnels: bool,
     counts: MapHandle,
     links: Arc<Shared<(u32, u8)>>,
-    /// Interface to slot, and how many windows look at it.
-    slots: Arc<Mutex<BTreeMap<u32, (u32, usize)>>>,
+    /// By interface.
+    slots: Arc<Shared<u32, Slot>>,
+    /// The slots that interfaces have.
+    taken: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 /// A slot of the kernel's table, given back when dropped.
 struct Slot {
-    index: u32,
     slot: u32,
     counts: MapHandle,
-    slots: Arc<Mutex<BTreeMap<u32, (u32, usize)>>>,
+    taken: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut slots = lock(&self.slots);
-        if let Some((_, windows)) = slots.get_mut(&self.index) {
-            *windows -= 1;
-            if *windows == 0 {
-                slots.remove(&self.index);
-                let _ = bpf::set_on_every_cpu(&self.counts, self.slot, &types::counters::default());
-            }
-        }
+        let _ = kernel::set_on_every_cpu(&self.counts, self.slot, &types::counters::default());
+        lock(&self.taken).remove(&self.slot);
     }
 }
 
 impl Incoming {
-    pub fn new(loader: &mut Loader, skel: &skel::NetworkMonitorSkel) -> Result<Self, Error> {
+    pub fn new(loader: &mut Loader, skel: &skel::NetworkMonitorSkel, tunnels: bool) -> Result<Self, Error> {
         Ok(Incoming {
-            rx: loader.program(&skel.progs.count_rx)?,
-            tx: loader.program(&skel.progs.count_tx)?,
-            xdp: loader.program(&skel.progs.count_xdp)?,
+            tc: match loader.refused("count_rx") {
+                Some(reason) => Err(reason),
+                None => Ok([loader.program(&skel.progs.count_rx)?, loader.program(&skel.progs.count_tx)?]),
+            },
+            xdp: match loader.refused("count_xdp") {
+                Some(reason) => Err(reason),
+                None => Ok(loader.program(&skel.progs.count_xdp)?),
+            },
+            tunnels,
             counts: loader.map(&skel.maps.counts)?,
             links: Shared::new(),
-            slots: Arc::default(),
+            slots: Shared::new(),
+            taken: Arc::default(),
         })
     }
 
-    /// On loopback, which has no slot: nothing is counted.
-    pub fn rehearse(&self) -> io::Result<()> {
-        self.rx.tc(LOOPBACK, Direction::Ingress).map(drop)
-    }
-
-    pub fn sample(&self, name: Option<&str>, mode: Mode, duration: Duration, window: &Window) -> Result<Sample, Error> {
+    pub fn open(&self, name: Option<&str>, mode: Mode) -> Result<Packets<'_>, Error> {
         let interface = match name {
             Some(name) => netlink::interface_named(name)?,
             None => primary()?,
         };
         if !interface.up {
-            return Err(Error::InvalidInput(format!("{} is down, so nothing can arrive; `ip link set {0} up` brings it up", interface.name)));
+            return Err(Error::InvalidInput(format!(
+                "{} is down, so nothing can arrive; `ip link set {0} up` brings it up",
+                interface.name
+            )));
         }
-        let slot = self.slot(&interface)?;
-        let held = self.attach(&interface, mode)?;
-        let (before, from) = (self.read(slot.slot)?, monotonic_ns());
-        let opened = window.opened();
-        self.watch(&interface, opened, duration, window)?;
-        let (after, to) = (self.read(slot.slot)?, monotonic_ns());
-        window.keep(held);
-        window.keep(slot);
-        let (rx, tx) = match mode {
-            Mode::Tcx => (difference(&after.rx, &before.rx), Some(difference(&after.tx, &before.tx))),
-            Mode::Xdp | Mode::XdpNative => (difference(&after.xdp, &before.xdp), None),
-        };
-        let outer = mode == Mode::Tcx && gives_outer_headers(&interface.kind);
-        Ok(Sample::Incoming { interface: interface.name, rx, tx, window_ns: to - from, outer })
-    }
-
-    /// Waits, and notices when the interface goes away.
-    fn watch(&self, interface: &Interface, opened: Instant, duration: Duration, window: &Window) -> Result<(), Error> {
-        let end = window.end(duration).max(opened + duration.mul_f64(0.9));
-        loop {
-            let now = Instant::now();
-            if netlink::name(interface.index).is_none() {
-                let name = &interface.name;
-                let after = opened.elapsed().as_millis();
-                return Err(Error::Gone(format!("{name} disappeared {after} ms into the measurement; `snapshot_interfaces` lists what is there now")));
-            }
-            if now >= end {
-                return Ok(());
-            }
-            if !window.sleep_until(end.min(now + LOOK_EVERY))? {
-                return Ok(());
-            }
-        }
+        let slot = self.slots.hold(interface.index, || self.slot(&interface))?;
+        let number = slot.with(|slot| slot.slot);
+        let held = (self.attach(&interface, mode)?, slot);
+        let (before, since_ns) = (self.read(number)?, monotonic_ns());
+        Ok(Packets { incoming: self, interface, mode, slot: number, _held: held, before, since_ns })
     }
 
     fn attach(&self, interface: &Interface, mode: Mode) -> Result<Held<(u32, u8)>, Error> {
         let index = interface.index;
         let refused = |e: io::Error| Error::Kernel(format!("{} cannot be measured: {e}", interface.name));
+        let unavailable = |reason: &String| {
+            let reason = format!("operation=incoming with mode={} needs {reason}", mode.name());
+            Error::Unavailable { tool: NetworkMonitor::NAME.into(), reason }
+        };
         self.links.hold((index, mode as u8), || match mode {
-            Mode::Tcx => both(|| self.rx.tc(index, Direction::Ingress), || self.tx.tc(index, Direction::Egress)).map_err(refused),
+            Mode::Tcx => {
+                let [rx, tx] = self.tc.as_ref().map_err(unavailable)?;
+                both(|| rx.tc(index, Direction::Ingress), || tx.tc(index, Direction::Egress)).map_err(refused)
+            }
             Mode::Xdp | Mode::XdpNative => {
-                self.xdp.xdp(index, mode == Mode::XdpNative).map(|link| vec![link]).map_err(|e| xdp_refused(interface, mode, &e))
+                let xdp = self.xdp.as_ref().map_err(unavailable)?;
+                xdp.xdp(index, mode == Mode::XdpNative)
+                    .map(|link| vec![link])
+                    .map_err(|e| xdp_refused(interface, mode, &e))
             }
         })
     }
 
-    /// The slot of an interface: within 8 places of `ifindex % 64`, where the program looks.
+    /// A slot for an interface: within the places from `ifindex % SLOTS` on at which the program looks.
     fn slot(&self, interface: &Interface) -> Result<Slot, Error> {
         let index = interface.index;
-        let mut slots = lock(&self.slots);
-        let slot = match slots.get_mut(&index) {
-            Some((slot, windows)) => {
-                *windows += 1;
-                *slot
-            }
-            None => {
-                let taken = |slot: &u32| slots.values().any(|(taken, _)| taken == slot);
-                let slot = (0..8).map(|i| (index + i) % limits::MEASURED_INTERFACES).find(|slot| !taken(slot));
-                let slot = slot.ok_or_else(|| Error::Busy("too many interfaces are being measured; try again when a window has ended".into()))?;
-                let link_header_bytes = if interface.ethernet { 14 } else { 0 };
-                let value = types::counters { ifindex: index, link_header_bytes, ..types::counters::default() };
-                bpf::set_on_every_cpu(&self.counts, slot, &value)?;
-                slots.insert(index, (slot, 1));
-                slot
-            }
-        };
-        Ok(Slot { index, slot, counts: MapHandle::try_from(&self.counts)?, slots: Arc::clone(&self.slots) })
+        let mut taken = lock(&self.taken);
+        let slot = (0..limits::MEASURED_PROBES)
+            .map(|i| (index + i) % limits::MEASURED_INTERFACES)
+            .find(|slot| !taken.contains(slot));
+        let slot = slot.ok_or_else(|| {
+            Error::Busy("too many interfaces are being measured; try again when a window has ended".into())
+        })?;
+        let counts = MapHandle::try_from(&self.counts)?;
+        let link_header_bytes = if interface.ethernet { 14 } else { 0 };
+        let value = types::counters { ifindex: index, link_header_bytes, ..types::counters::default() };
+        kernel::set_on_every_cpu(&self.counts, slot, &value)?;
+        taken.insert(slot);
+        Ok(Slot { slot, counts, taken: Arc::clone(&self.taken) })
     }
 
     fn read(&self, slot: u32) -> Result<types::counters, Error> {
-        let cpus = bpf::per_cpu::<types::counters>(&self.counts, slot)?;
+        let cpus = kernel::per_cpu::<types::counters>(&self.counts, slot)?;
         Ok(cpus.into_iter().fold(types::counters::default(), |sum, cpu| types::counters {
             rx: add(sum.rx, &cpu.rx),
             tx: add(sum.tx, &cpu.tx),
             xdp: add(sum.xdp, &cpu.xdp),
             ..sum
         }))
+    }
+}
+
+/// The packets of one interface.
+pub struct Packets<'a> {
+    incoming: &'a Incoming,
+    interface: Interface,
+    mode: Mode,
+    slot: u32,
+    /// The links are dropped before the slot.
+    _held: (Held<(u32, u8)>, Held<u32, Slot>),
+    /// At the last reading, and when that was.
+    before: types::counters,
+    since_ns: u64,
+}
+
+impl Packets<'_> {
+    fn is_gone(&self) -> Result<(), Error> {
+        if netlink::name(self.interface.index).is_some() {
+            return Ok(());
+        }
+        let (name, after) = (&self.interface.name, (monotonic_ns() - self.since_ns) / 1_000_000);
+        Err(Error::Gone(format!(
+            "{name} disappeared {after} ms into the measurement; `snapshot_interfaces` lists what is there now"
+        )))
+    }
+}
+
+impl Session<Sample> for Packets<'_> {
+    /// Notices when the interface goes away.
+    fn watch(&mut self, window: &Window, end: Instant) -> Result<bool, Error> {
+        loop {
+            self.is_gone()?;
+            let now = Instant::now();
+            if now >= end {
+                return Ok(true);
+            }
+            if !window.sleep_until(end.min(now + LOOK_EVERY))? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn read(&mut self, _: bool) -> Result<Sample, Error> {
+        let (after, to) = (self.incoming.read(self.slot)?, monotonic_ns());
+        let before = std::mem::replace(&mut self.before, after);
+        let window_ns = to - std::mem::replace(&mut self.since_ns, to);
+        let (rx, tx) = match self.mode {
+            Mode::Tcx => (difference(&after.rx, &before.rx), Some(difference(&after.tx, &before.tx))),
+            Mode::Xdp | Mode::XdpNative => (difference(&after.xdp, &before.xdp), None),
+        };
+        let outer = self.mode == Mode::Tcx && gives_outer_headers(&self.interface.kind);
+        let blind = self.mode == Mode::Tcx && !self.incoming.tunnels;
+        Ok(Sample::Incoming { interface: self.interface.name.clone(), rx, tx, window_ns, outer, blind })
     }
 }
 
@@ -190,7 +226,9 @@ fn xdp_refused(interface: &Interface, mode: Mode, e: &io::Error) -> Error {
             "{name} has an XDP program of someone else, and an interface holds only one; leave `mode` out: the default, tcx, counts beside it"
         ),
         Some(libc::EOPNOTSUPP | libc::EINVAL) if mode == Mode::XdpNative => {
-            format!("the driver of {name} has no native XDP (or not with its present MTU and offloads); use mode=xdp, or leave `mode` out")
+            format!(
+                "the driver of {name} has no native XDP (or not with its present MTU and offloads); use mode=xdp, or leave `mode` out"
+            )
         }
         _ => format!("XDP could not be attached to {name}: {e}; leave `mode` out to count at tcx"),
     })
@@ -205,10 +243,7 @@ fn primary() -> Result<Interface, Error> {
 }
 
 fn add(sum: types::count, cpu: &types::count) -> types::count {
-    types::count {
-        bytes: sum.bytes + cpu.bytes,
-        packets: std::array::from_fn(|i| sum.packets[i] + cpu.packets[i]),
-    }
+    types::count { bytes: sum.bytes + cpu.bytes, packets: std::array::from_fn(|i| sum.packets[i] + cpu.packets[i]) }
 }
 
 fn difference(after: &types::count, before: &types::count) -> Count {

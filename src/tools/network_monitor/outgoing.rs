@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
     mem::offset_of,
     sync::{Arc, Mutex, Weak},
     thread,
@@ -14,17 +13,22 @@ use libbpf_rs::MapHandle;
 use super::{Connect, Input, Sample, skel};
 use crate::{
     answer::Endpoint,
-    attribution::{Process, own_netns},
-    bpf::{self, Loader, Pod, Program, lock},
-    events::{Events, Subscription},
-    limits, netlink,
-    window::{Bell, Window, monotonic_ns},
+    daemon::{
+        attribution::own_netns,
+        events::{Events, Subscription},
+        kernel::{self, Loader, Program},
+        netlink,
+        session::Session,
+        window::{Bell, Window, Woken, monotonic_ns},
+    },
+    limits,
+    owner::Process,
+    sync::lock,
     wire::Error,
 };
 use skel::types;
 
-// SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
-unsafe impl Pod for types::connect {}
+kernel::pod!(types::connect);
 
 /// Connects that found no room.
 const LOST: usize = offset_of!(types::bss, lost);
@@ -33,12 +37,12 @@ pub struct Outgoing {
     program: Program,
     bss: MapHandle,
     events: Arc<Events<types::connect>>,
-    watch: Mutex<Weak<Watch>>,
+    watch: Mutex<Weak<ConnectWatch>>,
     lingering: Arc<Mutex<Option<Instant>>>,
 }
 
 /// The connects of a time in which somebody asks. All windows share it, each with its own place.
-struct Watch {
+struct ConnectWatch {
     /// Tells one watch from the next, for a client who continues.
     epoch: u64,
     backlog: Arc<Mutex<Backlog>>,
@@ -110,65 +114,44 @@ struct Found {
 
 impl Search {
     fn wants(&self, connect: &types::connect) -> bool {
-        connect.start_ns >= self.since_ns && self.interface.is_none_or(|(index, netns)| (connect.ifindex, connect.owner.netns) == (index, netns))
+        connect.start_ns >= self.since_ns
+            && self.interface.is_none_or(|(index, netns)| (connect.ifindex, connect.owner.netns) == (index, netns))
     }
 }
 
 impl Outgoing {
-    pub fn new(loader: &mut Loader, skel: &skel::NetworkMonitorSkel) -> Result<Self, Error> {
-        let program = loader.program(&skel.progs.connect_state)?;
+    /// Nothing where the kernel refuses its program.
+    pub fn new(loader: &mut Loader, skel: &skel::NetworkMonitorSkel) -> Result<Option<Self>, Error> {
+        let Some(program) = loader.optional(&skel.progs.connect_state)? else { return Ok(None) };
         let attached = program.clone();
         let events = Events::new(&loader.map(&skel.maps.connects)?, move || Ok(vec![attached.trace()?]))?;
-        Ok(Outgoing { program, bss: loader.map(&skel.maps.bss)?, events, watch: Mutex::default(), lingering: Arc::default() })
-    }
-
-    pub fn rehearse(&self) -> io::Result<()> {
-        self.program.trace().map(drop)
+        let bss = loader.map(&skel.maps.bss)?;
+        Ok(Some(Outgoing { program, bss, events, watch: Mutex::default(), lingering: Arc::default() }))
     }
 
     /// What the kernel could not report since it was loaded.
     fn lost(&self) -> Result<u64, Error> {
-        Ok(self.program.misses()? + bpf::counter(&self.bss, LOST)?)
+        Ok(self.program.misses()? + kernel::field::<u64>(&self.bss, LOST)?)
     }
 
-    pub fn sample(&self, input: &Input, duration: Duration, window: &Window) -> Result<Sample, Error> {
+    pub fn open(&self, input: &Input) -> Result<Connects<'_>, Error> {
         let netns = own_netns();
         let interface = input.interface.as_deref().map(netlink::interface_named).transpose()?.map(|i| (i.index, netns));
-        let limit = input.limit.rows();
         let watch = self.watch()?;
-        let (from_ns, lost_before) = (monotonic_ns(), self.lost()?);
+        let (since_ns, lost) = (monotonic_ns(), self.lost()?);
         let bell = Arc::new(Bell::new()?);
         let place = input.after.as_deref().and_then(|after| watch.place(after));
-        let search = {
+        let from = {
             let mut backlog = lock(&watch.backlog);
             backlog.bells.push(Arc::downgrade(&bell));
-            Search { from: place.unwrap_or_else(|| backlog.next()), since_ns: if place.is_some() { 0 } else { from_ns }, interface, limit }
+            place.unwrap_or_else(|| backlog.next())
         };
-        window.opened();
-        let end = window.end(duration);
-        let mut found = watch.find(&search);
-        while found.connects.is_empty() {
-            bell.silence();
-            let rung = window.sleep_until_rung(end, &bell)?;
-            found = watch.find(&search);
-            if !rung {
-                break;
-            }
-        }
-        let sample = Sample::Outgoing {
-            connects: found.connects.iter().map(|connect| resolve(connect, netns)).collect(),
-            cut: found.cut,
-            lost: self.lost()? - lost_before + found.lost,
-            connecting: found.connecting,
-            next: format!("{}-{}", watch.epoch, found.next),
-            continued: place.is_some(),
-            window_ns: monotonic_ns() - from_ns,
-        };
-        self.linger(watch);
-        Ok(sample)
+        let begun_ns = if place.is_some() { 0 } else { since_ns };
+        let search = Search { from, since_ns: begun_ns, interface, limit: input.limit.rows() };
+        Ok(Connects { outgoing: self, watch, search, bell, continued: place.is_some(), lost, since_ns })
     }
 
-    fn watch(&self) -> Result<Arc<Watch>, Error> {
+    fn watch(&self) -> Result<Arc<ConnectWatch>, Error> {
         let mut current = lock(&self.watch);
         if let Some(watch) = current.upgrade() {
             return Ok(watch);
@@ -176,13 +159,13 @@ impl Outgoing {
         let backlog: Arc<Mutex<Backlog>> = Arc::default();
         let filled = Arc::clone(&backlog);
         let subscription = self.events.subscribe(move |event| lock(&filled).add(event))?;
-        let watch = Arc::new(Watch { epoch: monotonic_ns(), backlog, subscription });
+        let watch = Arc::new(ConnectWatch { epoch: monotonic_ns(), backlog, subscription });
         *current = Arc::downgrade(&watch);
         Ok(watch)
     }
 
     /// Keeps the watch a little longer, for the same client's next call.
-    fn linger(&self, watch: Arc<Watch>) {
+    fn linger(&self, watch: Arc<ConnectWatch>) {
         let mut until = lock(&self.lingering);
         let running = until.replace(Instant::now() + limits::CONNECT_LINGER).is_some();
         if running {
@@ -211,7 +194,56 @@ impl Outgoing {
     }
 }
 
-impl Watch {
+/// One client's connects.
+pub struct Connects<'a> {
+    outgoing: &'a Outgoing,
+    watch: Arc<ConnectWatch>,
+    /// From where the last reading left off.
+    search: Search,
+    bell: Arc<Bell>,
+    continued: bool,
+    lost: u64,
+    /// When the last reading was.
+    since_ns: u64,
+}
+
+impl Session<Sample> for Connects<'_> {
+    /// Until there is one.
+    fn watch(&mut self, window: &Window, end: Instant) -> Result<bool, Error> {
+        loop {
+            self.bell.silence();
+            if !self.watch.find(&self.search).connects.is_empty() {
+                return Ok(true);
+            }
+            match window.sleep_until_rung(end, &self.bell)? {
+                Woken::ByBell => {}
+                woken => return Ok(woken != Woken::ByClient),
+            }
+        }
+    }
+
+    fn read(&mut self, _: bool) -> Result<Sample, Error> {
+        let (found, now, lost) = (self.watch.find(&self.search), monotonic_ns(), self.outgoing.lost()?);
+        self.search.from = found.next;
+        Ok(Sample::Outgoing {
+            connects: found.connects.iter().map(|connect| resolve(connect, own_netns())).collect(),
+            cut: found.cut,
+            lost: lost - std::mem::replace(&mut self.lost, lost) + found.lost,
+            connecting: found.connecting,
+            next: format!("{}-{}", self.watch.epoch, found.next),
+            continued: std::mem::replace(&mut self.continued, true),
+            window_ns: now - std::mem::replace(&mut self.since_ns, now),
+        })
+    }
+}
+
+impl Drop for Connects<'_> {
+    fn drop(&mut self) {
+        self.outgoing.linger(Arc::clone(&self.watch));
+    }
+}
+
+impl ConnectWatch {
     /// Where `after` left off, if that was in this watch and is still kept.
     fn place(&self, after: &str) -> Option<u64> {
         let (epoch, number) = after.split_once('-')?;
@@ -241,7 +273,7 @@ impl Watch {
 
 /// A sample of the one record of the ring buffer that `bytes` are, whatever they are.
 pub fn of_record(bytes: &[u8]) -> Option<Sample> {
-    let connects = vec![resolve(&bpf::read(bytes)?, u32::MAX)];
+    let connects = vec![resolve(&kernel::read(bytes)?, u32::MAX)];
     let next = String::new();
     Some(Sample::Outgoing { connects, cut: 0, lost: 0, connecting: 0, next, continued: false, window_ns: 1 })
 }

@@ -7,20 +7,35 @@ fn input(value: serde_json::Value) -> Input {
 }
 
 #[test]
+fn what_is_not_seen_inside_of_tunnels_is_said() {
+    let count = Count::default();
+    let sample =
+        Sample::Incoming { interface: "eth0".into(), rx: count, tx: None, window_ns: 1, outer: false, blind: true };
+    let output = NetworkMonitor::report(input(json!({"operation": "incoming"})), sample);
+    assert_eq!(output.measured.limits[0].code, crate::answer::Code::InnerHeadersNotCounted);
+}
+
+#[test]
 fn rates_are_of_the_window_as_it_was() {
     let rx = Count { packets: 10_000, bytes: 1_000_000, tcp: 9_000, udp: 1_000, ..Count::default() };
-    let sample = Sample::Incoming { interface: "eth0".into(), rx, tx: None, window_ns: 500_000_000, outer: false };
-    let output = T::report(input(json!({"operation": "incoming"})), sample);
+    let sample =
+        Sample::Incoming { interface: "eth0".into(), rx, tx: None, window_ns: 500_000_000, outer: false, blind: false };
+    let output = NetworkMonitor::report(input(json!({"operation": "incoming"})), sample);
     let rates = output.received.clone().unwrap();
     assert_eq!((rates.packets_per_second, rates.bits_per_second, rates.packets), (20_000.0, 16_000_000.0, 10_000));
     assert_eq!(output.measured.window_ms, 500.0);
-    assert!(T::text(&output).contains("9000 TCP, 1000 UDP"), "{}", T::text(&output));
+    assert!(NetworkMonitor::text(&output).contains("9000 TCP, 1000 UDP"), "{}", NetworkMonitor::text(&output));
 }
 
 #[test]
 fn a_refused_connect_says_so_and_a_hostile_name_is_harmless() {
     let connect = Connect {
-        process: Process { pid: 7, comm: "evil\n\u{1b}[31m".into(), cgroup: Some("/system.slice/x.service".into()), netns: 1 },
+        process: Process {
+            pid: 7,
+            comm: "evil\n\u{1b}[31m".into(),
+            cgroup: Some("/system.slice/x.service".into()),
+            netns: 1,
+        },
         local: Endpoint { address: "10.0.0.1".parse().unwrap(), port: 40000 },
         remote: Endpoint { address: "10.0.0.2".parse().unwrap(), port: 80 },
         established: false,
@@ -28,18 +43,34 @@ fn a_refused_connect_says_so_and_a_hostile_name_is_harmless() {
         latency_ns: 1_500_000,
         interface: None,
     };
-    let sample = Sample::Outgoing { connects: vec![connect], cut: 0, lost: 0, connecting: 0, next: "1-1".into(), continued: false, window_ns: 1 };
-    let output = T::report(input(json!({"operation": "outgoing"})), sample);
+    let sample = Sample::Outgoing {
+        connects: vec![connect],
+        cut: 0,
+        lost: 0,
+        connecting: 0,
+        next: "1-1".into(),
+        continued: false,
+        window_ns: 1,
+    };
+    let output = NetworkMonitor::report(input(json!({"operation": "outgoing"})), sample);
     let connection = &output.connections.as_ref().unwrap()[0];
     assert_eq!(connection.error.as_deref(), Some("ECONNREFUSED"));
     assert_eq!(connection.owner.unit.as_deref(), Some("x.service"));
-    assert!(!T::text(&output).contains('\u{1b}') && T::text(&output).lines().count() == 2, "{}", T::text(&output));
+    assert!(
+        !NetworkMonitor::text(&output).contains('\u{1b}') && NetworkMonitor::text(&output).lines().count() == 2,
+        "{}",
+        NetworkMonitor::text(&output)
+    );
 }
 
 #[test]
 fn a_default_answer_is_short() {
-    let scope = format!("/kubepods.slice/kubepods-burstable.slice/cri-containerd-{}.scope", "0123456789abcdef".repeat(4));
-    let end = |last| Endpoint { address: format!("fd00:1234:5678:9abc:def0:1234:5678:{last}").parse().unwrap(), port: 44_321 };
+    let scope =
+        format!("/kubepods.slice/kubepods-burstable.slice/cri-containerd-{}.scope", "0123456789abcdef".repeat(4));
+    let end = |last| Endpoint {
+        address: format!("fd00:1234:5678:9abc:def0:1234:5678:{last}").parse().unwrap(),
+        port: 44_321,
+    };
     let connect = Connect {
         process: Process { pid: 4_194_304, comm: "fifteen-letters".into(), cgroup: Some(scope), netns: 4_026_532_000 },
         local: end("9abc"),
@@ -50,16 +81,32 @@ fn a_default_answer_is_short() {
         interface: Some("interface-of-15".into()),
     };
     let connects = vec![connect; limits::CONNECTS_SHOWN];
-    let sample = Sample::Outgoing { connects, cut: 9_999, lost: 9, connecting: 9, next: "1-1".into(), continued: false, window_ns: 1 };
-    let output = T::report(input(json!({"operation": "outgoing"})), sample);
-    let bytes = serde_json::to_string(&output).unwrap().len() + T::text(&output).len();
+    let sample = Sample::Outgoing {
+        connects,
+        cut: 9_999,
+        lost: 9,
+        connecting: 9,
+        next: "1-1".into(),
+        continued: false,
+        window_ns: 1,
+    };
+    let output = NetworkMonitor::report(input(json!({"operation": "outgoing"})), sample);
+    let bytes = serde_json::to_string(&output).unwrap().len() + NetworkMonitor::text(&output).len();
     assert!(bytes <= limits::ANSWER_UNASKED, "{bytes} bytes");
 }
 
 #[test]
 fn nothing_is_an_empty_list() {
-    let sample = Sample::Outgoing { connects: vec![], cut: 0, lost: 0, connecting: 2, next: "1-1".into(), continued: false, window_ns: 1_000_000_000 };
-    let output = T::report(input(json!({"operation": "outgoing"})), sample);
+    let sample = Sample::Outgoing {
+        connects: vec![],
+        cut: 0,
+        lost: 0,
+        connecting: 2,
+        next: "1-1".into(),
+        continued: false,
+        window_ns: 1_000_000_000,
+    };
+    let output = NetworkMonitor::report(input(json!({"operation": "outgoing"})), sample);
     assert_eq!(serde_json::to_value(&output).unwrap()["connections"], json!([]));
-    assert!(T::text(&output).starts_with("No process opened a TCP connection in 1.0 s"));
+    assert!(NetworkMonitor::text(&output).starts_with("No process opened a TCP connection in 1.0 s"));
 }

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `BUCKETS` of `round_trips.h`.
-pub const BUCKETS: usize = 96;
+use crate::numbers;
+
+/// How many buckets there are.
+pub const BUCKETS: usize = numbers::round_trips::BUCKETS as usize;
 
 /// How often a time fell into each bucket.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Counts, Gaps, Group, Histogram, Input, Remote, Sample, Waits,
+    Counts, Gaps, Group, Histogram, Input, JIFFY, Prompt, RemoteEnd, SLOW_US, Sample, VERY_SLOW_US, Waits,
     histogram::bucket_of,
     skel::types::{rtt, tcp_row},
 };
-use crate::{answer::Endpoint, attribution::Process, largest::Largest, limits};
+use crate::{answer::Endpoint, daemon::largest::Largest, numbers::limited::LIMITED_BY_APPLICATION, owner::Process};
 
 /// A process that holds a socket; pid 0 is nobody.
 pub type Holder = (u32, [u8; 16]);
@@ -21,12 +21,18 @@ pub fn holder(row: &tcp_row) -> Holder {
 
 /// The counters of a socket that a window needs the growth of.
 #[derive(Clone, Copy, Default)]
-struct Counters {
+pub struct Counters {
     segments_out: u32,
     retransmits: u32,
     spurious: u32,
     /// In jiffies: busy, limited by the receiver, by the send buffer.
     waits: [u32; 3],
+}
+
+/// How far a wait went. The running part of it is read without a lock, and may be a jiffy ahead of what is added at its
+/// end: then it has not moved.
+fn waited(now: u32, before: u32) -> Option<u32> {
+    Some(now.wrapping_sub(before)).filter(|grown| *grown < BACKWARDS)
 }
 
 impl Counters {
@@ -44,39 +50,47 @@ impl Counters {
         if self.segments_out < before.segments_out {
             return self;
         }
-        // The running part of a wait is read without a lock, and may be a jiffy ahead of what is added at its end.
-        let grown = |i: usize| match self.waits[i].wrapping_sub(before.waits[i]) {
-            grown if grown < BACKWARDS => grown,
-            _ => 0,
-        };
         Counters {
             segments_out: self.segments_out - before.segments_out,
             retransmits: self.retransmits.saturating_sub(before.retransmits),
             spurious: self.spurious.saturating_sub(before.spurious),
-            waits: [grown(0), grown(1), grown(2)],
+            waits: std::array::from_fn(|i| waited(self.waits[i], before.waits[i]).unwrap_or(0)),
         }
+    }
+
+    /// What the next reading begins with: growth adds up to that of one reading.
+    fn after(self, before: Counters) -> Counters {
+        if self.segments_out < before.segments_out {
+            return self;
+        }
+        let further = |i: usize| waited(self.waits[i], before.waits[i]).map_or(before.waits[i], |_| self.waits[i]);
+        Counters { waits: std::array::from_fn(further), ..self }
     }
 }
 
-/// The round trips of a socket in the window, and how the segments that came found its queue.
+/// The round trips of a socket in the window, and what it waited for, by weight.
 #[derive(Default)]
 pub struct Samples {
     rtt: Histogram,
-    waiting: u64,
-    drained: u64,
+    prompt: Prompt,
+    network: u64,
+    application: u64,
 }
 
-/// What the kernel had counted when the window began, by cookie.
+/// What the kernel had counted at the last reading, by cookie.
 #[derive(Default)]
 pub struct Before {
-    sockets: HashMap<u64, (Counters, Holder)>,
-    rtts: HashMap<u64, rtt>,
+    pub sockets: HashMap<u64, (Counters, Holder)>,
+    pub rtts: HashMap<u64, rtt>,
 }
 
 impl Before {
     /// Of a socket with several holders the first counts.
     pub fn add(&mut self, row: &tcp_row) {
         self.sockets.entry(row.cookie).or_insert_with(|| (Counters::of(row), holder(row)));
+        if let Some(rtt) = handshake(row) {
+            self.rtts.entry(row.cookie).or_insert(rtt);
+        }
     }
 
     pub fn add_rtt(&mut self, row: &tcp_row, rtt: &rtt) {
@@ -84,14 +98,24 @@ impl Before {
         self.rtts.insert(row.cookie, with_last_sample(row, rtt));
     }
 
+    /// Of a socket that its process has closed: no segment adds to it.
+    pub fn add_closed_rtt(&mut self, cookie: u64, rtt: &rtt) {
+        self.rtts.insert(cookie, *rtt);
+    }
+
     /// What was sampled since then: small, where the kernel's record of a socket is not.
     pub fn samples(&self, cookie: u64, now: &rtt) -> Samples {
         let before = self.rtts.get(&cookie);
-        let grown = |of: fn(&rtt) -> u32| of(now).saturating_sub(before.map_or(0, of)).into();
+        let grown = |of: fn(&rtt) -> u64| of(now).saturating_sub(before.map_or(0, of));
         Samples {
             rtt: Histogram::between(before.map(|b| &b.buckets), &now.buckets, now.min_us, now.max_us),
-            waiting: grown(|rtt| rtt.waiting),
-            drained: grown(|rtt| rtt.drained),
+            prompt: Prompt {
+                samples: grown(|rtt| rtt.prompt.into()),
+                slow: grown(|rtt| rtt.prompt_slow.into()),
+                very_slow: grown(|rtt| rtt.prompt_very_slow.into()),
+            },
+            network: grown(|rtt| rtt.network),
+            application: grown(|rtt| rtt.application),
         }
     }
 
@@ -100,11 +124,20 @@ impl Before {
     }
 }
 
+/// The record of a connection of which the kernel keeps none, since nothing was acknowledged since we watch, but for its
+/// handshake.
+pub fn handshake(row: &tcp_row) -> Option<rtt> {
+    let us = row.handshake_us >> 3;
+    let mut rtt = rtt { min_us: us, max_us: us, ..rtt::default() };
+    add_sample(&mut rtt, us, true);
+    (row.handshake_us != 0).then_some(rtt)
+}
+
 /// A program sees a sample when the next segment arrives: the last one is still between the socket's average and
 /// what the program has seen of it. This is `take_sample` of `round_trips.h`.
 pub fn with_last_sample(row: &tcp_row, seen: &rtt) -> rtt {
     const ESTABLISHED: u8 = 1;
-    let mut rtt = *seen;
+    let mut rtt = with_last_wait(row, seen);
     if row.state != ESTABLISHED || (row.srtt_us, row.delivered) == (seen.srtt_us, seen.delivered) {
         return rtt;
     }
@@ -113,10 +146,32 @@ pub fn with_last_sample(row: &tcp_row, seen: &rtt) -> rtt {
         srtt_us => row.srtt_us.wrapping_sub(srtt_us).wrapping_add(srtt_us >> 3),
     };
     if us < BACKWARDS {
-        rtt.buckets[bucket_of(us)] += 1;
+        add_sample(&mut rtt, us, seen.prompt_next != 0);
         (rtt.min_us, rtt.max_us) = (rtt.min_us.min(us), rtt.max_us.max(us));
     }
     rtt
+}
+
+/// `add_sample` of `round_trips.h`.
+fn add_sample(rtt: &mut rtt, us: u32, is_prompt: bool) {
+    rtt.buckets[bucket_of(us)] += 1;
+    rtt.prompt += u32::from(is_prompt);
+    rtt.prompt_slow += u32::from(is_prompt && u64::from(us) >= SLOW_US);
+    rtt.prompt_very_slow += u32::from(is_prompt && u64::from(us) >= VERY_SLOW_US);
+}
+
+/// What it waits for since the last segment came, or since it has something to send.
+fn with_last_wait(row: &tcp_row, seen: &rtt) -> rtt {
+    let since = row.jiffies.wrapping_sub(seen.seen);
+    let waits = if since < BACKWARDS { since.min(row.running.into()) } else { 0 };
+    let mut rtt = *seen;
+    *waits_for(row, &mut rtt.network, &mut rtt.application) += u64::from(waits) * JIFFY;
+    rtt
+}
+
+/// Of two weights the one of what a busy sender waits for.
+fn waits_for<'a>(row: &tcp_row, network: &'a mut u64, application: &'a mut u64) -> &'a mut u64 {
+    if i64::from(row.busy_with) == LIMITED_BY_APPLICATION { application } else { network }
 }
 
 /// What makes a row: the remote address, its port where we are the client, and where the address
@@ -136,12 +191,21 @@ impl Key {
 #[derive(Default)]
 struct Sum {
     group: Group,
-    owners: HashMap<(Holder, u64, u32), Counts>,
+    owners: HashMap<SocketOwner, Counts>,
+    /// What another reading may count as well.
+    sockets: Vec<(u64, SocketOwner)>,
 }
+
+/// A process, its cgroup and its network namespace.
+type SocketOwner = (Holder, u64, u32);
 
 pub struct Ledger<'a> {
     input: &'a Input,
     before: &'a Before,
+    /// What is open, for the next reading.
+    next: HashMap<u64, (Counters, Holder)>,
+    /// Whether another reading of the session may count the same connections.
+    is_one_of_many: bool,
     seen: HashSet<u64>,
     sums: HashMap<Key, Sum>,
     total: Counts,
@@ -149,10 +213,12 @@ pub struct Ledger<'a> {
 }
 
 impl<'a> Ledger<'a> {
-    pub fn new(input: &'a Input, before: &'a Before) -> Self {
+    pub fn new(input: &'a Input, before: &'a Before, is_one_of_many: bool) -> Self {
         Ledger {
             input,
             before,
+            next: HashMap::new(),
+            is_one_of_many,
             seen: HashSet::new(),
             sums: HashMap::new(),
             total: Counts::default(),
@@ -161,72 +227,78 @@ impl<'a> Ledger<'a> {
     }
 
     /// A socket, once for each process that holds it, the one that it is attributed to first. What has closed comes
-    /// last: if it was counted as open, that was after the window's end.
-    pub fn take(&mut self, row: &tcp_row, samples: &Samples) {
-        self.account(row, samples, row.closed_ns == 0 || row.is_new != 0);
-    }
-
-    /// A socket that no process holds and nobody marked: it was there before we watched.
-    pub fn take_unmarked(&mut self, row: &tcp_row, samples: &Samples) {
-        self.account(row, samples, false);
-    }
-
-    /// `is_new` says of a socket that was not read when the window began that it was not there.
-    fn account(&mut self, row: &tcp_row, samples: &Samples, is_new: bool) {
-        if !self.seen.insert(row.cookie) {
-            return;
+    /// last, and is not counted if it was read as open before that: then it is the next reading's. Says whether it was counted.
+    pub fn take(&mut self, row: &tcp_row, is_new: bool, samples: &Samples) -> bool {
+        let is_first = self.seen.insert(row.cookie);
+        if is_first {
+            self.count(row, is_new, samples);
         }
+        is_first
+    }
+
+    fn count(&mut self, row: &tcp_row, is_new: bool, samples: &Samples) {
         let holder = if row.pid == 0 { self.before.holder(row.cookie).unwrap_or(holder(row)) } else { holder(row) };
+        let before = self.before.sockets.get(&row.cookie).map(|(counters, _)| *counters);
+        if row.closed_ns == 0 {
+            let counters = Counters::of(row);
+            self.next.insert(row.cookie, (before.map_or(counters, |before| counters.after(before)), holder));
+        }
         if !wants(self.input, holder, row) {
             return;
         }
-        let grown = match self.before.sockets.get(&row.cookie) {
-            Some((before, _)) => Counters::of(row).since(*before),
-            // It was not opened in our time, and nobody held it: what it had sent before is not known.
+        let grown = match before {
+            Some(before) => Counters::of(row).since(before),
+            // It was there before, and could not be read then: what it had sent is not known.
             None if !is_new => {
                 self.unknown += 1;
                 Counters::default()
             }
             None => Counters::of(row),
         };
-        let Samples { rtt, waiting, drained } = samples;
-        if grown.segments_out == 0 && grown.retransmits == 0 && rtt.samples() == 0 && grown.waits == [0; 3] {
+        let (mut network, mut application) = (samples.network, samples.application);
+        if grown.segments_out == 0 && grown.retransmits == 0 && samples.rtt.samples() == 0 && grown.waits == [0; 3] {
             return;
         }
         let [busy, receiver, send_buffer] = grown.waits.map(u64::from);
-        let waits = Waits { busy, receiver, send_buffer, waiting: *waiting, drained: *drained };
+        if network + application == 0 {
+            *waits_for(row, &mut network, &mut application) += busy * JIFFY; // nothing came
+        }
+        let waits = Waits { busy, receiver, send_buffer, network, application };
         let counts = Counts {
             connections: 1,
             segments_out: grown.segments_out.into(),
             retransmits: grown.retransmits.into(),
             spurious: grown.spurious.into(),
         };
-        self.add(row, holder, counts, rtt, waits);
+        // One that opened and closed since the last reading is counted here and nowhere else.
+        let is_whole = before.is_none() && row.closed_ns != 0;
+        let is_shared = self.is_one_of_many && !is_whole;
+        let sum = self.add(row, holder, counts, samples, waits);
+        if is_shared {
+            sum.sockets.push((row.cookie, (holder, row.cgroup, row.netns)));
+        }
     }
 
-    fn add(&mut self, row: &tcp_row, holder: Holder, counts: Counts, samples: &Histogram, waits: Waits) {
+    fn add(&mut self, row: &tcp_row, holder: Holder, counts: Counts, samples: &Samples, waits: Waits) -> &mut Sum {
         self.total += counts;
         let sum = self.sums.entry(Key::of(row)).or_default();
         sum.group.counts += counts;
-        sum.group.rtt.add(samples);
-        let w = &mut sum.group.waits;
-        w.busy += waits.busy;
-        w.receiver += waits.receiver;
-        w.send_buffer += waits.send_buffer;
-        w.waiting += waits.waiting;
-        w.drained += waits.drained;
+        sum.group.rtt.add(&samples.rtt);
+        sum.group.prompt += samples.prompt;
+        sum.group.waits += waits;
         *sum.owners.entry((holder, row.cgroup, row.netns)).or_default() += counts;
+        sum
     }
 
     /// Connections that there was no room for; a question about some of them cannot count them.
     pub fn untracked(&mut self, counts: Counts) {
-        if self.input.filter().is_any() {
+        if self.input.filter().matches_everything() {
             self.total += counts;
         }
     }
 
-    /// The remotes that are worst off; `jiffy_ns` is what the kernel's clock of waits ticks in.
-    pub fn finish(self, gaps: Gaps, jiffy_ns: f64) -> Sample {
+    /// The remotes that are worst off, and what the next reading begins with.
+    pub fn finish(self, gaps: Gaps) -> (Sample, HashMap<u64, (Counters, Holder)>) {
         let mut worst = Largest::new(self.input.limit.rows());
         for (key, sum) in self.sums {
             let Counts { segments_out, retransmits, .. } = sum.group.counts;
@@ -235,27 +307,19 @@ impl<'a> Ledger<'a> {
         }
         let (worst, remotes_cut) = worst.finish();
         let gaps = Gaps { unknown: self.unknown, ..gaps };
-        let remotes = worst.into_iter().map(|(key, sum)| sum.group(&key, jiffy_ns)).collect();
-        Sample { remotes, remotes_cut, total: self.total, gaps, ..Sample::default() }
+        let remotes = worst.into_iter().map(|(key, sum)| sum.group(&key)).collect();
+        (Sample { remotes, remotes_cut, total: self.total, gaps, ..Sample::default() }, self.next)
     }
 }
 
 impl Sum {
-    fn group(self, Key(address, port, _): &Key, jiffy_ns: f64) -> Group {
-        let mut most = Largest::new(limits::OWNERS_OF_A_REMOTE);
-        for (owner, counts) in self.owners {
-            most.push((counts.retransmits, counts.segments_out), (owner, counts));
-        }
-        let (owners, owners_cut) = most.finish();
-        let process = |(((pid, comm), cgroup, netns), counts): &((Holder, u64, u32), Counts)| {
-            (Process::new(*pid, comm, *cgroup, *netns), *counts)
-        };
-        let remote = Remote { address: Endpoint::new(*address, 0).address, port: (*port != 0).then_some(*port) };
-        let ns = |jiffies: u64| (jiffies as f64 * jiffy_ns) as u64;
-        let w = &self.group.waits;
-        let waits = Waits { busy: ns(w.busy), receiver: ns(w.receiver), send_buffer: ns(w.send_buffer), ..*w };
-        let owners = owners.iter().map(process).collect();
-        Group { remote: Some(remote), owners, owners_cut, waits, ..self.group }
+    fn group(self, Key(address, port, _): &Key) -> Group {
+        let (owners, counts): (Vec<_>, Vec<_>) = self.owners.into_iter().unzip();
+        let places: HashMap<_, _> = owners.iter().enumerate().map(|(place, owner)| (*owner, place)).collect();
+        let sockets = self.sockets.iter().filter_map(|(cookie, owner)| Some((*cookie, *places.get(owner)?))).collect();
+        let remote = RemoteEnd { address: Endpoint::new(*address, 0).address, port: (*port != 0).then_some(*port) };
+        let process = |((pid, comm), cgroup, netns): &SocketOwner| Process::new(*pid, comm, *cgroup, *netns);
+        Group { remote: Some(remote), owners: owners.iter().map(process).zip(counts).collect(), sockets, ..self.group }
     }
 }
 

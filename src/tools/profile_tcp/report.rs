@@ -1,39 +1,151 @@
 //! The answer, from what the kernel said.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
-use super::{Counts, End, Gaps, Group, Other, Output, OwnerRow, RemoteRow, Reset, ResetRow, Rtt, Sample, Waits};
+use super::{
+    Counts, Gaps, Group, Input, Other, Output, OwnerRow, RemoteRow, Reset, ResetRow, Rtt, Sample, Side, Waits,
+};
 use crate::{
-    answer::{self, Measured, Owner},
+    answer::{self, Code, Limitation, Measured, Owner},
     limits,
+    numbers::uapi,
+    owner::Process,
     tcp::LimitedBy,
     untrusted,
 };
 
-pub fn output(sample: Sample) -> Output {
+/// The answer.
+pub fn report(input: &Input, sample: Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.window_ns));
-    (measured.lost_events, measured.rows_cut) = (sample.missed, sample.remotes_cut + sample.resets_cut);
+    let jiffy_ns = sample.clock.ns as f64 / sample.clock.jiffies.max(1) as f64;
+    let limit = input.limit.rows();
+    let (remotes, remotes_cut) = answer::largest(sample.remotes, limit, weight);
+    let (resets, resets_cut) = answer::largest(sample.resets, limit, |reset| reset.count);
+    let cut = sample.remotes_cut + remotes_cut + sample.resets_cut + resets_cut;
+    (measured.lost_events, measured.rows_cut) = (sample.missed, cut);
     measured.limits = unseen(&sample.gaps);
-    let owners_cut: u64 = sample.remotes.iter().map(|group| group.owners_cut).sum();
-    if owners_cut > 0 {
-        measured.limits.push(format!("{owners_cut} more owners; a filter for their process shows them."));
-    }
+    measured.limits.extend(sample.lacks.iter().cloned());
+    let owners_cut =
+        remotes.iter().map(|group| group.owners.len().saturating_sub(limits::OWNERS_OF_A_REMOTE) as u64).sum();
+    let why = "not listed. Set `process` to see them.";
+    measured.limits.extend(Limitation::counted(Code::OwnersCut, owners_cut, "owner", why));
     let mut shown = Counts::default();
-    sample.remotes.iter().for_each(|group| shown += group.counts);
+    remotes.iter().for_each(|group| shown += group.counts);
     let other = Other {
         connections: sample.total.connections.saturating_sub(shown.connections),
         segments_out: sample.total.segments_out.saturating_sub(shown.segments_out),
         retransmits: sample.total.retransmits.saturating_sub(shown.retransmits),
     };
     Output {
-        remotes: sample.remotes.into_iter().filter_map(remote).collect(),
-        resets: sample.resets.into_iter().map(reset).collect(),
+        remotes: remotes.into_iter().filter_map(|group| remote(group, jiffy_ns)).collect(),
+        resets: resets.into_iter().map(reset).collect(),
         other,
         measured,
     }
 }
 
-fn remote(group: Group) -> Option<RemoteRow> {
+/// Worst off are those that send the most again, then those that wait the longest.
+fn weight(group: &Group) -> (u64, u64, u32, u64) {
+    let Counts { segments_out, retransmits, .. } = group.counts;
+    (retransmits * 1_000 / segments_out.max(1), retransmits, group.rtt.quantile_us(0.99), segments_out)
+}
+
+/// What was sent in both periods. A connection that both count is one.
+pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
+    let mut again = 0;
+    let places: HashMap<_, _> = later.remotes.iter().enumerate().map(|(i, group)| (group.key(), i)).collect();
+    for group in earlier.remotes {
+        match places.get(&group.key()) {
+            Some(place) => again += later.remotes[*place].add(group),
+            None => later.remotes.push(group),
+        }
+    }
+    let places: HashMap<_, _> = later.resets.iter().enumerate().map(|(i, reset)| (reset.id, i)).collect();
+    for reset in earlier.resets {
+        match places.get(&reset.id) {
+            Some(place) => later.resets[*place].add(reset),
+            None => later.resets.push(reset),
+        }
+    }
+    later.remotes_cut = later.remotes_cut.max(earlier.remotes_cut);
+    later.resets_cut = later.resets_cut.max(earlier.resets_cut);
+    later.total += earlier.total;
+    later.total.connections -= again;
+    later.gaps = earlier.gaps.merge(later.gaps);
+    later.missed += earlier.missed;
+    later.clock.jiffies += earlier.clock.jiffies;
+    later.clock.ns += earlier.clock.ns;
+    later.window_ns += earlier.window_ns;
+    later
+}
+
+impl Gaps {
+    fn merge(self, later: Gaps) -> Gaps {
+        Gaps {
+            rtts_untracked: self.rtts_untracked + later.rtts_untracked,
+            closed_untracked: self.closed_untracked + later.closed_untracked,
+            closed_rtts_untracked: self.closed_rtts_untracked + later.closed_rtts_untracked,
+            resets_untracked: self.resets_untracked + later.resets_untracked,
+            unknown: self.unknown.max(later.unknown),
+            ..later
+        }
+    }
+}
+
+impl Reset {
+    /// Adds those that were seen before.
+    fn add(&mut self, before: Reset) {
+        self.count += before.count;
+        if self.process.pid == 0 {
+            self.process = before.process;
+        }
+    }
+}
+
+impl Group {
+    /// What makes it one: the remote, and where that is this very host, the network namespace.
+    fn key(&self) -> (Option<IpAddr>, Option<u16>, Option<u32>) {
+        let (address, port) = self.remote.as_ref().map_or((None, None), |remote| (Some(remote.address), remote.port));
+        let netns = self.owners.first().map(|(process, _)| process.netns);
+        (address, port, netns.filter(|_| address.is_some_and(|address| address.is_loopback())))
+    }
+
+    /// Adds what was sent before, and returns how many of the connections both count.
+    fn add(&mut self, before: Group) -> u64 {
+        self.rtt.add(&before.rtt);
+        self.prompt += before.prompt;
+        self.waits += before.waits;
+        self.counts += before.counts;
+        let known: HashMap<u64, usize> = self.sockets.iter().copied().collect();
+        let mut places = Vec::new();
+        for (process, counts) in before.owners {
+            let place = self.owners.iter().position(|(same, _)| *same == process);
+            let place = place.unwrap_or_else(|| {
+                self.owners.push((process, Counts::default()));
+                self.owners.len() - 1
+            });
+            self.owners[place].1 += counts;
+            places.push(place);
+        }
+        let mut again = 0;
+        for (cookie, owner) in before.sockets {
+            let place = places.get(owner).copied().unwrap_or_default();
+            match known.get(&cookie) {
+                None => self.sockets.push((cookie, place)),
+                Some(now) => {
+                    again += 1;
+                    if *now == place {
+                        self.owners[place].1.connections -= 1;
+                    }
+                }
+            }
+        }
+        self.counts.connections -= again;
+        again
+    }
+}
+
+fn remote(group: Group, jiffy_ns: f64) -> Option<RemoteRow> {
     let Counts { connections, segments_out, retransmits, spurious } = group.counts;
     let rtt = Rtt {
         min: group.rtt.min_us(),
@@ -46,15 +158,25 @@ fn remote(group: Group) -> Option<RemoteRow> {
     Some(RemoteRow {
         remote: group.remote?,
         connections,
-        owners: group.owners.iter().map(|(process, counts)| owner(process.owner(), counts)).collect(),
+        owners: owners(group.owners),
         rtt_us: (rtt.samples > 0).then_some(rtt),
+        prompt: group.prompt,
         segments_out,
         retransmits,
         spurious,
         retransmit_percent: percent(retransmits, segments_out),
         limited_by: limited_by(&group.waits),
-        limited_ms: times(&group.waits).map(|(limit, ns)| (limit, ns / 1_000_000)).into(),
+        limited_ms: times(&group.waits)
+            .map(|(limit, jiffies)| (limit, (jiffies as f64 * jiffy_ns / 1e6) as u64))
+            .into(),
     })
+}
+
+/// Those with the most retransmits.
+fn owners(owners: Vec<(Process, Counts)>) -> Vec<OwnerRow> {
+    let most = |(_, counts): &(Process, Counts)| (counts.retransmits, counts.segments_out);
+    let (owners, _) = answer::largest(owners, limits::OWNERS_OF_A_REMOTE, most);
+    owners.iter().map(|(process, counts)| owner(process.owner(), counts)).collect()
 }
 
 fn owner(owner: Owner, counts: &Counts) -> OwnerRow {
@@ -66,27 +188,25 @@ fn percent(part: u64, whole: u64) -> f64 {
     (part as f64 / whole.max(1) as f64 * 1e4).round() / 1e2
 }
 
-/// The time that went to each limit. The kernel has one clock for "busy", which is two things: where segments that
-/// came found data waiting to be sent, the network's window was full; where all was on its way, the application had
-/// no more. Where nothing came at all, it was the network.
+/// The time that went to each limit, in jiffies. The kernel has one clock for "busy", which is two things: waiting for the
+/// network, and for the application. Which of them it was each segment that came showed (`note_wait` of `round_trips.h`).
 fn times(waits: &Waits) -> [(LimitedBy, u64); 4] {
-    let came = waits.waiting + waits.drained;
-    let drained = if came == 0 { 0.0 } else { waits.drained as f64 / came as f64 };
-    let application = (waits.busy as f64 * drained) as u64;
+    let seen = (waits.network + waits.application).max(1);
+    let network = (waits.busy as f64 * waits.network as f64 / seen as f64) as u64;
     [
         (LimitedBy::Receiver, waits.receiver),
         (LimitedBy::SendBuffer, waits.send_buffer),
-        (LimitedBy::Network, waits.busy - application.min(waits.busy)),
-        (LimitedBy::Application, application),
+        (LimitedBy::Network, network),
+        (LimitedBy::Application, waits.busy - network.min(waits.busy)),
     ]
 }
 
 pub(super) fn limited_by(waits: &Waits) -> Option<LimitedBy> {
-    let longest = times(waits).into_iter().max_by_key(|(_, ns)| *ns).filter(|(_, ns)| *ns > 0);
+    let longest = times(waits).into_iter().max_by_key(|(_, time)| *time).filter(|(_, time)| *time > 0);
     // The kernel's clock ticks in milliseconds: what is sent and acknowledged between two ticks took no time.
-    longest.map(|(limit, _)| limit).or(match (waits.waiting, waits.drained) {
+    longest.map(|(limit, _)| limit).or(match (waits.network, waits.application) {
         (0, 0) => None,
-        (waiting, drained) if waiting > drained => Some(LimitedBy::Network),
+        (network, application) if network > application => Some(LimitedBy::Network),
         _ => Some(LimitedBy::Application),
     })
 }
@@ -101,18 +221,18 @@ fn reset(reset: Reset) -> ResetRow {
         owner: reset.process.owner(),
         local: reset.local,
         remote: reset.remote,
-        sent_by: if reset.by_remote { End::Remote } else { End::Local },
+        sent_by: if reset.by_remote { Side::Remote } else { Side::Local },
         count: reset.count,
         explanation: reason.as_deref().and_then(explanation).map(str::to_owned),
         reason,
     }
 }
 
-/// What the state tells in which a reset found the socket (TCP_* of tcp_states.h): the segment itself has no reason.
+/// What the state tells in which a reset found the socket: the segment itself has no reason.
 fn from_state(state: u8) -> &'static str {
-    match state {
-        2 => "refused",
-        1 | 3 => "aborted",
+    match i64::from(state) {
+        uapi::TCP_SYN_SENT => "refused",
+        uapi::TCP_ESTABLISHED | uapi::TCP_SYN_RECV => "aborted",
         _ => "aborted_while_closing",
     }
 }
@@ -140,93 +260,25 @@ fn explanation(reason: &str) -> Option<&'static str> {
     })
 }
 
-fn unseen(gaps: &Gaps) -> Vec<String> {
-    let mut said = Vec::new();
-    let mut say = |count: u64, what: String| {
-        if count > 0 {
-            said.push(format!("{count} {what}"));
-        }
-    };
-    let (sockets, closed, kept, kinds) =
-        (limits::RTT_SOCKETS, limits::PROFILED_CLOSED, limits::PROFILED_CLOSED_RTTS, limits::RESET_KINDS);
-    say(gaps.rtts_untracked, format!("segments of connections beyond {sockets} are not in the round trips."));
-    say(gaps.closed_untracked, format!("connections that closed after the first {closed} are only in `other`."));
-    say(gaps.closed_rtts_untracked, format!("connections that closed after the first {kept} are not in the round trips."));
-    say(gaps.resets_untracked, format!("resets of other kinds than the first {kinds} are not listed."));
-    say(gaps.unknown, "connections that no process held when the window began are without their segments.".into());
-    if gaps.reasons_unknown {
-        said.push("This kernel does not say why it sends a reset, nor that a closed port sends one (6.12 does).".into());
-    }
-    said
-}
-
-pub fn text(output: &Output) -> String {
-    let seconds = output.measured.window_ms / 1e3;
-    let mut text = String::new();
-    if output.remotes.is_empty() {
-        let _ = writeln!(text, "No TCP connection sent or received anything in {seconds:.1} s.");
-    } else {
-        text += &answer::table(
-            ["remote", "who", ">conns", ">rtt min", ">p50", ">p99", ">max", ">sent", ">again", ">%", "limited by"],
-            output.remotes.iter().map(line),
-        );
-    }
-    let Other { connections, segments_out, retransmits } = output.other;
-    if connections > 0 {
-        let _ = writeln!(text, "\nother: {connections} connections, {segments_out} segments sent, {retransmits} again");
-    }
-    if !output.resets.is_empty() {
-        text.push('\n');
-        text += &answer::table(
-            ["reset by", "who", "local", "remote", ">count", "reason", ""],
-            output.resets.iter().map(reset_line),
-        );
-    }
-    text + &output.measured.text()
-}
-
-fn line(row: &RemoteRow) -> [String; 11] {
-    let time = |of: fn(&Rtt) -> u32| row.rtt_us.as_ref().map_or_else(|| "-".into(), |rtt| answer::micros(of(rtt).into()));
-    let who = match row.owners.as_slice() {
-        [] => "-".into(),
-        [only] => only.owner.to_string(),
-        [first, more @ ..] => format!("{} +{}", first.owner, more.len()),
-    };
-    [
-        row.remote.port.map_or_else(
-            || row.remote.address.to_string(),
-            |port| std::net::SocketAddr::new(row.remote.address, port).to_string(),
-        ),
-        who,
-        row.connections.to_string(),
-        time(|rtt| rtt.min),
-        time(|rtt| rtt.p50),
-        time(|rtt| rtt.p99),
-        time(|rtt| rtt.max),
-        row.segments_out.to_string(),
-        row.retransmits.to_string(),
-        format!("{:.1}", row.retransmit_percent),
-        limit(row.limited_by, &row.limited_ms),
-    ]
-}
-
-/// `receiver (4.9 s)`.
-fn limit(by: Option<LimitedBy>, times: &BTreeMap<LimitedBy, u64>) -> String {
-    match by.map(|by| (by, times.get(&by).copied().unwrap_or(0))) {
-        None => "-".into(),
-        Some((by, 0)) => by.to_string(),
-        Some((by, ms)) => format!("{by} ({})", answer::micros(ms * 1_000)),
-    }
-}
-
-fn reset_line(row: &ResetRow) -> [String; 7] {
-    [
-        if row.sent_by == End::Remote { "remote" } else { "local" }.into(),
-        row.owner.to_string(),
-        row.local.to_string(),
-        row.remote.to_string(),
-        row.count.to_string(),
-        answer::or_dash(&row.reason),
-        row.explanation.clone().unwrap_or_default(),
-    ]
+fn unseen(gaps: &Gaps) -> Vec<Limitation> {
+    let sockets = format!("not in the round trips. {} connections at once are.", limits::RTT_SOCKETS);
+    let closed = format!("only in `other`. {} closed connections per window have rows.", limits::PROFILED_CLOSED);
+    let closed_rtts =
+        format!("without round trips. {} closed connections per window have some.", limits::PROFILED_CLOSED_RTTS);
+    let waiting = format!("without round trips. The first {} per listener have some.", limits::WAITING_RTTS);
+    let resets = format!("not listed. {} kinds per window are.", limits::RESET_KINDS);
+    let older = "without their segments. They opened before the window and could not be read when it began.";
+    let queued = "connection in accept queues of other network namespaces";
+    let counted = [
+        Limitation::counted(Code::RoundTripsUntracked, gaps.rtts_untracked, "segment", &sockets),
+        Limitation::counted(Code::ClosedConnectionsMerged, gaps.closed_untracked, "connection", &closed),
+        Limitation::counted(Code::ClosedRoundTripsUntracked, gaps.closed_rtts_untracked, "connection", &closed_rtts),
+        Limitation::counted(Code::ResetsMerged, gaps.resets_untracked, "reset", &resets),
+        Limitation::counted(Code::OlderConnections, gaps.unknown, "connection", older),
+        Limitation::counted(Code::WaitingRoundTripsUnread, gaps.unread_rtts, queued, &waiting),
+    ];
+    let reasons =
+        "This kernel does not say why it sends a reset, nor that a closed port sends one (Linux 6.12 and newer do).";
+    let reasons = gaps.reasons_unknown.then(|| Limitation::new(Code::ResetReasonsUnknown, reasons));
+    counted.into_iter().flatten().chain(reasons).chain(gaps.unread.limits()).collect()
 }

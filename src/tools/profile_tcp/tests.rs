@@ -1,9 +1,11 @@
 use serde_json::json;
 
 use super::{histogram::bucket_of, report::limited_by, *};
-use crate::{limits, tools::tests::is_short_unless_asked};
+use crate::{answer::Code, limits, tools::tests::is_short_unless_asked};
 
 const MS: u64 = 1_000_000;
+/// A jiffy is a millisecond.
+const CLOCK: Clock = Clock { jiffies: 5_000, ns: 5_000 * MS };
 
 fn process(comm: &str) -> Process {
     let id = "0123456789abcdef".repeat(4);
@@ -20,18 +22,20 @@ fn rtt(times: &[u32]) -> Histogram {
 fn group() -> Group {
     let counts = Counts { connections: 2, segments_out: 1_000, retransmits: 25, spurious: 5 };
     Group {
-        remote: Some(Remote { address: "fd00:10:244::5555:6666".parse().unwrap(), port: Some(65_535) }),
+        remote: Some(RemoteEnd { address: "fd00:10:244::5555:6666".parse().unwrap(), port: Some(65_535) }),
         counts,
         rtt: rtt(&[1_000, 2_000, 40_000]),
-        waits: Waits { busy: 500 * MS, receiver: 4_000 * MS, send_buffer: 0, waiting: 0, drained: 10 },
-        owners: vec![(process("fifteen-letters"), counts); limits::OWNERS_OF_A_REMOTE],
-        owners_cut: 1,
+        prompt: Prompt::default(),
+        waits: Waits { busy: 500, receiver: 4_000, send_buffer: 0, network: 0, application: 10 },
+        owners: vec![(process("fifteen-letters"), counts); limits::OWNERS_OF_A_REMOTE + 1],
+        sockets: Vec::new(),
     }
 }
 
 fn reset(by_remote: bool, state: u8, reason: Option<&str>) -> Reset {
     let end = |port| Endpoint { address: "fd00:10:244::5555:6666".parse().unwrap(), port };
     Reset {
+        id: 0,
         process: process("fifteen-letters"),
         local: end(65_000),
         remote: end(65_001),
@@ -43,12 +47,12 @@ fn reset(by_remote: bool, state: u8, reason: Option<&str>) -> Reset {
 }
 
 fn answer_to(sample: Sample) -> Output {
-    T::report(serde_json::from_value(json!({})).unwrap(), sample)
+    ProfileTcp::report(serde_json::from_value(json!({})).unwrap(), sample)
 }
 
 #[test]
 fn figures_are_in_the_units_that_their_names_say() {
-    let output = answer_to(Sample { remotes: vec![group()], window_ns: 5_000 * MS, ..Sample::default() });
+    let output = answer_to(Sample { remotes: vec![group()], clock: CLOCK, window_ns: 5_000 * MS, ..Sample::default() });
     let row = &output.remotes[0];
     let rtt = row.rtt_us.as_ref().unwrap();
     assert_eq!((rtt.min, rtt.max, rtt.samples), (1_000, 40_000, 3));
@@ -60,12 +64,11 @@ fn figures_are_in_the_units_that_their_names_say() {
 
 #[test]
 fn what_limits_a_sender_is_where_its_time_went() {
-    let with = |busy, receiver, send_buffer, waiting, drained| {
-        limited_by(&Waits { busy, receiver, send_buffer, waiting, drained })
+    let with = |busy, receiver, send_buffer, network, application| {
+        limited_by(&Waits { busy, receiver, send_buffer, network, application })
     };
     use LimitedBy::*;
     assert_eq!(with(0, 0, 0, 0, 0), None);
-    assert_eq!(with(10, 0, 0, 0, 0), Some(Network), "nothing came back");
     assert_eq!(with(10, 0, 0, 9, 1), Some(Network));
     assert_eq!(with(10, 0, 0, 1, 9), Some(Application));
     assert_eq!(with(10, 11, 0, 1, 9), Some(Receiver));
@@ -86,11 +89,11 @@ fn rows_and_other_add_up() {
 #[test]
 fn a_reset_says_who_and_why_as_far_as_it_is_known() {
     let resets = [
-        (reset(false, 0, Some("NO_SOCKET")), End::Local, Some("NO_SOCKET")),
-        (reset(false, 1, None), End::Local, None),
-        (reset(true, 2, None), End::Remote, Some("refused")),
-        (reset(true, 1, None), End::Remote, Some("aborted")),
-        (reset(true, 8, None), End::Remote, Some("aborted_while_closing")),
+        (reset(false, 0, Some("NO_SOCKET")), Side::Local, Some("NO_SOCKET")),
+        (reset(false, 1, None), Side::Local, None),
+        (reset(true, 2, None), Side::Remote, Some("refused")),
+        (reset(true, 1, None), Side::Remote, Some("aborted")),
+        (reset(true, 8, None), Side::Remote, Some("aborted_while_closing")),
     ];
     for (given, by, reason) in resets {
         let output = answer_to(Sample { resets: vec![given], ..Sample::default() });
@@ -109,9 +112,23 @@ fn an_answer_says_what_is_missing() {
         resets_untracked: 4,
         reasons_unknown: true,
         unknown: 5,
+        unread: Unread { waiting: 6, orphans: 7 },
+        unread_rtts: 8,
     };
     let measured = answer_to(Sample { gaps, missed: 7, ..Sample::default() }).measured;
-    assert_eq!((measured.lost_events, measured.limits.len()), (7, 6), "{measured:?}");
+    let limits: Vec<_> = measured.limits.iter().map(|limit| (limit.code, limit.count)).collect();
+    let expected = [
+        (Code::RoundTripsUntracked, Some(1)),
+        (Code::ClosedConnectionsMerged, Some(2)),
+        (Code::ClosedRoundTripsUntracked, Some(3)),
+        (Code::ResetsMerged, Some(4)),
+        (Code::OlderConnections, Some(5)),
+        (Code::WaitingRoundTripsUnread, Some(8)),
+        (Code::ResetReasonsUnknown, None),
+        (Code::WaitingConnectionsUnread, Some(6)),
+        (Code::OrphansUnread, Some(7)),
+    ];
+    assert_eq!((measured.lost_events, limits), (7, expected.to_vec()));
 }
 
 #[test]
@@ -123,18 +140,19 @@ fn an_owner_is_an_owner_with_its_figures() {
 
 #[test]
 fn a_default_answer_is_small_and_a_screen_long() {
-    let rows = ROWS.rows();
+    let rows = ROWS;
     let sample = Sample {
+        clock: CLOCK,
         remotes: vec![group(); rows],
         resets: vec![reset(false, 1, Some("TCP_DISCONNECT_WITH_DATA")); rows],
         remotes_cut: 3,
         ..Sample::default()
     };
-    is_short_unless_asked::<T>(&sample, &["remotes", "resets"]);
+    is_short_unless_asked::<ProfileTcp>(&sample, &["remotes", "resets"]);
     let output = answer_to(sample);
     let json = serde_json::to_string(&output).unwrap();
     assert!(json.len() < 8_192, "{} bytes", json.len());
-    let text = T::text(&output);
+    let text = ProfileTcp::text(&output);
     assert!(text.lines().count() <= 2 * rows + 8, "{text}");
     assert!(text.contains("fifteen-letters[4194304] +1"), "{text}");
     assert!(text.contains("receiver (4.0 s)"), "{text}");
@@ -142,5 +160,5 @@ fn a_default_answer_is_small_and_a_screen_long() {
 
 #[test]
 fn nothing_is_said_to_be_nothing() {
-    assert!(T::text(&answer_to(Sample::default())).starts_with("No TCP connection"));
+    assert!(ProfileTcp::text(&answer_to(Sample::default())).starts_with("No TCP connection"));
 }

@@ -1,54 +1,35 @@
 //! The answer, from what the kernel said.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use super::{Input, LimitedBy, Listener, Listening, Output, Row, Sample, Socket, Tcp, TcpInfo};
 use crate::{
-    answer::{self, Measured, Transport},
-    attribution::Process,
+    answer::{Code, Limitation, Measured, Protocol},
+    numbers::limited,
+    owner::Process,
     untrusted,
 };
 
-pub fn output(input: &Input, sample: Sample) -> Output {
+/// The answer.
+pub fn report(input: &Input, sample: Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.took_ns));
     measured.rows_cut = sample.sockets_cut + sample.listeners_cut;
     if sample.other_netns {
-        measured.limits.push(
-            "In other network namespaces than the daemon's only sockets that a process holds are visible: not those in TIME_WAIT, \
-             waiting to be accepted, or left behind by their process."
-                .into(),
-        );
+        let text = "In other network namespaces than the daemon's only sockets that a process holds are visible: not those in \
+            TIME_WAIT, waiting to be accepted, or left behind by their process.";
+        measured.limits.push(Limitation::new(Code::OnlyHeldSockets, text));
     }
+    let why = "bytes counted in part. What BPF programs redirect is not in `rx_bytes` and `tx_bytes`.";
+    let redirected =
+        Limitation::counted(Code::SockmapPartlyCounted, sample.redirected, "connection in a BPF sockmap", why);
+    measured.limits.extend(redirected);
+    measured.limits.extend(sample.lacks);
     Output {
         sockets: sample.sockets.into_iter().map(|(process, row)| socket(&process, row, input.detail)).collect(),
         listeners: sample.listeners.into_iter().map(|(process, row)| listener(&process, &row)).collect(),
         states: sample.states,
         measured,
     }
-}
-
-pub fn text(output: &Output) -> String {
-    let mut text = String::new();
-    if !output.sockets.is_empty() {
-        text += &answer::table(
-            ["process", "", "state", "local", "remote", ">unread", ">unsent", ">rtt", ">retrans", "limited by"],
-            output.sockets.iter().map(socket_line),
-        );
-        text.push('\n');
-    }
-    if !output.listeners.is_empty() {
-        text += &answer::table(
-            ["listener", "local", ">to accept", ">of", ">dropped", "unit"],
-            output.listeners.iter().map(listener_line),
-        );
-        text.push('\n');
-    }
-    let counts: Vec<_> = output.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    let _ = match counts.is_empty() {
-        true => writeln!(text, "No such sockets."),
-        false => writeln!(text, "{}", counts.join(", ")),
-    };
-    text + &output.measured.text()
 }
 
 fn socket(process: &Process, row: Row, detail: bool) -> Socket {
@@ -61,26 +42,24 @@ fn socket(process: &Process, row: Row, detail: bool) -> Socket {
         remote: (row.remote.port != 0).then_some(row.remote),
         send_queue_bytes: row.send_queue,
         receive_queue_bytes: row.receive_queue,
-        dropped: (row.protocol == Transport::Udp).then_some(row.drops),
+        dropped: (row.protocol == Protocol::Udp).then_some(row.drops),
         rtt_us: tcp.and_then(|tcp| (tcp.srtt_us > 0).then_some(tcp.srtt_us >> 3)),
         cwnd_packets: tcp.map(|tcp| tcp.cwnd),
         retransmits: tcp.map(|tcp| tcp.total_retransmits),
         rx_bytes: tcp.map(|tcp| tcp.rx_bytes),
         tx_bytes: tcp.map(|tcp| tcp.tx_bytes),
-        limited_by: tcp.and_then(|tcp| limited_by(tcp.chrono, tcp.not_sent)),
+        limited_by: tcp.and_then(|tcp| limited_by(tcp.limited_by)),
         tcp: row.tcp.filter(|_| detail).map(tcp_info),
     }
 }
 
-/// From the kernel's chronometer (tcp_sock.chrono_type), which runs while there is something to send.
-/// While it says "busy", what is not sent yet waits for the congestion window; if all is sent, the
-/// application has no more.
-pub fn limited_by(chrono: u8, not_sent: u32) -> Option<LimitedBy> {
-    match (chrono, not_sent) {
-        (1, 0) => Some(LimitedBy::Application),
-        (1, _) => Some(LimitedBy::Network),
-        (2, _) => Some(LimitedBy::Receiver),
-        (3, _) => Some(LimitedBy::SendBuffer),
+/// What `limited.h` found in the socket's own state.
+pub fn limited_by(limit: u8) -> Option<LimitedBy> {
+    match i64::from(limit) {
+        limited::LIMITED_BY_RECEIVER => Some(LimitedBy::Receiver),
+        limited::LIMITED_BY_SEND_BUFFER => Some(LimitedBy::SendBuffer),
+        limited::LIMITED_BY_NETWORK => Some(LimitedBy::Network),
+        limited::LIMITED_BY_APPLICATION => Some(LimitedBy::Application),
         _ => None,
     }
 }
@@ -108,43 +87,23 @@ fn tcp_info(tcp: Tcp) -> TcpInfo {
         receiver_limited_jiffies: tcp.waited[1],
         send_buffer_limited_jiffies: tcp.waited[2],
         clock_jiffies: tcp.jiffies,
+        silent_jiffies: tcp.silent,
+        unanswered_retransmits: tcp.retransmits_in_a_row,
+        unanswered_probes: tcp.probes,
+        delivered_packets: tcp.delivered,
+        inbound: tcp.inbound,
     }
 }
 
 fn listener(process: &Process, row: &Listening) -> Listener {
     Listener {
+        socket: row.socket,
         owner: process.owner(),
-        protocol: Transport::Tcp,
+        protocol: Protocol::Tcp,
         local: row.local,
         accept_queue: row.accept_queue,
         accept_queue_max: row.accept_queue_max,
         half_open: row.half_open,
         dropped: row.dropped,
     }
-}
-
-fn socket_line(s: &Socket) -> [String; 10] {
-    [
-        s.owner.to_string(),
-        s.protocol.to_string(),
-        s.state.to_string(),
-        s.local.to_string(),
-        answer::or_dash(&s.remote),
-        answer::bytes(s.receive_queue_bytes.into()),
-        answer::bytes(s.send_queue_bytes.into()),
-        s.rtt_us.map_or_else(|| "-".into(), |us| answer::micros(us.into())),
-        answer::or_dash(&s.retransmits),
-        answer::or_dash(&s.limited_by),
-    ]
-}
-
-fn listener_line(l: &Listener) -> [String; 6] {
-    [
-        l.owner.to_string(),
-        l.local.to_string(),
-        l.accept_queue.to_string(),
-        l.accept_queue_max.to_string(),
-        l.dropped.to_string(),
-        answer::or_dash(&l.owner.unit),
-    ]
 }

@@ -1,19 +1,23 @@
 //! The answer, from what the kernel said.
 
-use std::{collections::HashMap, fmt::Write, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    time::Duration,
+};
 
-use super::{Bytes, Gaps, Group, GroupBy, Input, Other, Output, Row, Sample};
+use super::{Bytes, Gaps, Group, GroupBy, Input, Key, Other, Output, Past, Row, Sample};
 use crate::{
-    answer::{self, Measured, Owner},
+    answer::{self, Code, Limitation, Measured, Owner},
     limits, untrusted,
 };
 
-pub fn output(input: &Input, sample: Sample) -> Output {
+/// The answer.
+pub fn report(input: &Input, sample: Sample) -> Output {
     let window = Duration::from_nanos(sample.window_ns);
     let mut rows: Vec<_> = sample.rows.iter().map(row).collect();
     match input.group_by {
-        GroupBy::Unit => rows = merge(rows, |owner| owner.unit.clone()),
-        GroupBy::Container => rows = merge(rows, |owner| owner.container.clone()),
+        GroupBy::Unit => rows = by_name(rows, |owner| owner.unit.clone()),
+        GroupBy::Container => rows = by_name(rows, |owner| owner.container.clone()),
         _ => {}
     }
     rows.iter_mut().for_each(|row| rate(row, &sample.total, window));
@@ -21,6 +25,7 @@ pub fn output(input: &Input, sample: Sample) -> Output {
     let mut measured = Measured::window(window);
     measured.rows_cut = cut + sample.rows_cut;
     (measured.limits, measured.lost_events) = (unseen(&sample.gaps), sample.gaps.missed);
+    measured.limits.extend(sample.lacks.iter().cloned());
     let shown = rows.iter().fold(Bytes::default(), |mut sum, row| {
         sum += Bytes { rx_bytes: row.rx_bytes, tx_bytes: row.tx_bytes };
         sum
@@ -31,6 +36,69 @@ pub fn output(input: &Input, sample: Sample) -> Output {
         tx_bytes: sample.total.tx_bytes.saturating_sub(shown.tx_bytes),
     };
     Output { rows, other, total: sample.total, measured }
+}
+
+/// What was moved in both periods. A connection that both count is one. What could not be read in between was read at
+/// the end, or was of a connection that `tcp_older` counts.
+pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
+    let mut places: HashMap<Key, usize> = later.rows.iter().enumerate().map(|(i, group)| (group.key, i)).collect();
+    for group in earlier.rows {
+        match places.entry(group.key) {
+            Entry::Vacant(entry) => {
+                entry.insert(later.rows.len());
+                later.rows.push(group);
+            }
+            Entry::Occupied(entry) => later.rows[*entry.get()].add(group),
+        }
+    }
+    later.rows_cut = later.rows_cut.max(earlier.rows_cut);
+    later.total += earlier.total;
+    let (gaps, before) = (&mut later.gaps, earlier.gaps);
+    gaps.udp_untracked += before.udp_untracked;
+    gaps.udp_merged += before.udp_merged;
+    gaps.tcp_untracked += before.tcp_untracked;
+    gaps.tcp_unknown += before.tcp_unknown;
+    gaps.tcp_older = gaps.tcp_older.max(before.tcp_older);
+    gaps.missed += before.missed;
+    gaps.past = Past {
+        sockmap: gaps.past.sockmap.max(before.past.sockmap),
+        xdp: gaps.past.xdp.max(before.past.xdp),
+        packet: gaps.past.packet.max(before.past.packet),
+        calls: gaps.past.calls && before.past.calls,
+    };
+    later.window_ns += earlier.window_ns;
+    later
+}
+
+/// What differs is not common to both.
+fn keep<T: PartialEq>(common: &mut Option<T>, other: &Option<T>) {
+    if common != other {
+        *common = None;
+    }
+}
+
+impl Group {
+    /// Adds what its sockets did before.
+    fn add(&mut self, before: Group) {
+        let (mine, theirs) = (&mut self.process, &before.process);
+        if (mine.pid, &mine.comm) != (theirs.pid, &theirs.comm) {
+            (mine.pid, mine.comm) = (0, String::new());
+        }
+        keep(&mut mine.cgroup, &theirs.cgroup);
+        if mine.netns != theirs.netns {
+            mine.netns = 0;
+        }
+        keep(&mut self.protocol, &before.protocol);
+        match (&mut self.remote, &before.remote) {
+            (Some(mine), Some(theirs)) if mine.address == theirs.address => keep(&mut mine.port, &theirs.port),
+            (mine, _) => *mine = None,
+        }
+        self.bytes += before.bytes;
+        let known: HashSet<u64> = self.sockets.iter().copied().collect();
+        let (again, other): (Vec<_>, Vec<_>) = before.sockets.into_iter().partition(|cookie| known.contains(cookie));
+        self.connections += before.connections - again.len() as u64;
+        self.sockets.extend(other);
+    }
 }
 
 /// A row without the figures that follow from others.
@@ -59,24 +127,18 @@ fn rate(row: &mut Row, total: &Bytes, window: Duration) {
 }
 
 /// Puts the cgroups of one unit (or container) together.
-fn merge(rows: Vec<Row>, name: impl Fn(&Owner) -> Option<String>) -> Vec<Row> {
+fn by_name(rows: Vec<Row>, name: impl Fn(&Owner) -> Option<String>) -> Vec<Row> {
     let mut merged: HashMap<Option<String>, Row> = HashMap::new();
     for row in rows {
         match merged.entry(name(&row.owner)) {
-            std::collections::hash_map::Entry::Vacant(entry) => drop(entry.insert(row)),
-            std::collections::hash_map::Entry::Occupied(mut entry) => add(entry.get_mut(), row),
+            Entry::Vacant(entry) => drop(entry.insert(row)),
+            Entry::Occupied(mut entry) => add(entry.get_mut(), row),
         }
     }
     merged.into_values().collect()
 }
 
 fn add(sum: &mut Row, row: Row) {
-    /// What differs is not common to both.
-    fn keep<T: PartialEq>(common: &mut Option<T>, value: &Option<T>) {
-        if common != value {
-            *common = None;
-        }
-    }
     // A process' number without its name, or the other way round, would be half an owner.
     if (sum.owner.pid, &sum.owner.process) != (row.owner.pid, &row.owner.process) {
         (sum.owner.pid, sum.owner.process) = (None, None);
@@ -90,92 +152,38 @@ fn add(sum: &mut Row, row: Row) {
     sum.connections += row.connections;
 }
 
-fn unseen(gaps: &Gaps) -> Vec<String> {
-    let mut said = Vec::new();
-    if gaps.udp_uncounted {
-        let why = "the kernel has no sock_send_length tracepoint (Linux 6.3 and newer have it)";
-        said.push(format!("UDP is not counted: {why}."));
-    }
-    if gaps.udp_untracked > 0 {
-        let (count, kept) = (gaps.udp_untracked, limits::UDP_SOCKETS_COUNTED);
-        said.push(format!("{count} datagrams of UDP sockets beyond the first {kept} are only in `other`."));
-    }
-    if gaps.tcp_untracked > 0 {
-        let (count, kept) = (gaps.tcp_untracked, limits::TCP_CLOSED_KEPT);
-        said.push(format!("{count} TCP connections that closed after the first {kept} are only in `other`."));
-    }
-    if gaps.tcp_unknown > 0 {
-        let count = gaps.tcp_unknown;
-        said.push(format!("Of these, {count} were older than the window, and their bytes are missing."));
-    }
-    if gaps.tcp_older > 0 {
-        let count = gaps.tcp_older;
-        said.push(format!("{count} TCP connections older than the window closed before they were read, and are missing."));
-    }
-    if gaps.other_netns {
-        let which = "connections in other network namespaces than the daemon's that no process held when it began";
-        said.push(format!("Not seen: {which}."));
-    }
-    said
+fn unseen(gaps: &Gaps) -> Vec<Limitation> {
+    let sockets = format!("only in `other`. {} sockets per window have rows.", limits::UDP_SOCKETS_COUNTED);
+    let closed = format!("only in `other`. {} closed connections per window have rows.", limits::TCP_CLOSED_KEPT);
+    let remotes =
+        format!("without a remote. {} remotes of each socket per window have rows.", limits::UDP_REMOTES_COUNTED);
+    let unknown = "bytes missing. They opened before the window and closed when the table was full.";
+    let older = "missing. They opened before the window and could not be read when it began.";
+    let counted = [
+        Limitation::counted(Code::UdpSocketsMerged, gaps.udp_untracked, "datagram", &sockets),
+        Limitation::counted(Code::UdpRemotesMerged, gaps.udp_merged, "datagram", &remotes),
+        Limitation::counted(Code::ClosedConnectionsMerged, gaps.tcp_untracked, "connection", &closed),
+        Limitation::counted(Code::ClosedConnectionsUncounted, gaps.tcp_unknown, "connection", unknown),
+        Limitation::counted(Code::OlderConnections, gaps.tcp_older, "connection", older),
+    ];
+    counted.into_iter().flatten().chain(past(&gaps.past)).chain(gaps.unread.limits()).collect()
 }
 
-pub fn text(output: &Output) -> String {
-    let seconds = output.measured.window_ms / 1e3;
-    let rate = |bytes: u64| answer::bit_rate(bytes as f64 * 8.0 / seconds.max(1e-3));
-    let mut text = format!(
-        "in {seconds:.1} s: received {} ({}), sent {} ({})\n\n",
-        answer::bytes(output.total.rx_bytes),
-        rate(output.total.rx_bytes),
-        answer::bytes(output.total.tx_bytes),
-        rate(output.total.tx_bytes),
-    );
-    if output.rows.is_empty() {
-        text += "No socket moved anything.\n";
-    } else {
-        text += &answer::table(["who", "", ">received", ">sent", ">share", ">sockets", "unit"], output.rows.iter().map(line));
-    }
-    let Other { rows, rx_bytes, tx_bytes } = output.other;
-    if rx_bytes + tx_bytes > 0 {
-        let (received, sent) = (answer::bytes(rx_bytes), answer::bytes(tx_bytes));
-        let _ = writeln!(text, "\nother ({rows} rows): received {received}, sent {sent}");
-    }
-    text + &output.measured.text()
-}
-
-fn line(row: &Row) -> [String; 7] {
-    [
-        who(row),
-        row.protocol.map_or_else(|| "both".into(), |protocol| protocol.to_string()),
-        answer::bit_rate(row.rx_bits_per_second),
-        answer::bit_rate(row.tx_bits_per_second),
-        format!("{:.1} %", row.share * 1e2),
-        row.connections.to_string(),
-        answer::or_dash(&row.owner.unit),
-    ]
-}
-
-/// What tells a row from the others.
-fn who(row: &Row) -> String {
-    let owner = &row.owner;
-    let remote = row.remote.map(|remote| match remote.port {
-        Some(port) if port != 0 => std::net::SocketAddr::new(remote.address, port).to_string(),
-        _ => remote.address.to_string(),
-    });
-    let short = |id: &String| id.chars().take(12).collect::<String>();
-    match (&row.local, remote) {
-        (Some(local), Some(remote)) => return format!("{owner} {local} → {remote}"),
-        (Some(local), None) => return format!("{owner} {local}"),
-        (None, Some(remote)) => return remote,
-        (None, None) => {}
-    }
-    match (row.port, owner.pid, &row.netns_name, &owner.container, &owner.unit, owner.netns) {
-        (Some(port), None, ..) => format!("port {port}"),
-        (Some(port), Some(_), ..) => format!("port {port} {owner}"),
-        (_, _, Some(name), ..) => format!("netns {name}"),
-        (_, Some(_), ..) => owner.to_string(),
-        (_, _, _, Some(id), ..) => format!("container {}", short(id)),
-        (_, _, _, _, Some(unit), _) => unit.clone(),
-        (_, _, _, _, _, Some(netns)) => format!("netns {netns}"),
-        _ => "unknown".into(),
-    }
+/// What goes past TCP and UDP.
+fn past(past: &Past) -> impl Iterator<Item = Limitation> {
+    let sockmap = match past.calls {
+        true => "counted in part. A BPF program reads first what they receive; what it redirects may be missing.",
+        false => {
+            "counted in part. What BPF programs redirect is missing: this needs the tracepoints \
+             sock_send_length and sock_recv_length (Linux 6.3)."
+        }
+    };
+    let xdp = "not counted. Their packets do not pass through TCP or UDP.";
+    let packet = "not counted. Their packets do not pass through TCP or UDP.";
+    let counted = [
+        Limitation::counted(Code::SockmapPartlyCounted, past.sockmap, "connection in a BPF sockmap", sockmap),
+        Limitation::counted(Code::XdpSocketsNotCounted, past.xdp, "socket of AF_XDP", xdp),
+        Limitation::counted(Code::PacketSocketsNotCounted, past.packet, "socket of AF_PACKET that can send", packet),
+    ];
+    counted.into_iter().flatten()
 }

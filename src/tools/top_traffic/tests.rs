@@ -5,7 +5,10 @@ use super::{
     skel::types::{endpoints, socket_bytes, traffic},
     *,
 };
-use crate::tools::tests::is_short_unless_asked;
+use crate::{
+    numbers::{past_tcp, sockmap},
+    tools::tests::is_short_unless_asked,
+};
 
 const KB: Bytes = Bytes { rx_bytes: 1_000, tx_bytes: 2_000 };
 
@@ -31,6 +34,11 @@ fn udp(cookie: u64, pid: u32) -> socket_bytes {
     socket
 }
 
+fn with(mut socket: socket_bytes, remote: u8, port: u16) -> socket_bytes {
+    (socket.endpoints.remote, socket.endpoints.remote_port) = (address(remote), port);
+    socket
+}
+
 fn before(sockets: &[socket_bytes]) -> Before {
     let mut before = Before::default();
     sockets.iter().for_each(|socket| before.add(socket));
@@ -45,15 +53,16 @@ fn moved(sample: &Sample) -> Vec<(u32, u64, u64, u64)> {
 #[test]
 fn a_socket_is_counted_from_the_windows_start_and_once() {
     let input = input(json!({}));
-    let mut ledger = Ledger::new(&input, before(&[tcp(1, 10, 5_000, 5_000), tcp(2, 10, 9, 9)]));
-    ledger.open(&tcp(1, 10, 6_000, 7_000));
-    ledger.open(&tcp(1, 20, 6_000, 7_000)); // a child that inherited it
-    ledger.open(&tcp(2, 10, 9, 9)); // idle
-    ledger.open(&tcp(3, 30, 100, 0)); // opened in the window
+    let before = before(&[tcp(1, 10, 5_000, 5_000), tcp(2, 10, 9, 9)]);
+    let mut ledger = Ledger::new(&input, &before, false);
+    ledger.open(&tcp(1, 10, 6_000, 7_000), true);
+    ledger.open(&tcp(1, 20, 6_000, 7_000), true); // a child that inherited it
+    ledger.open(&tcp(2, 10, 9, 9), true); // idle
+    ledger.open(&tcp(3, 30, 100, 0), true); // opened in the window
     ledger.closed(&tcp(1, 10, 6_000, 7_000), false); // closed by the peer, and still held
     ledger.closed(&tcp(4, 40, 0, 50), true); // opened and closed
     ledger.closed(&tcp(5, 50, 0, 1 << 40), false); // of long ago: it closed before it could be read
-    let sample = ledger.finish(Gaps::default(), 1);
+    let sample = ledger.finish(Gaps::default(), 1).0;
     assert_eq!(sample.gaps.tcp_older, 1);
     assert_eq!(moved(&sample), [(10, 1_000, 2_000, 1), (30, 100, 0, 1), (40, 0, 50, 1)]);
     assert_eq!(sample.total, Bytes { rx_bytes: 1_100, tx_bytes: 2_050 });
@@ -62,31 +71,51 @@ fn a_socket_is_counted_from_the_windows_start_and_once() {
 #[test]
 fn a_closed_socket_belongs_to_who_held_it() {
     let input = input(json!({}));
-    let mut ledger = Ledger::new(&input, before(&[tcp(1, 10, 0, 0)]));
+    let before = before(&[tcp(1, 10, 0, 0)]);
+    let mut ledger = Ledger::new(&input, &before, false);
     ledger.closed(&tcp(1, 0, 10, 0), false);
     ledger.closed(&tcp(2, 0, 1, 0), true);
-    assert_eq!(moved(&ledger.finish(Gaps::default(), 1)), [(10, 10, 0, 1), (0, 1, 0, 1)]);
+    assert_eq!(moved(&ledger.finish(Gaps::default(), 1).0), [(10, 10, 0, 1), (0, 1, 0, 1)]);
 }
 
 #[test]
 fn a_socket_that_was_connected_anew_starts_at_zero() {
     let input = input(json!({}));
-    let mut ledger = Ledger::new(&input, before(&[tcp(1, 10, 5_000, 5_000)]));
-    ledger.open(&tcp(1, 10, 70, 7));
-    assert_eq!(moved(&ledger.finish(Gaps::default(), 1)), [(10, 70, 7, 1)]);
+    let before = before(&[tcp(1, 10, 5_000, 5_000)]);
+    let mut ledger = Ledger::new(&input, &before, false);
+    ledger.open(&tcp(1, 10, 70, 7), true);
+    assert_eq!(moved(&ledger.finish(Gaps::default(), 1).0), [(10, 70, 7, 1)]);
+}
+
+#[test]
+fn a_udp_socket_is_one_whatever_remotes_it_has() {
+    let rows = |group_by: &str| {
+        let (input, none) = (input(json!({"group_by": group_by})), Before::default());
+        let mut ledger = Ledger::new(&input, &none, true);
+        (1..4).for_each(|remote| ledger.udp(&with(udp(1, 10), remote, 53), KB));
+        ledger.udp(&with(udp(2, 10), 1, 53), KB);
+        ledger.finish(Gaps::default(), 1).0.rows
+    };
+    let by =
+        |group_by: &str| rows(group_by).iter().map(|row| (row.bytes.rx_bytes, row.connections)).collect::<Vec<_>>();
+    assert_eq!(by("process"), [(4_000, 2)]);
+    assert_eq!(rows("process")[0].sockets, [1, 2]);
+    assert_eq!(by("remote"), [(2_000, 2), (1_000, 1), (1_000, 1)]);
+    assert_eq!(by("connection"), [(3_000, 1), (1_000, 1)]);
+    let remotes: Vec<_> = rows("connection").iter().map(|row| row.remote.is_some()).collect();
+    assert_eq!(remotes, [false, true], "of several remotes a row names none");
 }
 
 #[test]
 fn udp_is_its_present_holders_else_the_one_who_sent() {
     let input = input(json!({"group_by": "connection"}));
-    let mut ledger = Ledger::new(&input, Before::default());
-    let mut connected = udp(1, 20);
-    (connected.endpoints.remote, connected.endpoints.remote_port) = (address(9), 53);
-    ledger.open(&connected);
-    ledger.udp(&udp(1, 10), KB);
+    let none = Before::default();
+    let mut ledger = Ledger::new(&input, &none, false);
+    ledger.open(&with(udp(1, 20), 8, 53), true); // connected anew since
+    ledger.udp(&with(udp(1, 10), 9, 53), KB);
     ledger.udp(&udp(2, 30), Bytes { rx_bytes: 1, tx_bytes: 0 });
     ledger.untracked(Bytes { rx_bytes: 5, tx_bytes: 6 });
-    let sample = ledger.finish(Gaps::default(), 1);
+    let sample = ledger.finish(Gaps::default(), 1).0;
     assert_eq!(moved(&sample), [(20, 1_000, 2_000, 1), (30, 1, 0, 1)]);
     assert_eq!(sample.rows[0].remote.map(|r| (r.address.to_string(), r.port)), Some(("10.0.0.9".into(), Some(53))));
     assert_eq!(sample.rows[1].remote, None);
@@ -97,15 +126,16 @@ fn udp_is_its_present_holders_else_the_one_who_sent() {
 fn every_grouping_adds_up() {
     for group_by in ["process", "connection", "remote", "unit", "container", "netns", "port"] {
         let input = input(json!({"group_by": group_by, "limit": 2}));
-        let mut ledger = Ledger::new(&input, Before::default());
+        let none = Before::default();
+        let mut ledger = Ledger::new(&input, &none, false);
         for i in 0..100u64 {
             let mut socket = tcp(i, i as u32 % 5, i, 2 * i);
             (socket.cgroup, socket.netns) = (0, i as u32 % 3);
             (socket.endpoints.remote, socket.endpoints.local_port) = (address(i as u8 % 7), i as u16 % 11 + 1);
-            ledger.open(&socket);
+            ledger.open(&socket, true);
         }
         ledger.untracked(KB);
-        let output = T::report(input.clone(), ledger.finish(Gaps::default(), 1_000_000_000));
+        let output = TopTraffic::report(input.clone(), ledger.finish(Gaps::default(), 1_000_000_000).0);
         let sum = output.rows.iter().fold((0, 0), |sum, row| (sum.0 + row.rx_bytes, sum.1 + row.tx_bytes));
         assert_eq!((sum.0 + output.other.rx_bytes, sum.1 + output.other.tx_bytes), (4_950 + 1_000, 9_900 + 2_000));
         assert!(output.rows.len() <= 2 && output.total.rx_bytes == 5_950, "{group_by}: {output:?}");
@@ -113,17 +143,20 @@ fn every_grouping_adds_up() {
 }
 
 fn group(cgroup: &str, bytes: Bytes) -> Group {
-    let process = Process { pid: 4_194_304, comm: "fifteen-letters".into(), cgroup: Some(cgroup.into()), netns: 4_026_532_000 };
+    let process =
+        Process { pid: 4_194_304, comm: "fifteen-letters".into(), cgroup: Some(cgroup.into()), netns: 4_026_532_000 };
     let (local, remote) = ("fd00:10:244::5555:6666".parse().unwrap(), "fd00:10:244::5555:7777".parse().unwrap());
     Group {
+        key: Key::Process(4_194_304),
         process,
         netns_name: None,
-        protocol: Some(Transport::Tcp),
+        protocol: Some(Protocol::Tcp),
         local: Some(Endpoint { address: local, port: 40_000 }),
-        remote: Some(Remote { address: remote, port: Some(40_000) }),
+        remote: Some(CommonRemote { address: remote, port: Some(40_000) }),
         port: None,
         bytes,
         connections: 1,
+        sockets: Vec::new(),
     }
 }
 
@@ -132,7 +165,7 @@ fn the_cgroups_of_a_unit_are_one_row() {
     let rows = ["/a.slice/x.service", "/a.slice/x.service/worker", "/a.slice/y.service"].map(|path| group(path, KB));
     let total = Bytes { rx_bytes: 3_000, tx_bytes: 6_000 };
     let sample = Sample { rows: rows.into(), total, window_ns: 1_000_000_000, ..Sample::default() };
-    let output = T::report(input(json!({"group_by": "unit", "limit": 1})), sample);
+    let output = TopTraffic::report(input(json!({"group_by": "unit", "limit": 1})), sample);
     let row = &output.rows[0];
     assert_eq!((row.owner.unit.as_deref(), row.rx_bytes, row.connections), (Some("x.service"), 2_000, 2));
     assert_eq!((row.rx_bits_per_second, row.share), (16_000.0, 0.6667));
@@ -142,23 +175,65 @@ fn the_cgroups_of_a_unit_are_one_row() {
 #[test]
 fn a_default_answer_is_small_and_a_screen_long() {
     let id = "0123456789abcdef".repeat(4);
-    let row = group(&format!("/system.slice/docker-{id}.scope"), Bytes { rx_bytes: 123_456_789_012, tx_bytes: 123_456_789_012 });
+    let row = group(
+        &format!("/system.slice/docker-{id}.scope"),
+        Bytes { rx_bytes: 123_456_789_012, tx_bytes: 123_456_789_012 },
+    );
     let total = Bytes { rx_bytes: 12_345_678_901_234, tx_bytes: 12_345_678_901_234 };
-    let gaps = Gaps { udp_uncounted: true, udp_untracked: 1, tcp_untracked: 1, tcp_unknown: 1, tcp_older: 1, other_netns: true, missed: 2 };
-    let rows = vec![row; ROWS.rows()];
-    let sample = Sample { rows, rows_cut: 99, total, gaps, window_ns: 1_234_567_890 };
-    is_short_unless_asked::<T>(&sample, &["rows"]);
-    let output = T::report(input(json!({"group_by": "connection"})), sample);
+    let gaps = Gaps {
+        udp_merged: 1,
+        udp_untracked: 1,
+        tcp_untracked: 1,
+        tcp_unknown: 1,
+        tcp_older: 1,
+        past: Past { sockmap: 1, xdp: 1, packet: 1, calls: false },
+        unread: Unread { waiting: 1, orphans: 1 },
+        missed: 2,
+    };
+    let rows = vec![row; ROWS];
+    let sample = Sample { rows, rows_cut: 99, total, gaps, window_ns: 1_234_567_890, ..Sample::default() };
+    is_short_unless_asked::<TopTraffic>(&sample, &["rows"]);
+    let output = TopTraffic::report(input(json!({"group_by": "connection"})), sample);
     assert_eq!(output.measured.lost_events, 2);
     let json = serde_json::to_string(&output).unwrap();
     assert!(json.len() < 8_192, "{} bytes", json.len());
-    let text = T::text(&output);
-    assert!(text.lines().count() <= ROWS.rows() + 8, "{text}");
-    assert!(text.contains("fifteen-letters[4194304] [fd00:10:244::5555:6666]:40000 → ") && text.contains("other (99 rows)"), "{text}");
+    let text = TopTraffic::text(&output);
+    assert!(text.lines().count() <= ROWS + 8, "{text}");
+    assert!(
+        text.contains("fifteen-letters[4194304] [fd00:10:244::5555:6666]:40000 → ") && text.contains("other (99 rows)"),
+        "{text}"
+    );
 }
 
 #[test]
 fn nothing_is_said_to_be_nothing() {
-    let text = T::text(&T::report(input(json!({})), Sample { window_ns: 1_000_000_000, ..Sample::default() }));
+    let text = TopTraffic::text(&TopTraffic::report(
+        input(json!({})),
+        Sample { window_ns: 1_000_000_000, ..Sample::default() },
+    ));
     assert!(text.contains("No socket moved anything."), "{text}");
+}
+
+#[test]
+fn sockets_that_are_not_counted_are_counted_as_such() {
+    let input = input(json!({"pid": 10}));
+    let past = |cookie, pid, protocol: i64| socket_bytes { protocol: protocol as u8, ..tcp(cookie, pid, 0, 0) };
+    let redirected = |cookie, past: i64| socket_bytes { past: past as u8, ..tcp(cookie, 10, 0, 0) };
+    let counted = |sees_calls| {
+        let before = Before::default();
+        let mut ledger = Ledger::new(&input, &before, false).seeing_calls(sees_calls);
+        for socket in [
+            past(1, 10, past_tcp::PAST_XDP),
+            past(1, 20, past_tcp::PAST_XDP),
+            past(2, 20, past_tcp::PAST_PACKET),
+            redirected(3, sockmap::REDIRECTS_SENT),
+            redirected(4, sockmap::REDIRECTS_RECEIVED),
+        ] {
+            ledger.open(&socket, true);
+        }
+        let past = ledger.finish(Gaps::default(), 1).0.gaps.past;
+        (past.sockmap, past.xdp, past.packet)
+    };
+    assert_eq!(counted(true), (1, 1, 0));
+    assert_eq!(counted(false), (2, 1, 0));
 }

@@ -2,20 +2,29 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
 };
 
-use super::{Direction, Directions, End, Input, Outcome, Outcomes, Row, skel::types};
-use crate::{answer::Endpoint, attribution::Process, bpf::Pod, filter::Filter, largest::Largest};
+use super::{ConnectionState, Direction, Directions, Input, Outcome, Outcomes, Row, skel::types};
+use crate::{
+    answer::Endpoint,
+    daemon::{kernel::pod, largest::Largest},
+    filter::Filter,
+    limits,
+    numbers::{connections, direction::INBOUND},
+    owner::Process,
+};
 
-// SAFETY: integers, arrays of integers, and structs of such, with explicit padding.
-unsafe impl Pod for types::connection {}
+pod!(types::connection);
+
+/// How long after its end a connection may be handed in.
+const LATE_NS: u64 = limits::LATE.as_nanos() as u64;
 
 /// What tells one connection from another: no socket can begin twice in one nanosecond.
-type Key = (u64, u16, u16, u32);
+pub type Key = (u64, u16, u16, [u8; 16], u32);
 
 fn key(c: &types::connection) -> Key {
-    (c.start_ns, c.endpoints.local_port, c.endpoints.remote_port, c.owner.netns)
+    (c.start_ns, c.endpoints.local_port, c.endpoints.remote_port, c.endpoints.remote, c.owner.netns)
 }
 
 /// Failures weigh most, then what has no answer yet, then what took longest to connect.
@@ -27,8 +36,17 @@ pub struct Collected {
     ended_ns: u64,
     counts: BTreeMap<Outcome, u64>,
     worst: Largest<types::connection, Weight>,
-    /// Closed after the window's end, while the open ones were read: they may be among those.
-    closed_late: HashSet<Key>,
+    /// Open, and of earlier periods.
+    updates: Vec<types::connection>,
+    /// Taken after the window's end, while the open ones were read: what closes meanwhile, or is orphaned, comes again.
+    taken: HashSet<Key>,
+    /// What ended just before the period, and was handed in when it was open: of this one, if the one before did not
+    /// take it.
+    late: Vec<types::connection>,
+    /// What the period before took of its last moments.
+    told: HashSet<Key>,
+    /// What this one took of its latest moments, with when each ended.
+    recent: VecDeque<(u64, Key)>,
 }
 
 impl Collected {
@@ -40,8 +58,22 @@ impl Collected {
             ended_ns: u64::MAX,
             counts: BTreeMap::new(),
             worst,
-            closed_late: HashSet::new(),
+            updates: Vec::new(),
+            taken: HashSet::new(),
+            late: Vec::new(),
+            told: HashSet::new(),
+            recent: VecDeque::new(),
         }
+    }
+
+    /// What it took of its last moments, for the next period.
+    pub fn told(&self) -> HashSet<Key> {
+        self.recent.iter().filter(|(end_ns, _)| end_ns + LATE_NS >= self.ended_ns).map(|(_, key)| *key).collect()
+    }
+
+    /// What the period before took of its last moments. Before that is known, what may be of it waits.
+    pub fn follows(&mut self, told: HashSet<Key>) {
+        self.told = told;
     }
 
     /// From now on, what begins is not of this window.
@@ -52,23 +84,44 @@ impl Collected {
     /// Takes a connection that has ended.
     pub fn add(&mut self, c: &types::connection) {
         if c.end_ns >= self.ended_ns {
-            self.closed_late.insert(key(c));
+            self.taken.insert(key(c));
+        }
+        if c.end_ns != 0 && c.end_ns < self.opened_ns {
+            if c.end_ns + LATE_NS >= self.opened_ns && self.late.len() < limits::ROWS_MAX {
+                self.late.push(*c);
+            }
+            return;
+        }
+        self.recent.push_back((c.end_ns, key(c)));
+        while self.recent.front().is_some_and(|(end_ns, _)| end_ns + 2 * LATE_NS < c.end_ns) {
+            self.recent.pop_front();
         }
         self.take(c);
     }
 
-    /// Takes a connection that is open, unless it has closed in the meantime.
+    /// Takes a connection that is open, unless it was taken already.
     pub fn add_open(&mut self, c: &types::connection) {
-        if !self.closed_late.contains(&key(c)) {
+        if self.taken.insert(key(c)) {
             self.take(c);
         }
     }
 
     fn take(&mut self, c: &types::connection) {
-        let within = |ns: u64| (self.opened_ns..=self.ended_ns).contains(&ns);
-        if !(within(c.start_ns) || within(c.established_ns) || within(c.end_ns)) || !wants(&self.input, c) {
+        let within = |ns: u64| (self.opened_ns..self.ended_ns).contains(&ns);
+        if !wants(&self.input, c) {
             return;
         }
+        if !(within(c.start_ns) || within(c.established_ns) || within(c.end_ns)) {
+            let is_older = c.end_ns == 0 && c.start_ns < self.opened_ns;
+            if is_older && self.updates.len() < limits::ROWS_MAX {
+                self.updates.push(*c);
+            }
+            return;
+        }
+        self.count(c);
+    }
+
+    fn count(&mut self, c: &types::connection) {
         let outcome = Outcome::new(end(c.end), c.error);
         *self.counts.entry(outcome).or_default() += 1;
         let answered = if c.established_ns != 0 { c.established_ns } else { c.end_ns };
@@ -76,11 +129,30 @@ impl Collected {
         self.worst.push((outcome.is_failure(), outcome == Outcome::Connecting, latency, Reverse(c.start_ns)), *c);
     }
 
-    /// The worst, how many were cut, and how many there were of each outcome.
-    pub fn finish(self) -> (Vec<Row>, u64, BTreeMap<Outcome, u64>) {
+    /// `is_first` if no period came before it: what ended before it is not of any.
+    pub fn finish(mut self, is_first: bool) -> Period {
+        let late = std::mem::take(&mut self.late);
+        for c in late.iter().filter(|_| !is_first) {
+            if !self.told.contains(&key(c)) && wants(&self.input, c) {
+                self.count(c);
+            }
+        }
         let (rows, cut) = self.worst.finish();
-        (rows.iter().map(row).collect(), cut, self.counts)
+        let [rows, updates] = [rows, self.updates].map(|all| all.iter().map(row).collect());
+        Period { rows, updates, cut, counts: self.counts }
     }
+}
+
+/// The connections of a period.
+pub struct Period {
+    /// The worst.
+    pub rows: Vec<Row>,
+    /// Those that began before it and are open: what they have moved by now.
+    pub updates: Vec<Row>,
+    /// How many are not among the rows.
+    pub cut: u64,
+    /// How many there were of each outcome.
+    pub counts: BTreeMap<Outcome, u64>,
 }
 
 /// Whether a question is about this connection. The kernel has asked the same where all windows agree.
@@ -106,6 +178,7 @@ fn row(c: &types::connection) -> Row {
         remote: Endpoint::new(c.endpoints.remote, c.endpoints.remote_port),
         end: end(c.end),
         errno: c.error,
+        closing: c.closing != 0,
         start_ns: c.start_ns,
         established_ns: c.established_ns,
         end_ns: c.end_ns,
@@ -116,20 +189,18 @@ fn row(c: &types::connection) -> Row {
     }
 }
 
-/// `enum direction` of connections.h.
 fn direction(direction: u8) -> Direction {
-    if direction == 2 { Direction::Inbound } else { Direction::Outbound }
+    if i64::from(direction) == INBOUND { Direction::Inbound } else { Direction::Outbound }
 }
 
-/// `enum end` of connections.h.
-fn end(end: u8) -> End {
-    match end {
-        0 => End::Open,
-        1 => End::Connecting,
-        2 => End::Closed,
-        3 => End::Aborted,
-        4 => End::Broken,
-        _ => End::Failed,
+fn end(end: u8) -> ConnectionState {
+    match i64::from(end) {
+        connections::OPEN => ConnectionState::Open,
+        connections::CONNECTING => ConnectionState::Connecting,
+        connections::CLOSED => ConnectionState::Closed,
+        connections::ABORTED => ConnectionState::Aborted,
+        connections::BROKEN => ConnectionState::Broken,
+        _ => ConnectionState::Failed,
     }
 }
 
@@ -161,8 +232,24 @@ mod tests {
         window.add(&connection(201, 202, 205, 2)); // after
         window.add_open(&connection(90, 120, 0, 0)); // established within
         window.add_open(&connection(10, 20, 0, 0)); // open all the time
-        let (rows, cut, counts) = window.finish();
+        let Period { rows, cut, counts, .. } = window.finish(true);
         assert_eq!((rows.len(), cut, counts[&Outcome::Established]), (4, 0, 4));
+    }
+
+    #[test]
+    fn what_is_handed_in_late_is_of_the_next_period_unless_it_was_taken() {
+        const SECOND: u64 = 1_000_000_000;
+        let at = |end_ns: u64| connection(end_ns - SECOND, end_ns - SECOND + 1, end_ns, 2);
+        let (taken, late) = (at(2 * SECOND - 2), at(2 * SECOND - 1));
+        let mut first = Collected::new(&input(json!({})), SECOND / 2);
+        first.add(&taken);
+        first.ends(2 * SECOND);
+        let mut next = Collected::new(&input(json!({})), 2 * SECOND);
+        [taken, late].iter().for_each(|c| next.add(c));
+        next.follows(first.told());
+        next.ends(3 * SECOND);
+        let ends = |period: Period| period.rows.iter().map(|row| row.end_ns).collect::<Vec<_>>();
+        assert_eq!((ends(first.finish(true)), ends(next.finish(false))), (vec![taken.end_ns], vec![late.end_ns]));
     }
 
     #[test]
@@ -171,8 +258,8 @@ mod tests {
         window.ends(200);
         window.add(&connection(110, 120, 201, 2));
         window.add_open(&connection(110, 120, 0, 0));
-        let (rows, ..) = window.finish();
-        assert_eq!(rows.iter().map(|row| row.end).collect::<Vec<_>>(), [End::Closed]);
+        let rows = window.finish(true).rows;
+        assert_eq!(rows.iter().map(|row| row.end).collect::<Vec<_>>(), [ConnectionState::Closed]);
     }
 
     #[test]
@@ -181,8 +268,11 @@ mod tests {
         (2..1_000).for_each(|n| window.add(&connection(n, n + 1, n + 2, 2)));
         window.add(&types::connection { error: libc::ECONNREFUSED, ..connection(5, 0, 6, 5) });
         window.add_open(&connection(7, 0, 0, 1));
-        let (rows, cut, counts) = window.finish();
-        assert_eq!(rows.iter().map(|row| row.end).collect::<Vec<_>>(), [End::Failed, End::Connecting]);
+        let Period { rows, cut, counts, .. } = window.finish(true);
+        assert_eq!(
+            rows.iter().map(|row| row.end).collect::<Vec<_>>(),
+            [ConnectionState::Failed, ConnectionState::Connecting]
+        );
         assert_eq!((cut, counts[&Outcome::Established], counts[&Outcome::Refused]), (998, 998, 1));
     }
 

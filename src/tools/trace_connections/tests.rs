@@ -5,7 +5,7 @@ use crate::tools::tests::is_short_unless_asked;
 
 const MS: u64 = 1_000_000;
 
-fn row(end: End, errno: i32) -> Row {
+fn row(end: ConnectionState, errno: i32) -> Row {
     Row {
         process: Process { pid: 7, comm: "evil\n\u{1b}[31m".into(), cgroup: None, netns: 1 },
         direction: Direction::Outbound,
@@ -13,9 +13,14 @@ fn row(end: End, errno: i32) -> Row {
         remote: Endpoint { address: "10.0.0.2".parse().unwrap(), port: 80 },
         end,
         errno,
+        closing: false,
         start_ns: 1_000 * MS,
-        established_ns: if matches!(end, End::Failed | End::Connecting) { 0 } else { 1_002 * MS },
-        end_ns: if matches!(end, End::Open | End::Connecting) { 0 } else { 1_100 * MS },
+        established_ns: if matches!(end, ConnectionState::Failed | ConnectionState::Connecting) {
+            0
+        } else {
+            1_002 * MS
+        },
+        end_ns: if matches!(end, ConnectionState::Open | ConnectionState::Connecting) { 0 } else { 1_100 * MS },
         rx_bytes: 10,
         tx_bytes: 20,
         rtt_us: 0,
@@ -28,26 +33,36 @@ fn answer_to(input: serde_json::Value, rows: Vec<Row>) -> Output {
     for row in &rows {
         *counts.entry(Outcome::new(row.end, row.errno)).or_default() += 1;
     }
-    let sample =
-        Sample { rows, counts, cut: 3, lost: 2, shows: Shows::Routes, opened_ns: 200 * MS, ended_ns: 1_200 * MS };
-    T::report(serde_json::from_value(input).unwrap(), sample)
+    let sample = Sample {
+        rows,
+        counts,
+        cut: 3,
+        lost: 2,
+        unread: Unread::default(),
+        shows: Shows::Routes,
+        lacks: vec![],
+        updates: Vec::new(),
+        opened_ns: 200 * MS,
+        ended_ns: 1_200 * MS,
+    };
+    TraceConnections::report(serde_json::from_value(input).unwrap(), sample)
 }
 
 #[test]
 fn outcomes_are_told_from_ends_and_errors() {
     for (end, errno, outcome) in [
-        (End::Open, 0, Outcome::Established),
-        (End::Closed, 0, Outcome::Established),
-        (End::Connecting, 0, Outcome::Connecting),
-        (End::Failed, libc::ECONNREFUSED, Outcome::Refused),
-        (End::Failed, libc::ETIMEDOUT, Outcome::TimedOut),
-        (End::Broken, libc::ETIMEDOUT, Outcome::TimedOut),
-        (End::Failed, libc::ENETUNREACH, Outcome::Unreachable),
-        (End::Failed, libc::EADDRNOTAVAIL, Outcome::NoLocalPort),
-        (End::Failed, libc::EPERM, Outcome::Denied),
-        (End::Broken, libc::EPIPE, Outcome::Reset),
-        (End::Aborted, 0, Outcome::Reset),
-        (End::Failed, 0, Outcome::Other),
+        (ConnectionState::Open, 0, Outcome::Established),
+        (ConnectionState::Closed, 0, Outcome::Established),
+        (ConnectionState::Connecting, 0, Outcome::Connecting),
+        (ConnectionState::Failed, libc::ECONNREFUSED, Outcome::Refused),
+        (ConnectionState::Failed, libc::ETIMEDOUT, Outcome::TimedOut),
+        (ConnectionState::Broken, libc::ETIMEDOUT, Outcome::TimedOut),
+        (ConnectionState::Failed, libc::ENETUNREACH, Outcome::Unreachable),
+        (ConnectionState::Failed, libc::EADDRNOTAVAIL, Outcome::NoLocalPort),
+        (ConnectionState::Failed, libc::EPERM, Outcome::Denied),
+        (ConnectionState::Broken, libc::EPIPE, Outcome::Reset),
+        (ConnectionState::Aborted, 0, Outcome::Reset),
+        (ConnectionState::Failed, 0, Outcome::Other),
     ] {
         assert_eq!(Outcome::new(end, errno), outcome, "{end:?} {errno}");
     }
@@ -55,31 +70,41 @@ fn outcomes_are_told_from_ends_and_errors() {
 
 #[test]
 fn times_are_of_what_they_say() {
-    let output = answer_to(json!({}), vec![row(End::Closed, 0), row(End::Open, 0), row(End::Failed, libc::ECONNREFUSED)]);
-    let times: Vec<_> =
-        output.connections.iter().map(|c| (c.connect_latency_us, c.duration_us, c.closed)).collect();
+    let output = answer_to(
+        json!({}),
+        vec![
+            row(ConnectionState::Failed, libc::ECONNREFUSED),
+            row(ConnectionState::Closed, 0),
+            row(ConnectionState::Open, 0),
+        ],
+    );
+    let times: Vec<_> = output.connections.iter().map(|c| (c.connect_latency_us, c.duration_us, c.closed)).collect();
     let expected =
-        [(Some(2_000), Some(100_000), true), (Some(2_000), Some(200_000), false), (Some(100_000), Some(100_000), true)];
+        [(Some(100_000), Some(100_000), true), (Some(2_000), Some(100_000), true), (Some(2_000), Some(200_000), false)];
     assert_eq!(times, expected);
-    assert_eq!(output.connections[2].errno.as_deref(), Some("ECONNREFUSED"));
+    assert_eq!(output.connections[0].errno.as_deref(), Some("ECONNREFUSED"));
     assert_eq!(output.measured.window_ms, 1_000.0);
 }
 
 #[test]
 fn what_is_not_known_is_null() {
-    let unknown = Row { start_ns: 0, established_ns: 0, process: Process::default(), ..row(End::Closed, 0) };
-    let inbound = Row { direction: Direction::Inbound, ..row(End::Open, 0) };
-    let no_port = Row { local: Endpoint { port: 0, ..row(End::Failed, 0).local }, ..row(End::Failed, 99) };
-    let output = answer_to(json!({}), vec![unknown, inbound, no_port]);
-    let c = &output.connections[0];
+    let unknown =
+        Row { start_ns: 0, established_ns: 0, process: Process::default(), ..row(ConnectionState::Closed, 0) };
+    let inbound = Row { direction: Direction::Inbound, ..row(ConnectionState::Open, 0) };
+    let no_port = Row {
+        local: Endpoint { port: 0, ..row(ConnectionState::Failed, 0).local },
+        ..row(ConnectionState::Failed, 99)
+    };
+    let output = answer_to(json!({}), vec![no_port, inbound, unknown]);
+    let c = &output.connections[2];
     assert_eq!((c.connect_latency_us, c.duration_us, c.rtt_us, &c.owner), (None, None, None, &Owner::default()));
     assert_eq!(output.connections[1].connect_latency_us, None);
-    assert_eq!((output.connections[2].local, output.connections[2].outcome), (None, Outcome::NoLocalPort));
+    assert_eq!((output.connections[0].local, output.connections[0].outcome), (None, Outcome::NoLocalPort));
 }
 
 #[test]
 fn every_outcome_has_a_count() {
-    let output = serde_json::to_value(answer_to(json!({}), vec![row(End::Open, 0)])).unwrap();
+    let output = serde_json::to_value(answer_to(json!({}), vec![row(ConnectionState::Open, 0)])).unwrap();
     assert_eq!(output["outcomes"].as_object().unwrap().len(), 9);
     assert_eq!((&output["outcomes"]["established"], &output["outcomes"]["no_local_port"]), (&json!(1), &json!(0)));
 }
@@ -88,21 +113,24 @@ fn every_outcome_has_a_count() {
 fn an_answer_says_what_is_missing() {
     let output = answer_to(json!({}), vec![]);
     assert_eq!((output.measured.lost_events, output.measured.rows_cut), (2, 3));
-    assert!(output.measured.limits[0].contains("policy"));
+    assert_eq!(output.measured.limits[0].code, Code::DeniedConnectsNotSeen);
     assert!(answer_to(json!({"direction": "inbound"}), vec![]).measured.limits.is_empty());
 }
 
 #[test]
 fn the_text_is_a_table_and_hostile_names_are_harmless() {
-    let text = T::text(&answer_to(json!({}), vec![row(End::Failed, libc::ECONNREFUSED), row(End::Open, 0)]));
+    let text = TraceConnections::text(&answer_to(
+        json!({}),
+        vec![row(ConnectionState::Failed, libc::ECONNREFUSED), row(ConnectionState::Open, 0)],
+    ));
     assert!(text.starts_with("2 TCP connections in 1.0 s: 1 established, 1 refused\n"), "{text}");
     assert!(text.contains("refused (ECONNREFUSED)") && !text.contains('\u{1b}'), "{text}");
-    assert!(T::text(&answer_to(json!({}), vec![])).starts_with("No TCP connection opened"));
+    assert!(TraceConnections::text(&answer_to(json!({}), vec![])).starts_with("No TCP connection opened"));
 }
 
 #[test]
 fn a_full_default_answer_is_under_eight_kilobytes() {
-    let output = answer_to(json!({}), vec![row(End::Failed, libc::ECONNREFUSED); 20]);
+    let output = answer_to(json!({}), vec![row(ConnectionState::Failed, libc::ECONNREFUSED); 20]);
     let size = serde_json::to_string(&output).unwrap().len();
     assert!(size < 8_192, "{size}");
     let id = "0123456789abcdef".repeat(4);
@@ -113,15 +141,19 @@ fn a_full_default_answer_is_under_eight_kilobytes() {
         netns: 4_026_532_000,
     };
     let end = |port| Endpoint { address: "fd00:10:244::5555:6666".parse().unwrap(), port };
-    let longest = Row { process, local: end(40_000), remote: end(443), ..row(End::Failed, libc::ECONNREFUSED) };
+    let longest =
+        Row { process, local: end(40_000), remote: end(443), ..row(ConnectionState::Failed, libc::ECONNREFUSED) };
     let sample = Sample {
         rows: vec![longest; 20],
+        updates: Vec::new(),
         counts: [(Outcome::Refused, 100)].into(),
         cut: 80,
         lost: 2,
+        unread: Unread { waiting: 1, orphans: 1 },
         shows: Shows::Routes,
+        lacks: vec![],
         opened_ns: 200 * MS,
         ended_ns: 1_200 * MS,
     };
-    is_short_unless_asked::<T>(&sample, &["connections"]);
+    is_short_unless_asked::<TraceConnections>(&sample, &["connections"]);
 }

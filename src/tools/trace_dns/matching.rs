@@ -1,35 +1,45 @@
 //! From messages at interfaces to queries with their answers.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-};
+use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
 
-use super::{Seen, Transport};
-use crate::{answer::Endpoint, attribution::Process, dns, limits, packet};
+use super::{
+    Seen,
+    streams::{Ends, ObservationPoint, Streams},
+};
+use crate::{
+    answer::{Endpoint, Protocol},
+    dns, limits,
+    owner::Process,
+    packet,
+};
 
 /// A query, and what became of it.
 #[derive(Debug, Clone)]
 pub struct Exchange {
     pub process: Process,
-    pub name: String,
-    pub kind: u16,
+    /// Names and types that it asks for: at least one.
+    pub questions: Vec<(String, u16)>,
     pub server: Endpoint,
-    pub transport: Transport,
+    pub transport: Protocol,
     pub sent: u64,
-    pub asked_ns: u64,
-    pub answered_ns: Option<u64>,
+    pub asked_ns: i64,
+    pub answered_ns: Option<i64>,
     pub rcode: u8,
+    /// As its client sent it.
+    key: Key,
     socket: u64,
-    /// Where it was first seen: seen there again, it was sent again.
-    place: Place,
+    /// When it was sent last.
+    sent_ns: i64,
+    /// Where it was seen, the first place first: seen there again, it was sent again.
+    places: Vec<ObservationPoint>,
+    /// Where its answer was seen.
+    answer_places: Vec<ObservationPoint>,
+    /// It was seen with other addresses, behind a translation.
+    is_translated: bool,
 }
 
-/// Direction, network namespace, interface.
-type Place = (bool, u32, u32);
-
 /// What query and answer have in common.
-#[derive(PartialEq, Eq, Hash, Clone, Copy, PartialOrd, Ord)]
+#[derive(PartialEq, Eq, Hash, Clone, Copy, Debug)]
 struct Key {
     client: Endpoint,
     server: Endpoint,
@@ -43,35 +53,40 @@ const MDNS: u16 = 5353;
 #[derive(Default)]
 pub struct Exchanges {
     pub all: Vec<Exchange>,
-    /// The latest exchange of a key; several keys lead to one where addresses are translated on the way.
-    keys: HashMap<Key, usize>,
-    /// The latest query of an id and a name, to know it again behind a translation.
-    names: HashMap<(u16, String, u16), usize>,
+    /// The latest exchanges of a key, oldest first: network namespaces may have the same addresses, a client may ask
+    /// several names with one id, and a query has a second key where addresses are translated on the way.
+    keys: HashMap<Key, Vec<usize>>,
+    /// The latest queries of an id, a name and a type, to know them again behind a translation.
+    names: HashMap<(u16, String, u16), Vec<usize>>,
     /// Multicast queries without an answer, by name and type.
     multicast: HashMap<(String, u16), Vec<usize>>,
 }
 
-/// Messages in the order of time.
-pub fn exchanges(seen: &[Seen]) -> Vec<Exchange> {
+/// What was made of the messages of a window.
+pub struct Matched {
+    pub exchanges: Vec<Exchange>,
+    /// TCP streams whose messages were given up half read, since too many were half read at once.
+    pub streams_given_up: u64,
+}
+
+/// Matches messages, in the order of time.
+pub fn exchanges<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Matched {
     let mut exchanges = Exchanges::default();
     let mut streams = Streams::default();
-    let mut order: Vec<&Seen> = seen.iter().collect();
+    let mut order: Vec<&Seen> = seen.into_iter().collect();
     order.sort_by_key(|seen| seen.at_ns);
     for seen in order {
         let Some((ends, tcp, payload)) = payload(seen) else { continue };
-        let place = (seen.egress, seen.interface.0, seen.interface.1);
         if !tcp {
             exchanges.take(seen, ends, false, payload);
             continue;
         }
-        for message in streams.take((place, ends), payload) {
+        for message in streams.take((seen.place(), ends), payload, seen.begins_message) {
             exchanges.take(seen, ends, true, &message);
         }
     }
-    exchanges.all
+    Matched { exchanges: exchanges.all, streams_given_up: streams.given_up }
 }
-
-type Ends = (Endpoint, Endpoint);
 
 /// Source and destination, whether it is TCP, and what the packet carries: a message of UDP, a segment of TCP with its header.
 fn payload(seen: &Seen) -> Option<(Ends, bool, &[u8])> {
@@ -90,46 +105,95 @@ fn payload(seen: &Seen) -> Option<(Ends, bool, &[u8])> {
     }
 }
 
-/// The beginnings of TCP streams, put together until their messages are whole.
-#[derive(Default)]
-struct Streams {
-    open: HashMap<(Place, Ends), Stream>,
-}
-
-#[derive(Default)]
-struct Stream {
-    /// The sequence number of the next byte.
-    next: u32,
-    bytes: Vec<u8>,
-}
-
-impl Streams {
-    /// A segment from its TCP header on; returns the messages that it completes. A message is a length and its bytes;
-    /// of a long one only the beginning was captured, which is enough.
-    fn take(&mut self, stream: (Place, Ends), segment: &[u8]) -> Vec<Vec<u8>> {
-        let sequence = segment.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
-        let header = usize::from(segment[12] >> 4) * 4;
-        let data = &segment[header..];
-        if self.open.len() >= limits::DNS_STREAMS && !self.open.contains_key(&stream) {
-            return Vec::new();
-        }
-        let state = self.open.entry(stream).or_default();
-        if state.bytes.is_empty() || state.next != sequence {
-            *state = Stream { next: sequence, bytes: Vec::new() }; // begun before the window, or a gap
-        }
-        state.next = state.next.wrapping_add(data.len() as u32);
-        state.bytes.extend_from_slice(data);
-        let mut whole = Vec::new();
-        while let [high, low, rest @ ..] = state.bytes.as_slice() {
-            let length = usize::from(u16::from_be_bytes([*high, *low]));
-            if rest.len() < length && rest.len() < limits::DNS_CAPTURE {
-                break;
-            }
-            whole.push(rest[..length.min(rest.len())].to_vec());
-            state.bytes = rest.get(length..).unwrap_or_default().to_vec();
-        }
-        whole
+impl Seen {
+    fn place(&self) -> ObservationPoint {
+        (self.egress, self.interface.0, self.interface.1)
     }
+
+    /// Whether its client sends it here, so that it is as the client means it: no translation is before this place.
+    fn is_origin(&self) -> bool {
+        self.egress && self.socket != 0 && self.process.netns == self.interface.0
+    }
+}
+
+impl Exchange {
+    fn new(seen: &Seen, key: Key, questions: Vec<(String, u16)>) -> Exchange {
+        Exchange {
+            process: seen.process.clone(),
+            questions,
+            server: key.server,
+            transport: if key.tcp { Protocol::Tcp } else { Protocol::Udp },
+            sent: 1,
+            asked_ns: seen.at_ns,
+            answered_ns: None,
+            rcode: 0,
+            key,
+            socket: seen.socket,
+            sent_ns: seen.at_ns,
+            places: vec![seen.place()],
+            answer_places: Vec::new(),
+            is_translated: false,
+        }
+    }
+
+    fn may_be_of(&self, socket: u64) -> bool {
+        socket == 0 || self.socket == 0 || self.socket == socket
+    }
+
+    fn is_recent(&self, seen: &Seen) -> bool {
+        seen.at_ns - self.sent_ns < limits::DNS_TRANSLATION.as_nanos() as i64
+    }
+
+    fn was_in(&self, netns: u32) -> bool {
+        self.places.iter().any(|place| place.1 == netns)
+    }
+
+    /// Whether `seen`, of a key that this query has, is this query. Where its client sends it, it must be of the same
+    /// socket, and go to the same server.
+    fn is_seen_again(&self, seen: &Seen, key: &Key) -> bool {
+        let is_open = self.answered_ns.is_none();
+        if seen.is_origin() {
+            let is_same_netns = self.socket == 0 || self.process.netns == seen.process.netns;
+            return is_open && self.key == *key && self.may_be_of(seen.socket) && is_same_netns;
+        }
+        let is_known_here = self.places.contains(&seen.place());
+        self.may_be_of(seen.socket) && if is_known_here { is_open } else { self.is_recent(seen) }
+    }
+
+    /// Whether `seen`, of a key that no query has, is this one with other addresses, as it leaves after a translation.
+    fn is_translated_to(&self, seen: &Seen, key: &Key) -> bool {
+        let is_on_its_way = self.is_recent(seen) && !self.places.contains(&seen.place());
+        let may_be = seen.egress && !seen.is_origin() && self.key.tcp == key.tcp && self.may_be_of(seen.socket);
+        self.answered_ns.is_none() && is_on_its_way && may_be && self.key.server.port != MDNS && key.server.port != MDNS
+    }
+
+    fn see_again(&mut self, seen: &Seen) {
+        let place = seen.place();
+        if self.places[0] == place {
+            self.sent += 1;
+            self.sent_ns = seen.at_ns;
+        }
+        if !self.places.contains(&place) {
+            self.places.push(place);
+        }
+        if self.process.pid == 0 && seen.process.pid != 0 {
+            self.process = seen.process.clone();
+        }
+    }
+
+    fn answer(&mut self, seen: &Seen, rcode: u8) {
+        if self.answered_ns.is_none() {
+            (self.answered_ns, self.rcode) = (Some(seen.at_ns), rcode);
+        }
+    }
+}
+
+/// Adds the latest exchange of a key; the oldest leaves.
+fn remember(latest: &mut Vec<usize>, index: usize) {
+    if latest.len() == limits::DNS_SAME_KEY {
+        latest.remove(0);
+    }
+    latest.push(index);
 }
 
 impl Exchanges {
@@ -138,61 +202,65 @@ impl Exchanges {
         if message.is_response {
             let key = Key { client: destination, server: source, tcp, id: message.id };
             self.answer(seen, key, &message);
-        } else {
-            let key = Key { client: source, server: destination, tcp, id: message.id };
-            self.question(seen, key, message);
-        }
-    }
-
-    fn question(&mut self, seen: &Seen, key: Key, message: dns::Message) {
-        let place = (seen.egress, seen.interface.0, seen.interface.1);
-        let name = (message.id, message.name, message.kind);
-        let is_same = |e: &Exchange| e.answered_ns.is_none() && (&e.name, e.kind) == (&name.1, name.2);
-        let known = self.keys.get(&key).copied().filter(|i| is_same(&self.all[*i]));
-        // Behind a translation of addresses the socket is the same, or (once it is routed) none.
-        let translated = || {
-            let earlier = self.names.get(&name).copied().filter(|i| is_same(&self.all[*i]))?;
-            let e = &self.all[earlier];
-            let recent = seen.at_ns - e.asked_ns < limits::DNS_TRANSLATION.as_nanos() as u64;
-            (recent && key.server.port != MDNS && (seen.socket == 0 || seen.socket == e.socket)).then_some(earlier)
-        };
-        if let Some(index) = known.or_else(translated) {
-            let exchange = &mut self.all[index];
-            exchange.sent += u64::from(exchange.place == place);
-            if exchange.process.pid == 0 && seen.process.pid != 0 {
-                exchange.process = seen.process.clone();
-            }
-            self.keys.insert(key, index);
             return;
         }
+        let key = Key { client: source, server: destination, tcp, id: message.id };
         if key.server.port == MDNS {
-            self.multicast.entry((name.1.clone(), name.2)).or_default().push(self.all.len());
+            // Each question has answers of its own, of whoever knows one.
+            message.questions.into_iter().for_each(|question| self.question(seen, key, vec![question]));
+        } else {
+            self.question(seen, key, message.questions);
         }
-        let transport = if key.tcp { Transport::Tcp } else { Transport::Udp };
-        self.keys.insert(key, self.all.len());
-        self.names.insert(name.clone(), self.all.len());
-        self.all.push(Exchange {
-            process: seen.process.clone(),
-            name: name.1,
-            kind: name.2,
-            server: key.server,
-            transport,
-            sent: 1,
-            asked_ns: seen.at_ns,
-            answered_ns: None,
-            rcode: 0,
-            socket: seen.socket,
-            place,
-        });
     }
 
-    fn answer(&mut self, seen: &Seen, key: Key, message: &dns::Message) {
-        let asked = |e: &Exchange| message.name == "." || e.name == message.name;
-        if let Some(exchange) = self.keys.get(&key).map(|i| &mut self.all[*i]).filter(|e| asked(e)) {
-            if exchange.answered_ns.is_none() {
-                (exchange.answered_ns, exchange.rcode) = (Some(seen.at_ns), message.rcode);
+    fn question(&mut self, seen: &Seen, key: Key, questions: Vec<(String, u16)>) {
+        let name = (key.id, questions[0].0.clone(), questions[0].1);
+        let all = &self.all;
+        let of = |indexes: Option<&Vec<usize>>| indexes.cloned().unwrap_or_default().into_iter();
+        let known = of(self.keys.get(&key))
+            .filter(|i| all[*i].questions == questions && all[*i].is_seen_again(seen, &key))
+            .max_by_key(|i| (all[*i].key == key, all[*i].was_in(seen.interface.0), *i));
+        // Several may be on their way at once: of each the translation is seen once, in the order in which they came.
+        let translated = || {
+            of(self.names.get(&name))
+                .filter(|i| all[*i].questions == questions && all[*i].is_translated_to(seen, &key))
+                .max_by_key(|i| {
+                    let e = &all[*i];
+                    (e.key.server == key.server, e.key.client == key.client, !e.is_translated, Reverse(*i))
+                })
+        };
+        if let Some(index) = known {
+            self.all[index].see_again(seen);
+        } else if let Some(index) = translated() {
+            self.all[index].see_again(seen);
+            self.all[index].is_translated = true;
+            remember(self.keys.entry(key).or_default(), index);
+        } else {
+            let index = self.all.len();
+            if key.server.port == MDNS {
+                self.multicast.entry(questions[0].clone()).or_default().push(index);
             }
-        } else if key.server.port == MDNS {
+            remember(self.keys.entry(key).or_default(), index);
+            remember(self.names.entry(name).or_default(), index);
+            self.all.push(Exchange::new(seen, key, questions));
+        }
+    }
+
+    /// An answer is of the latest query of its key of which it was not seen here yet: one that was sent to this very
+    /// server before one that a translation led here, and one that was seen in this network namespace before others.
+    fn answer(&mut self, seen: &Seen, key: Key, message: &dns::Message) {
+        let (place, all) = (seen.place(), &self.all);
+        // Some servers leave the question out of an error, and fragments may end before it.
+        let has_none = message.questions.is_empty() && key.server.port != MDNS;
+        let is_asked = |e: &Exchange| has_none || message.questions.iter().any(|q| e.questions.contains(q));
+        let indexes = self.keys.get(&key).map_or(&[][..], Vec::as_slice);
+        let asked: Vec<_> = indexes.iter().copied().filter(|i| is_asked(&all[*i])).collect();
+        let unseen = asked.iter().copied().filter(|i| !all[*i].answer_places.contains(&place));
+        let found = unseen.max_by_key(|i| (all[*i].key == key, all[*i].was_in(seen.interface.0), *i));
+        if let Some(index) = found {
+            self.all[index].answer_places.push(place);
+            self.all[index].answer(seen, message.rcode);
+        } else if asked.is_empty() && key.server.port == MDNS {
             self.multicast_answer(seen, message);
         }
     }
@@ -203,10 +271,7 @@ impl Exchanges {
         for (name, kind) in &message.answers {
             let asked = [*kind, ANY].into_iter().filter_map(|kind| self.multicast.remove(&(name.clone(), kind)));
             for index in asked.flatten().collect::<Vec<_>>() {
-                let exchange = &mut self.all[index];
-                if exchange.answered_ns.is_none() {
-                    (exchange.answered_ns, exchange.rcode) = (Some(seen.at_ns), message.rcode);
-                }
+                self.all[index].answer(seen, message.rcode);
             }
         }
     }

@@ -1,7 +1,11 @@
 use serde_json::json;
 
-use super::super::*;
-use crate::tools::{Tool, tests::is_short_unless_asked};
+use super::*;
+use crate::{
+    answer::Code,
+    limits,
+    tools::{Tool, tests::is_short_unless_asked},
+};
 
 const QUERY: bool = false;
 const ANSWER: bool = true;
@@ -27,7 +31,14 @@ const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 1], 40_000);
 const SERVER: ([u8; 4], u16) = ([10, 0, 0, 53], 53);
 
 fn seen(at_ms: u64, packet: Vec<u8>) -> Seen {
-    Seen { at_ns: at_ms * 1_000_000, egress: true, interface: (1, 2), protocol: 0x0800, packet: Bytes(packet), ..Seen::default() }
+    Seen {
+        at_ns: at_ms as i64 * 1_000_000,
+        egress: true,
+        interface: (1, 2),
+        protocol: 0x0800,
+        packet: Bytes(packet),
+        ..Seen::default()
+    }
 }
 
 fn udp(at_ms: u64, id: u16, is_answer: bool, rcode: u8) -> Seen {
@@ -49,17 +60,24 @@ fn tcp(at_ms: u64, is_answer: bool, sequence: u32, data: &[u8]) -> Seen {
 
 fn answer(input: serde_json::Value, messages: Vec<Seen>) -> Output {
     let sample = Sample { messages, pages: true, window_ns: 5_000_000_000, ..Sample::default() };
-    T::report(serde_json::from_value(input).unwrap(), sample)
+    TraceDns::report(serde_json::from_value(input).unwrap(), sample)
 }
 
 #[test]
 fn a_query_is_matched_with_its_answer() {
     let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), udp(130, 7, ANSWER, 3)]);
     let row = &output.queries[0];
-    assert_eq!((row.name.as_str(), row.kind.as_str(), row.rcode.as_deref()), ("www.example.org", "A", Some("NXDOMAIN")));
+    assert_eq!(
+        (row.name.as_str(), row.kind.as_str(), row.rcode.as_deref()),
+        ("www.example.org", "A", Some("NXDOMAIN"))
+    );
     assert_eq!((row.latency_us, row.server.to_string()), (Some(30_000), "10.0.0.53:53".into()));
     assert_eq!((output.summary.failed, output.summary.nxdomain, output.summary.latency_us.p99), (1, 1, Some(30_000)));
-    assert!(T::text(&output).contains("1 queries in 5.0 s: 1 answered, 0 unanswered, 1 failed (1 NXDOMAIN)"), "{}", T::text(&output));
+    assert!(
+        TraceDns::text(&output).contains("1 query in 5.0 s: 1 answered, 0 unanswered, 1 failed (1 NXDOMAIN)"),
+        "{}",
+        TraceDns::text(&output)
+    );
 }
 
 #[test]
@@ -67,36 +85,47 @@ fn silence_is_told_from_youth() {
     let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), udp(4_500, 8, QUERY, 0)]);
     assert_eq!((output.summary.unanswered, output.summary.pending), (1, 1));
     assert!(!output.queries[0].pending && output.queries[1].pending, "the worst first");
-    assert!(output.measured.limits[0].contains("too young"), "{:?}", output.measured.limits);
+    let limit = &output.measured.limits[0];
+    assert_eq!((limit.code, limit.count), (Code::DnsQueriesPending, Some(1)));
 }
 
 #[test]
 fn when_messages_are_missing_it_is_said_and_no_silence_is_made_of_it() {
     let asked = |messages, beyond, lost| {
         let full_at_ns = (beyond > 0).then_some(2_000_000_000);
-        let sample = Sample { messages, beyond, lost, full_at_ns, pages: true, window_ns: 5_000_000_000 };
-        let output = T::report(serde_json::from_value(json!({})).unwrap(), sample);
-        (T::text(&output), output)
+        let sample =
+            Sample { messages, beyond, lost, full_at_ns, pages: true, window_ns: 5_000_000_000, ..Sample::default() };
+        let output = TraceDns::report(serde_json::from_value(json!({})).unwrap(), sample);
+        (TraceDns::text(&output), output)
     };
     let (text, output) = asked(vec![udp(100, 7, QUERY, 0), udp(1_500, 8, QUERY, 0), udp(2_500, 9, QUERY, 0)], 30, 0);
     assert_eq!((output.summary.unanswered, output.summary.pending, output.measured.lost_events), (1, 2, 30));
     assert!(text.starts_with("At least 3 queries (30 messages were not looked at) in 5.0 s"), "{text}");
-    assert!(text.contains("full after 2.0 s, and 30 later ones"), "{text}");
-    let (text, _) = asked(vec![], 0, 4);
-    assert!(!text.contains("No ") && text.contains("4 messages came too fast"), "{text}");
+    let limit = &output.measured.limits[0];
+    assert_eq!((limit.code, limit.count), (Code::DnsMessagesUnread, Some(30)));
+    assert!(text.contains("30 messages: not read.") && text.contains("full after 2.0 s"), "{text}");
+    let (text, output) = asked(vec![], 0, 4);
+    let limit = &output.measured.limits[0];
+    assert_eq!((limit.code, limit.count), (Code::DnsMessagesLost, Some(4)));
+    assert!(!text.contains("No "), "{text}");
     assert!(asked(vec![], 0, 0).0.starts_with("No such DNS query in 5.0 s."));
 }
 
 #[test]
 fn a_retransmission_is_the_same_query_and_so_is_a_sight_at_another_interface() {
     let elsewhere = Seen { interface: (9, 9), egress: false, ..udp(101, 7, QUERY, 0) };
-    let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), elsewhere, udp(2_000, 7, QUERY, 0), udp(2_010, 7, ANSWER, 0)]);
+    let output =
+        answer(json!({}), vec![udp(100, 7, QUERY, 0), elsewhere, udp(2_000, 7, QUERY, 0), udp(2_010, 7, ANSWER, 0)]);
     assert_eq!((output.queries.len(), output.queries[0].sent, output.queries[0].latency_us), (1, 2, Some(1_910_000)));
 }
 
 #[test]
 fn an_address_translation_makes_no_second_query() {
-    let own = Seen { socket: 5, process: Process { pid: 9, comm: "dig".into(), ..Process::default() }, ..udp(100, 7, QUERY, 0) };
+    let own = Seen {
+        socket: 5,
+        process: Process { pid: 9, comm: "dig".into(), netns: 1, ..Process::default() },
+        ..udp(100, 7, QUERY, 0)
+    };
     let mut packet = ip(17, ([192, 0, 2, 1], 6_000), SERVER);
     packet.extend([0; 4]);
     packet.extend(message(7, false, 0));
@@ -105,7 +134,10 @@ fn an_address_translation_makes_no_second_query() {
     packet.extend([0; 4]);
     packet.extend(message(7, true, 0));
     let output = answer(json!({}), vec![own, behind, seen(120, packet)]);
-    assert_eq!((output.queries.len(), output.queries[0].latency_us, output.queries[0].owner.pid), (1, Some(20_000), Some(9)));
+    assert_eq!(
+        (output.queries.len(), output.queries[0].latency_us, output.queries[0].owner.pid),
+        (1, Some(20_000), Some(9))
+    );
 }
 
 #[test]
@@ -119,12 +151,14 @@ fn tcp_messages_are_put_together_from_segments() {
     ];
     let output = answer(json!({}), parts);
     let row = &output.queries[0];
-    assert_eq!((row.transport, row.rcode.as_deref(), row.latency_us), (Transport::Tcp, Some("SERVFAIL"), Some(49_000)));
+    assert_eq!((row.transport, row.rcode.as_deref(), row.latency_us), (Protocol::Tcp, Some("SERVFAIL"), Some(49_000)));
 }
 
 #[test]
 fn filters_are_of_process_and_name() {
-    let own = || vec![Seen { process: Process { pid: 9, comm: "dig".into(), ..Process::default() }, ..udp(100, 7, QUERY, 0) }];
+    let own = || {
+        vec![Seen { process: Process { pid: 9, comm: "dig".into(), ..Process::default() }, ..udp(100, 7, QUERY, 0) }]
+    };
     for (input, found) in [
         (json!({"process": "dig"}), 1),
         (json!({"process": "di"}), 0),
@@ -142,8 +176,8 @@ fn noise_is_no_query_and_hostile_names_are_harmless() {
     hostile.packet.0[41..44].copy_from_slice(b"\x1b[3");
     let output = answer(json!({}), vec![seen(1, vec![0x45; 20]), seen(2, Vec::new()), tcp(3, true, 1, b"\0"), hostile]);
     assert_eq!(output.queries.len(), 1);
-    assert_eq!(output.queries[0].name, "\\027[3.example.org");
-    assert!(!T::text(&output).contains('\x1b'));
+    assert_eq!(output.queries[0].name, "\\027\\0913.example.org");
+    assert!(!TraceDns::text(&output).contains('\x1b'));
 }
 
 #[test]
@@ -157,7 +191,7 @@ fn a_default_answer_stays_under_8_kb() {
     let output = answer(json!({}), messages.clone());
     let size = serde_json::to_string(&output).unwrap().len();
     assert!(output.queries.len() == 20 && size < 8_000, "{size} bytes");
-    is_short_unless_asked::<T>(&Sample { messages, pages: true, ..Sample::default() }, &["queries"]);
+    is_short_unless_asked::<TraceDns>(&Sample { messages, pages: true, ..Sample::default() }, &["queries"]);
 }
 
 #[test]
@@ -168,4 +202,68 @@ fn a_long_process_name_is_compared_as_far_as_the_kernel_knows_it() {
     for input in [json!({"name": ""}), json!({"name": "x".repeat(256)}), json!({"process": ""})] {
         assert!(serde_json::from_value::<Input>(input.clone()).is_err(), "{input}");
     }
+}
+
+/// A query and its answer over a TCP connection of its own, from `port`.
+fn over_tcp(at_ms: u64, port: u16) -> [Seen; 2] {
+    [QUERY, ANSWER].map(|is_answer| {
+        let mut data = (message(port, is_answer, 0).len() as u16).to_be_bytes().to_vec();
+        data.extend(message(port, is_answer, 0));
+        let mut seen = tcp(at_ms, is_answer, 1, &data);
+        let at = if is_answer { 22 } else { 20 };
+        seen.packet.0[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        seen
+    })
+}
+
+#[test]
+fn any_number_of_tcp_connections_is_read_one_after_the_other() {
+    let connections = limits::DNS_STREAMS as u16 + 200;
+    let messages = (0..connections).flat_map(|n| over_tcp(u64::from(n), 20_000 + n)).collect();
+    let output = answer(json!({}), messages);
+    assert_eq!((output.summary.queries, output.summary.answered), (u64::from(connections), u64::from(connections)));
+    assert_eq!(output.measured.limits, []);
+}
+
+#[test]
+fn half_read_tcp_streams_beyond_the_bound_are_counted() {
+    let half = |n: u16| {
+        let [mut query, _] = over_tcp(u64::from(n), 20_000 + n);
+        query.packet.0.truncate(query.packet.0.len() - 4);
+        query
+    };
+    let output = answer(json!({}), (0..limits::DNS_STREAMS as u16 + 3).map(half).collect());
+    assert_eq!(output.measured.limits[0].code, Code::DnsOverTcpIncomplete);
+    assert_eq!(output.measured.limits[0].count, Some(3));
+}
+
+#[test]
+fn a_query_is_told_by_the_reading_that_has_its_answer() {
+    const SECOND: u64 = 1_000_000_000;
+    let queries = |sample: &Sample| {
+        let json = serde_json::to_string(sample).unwrap();
+        let output = TraceDns::report(serde_json::from_value(json!({})).unwrap(), serde_json::from_str(&json).unwrap());
+        (output.summary.answered, output.summary.unanswered, output.summary.pending)
+    };
+    let reading = |opened_ns: u64, messages: Vec<Seen>, earlier: Vec<Seen>, goes_on| Sample {
+        messages,
+        earlier,
+        goes_on,
+        pages: true,
+        opened_ns,
+        window_ns: SECOND,
+        ..Sample::default()
+    };
+    let before = |seen: &Seen| Seen { at_ns: seen.at_ns - SECOND as i64, ..seen.clone() };
+    // One is answered at once, one in the next second, and one never.
+    let [asked, late, silent] = [1, 2, 3].map(|id| udp(900, id, false, 0));
+    let messages = vec![asked, udp(901, 1, true, 0), late, silent];
+    let earlier: Vec<_> = messages.iter().map(before).collect();
+    let first = reading(7 * SECOND, messages.clone(), Vec::new(), true);
+    let second = reading(8 * SECOND, vec![udp(100, 2, true, 0)], earlier.clone(), true);
+    assert_eq!([queries(&first), queries(&second)], [(1, 0, 0), (1, 0, 0)]);
+    let last = reading(8 * SECOND, vec![udp(100, 2, true, 0)], earlier, false);
+    assert_eq!(queries(&last), (1, 1, 0), "nothing is left for another reading");
+    let merged = TraceDns::merge(first, last);
+    assert_eq!((queries(&merged), merged.window_ns), ((2, 1, 0), 2 * SECOND));
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{limits, netlink};
+use crate::{daemon::netlink, interface::Interface, limits};
 
 /// Growth in the window. null: this kernel does not count it, or the module is not loaded.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -38,7 +38,7 @@ impl Counters {
         let (tcp, conntrack) = (netstat(&tcp), columns(&conntrack));
         let softnet = file("/proc/net/softnet_stat");
         let interfaces = netlink::interfaces().ok();
-        let dropped = |i: &netlink::Interface| i.counters.rx_dropped + i.counters.tx_dropped;
+        let dropped = |i: &Interface| i.counters.rx_dropped + i.counters.tx_dropped;
         Counters {
             listen_overflows: tcp.get("ListenOverflows").copied(),
             listen_drops: tcp.get("ListenDrops").copied(),
@@ -56,19 +56,27 @@ impl Counters {
 
     /// Growth since an earlier reading. An interface that went away takes its counts with it.
     pub fn since(&self, before: &Counters) -> Counters {
-        let grown = |now: Option<u64>, then: Option<u64>| now.map(|now| now.saturating_sub(then.unwrap_or(0)));
+        self.with(before, |now, then| now.map(|now| now.saturating_sub(then.unwrap_or(0))))
+    }
+
+    /// Growth of two periods together.
+    pub fn plus(&self, later: &Counters) -> Counters {
+        self.with(later, |a, b| a.into_iter().chain(b).reduce(u64::saturating_add))
+    }
+
+    fn with(&self, other: &Counters, f: impl Fn(Option<u64>, Option<u64>) -> Option<u64>) -> Counters {
         Counters {
-            listen_overflows: grown(self.listen_overflows, before.listen_overflows),
-            listen_drops: grown(self.listen_drops, before.listen_drops),
-            syn_cookies_sent: grown(self.syn_cookies_sent, before.syn_cookies_sent),
-            syn_queue_drops: grown(self.syn_queue_drops, before.syn_queue_drops),
-            syn_queue_cookies: grown(self.syn_queue_cookies, before.syn_queue_cookies),
-            conntrack_drops: grown(self.conntrack_drops, before.conntrack_drops),
-            conntrack_insert_failed: grown(self.conntrack_insert_failed, before.conntrack_insert_failed),
-            softnet_dropped: grown(self.softnet_dropped, before.softnet_dropped),
-            softnet_time_squeeze: grown(self.softnet_time_squeeze, before.softnet_time_squeeze),
-            interface_dropped: grown(self.interface_dropped, before.interface_dropped),
-            qdisc_dropped: grown(self.qdisc_dropped, before.qdisc_dropped),
+            listen_overflows: f(self.listen_overflows, other.listen_overflows),
+            listen_drops: f(self.listen_drops, other.listen_drops),
+            syn_cookies_sent: f(self.syn_cookies_sent, other.syn_cookies_sent),
+            syn_queue_drops: f(self.syn_queue_drops, other.syn_queue_drops),
+            syn_queue_cookies: f(self.syn_queue_cookies, other.syn_queue_cookies),
+            conntrack_drops: f(self.conntrack_drops, other.conntrack_drops),
+            conntrack_insert_failed: f(self.conntrack_insert_failed, other.conntrack_insert_failed),
+            softnet_dropped: f(self.softnet_dropped, other.softnet_dropped),
+            softnet_time_squeeze: f(self.softnet_time_squeeze, other.softnet_time_squeeze),
+            interface_dropped: f(self.interface_dropped, other.interface_dropped),
+            qdisc_dropped: f(self.qdisc_dropped, other.qdisc_dropped),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the kernel's drop reasons mean, by name: numbers differ from one kernel to the next.
 
+use super::Path;
+
 /// A reason, for a person.
 #[derive(Clone, Copy)]
 pub struct Meaning {
@@ -26,7 +28,9 @@ const REASONS: &[(&[&str], Meaning)] = &[
     (&["SOCKET_RCVBUFF"],
         fault("The receiving socket's buffer was full: its process reads too slowly.", "The owner's load; SO_RCVBUF, net.core.rmem_max.")),
     (&["SOCKET_BACKLOG"], fault("The socket's backlog was full while its process held it.", "The owner's load; net.ipv4.tcp_rmem.")),
-    (&["SOCKET_FILTER"], fault("A BPF filter on the socket dropped it.", "Who attached a filter to the socket: `ss -b`.")),
+    // The programs of its cgroup and the security modules are asked in the same place.
+    (&["SOCKET_FILTER"],
+        fault("A BPF filter of the socket or of its cgroup, or a security module, dropped it.", "`ss -b`; the unit's IPAddressDeny=; `bpftool cgroup tree`.")),
     (&["PROTO_MEM"], fault("The protocol's memory limit for all sockets was reached.", "net.ipv4.tcp_mem or udp_mem.")),
     (&["QDISC_DROP", "QDISC_OVERLIMIT", "QDISC_CONGESTED", "CAKE_FLOOD", "FQ_BAND_LIMIT", "FQ_FLOW_LIMIT", "FQ_HORIZON_LIMIT", "DUALPI2_STEP_DROP"],
         fault("The interface's queue was full: more was sent than the link or its shaper lets through.",
@@ -43,7 +47,8 @@ const REASONS: &[(&[&str], Meaning)] = &[
     (&["NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_HH_FILLFAIL"],
         fault("The next hop does not answer ARP or neighbor discovery.", "`ip neigh`; is the host up, on this link?")),
     (&["NEIGH_QUEUEFULL"], fault("Too many packets waited for a next hop's address.", "`ip neigh`: the next hop does not answer.")),
-    (&["NEIGH_CREATEFAIL"], fault("The neighbor table is full.", "net.ipv4.neigh.default.gc_thresh3.")),
+    (&["NEIGH_CREATEFAIL"],
+        fault("The neighbor table is full, or the device is going away.", "net.ipv4.neigh.default.gc_thresh3; `ip link`.")),
     (&["IP_OUTNOROUTES", "IP_INNOROUTES"], fault("There is no route to the destination.", "`ip route get ADDRESS`.")),
     (&["IP_RPFILTER"],
         fault("Reverse-path filter: the source is not reached through the interface it came by.", "Routes; net.ipv4.conf.*.rp_filter.")),
@@ -52,12 +57,18 @@ const REASONS: &[(&[&str], Meaning)] = &[
         fault("The source address is one that may not arrive this way.", "Spoofing, or an address used twice.")),
     (&["IP_CSUM", "TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM"],
         fault("Its checksum is wrong.", "Cabling, NIC offloads (`ethtool -K`), a broken middlebox.")),
-    (&["IP_INHDR", "TCP_FLAGS", "TCP_INVALID_SYN", "IPV6_BAD_EXTHDR", "INVALID_PROTO", "DEV_HDR"],
+    (&["IP_INHDR", "TCP_FLAGS", "IPV6_BAD_EXTHDR", "INVALID_PROTO", "DEV_HDR", "VXLAN_INVALID_HDR"],
         fault("Its headers are not valid.", "The sender; a scan looks like this.")),
+    (&["TCP_INVALID_SYN"],
+        fault("A SYN for a connection that is open.", "The peer restarted, or NAT gave its port to somebody else.")),
     (&["TCP_MINTTL"], fault("Its TTL is below the socket's minimum.", "The peer is farther away than expected.")),
     (&["CPU_BACKLOG"], fault("A CPU's packet backlog was full.", "net.core.netdev_max_backlog; spread the load (RSS, RPS).")),
     (&["FULL_RING"], fault("The device's ring was full.", "`ethtool -g`; the guest or process behind it is slow.")),
-    (&["DEV_READY", "NO_TX_TARGET"], fault("The device was not ready to send.", "`ip link`: is it up, has it a carrier?")),
+    (&["DEV_READY"], fault("The device was not ready to send.", "`ip link`: is it up, has it a carrier?")),
+    (&["NO_TX_TARGET"],
+        fault("The device has nobody to send it to: a bond without a port, a tunnel without a remote.", "`ip -d link`, `bridge fdb`.")),
+    (&["IP_TUNNEL_ECN"], fault("A tunnel's ECN marks contradict each other.", "Who rewrites DSCP or ECN on the path.")),
+    (&["LOCAL_MAC"], fault("Its source link-layer address is one of this host's.", "A loop between bridges, or a duplicate address.")),
     (&["NOMEM", "PFMEMALLOC"], fault("The kernel had no memory for it.", "Free memory; vm.min_free_kbytes.")),
     (&["FRAG_REASM_TIMEOUT", "FRAG_TOO_FAR"],
         fault("Not all fragments arrived in time.", "A lossy path, or a filter that drops fragments.")),
@@ -74,7 +85,7 @@ const REASONS: &[(&[&str], Meaning)] = &[
     (&["VXLAN_VNI_NOT_FOUND"], fault("No VXLAN interface has this VNI.", "`ip -d link show type vxlan`.")),
     (&["RECURSION_LIMIT"], fault("It went in circles between devices.", "Tunnels that route through themselves.")),
     (&["UNHANDLED_PROTO"], benign("No one on this host handles this kind of frame (LLDP, STP and the like).")),
-    (&["OTHERHOST"], benign("It was for another host; the interface is promiscuous or bridged.")),
+    (&["OTHERHOST"], benign("For another host, or of a VLAN that the interface does not have: it is promiscuous or bridged.")),
     (&["UNICAST_IN_L2_MULTICAST"], benign("A unicast packet in a broadcast frame, which is ignored.")),
     (&["SOCKET_CLOSE", "UNIX_DISCONNECT", "UNIX_SKIP_OOB"], benign("Its socket was closed with data left in it.")),
     (&["QUEUE_PURGE"], benign("A queue was emptied when its socket or device went away.")),
@@ -86,6 +97,8 @@ const REASONS: &[(&[&str], Meaning)] = &[
         "NAT with reused ports; a peer that restarted.")),
     (&["DUP_FRAG"], benign("A fragment that had arrived before.")),
     (&["IPV6_NDISC_NS_OTHERHOST", "ARP_PVLAN_DISABLE"], benign("A question about another host's address.")),
+    (&["BRIDGE_INGRESS_STP_STATE", "MAC_IEEE_MAC_CONTROL"],
+        benign("A bridge does not forward it: spanning tree blocks the port, or it is the link's own.")),
     (&["PACKET_SOCK_ERROR"], benign("A capture (AF_PACKET) could not take its copy; the packet itself went on.")),
 ];
 
@@ -108,22 +121,67 @@ fn unspecified(location: &str) -> Meaning {
     if teardown.iter().any(|word| location.contains(word)) {
         return benign("A queue was emptied when its socket or device went away.");
     }
+    // A queueing discipline that cuts a super-packet into segments, and has no room for any of them.
+    if location.ends_with("_enqueue") {
+        return meaning("QDISC_DROP", location);
+    }
     match location {
+        "dst_discard" | "dst_discard_out" | "dst_discard_sk" => {
+            fault("A route of type blackhole took it, or its device is going away.", "`ip route get ADDRESS`.")
+        }
+        "ip_error" | "ip6_pkt_drop" => fault(
+            "The route to its destination says no (unreachable, prohibit), or there is none.",
+            "`ip route get ADDRESS`.",
+        ),
         "neigh_invalidate" | "ndisc_error_report" | "arp_error_report" => meaning("NEIGH_FAILED", location),
         "ip6_mc_input" | "ip_mr_input" => benign("Multicast that no socket of this host asked for."),
         "tcp_v4_do_rcv" | "tcp_v6_do_rcv" | "tcp_rcv_state_process" | "tcp_v4_conn_request" | "tcp_conn_request" => {
-            fault("TCP refused it, without a reason from this kernel.", "`listeners` and `counters`: an accept queue may be full.")
+            fault(
+                "TCP refused it, without a reason from this kernel.",
+                "`listeners` and `counters`: an accept queue may be full.",
+            )
         }
-        location if location.contains("netlink") || location.contains("unix") || location.contains("bpf_prog_test_run") => {
+        location
+            if location.contains("netlink") || location.contains("unix") || location.contains("bpf_prog_test_run") =>
+        {
             benign("Not a network packet.")
         }
         _ => fault("This kernel gives no reason here.", "The kernel function in `location` says more."),
     }
 }
 
+/// What it means that a packet's hops are used up, and what to look at next.
+pub const EXPIRED: (&str, &str) = (
+    "Its TTL (hop limit) ran out: it went in circles between routers, or a traceroute sent it.",
+    "Routes that lead back to where it came from: `ip route get ADDRESS` at each router.",
+);
+
+/// Whether a packet died since its hops were used up. The kernel has no reason for that, and gives the one of headers that
+/// are not valid, or none; but such headers are seen before anybody looks for a route, and a router looks at hops after.
+pub fn is_expired(reason: &str, path: Option<Path>, hops: Option<u8>) -> bool {
+    let silent = matches!(reason, "IP_INHDR" | "NOT_SPECIFIED");
+    silent && path == Some(Path::Forward) && hops.is_some_and(|hops| hops <= 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hops_run_out_where_packets_are_forwarded() {
+        let expired = |reason, path, hops| is_expired(reason, Some(path), Some(hops));
+        assert!(expired("IP_INHDR", Path::Forward, 1) && expired("NOT_SPECIFIED", Path::Forward, 0));
+        assert!(!expired("IP_INHDR", Path::Input, 1), "a bad header of a packet with few hops left");
+        assert!(!expired("IP_INHDR", Path::Forward, 2) && !expired("NETFILTER_DROP", Path::Forward, 1));
+        assert!(!is_expired("IP_INHDR", Some(Path::Forward), None));
+    }
+
+    #[test]
+    fn routes_that_say_no_are_known_by_their_place() {
+        assert!(meaning("NOT_SPECIFIED", "dst_discard").explanation.contains("blackhole"));
+        assert!(meaning("NOT_SPECIFIED", "tbf_enqueue").explanation.contains("queue was full"));
+        assert!(meaning("NOT_SPECIFIED", "ip_error").explanation.contains("unreachable"));
+    }
 
     #[test]
     fn an_unknown_reason_is_a_fault_that_points_at_its_place() {

@@ -1,84 +1,139 @@
 //! From what the kernel counted to rows that a person can act on.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt::{self, Write},
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::IpAddr,
     time::Duration,
 };
 
-use super::{Drop, End, Flow, Listener, ListenerDrops, Output, Path, Sample, reasons};
+use super::{Course, DropSite, Dropped, Flow, Listener, ListenerDrops, Output, PartialEndpoint, Path, Sample, reasons};
 use crate::{
-    answer::{self, Measured, Owner},
-    filter::{Filter, Remote},
-    packet, untrusted,
+    answer::{self, Code, Limitation, Measured, Owner},
+    filter::{AddressRange, Filter, Port},
+    limits, packet, untrusted,
 };
 
 /// Rows that differ in one address only are shown as one from this number on: a flood, not a few peers.
 const MANY: usize = 8;
 
+/// The answer.
 pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.window_ns));
     let rows = sample.flows.iter().filter_map(|flow| Some(row(flow, sample)).filter(|row| wants(filter, flow, row)));
     let mut rows = merge_ports(rows.collect());
     let mut untold = untold(sample);
-    if !filter.is_any() && !untold.is_empty() {
+    if !filter.matches_everything() && !untold.is_empty() {
         let packets: u64 = untold.drain(..).map(|row| row.count).sum();
-        measured.limits.push(format!("{packets} more packets may be of these: there were more flows than are told apart."));
+        let why = "perhaps of these rows. The flow table was full, so the filters could not be applied.";
+        measured.limits.extend(Limitation::counted(Code::DropsUnfiltered, packets, "packet", why));
     }
     if !untold.is_empty() {
         let packets: u64 = untold.iter().map(|row| row.count).sum();
-        measured.limits.push(format!("{packets} packets are counted by reason and location only: there were more flows than are told apart."));
+        let why = "counted by reason and location only. The flow table was full.";
+        measured.limits.extend(Limitation::counted(Code::DropsMerged, packets, "packet", why));
         rows.extend(untold);
     }
     let packets = rows.iter().map(|row| row.count).sum();
     let benign_packets = rows.iter().filter(|row| row.benign).map(|row| row.count).sum();
     rows.retain(|row| include_benign || !row.benign);
-    measured.limits.extend(limits(&rows, sample));
+    measured.limits.extend(limitations(&rows, sample));
+    measured.limits.extend(sample.lacks.iter().cloned());
     measured.lost_events = sample.missed;
     let (drops, cut_drops) = answer::largest(rows, limit, |row| (!row.benign, row.count));
     let asked = |l: &&Listener| {
-        let local = filter.port.is_none_or(|port| port == l.local.port);
+        let local = filter.port.is_none_or(|port| port.get() == l.local.port);
         local && filter.owner(l.process.pid, l.process.comm.as_bytes())
     };
     let listeners = sample.listeners.iter().filter(asked).map(|l| ListenerDrops {
+        socket: l.socket,
         owner: l.process.owner(),
         local: l.local,
         accept_queue: l.accept_queue,
         accept_queue_max: l.accept_queue_max,
         dropped: l.dropped,
-        netns_overflows: l.overflows,
+        netns_overflows: sample.overflows.get(&l.process.netns).copied(),
     });
     let (listeners, cut_listeners) = answer::largest(listeners.collect(), limit, |listener| listener.dropped);
     measured.rows_cut = cut_drops + cut_listeners;
     Output { drops, packets, benign_packets, counters: sample.counters.clone(), listeners, measured }
 }
 
-fn limits(rows: &[Drop], sample: &Sample) -> Vec<String> {
+/// What died in both periods. Flows and places are the same by what they are, listeners by their socket.
+pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
+    let mut sites: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for site in earlier.places.into_iter().chain(later.places) {
+        *sites.entry((site.reason, site.location)).or_default() += site.packets;
+    }
+    later.places =
+        sites.into_iter().map(|((reason, location), packets)| DropSite { reason, location, packets }).collect();
+    let mut flows: HashMap<u64, Flow> = later.flows.into_iter().map(|flow| (flow.id, flow)).collect();
+    for before in earlier.flows {
+        match flows.entry(before.id) {
+            Entry::Vacant(entry) => drop(entry.insert(before)),
+            Entry::Occupied(mut entry) => {
+                let flow = entry.get_mut();
+                flow.packets += before.packets;
+                if flow.process.pid == 0 {
+                    flow.process = before.process;
+                }
+                if flow.rule != before.rule {
+                    flow.rule = None;
+                }
+            }
+        }
+    }
+    later.flows = flows.into_values().collect();
+    later.flows.sort_by_key(|flow| (Reverse(flow.packets), flow.id));
+    later.flows.truncate(limits::DROP_FLOWS);
+    // A queue that is not full any more is no news; what it dropped is.
+    for before in earlier.listeners.into_iter().filter(|before| before.dropped > 0) {
+        let same = |l: &&mut Listener| {
+            (l.socket, l.local, l.process.netns) == (before.socket, before.local, before.process.netns)
+        };
+        match later.listeners.iter_mut().find(same) {
+            Some(listener) => listener.dropped += before.dropped,
+            None => later.listeners.push(before),
+        }
+    }
+    later.listeners.sort_by_key(|listener| Reverse(listener.dropped));
+    earlier.overflows.into_iter().for_each(|(netns, count)| *later.overflows.entry(netns).or_default() += count);
+    later.counters = earlier.counters.plus(&later.counters);
+    later.missed += earlier.missed;
+    later.window_ns += earlier.window_ns;
+    later
+}
+
+fn limitations(rows: &[Dropped], sample: &Sample) -> Vec<Limitation> {
     let mut limits = Vec::new();
     if !sample.receivers && rows.iter().any(|row| row.owner.pid.is_none()) {
-        limits.push("This kernel does not name the socket that a dropped packet was for (Linux 6.11 and newer do).".into());
+        let text = "This kernel does not name the socket that a dropped packet was for (Linux 6.11 and newer do).";
+        limits.push(Limitation::new(Code::DropReceiversUnknown, text));
     }
     if rows.iter().any(|row| row.reason == "NETFILTER_DROP" && row.rule.is_none()) {
-        limits.push("The kernel does not tell which firewall rule dropped a packet: `nft monitor trace` does.".into());
+        let text = "The kernel does not tell which firewall rule dropped a packet: `nft monitor trace` does.";
+        limits.push(Limitation::new(Code::FirewallRulesUnknown, text));
     }
     let elsewhere = |netns: Option<u32>| netns.is_some_and(|netns| netns != sample.netns);
-    if rows.iter().any(|row| elsewhere(row.owner.netns)) || sample.listeners.iter().any(|l| elsewhere(l.process.owner().netns)) {
-        limits.push("`counters` are of netmond's own network namespace; some drops are of others.".into());
+    if rows.iter().any(|row| elsewhere(row.owner.netns))
+        || sample.listeners.iter().any(|l| elsewhere(l.process.owner().netns))
+    {
+        let text = "`counters` are of netmond's own network namespace; some drops are of others.";
+        limits.push(Limitation::new(Code::CountersOfOneNamespace, text));
     }
     limits
 }
 
 /// What died in a place beyond the flows that were told apart there.
-fn untold(sample: &Sample) -> Vec<Drop> {
+fn untold(sample: &Sample) -> Vec<Dropped> {
     let mut told = HashMap::<_, u64>::new();
     for flow in &sample.flows {
         *told.entry((&flow.reason, &flow.location)).or_default() += flow.packets;
     }
-    let rest = |place: &super::Place| {
+    let rest = |place: &super::DropSite| {
         let count = place.packets.saturating_sub(told.get(&(&place.reason, &place.location)).copied().unwrap_or(0));
         let meaning = reasons::meaning(&place.reason, &place.location);
-        (count > 0).then(|| Drop {
+        (count > 0).then(|| Dropped {
             reason: untrusted::clean(&place.reason),
             location: untrusted::clean(&place.location),
             protocol: None,
@@ -87,33 +142,47 @@ fn untold(sample: &Sample) -> Vec<Drop> {
             destination: None,
             interface: None,
             path: None,
+            next_hop: None,
             rule: None,
             owner: Owner::default(),
             count,
             explanation: meaning.explanation.into(),
             check: meaning.check.into(),
             benign: meaning.benign,
+            course: Course::default(),
         })
     };
     sample.places.iter().filter_map(rest).collect()
 }
 
-fn row(flow: &Flow, sample: &Sample) -> Drop {
-    let packet = packet::parse(flow.protocol, &flow.header.0);
+fn row(flow: &Flow, sample: &Sample) -> Dropped {
+    // One whose header does not read is a packet, too, whoever made it.
+    let packet = packet::parse(flow.protocol, &flow.header.0).or_else(|| packet::parse(flow.protocol, &[]));
     let (source, destination, kind) = match &packet {
         Some(p) => {
-            let end = |address, port| Some(End { address, port }).filter(|end| end.address.is_some());
+            let end = |address, port| Some(PartialEndpoint { address, port }).filter(|end| end.address.is_some());
             (end(p.source, p.ports.map(|p| p.0)), end(p.destination, p.ports.map(|p| p.1)), p.kind.clone())
         }
         None => (None, None, None),
     };
+    let (path, hops) = (path(flow, source.is_some()), packet.as_ref().and_then(|p| p.hops));
     let protocol = packet.map(|p| p.protocol).or_else(|| family_name(flow.family).map(str::to_owned));
-    let mut row = Drop {
+    let addresses = |end: Option<PartialEndpoint>| end.and_then(|end| end.address).into_iter().collect();
+    let course = Course {
+        sources: addresses(source),
+        destinations: addresses(destination),
+        expired: reasons::is_expired(&flow.reason, path, hops),
+        returns: flow.returns,
+        output: flow.output.as_deref().map(untrusted::clean),
+        route_back: flow.route_back.as_deref().map(untrusted::clean),
+    };
+    let mut row = Dropped {
         reason: untrusted::clean(&flow.reason),
         location: untrusted::clean(&flow.location),
         protocol,
         kind,
-        path: path(flow, source.is_some()),
+        path,
+        next_hop: flow.gateway,
         source,
         destination,
         interface: flow.interface.as_deref().map(untrusted::clean),
@@ -123,16 +192,18 @@ fn row(flow: &Flow, sample: &Sample) -> Drop {
         explanation: String::new(),
         check: String::new(),
         benign: false,
+        course,
     };
     explain(&mut row, flow, sample);
     row
 }
 
 /// Whether a question is about these packets. Their owner is who the row says, if it says one.
-fn wants(filter: &Filter, flow: &Flow, row: &Drop) -> bool {
+fn wants(filter: &Filter, flow: &Flow, row: &Dropped) -> bool {
     let ends = [row.source, row.destination];
-    let address = |range: &Remote| ends.iter().flatten().filter_map(|end| end.address).any(|ip| range.includes(ip));
-    let port = |port: u16| ends.iter().flatten().any(|end| end.port == Some(port));
+    let address =
+        |range: &AddressRange| ends.iter().flatten().filter_map(|end| end.address).any(|ip| range.includes(ip));
+    let port = |port: Port| ends.iter().flatten().any(|end| end.port == Some(port.get()));
     filter.owner(row.owner.pid.unwrap_or(0), if row.owner.pid.is_some() { flow.process.comm.as_bytes() } else { b"" })
         && filter.remote.as_ref().is_none_or(address)
         && filter.port.is_none_or(port)
@@ -150,7 +221,8 @@ fn family_name(family: u16) -> Option<&'static str> {
 }
 
 fn path(flow: &Flow, is_packet: bool) -> Option<Path> {
-    let forwards = |function: &String| matches!(function.as_str(), "ip_forward" | "ip6_forward" | "ip_mr_input" | "ip6_mr_input");
+    let forwards =
+        |function: &String| matches!(function.as_str(), "ip_forward" | "ip6_forward" | "ip_mr_input" | "ip6_mr_input");
     match (is_packet, flow.arrived) {
         (false, _) => None,
         (true, false) => Some(Path::Output),
@@ -160,7 +232,7 @@ fn path(flow: &Flow, is_packet: bool) -> Option<Path> {
 }
 
 /// The table's words, or better ones where the packet tells more than its reason.
-fn explain(row: &mut Drop, flow: &Flow, sample: &Sample) {
+fn explain(row: &mut Dropped, flow: &Flow, sample: &Sample) {
     let meaning = reasons::meaning(&row.reason, &row.location);
     (row.explanation, row.check, row.benign) = (meaning.explanation.into(), meaning.check.into(), meaning.benign);
     let mut say = |explanation: &str, check: &str, benign| {
@@ -170,14 +242,25 @@ fn explain(row: &mut Drop, flow: &Flow, sample: &Sample) {
     let is = |protocol: &str| row.protocol.as_deref() == Some(protocol);
     let to_many = row.destination.and_then(|end| end.address).is_some_and(multicast);
     match flow.reason.as_str() {
-        _ if ["unix", "netlink", "packet", "vsock"].into_iter().any(is) => say("Not a network packet.", "Nothing to do.", true),
+        _ if ["unix", "netlink", "packet", "vsock"].into_iter().any(is) => {
+            say("Not a network packet.", "Nothing to do.", true)
+        }
+        _ if row.course.expired => {
+            let (explanation, check) = reasons::EXPIRED;
+            say(explanation, check, false);
+        }
+        "NO_SOCKET" if matches!(row.kind.as_deref(), Some("echo reply")) => {
+            say("An answer to a ping that has ended; raw sockets have their own copy.", "Nothing to do.", true);
+        }
         "NO_SOCKET" if to_many => {
             say("Multicast or broadcast that no socket of this host asked for.", "Nothing to do.", true);
         }
         "IP_INNOROUTES" if to_many && is("icmpv6") => {
             say("IPv6 starts on the interface: it has no route for its own multicast yet.", "Nothing to do.", true);
         }
-        "NO_SOCKET" if is("tcp") && row.kind.as_ref().is_some_and(|kind| !kind.split(' ').any(|flag| flag == "SYN")) => {
+        "NO_SOCKET"
+            if is("tcp") && row.kind.as_ref().is_some_and(|kind| !kind.split(' ').any(|flag| flag == "SYN")) =>
+        {
             say("It belongs to a connection that is over.", "Nothing to do, unless a peer keeps on sending.", true);
         }
         "NETFILTER_DROP" if flow.location == "nf_hook_slow" => {
@@ -188,7 +271,9 @@ fn explain(row: &mut Drop, flow: &Flow, sample: &Sample) {
                     "net.netfilter.nf_conntrack_max; who opens so many connections: trace_connections.",
                     false,
                 ),
-                (true, _) => say("A firewall rule (iptables) dropped it.", "`iptables-save -c`, `ip6tables-save -c`.", false),
+                (true, _) => {
+                    say("A firewall rule (iptables) dropped it.", "`iptables-save -c`, `ip6tables-save -c`.", false)
+                }
                 (false, _) => say(
                     "A firewall rule (iptables) dropped it, or that namespace's connection tracking table is full.",
                     "There: `iptables-save -c`; `cat /proc/net/stat/nf_conntrack`.",
@@ -215,23 +300,23 @@ fn explain(row: &mut Drop, flow: &Flow, sample: &Sample) {
 }
 
 /// What a row keeps when the field in which packets differ is left out.
-type Erase = fn(&mut Drop);
+type Erase = fn(&mut Dropped);
 
 /// Makes one row of those that differ only in an ephemeral port, or come from very many addresses.
-fn merge_ports(rows: Vec<Drop>) -> Vec<Drop> {
-    fn port(end: &mut Option<End>) {
+fn merge_ports(rows: Vec<Dropped>) -> Vec<Dropped> {
+    fn port(end: &mut Option<PartialEndpoint>) {
         if let Some(end) = end {
             end.port = None;
         }
     }
-    fn address(end: &mut Option<End>) {
+    fn address(end: &mut Option<PartialEndpoint>) {
         if let Some(end) = end {
             end.address = None;
         }
     }
     // A service's ports tell what fails; the higher port of two is the client's.
-    fn client_port(row: &mut Drop) {
-        let number = |end: &Option<End>| end.as_ref().and_then(|end| end.port);
+    fn client_port(row: &mut Dropped) {
+        let number = |end: &Option<PartialEndpoint>| end.as_ref().and_then(|end| end.port);
         if number(&row.source).is_some_and(|source| number(&row.destination).is_some_and(|port| port > source)) {
             port(&mut row.destination);
         }
@@ -244,16 +329,18 @@ fn merge_ports(rows: Vec<Drop>) -> Vec<Drop> {
         (MANY, |row| (port(&mut row.source), address(&mut row.source)).1),
         (MANY, |row| (port(&mut row.source), address(&mut row.destination)).1),
     ];
-    steps.into_iter().fold(rows, |rows, (least, erase)| merge(rows, least, erase))
+    steps.into_iter().fold(rows, |rows, (least, erase)| fold(rows, least, erase))
 }
 
-fn merge(rows: Vec<Drop>, least: usize, erase: Erase) -> Vec<Drop> {
-    let mut groups = BTreeMap::<_, Vec<Drop>>::new();
+fn fold(rows: Vec<Dropped>, least: usize, erase: Erase) -> Vec<Dropped> {
+    let mut groups = BTreeMap::<_, Vec<Dropped>>::new();
     for row in rows {
         let mut alike = row.clone();
         erase(&mut alike);
-        let Drop { reason, location, protocol, kind, source, destination, interface, path, rule, owner, .. } = alike;
-        let key = (reason, location, protocol, kind, source, destination, interface, path, rule, owner);
+        let Dropped { reason, location, protocol, kind, source, destination, interface, path, rule, owner, .. } = alike;
+        let Course { expired, returns, output, .. } = alike.course;
+        let course = (alike.next_hop, expired, returns, output);
+        let key = (reason, location, protocol, kind, source, destination, interface, path, rule, owner, course);
         groups.entry(key).or_default().push(row);
     }
     let mut merged = Vec::new();
@@ -262,6 +349,10 @@ fn merge(rows: Vec<Drop>, least: usize, erase: Erase) -> Vec<Drop> {
             merged.append(&mut group);
         } else if let Some(mut row) = group.pop() {
             row.count += group.iter().map(|row| row.count).sum::<u64>();
+            for other in &mut group {
+                row.course.sources.append(&mut other.course.sources);
+                row.course.destinations.append(&mut other.course.destinations);
+            }
             if !group.is_empty() {
                 erase(&mut row);
             }
@@ -270,51 +361,3 @@ fn merge(rows: Vec<Drop>, least: usize, erase: Erase) -> Vec<Drop> {
     }
     merged
 }
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match (self.address, self.port) {
-            (Some(IpAddr::V6(address)), Some(port)) => write!(f, "[{address}]:{port}"),
-            (Some(address), Some(port)) => write!(f, "{address}:{port}"),
-            (Some(address), None) => write!(f, "{address}"),
-            (None, Some(port)) => write!(f, "*:{port}"),
-            (None, None) => f.write_str("*"),
-        }
-    }
-}
-
-pub fn text(output: &Output) -> String {
-    let mut text = String::new();
-    let seconds = output.measured.window_ms / 1e3;
-    if output.drops.is_empty() && output.listeners.is_empty() {
-        let _ = writeln!(text, "No packet was dropped that should have arrived, in {seconds:.1} s.");
-    } else if !output.drops.is_empty() {
-        let rows = output.drops.iter().map(|d| {
-            let what = [d.protocol.as_deref(), d.kind.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
-            let (from, to) = (answer::or_dash(&d.source), answer::or_dash(&d.destination));
-            [d.count.to_string(), d.reason.clone(), d.location.clone(), what, from, to, answer::or_dash(&d.interface), d.owner.to_string()]
-        });
-        text += &answer::table([">packets", "reason", "where", "what", "source", "destination", "interface", "process"], rows);
-        text.push('\n');
-        let mut said = HashSet::new();
-        for drop in output.drops.iter().filter(|drop| said.insert((&drop.reason, &drop.explanation))).take(6) {
-            let _ = writeln!(text, "{}: {} {}", drop.reason, drop.explanation, drop.check);
-        }
-    }
-    if output.benign_packets > 0 {
-        let _ = writeln!(text, "{} packets were dropped in ordinary operation.", output.benign_packets);
-    }
-    let grown: Vec<_> = output.counters.grown().map(|(name, count)| format!("{count} {name}")).collect();
-    if !grown.is_empty() {
-        let _ = writeln!(text, "Counters: {}.", grown.join(", "));
-    }
-    for l in output.listeners.iter().take(5) {
-        let (queue, max) = (l.accept_queue, l.accept_queue_max);
-        let _ = writeln!(text, "Listener {} of {} dropped {}; its accept queue holds {queue} of {max}.", l.local, l.owner, l.dropped);
-    }
-    text + &output.measured.text()
-}
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

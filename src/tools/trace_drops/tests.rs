@@ -1,7 +1,12 @@
 use serde_json::json;
 
-use super::super::*;
-use crate::{attribution::Process, packet::Bytes, tools::{Tool, tests::is_short_unless_asked}};
+use super::*;
+use crate::{
+    answer::Code,
+    owner::Process,
+    packet::Bytes,
+    tools::{Tool, tests::is_short_unless_asked},
+};
 
 /// A TCP or UDP packet from 10.77.0.1 to 10.77.0.2.
 fn flow(reason: &str, location: &str, packets: u64, protocol: u8, ports: (u16, u16)) -> Flow {
@@ -10,6 +15,7 @@ fn flow(reason: &str, location: &str, packets: u64, protocol: u8, ports: (u16, u
     header.extend(ports.1.to_be_bytes());
     header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0xa0, 0x02]);
     Flow {
+        id: 0,
         reason: reason.into(),
         location: location.into(),
         packets,
@@ -23,12 +29,19 @@ fn flow(reason: &str, location: &str, packets: u64, protocol: u8, ports: (u16, u
 }
 
 fn sample(flows: Vec<Flow>) -> Sample {
-    let place = |f: &Flow| Place { reason: f.reason.clone(), location: f.location.clone(), packets: f.packets };
-    Sample { places: flows.iter().map(place).collect(), flows, receivers: true, netns: 7, window_ns: 1_000_000_000, ..Sample::default() }
+    let place = |f: &Flow| DropSite { reason: f.reason.clone(), location: f.location.clone(), packets: f.packets };
+    Sample {
+        places: flows.iter().map(place).collect(),
+        flows,
+        receivers: true,
+        netns: 7,
+        window_ns: 1_000_000_000,
+        ..Sample::default()
+    }
 }
 
 fn answer(input: serde_json::Value, sample: Sample) -> Output {
-    T::report(serde_json::from_value(input).unwrap(), sample)
+    TraceDrops::report(serde_json::from_value(input).unwrap(), sample)
 }
 
 #[test]
@@ -40,7 +53,7 @@ fn a_closed_port_is_named_with_its_endpoints() {
     assert_eq!(row.destination.unwrap().to_string(), "10.77.0.2:81");
     assert_eq!(row.path, Some(Path::Input));
     assert!(output.measured.limits.is_empty(), "{:?}", output.measured.limits);
-    let text = T::text(&output);
+    let text = TraceDrops::text(&output);
     assert!(text.contains("10.77.0.2:81") && text.contains("Nothing listens"), "{text}");
 }
 
@@ -51,7 +64,11 @@ fn benign_drops_are_counted_and_hidden() {
     let flows = || vec![flow("TCP_OLD_DATA", "tcp_data_queue", 5, 6, (1, 2)), reset.clone()];
     let output = answer(json!({}), sample(flows()));
     assert_eq!((output.drops.len(), output.packets, output.benign_packets), (0, 7, 7));
-    assert!(T::text(&output).contains("7 packets were dropped in ordinary operation"), "{}", T::text(&output));
+    assert!(
+        TraceDrops::text(&output).contains("7 packets were dropped in ordinary operation"),
+        "{}",
+        TraceDrops::text(&output)
+    );
     let output = answer(json!({"include_benign": true}), sample(flows()));
     assert!(output.drops.len() == 2 && output.drops.iter().all(|row| row.benign));
 }
@@ -62,7 +79,8 @@ fn neighbor_discovery_of_a_link_that_comes_up_is_no_fault() {
     let mut header = vec![0x60, 0, 0, 0, 0, 24, 58, 255];
     header.extend([0; 16]);
     header.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 2, 135, 0, 0, 0]);
-    let early = Flow { protocol: 0x86dd, header: Bytes(header), ..flow("IP_INNOROUTES", "ip6_pkt_discard", 1, 58, (0, 0)) };
+    let early =
+        Flow { protocol: 0x86dd, header: Bytes(header), ..flow("IP_INNOROUTES", "ip6_pkt_discard", 1, 58, (0, 0)) };
     let output = answer(json!({}), sample(vec![early, flow("IP_INNOROUTES", "ip_error", 1, 17, (1, 2))]));
     assert_eq!((output.benign_packets, output.drops.len(), output.drops[0].protocol.as_deref()), (1, 1, Some("udp")));
 }
@@ -77,22 +95,23 @@ fn a_full_conntrack_table_is_not_a_firewall_rule() {
     let elsewhere = Sample { netns: 8, ..sample(flows()) };
     let output = answer(json!({}), elsewhere);
     assert!(output.drops[0].explanation.contains("or that namespace's"), "{}", output.drops[0].explanation);
-    assert!(output.measured.limits.iter().any(|limit| limit.contains("own network namespace")));
+    assert!(output.measured.limits.iter().any(|limit| limit.code == Code::CountersOfOneNamespace));
 }
 
 #[test]
 fn a_chain_that_dropped_packets_is_named_and_none_is_asked_for() {
-    let by = |rule: &str, port| Flow { rule: Some(rule.into()), ..flow("NETFILTER_DROP", "nft_do_chain", 2, 6, (port, 80)) };
+    let by =
+        |rule: &str, port| Flow { rule: Some(rule.into()), ..flow("NETFILTER_DROP", "nft_do_chain", 2, 6, (port, 80)) };
     let flows = vec![by("inet t in\u{1b}[2J", 40_000), by("inet t in\u{1b}[2J", 40_001), by("ip t in", 40_002)];
     let output = answer(json!({}), sample(flows.clone()));
     let rules: Vec<_> = output.drops.iter().map(|row| (row.rule.as_deref().unwrap(), row.count)).collect();
     assert_eq!(rules, [("inet t in\u{fffd}[2J", 4), ("ip t in", 2)], "chains stay apart, and their names are harmless");
     assert!(output.measured.limits.is_empty(), "{:?}", output.measured.limits);
-    let text = T::text(&output);
+    let text = TraceDrops::text(&output);
     assert!(text.contains("A firewall rule of ip t in dropped a packet on its way in."), "{text}");
     let unknown = Flow { rule: None, ..flows[0].clone() };
     let output = answer(json!({}), sample(vec![unknown, flows[2].clone()]));
-    assert!(output.measured.limits[0].contains("does not tell which firewall rule"), "{:?}", output.measured.limits);
+    assert_eq!(output.measured.limits[0].code, Code::FirewallRulesUnknown);
 }
 
 #[test]
@@ -121,24 +140,31 @@ fn what_is_not_told_apart_is_still_counted() {
     sample.places[0].packets = 1_000;
     let output = answer(json!({}), sample);
     assert_eq!((output.packets, output.drops[0].count, output.drops[0].source), (1_000, 990, None));
-    assert!(output.measured.limits[0].starts_with("990 packets"), "{:?}", output.measured.limits);
+    let limit = &output.measured.limits[0];
+    assert_eq!((limit.code, limit.count), (Code::DropsMerged, Some(990)));
 }
 
 #[test]
 fn an_answer_of_the_longest_rows_stays_under_8_kb() {
     let row = |i: u16| {
-        let mut flow = flow("SOCKET_RCVBUFF", "__udp_enqueue_schedule_skb", 1_000_000 + u64::from(i), 17, (1, 40_000 + i));
+        let mut flow =
+            flow("SOCKET_RCVBUFF", "__udp_enqueue_schedule_skb", 1_000_000 + u64::from(i), 17, (1, 40_000 + i));
         flow.receiver = true;
         flow.header.0[19] = i as u8;
         let cgroup = "/system.slice/a-rather-long-unit-name.service".to_owned();
-        flow.process = Process { pid: 1_000_000 + u32::from(i), comm: "fifteen-letters".into(), cgroup: Some(cgroup), netns: 4_026_531_840 };
+        flow.process = Process {
+            pid: 1_000_000 + u32::from(i),
+            comm: "fifteen-letters".into(),
+            cgroup: Some(cgroup),
+            netns: 4_026_531_840,
+        };
         flow
     };
     let output = answer(json!({}), sample((0..50).map(row).collect()));
     let size = serde_json::to_string(&output).unwrap().len();
     assert!(output.drops.len() == 12 && size < 8_000, "{size} bytes");
     assert_eq!(output.measured.rows_cut, 38);
-    is_short_unless_asked::<T>(&sample((0..50).map(row).collect()), &["drops", "listeners"]);
+    is_short_unless_asked::<TraceDrops>(&sample((0..50).map(row).collect()), &["drops", "listeners"]);
 }
 
 #[test]
@@ -167,7 +193,14 @@ fn the_ports_of_services_stay_apart_and_those_of_clients_do_not() {
 
 fn listener(dropped: u64) -> Listener {
     let local = crate::answer::Endpoint { address: [0, 0, 0, 0].into(), port: 80 };
-    Listener { process: Process { netns: 8, ..Process::default() }, local, accept_queue: 2, accept_queue_max: 1, dropped, overflows: None }
+    Listener {
+        socket: 1,
+        process: Process { netns: 8, ..Process::default() },
+        local,
+        accept_queue: 2,
+        accept_queue_max: 1,
+        dropped,
+    }
 }
 
 #[test]
@@ -181,7 +214,7 @@ fn the_listeners_that_dropped_most_stay_and_the_others_are_counted() {
 #[test]
 fn a_listener_that_drops_is_no_good_news() {
     let output = answer(json!({}), Sample { listeners: vec![listener(50)], ..sample(vec![]) });
-    let text = T::text(&output);
+    let text = TraceDrops::text(&output);
     assert!(text.starts_with("Listener 0.0.0.0:80") && text.contains("dropped 50"), "{text}");
     assert!(text.contains("of netmond's own network namespace"), "its counters are another's: {text}");
 }

@@ -1,26 +1,18 @@
 //! Which chain of nftables dropped a packet, on kernels that let an fexit program see where chains end.
 
-use libbpf_rs::{
-    MapHandle,
-    skel::{OpenSkel, SkelBuilder},
-};
+use libbpf_rs::{MapHandle, skel::SkelBuilder};
 
-use super::{T, flow_slots};
+use super::flow_slots;
 use crate::{
-    bpf::{self, Loader, Pod, Program},
-    tools::Tool,
-    untrusted,
+    daemon::kernel::{self, Loader, Program},
+    sandbox, untrusted,
     wire::Error,
 };
 
-#[allow(clippy::all, dead_code, non_camel_case_types, non_snake_case)]
-mod skel {
-    include!(concat!(env!("OUT_DIR"), "/trace_drops_verdicts.rs"));
-}
+skeleton!("trace_drops_verdicts");
 pub use skel::types::chain as Chain;
 
-// SAFETY: integers and arrays of integers, with explicit padding.
-unsafe impl Pod for Chain {}
+kernel::pod!(Chain);
 
 /// The program, and the maps that it shares with the one that counts drops.
 pub struct Verdicts {
@@ -31,25 +23,25 @@ pub struct Verdicts {
 
 impl Verdicts {
     /// Loads it, or says why not in the log: nothing fails without. nf_tables is a module of most kernels, whose types
-    /// only who has CAP_SYS_ADMIN may ask for, so this comes before everything else.
-    pub fn load(without: &[String]) -> Option<Self> {
-        if without.iter().any(|name| name == T::NAME) {
-            return None;
-        }
-        Self::try_load().inspect_err(|e| tracing::debug!("chains of nftables are not named: {e}")).ok()
+    /// the kernel shows to nobody without CAP_SYS_ADMIN.
+    pub fn load(loader: &mut Loader) -> Option<Self> {
+        let loaded = sandbox::with_module_types(|| Self::try_load(loader));
+        loaded.unwrap_or_else(|e| {
+            tracing::debug!("chains of nftables are not named: {e}");
+            None
+        })
     }
 
-    fn try_load() -> Result<Self, Error> {
-        let mut object = bpf::object();
+    fn try_load(loader: &mut Loader) -> Result<Option<Self>, Error> {
+        let mut object = kernel::object();
         let mut open = skel::TraceDropsVerdictsSkelBuilder::default().open(&mut object)?;
         open.maps.chains.set_max_entries(flow_slots()?)?;
-        let skel = open.load()?;
-        let mut loader = Loader::default();
-        Ok(Verdicts {
-            program: loader.program(&skel.progs.chain_ends)?,
-            notes: loader.map(&skel.maps.verdicts)?,
-            chains: loader.map(&skel.maps.chains)?,
-        })
+        let skel = loader.load(open)?;
+        if !skel.progs.chain_ends.autoload() {
+            return Ok(None);
+        }
+        let program = loader.program(&skel.progs.chain_ends)?;
+        Ok(Some(Verdicts { program, notes: loader.map(&skel.maps.verdicts)?, chains: loader.map(&skel.maps.chains)? }))
     }
 }
 

@@ -1,4 +1,4 @@
-# expect: http listens on 0.0.0.0, .*tokenFile must be set
+# expect: http listens on 0.0.0.0, .*set services.netmon-mcp.http.tokenFile or http.oauth
 {
   services.netmon-mcp.http = {
     enable = true;

@@ -1,2 +1,2 @@
-# expect: settings.http says where to listen or which tokens are good
+# expect: settings.http has tokens: set services.netmon-mcp.http.tokenFile instead
 { services.netmon-mcp.settings.http.tokens = "/etc/tokens"; }

@@ -1,4 +1,4 @@
-# expect: tokenFile is in the Nix store
+# expect: http.tokenFile.* is not of type .*absolute path not in the Nix store
 {
   services.netmon-mcp.http = {
     enable = true;

@@ -2,6 +2,7 @@
 {
   services.netmon-mcp.http = {
     enable = true;
+    tokenFile = "/run/secrets/netmon-tokens";
     port = "8080";
   };
 }

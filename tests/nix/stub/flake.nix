@@ -1,5 +1,5 @@
 {
-  description = "A stand-in for nixpkgs: enough of it to evaluate this flake where nixpkgs cannot be had";
+  description = "A stand-in for nixpkgs: enough of it to build this flake, and to boot its tests, where nixpkgs cannot be had";
 
   outputs =
     { self }:
@@ -11,7 +11,10 @@
         nixosSystem =
           { system, modules }:
           lib.evalModules {
-            specialArgs.pkgs = self.legacyPackages.${system};
+            specialArgs = {
+              pkgs = self.legacyPackages.${system};
+            }
+            // import ./utils.nix { inherit lib; };
             modules = [ (import ./nixos.nix { pkgs = self.legacyPackages.${system}; }) ] ++ modules;
           };
       };

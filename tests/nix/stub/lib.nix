@@ -114,11 +114,13 @@ let
       readDir
       ;
     inherit (lib.modules)
+      discharge
       evalModules
       fail
       merge
       mkIf
       mkMerge
+      mkOrder
       mkOverride
       push
       ;
@@ -126,6 +128,11 @@ let
     types = import ./types.nix lib;
 
     concatMapAttrs = f: set: foldl' (all: one: all // one) { } (lib.mapAttrsToList f set);
+    filterAttrsRecursive =
+      keep: set:
+      lib.mapAttrs (
+        _: value: if builtins.isAttrs value then lib.filterAttrsRecursive keep value else value
+      ) (lib.filterAttrs keep set);
     filterAttrs =
       f: set:
       listToAttrs (
@@ -148,6 +155,7 @@ let
     getExe = package: "${package}/bin/${package.meta.mainProgram}";
     getExe' = package: program: "${package}/bin/${program}";
     importTOML = path: builtins.fromTOML (builtins.readFile path);
+    inherit (builtins) head;
     last = list: elemAt list (length list - 1);
     licenses.mit.spdxId = "MIT";
     literalExpression = text: {
@@ -156,6 +164,10 @@ let
     };
     mapAttrs' = f: set: listToAttrs (map (name: f name set.${name}) (attrNames set));
     mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
+    imap0 = f: list: builtins.genList (i: f i (elemAt list i)) (length list);
+    makeBinPath = concatMapStringsSep ":" (package: "${package}/bin");
+    mkBefore = lib.mkOrder 500;
+    mkAfter = lib.mkOrder 1500;
     mkDefault = lib.mkOverride 1000;
     mkForce = lib.mkOverride 50;
     mkPackageOption =
@@ -176,6 +188,7 @@ let
     ];
     escapeShellArg = text: "'${replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
     escapeShellArgs = concatMapStringsSep " " lib.escapeShellArg;
+    sort = builtins.sort;
     showOption = concatStringsSep ".";
     splitString =
       separator: text: filter isString (split (escape [ "." "+" "*" "?" "|" ] separator) text);

@@ -30,6 +30,11 @@ let
     inherit contents;
   };
 
+  mkOrder = order: content: {
+    _type = "order";
+    inherit order content;
+  };
+
   # What a definition comes to: [ { priority, value } ].
   discharge =
     priority: definition:
@@ -41,7 +46,7 @@ let
       [
         {
           inherit (definition) priority;
-          value = definition.content;
+          value = definition.content; # which is not looked at unless it counts
         }
       ]
     else
@@ -51,6 +56,17 @@ let
           value = definition;
         }
       ];
+
+  # Of the values that count: the content of one that has a place, and 1000 as the place of others.
+  place =
+    value:
+    if kind value == "order" then
+      value
+    else
+      {
+        order = 1000;
+        content = value;
+      };
 
   # The same one level down, without looking at a condition: a definition of a set becomes
   # definitions of its attributes, and so may depend on the configuration that it is part of.
@@ -73,27 +89,52 @@ let
     let
       all = concatMap (discharge 100) definitions;
       best = foldl' (least: d: if d.priority < least then d.priority else least) 9999 all;
-      values = map (d: d.value) (filter (d: d.priority == best) all);
+      values = map (it: it.content) (
+        builtins.sort (a: b: a.order < b.order) (
+          map (d: place d.value) (filter (d: d.priority == best) all)
+        )
+      );
       bad = filter (value: !(type.check value)) values;
     in
     if bad != [ ] then
-      fail path "is a ${builtins.typeOf (head bad)}, which is not of type `${type.description}'."
+      throw "A definition for option `${showOption path}' is not of type `${type.description}'. It is a ${builtins.typeOf (head bad)}."
     else
       type.merge path values;
 
+  # The modules and all that they import, each once: by its key, or else the path of its file.
   loadWith =
-    arguments: module:
+    arguments: modules:
     let
-      value = if isPath module || isString module then import module else module;
-      set =
-        if isFunction value then
-          value (builtins.intersectAttrs (builtins.functionArgs value) arguments)
-        else
-          value;
-      isModule = set ? options || set ? config || set ? freeformType;
+      load =
+        parent: number: module:
+        let
+          isFile = isPath module || isString module;
+          value = if isFile then import module else module;
+          set =
+            if isFunction value then
+              value (builtins.intersectAttrs (builtins.functionArgs value) arguments)
+            else
+              value;
+          isModule = set ? options || set ? config || set ? freeformType;
+          structure = [
+            "_file"
+            "imports"
+            "key"
+          ];
+          key = set.key or (if isFile then toString module else "${parent}:${toString number}");
+        in
+        {
+          inherit key;
+          module = if isModule then set else { config = removeAttrs set structure; };
+          imports = lib.imap0 (load key) (set.imports or [ ]);
+        };
     in
-    [ (if isModule then set else { config = removeAttrs set [ "imports" ]; }) ]
-    ++ concatMap (loadWith arguments) (set.imports or [ ]);
+    map (it: it.module) (
+      builtins.genericClosure {
+        startSet = lib.imap0 (load "") modules;
+        operator = it: it.imports;
+      }
+    );
 
   mergeOptions =
     a: b:
@@ -108,11 +149,23 @@ let
     }:
     let
       arguments = {
-        inherit lib config options;
+        inherit
+          config
+          extendModules
+          lib
+          options
+          ;
         name = if prefix == [ ] then "" else last prefix;
       }
       // specialArgs;
-      loaded = concatMap (loadWith arguments) modules;
+      loaded = loadWith arguments modules;
+      extendModules =
+        more:
+        evalModules {
+          inherit specialArgs prefix;
+          modules = all ++ more.modules;
+        };
+      all = modules;
       options = foldl' mergeOptions { } (map (m: m.options or { }) loaded);
       freeform = filter (type: type != null) (map (m: m.freeformType or null) loaded);
       declared =
@@ -147,16 +200,19 @@ let
       config = build prefix options (map (m: m.config or { }) loaded);
     in
     {
-      inherit config options;
+      inherit config extendModules options;
+      freeformType = if freeform == [ ] then null else head freeform;
     };
 in
 {
   inherit
+    discharge
     evalModules
     fail
     merge
     mkIf
     mkMerge
+    mkOrder
     mkOverride
     push
     ;

@@ -1,9 +1,6 @@
-# A NixOS test that is evaluated, node by node, and never run.
-{
-  lib,
-  pkgs,
-  derive,
-}:
+# A NixOS test: every node is evaluated, and becomes a Debian guest with the files, units and accounts that NixOS would
+# give it, on the Debian kernel of the same series. The script is that of the test; tests/vm/driver runs it.
+{ lib, pkgs }:
 test:
 let
   known = [
@@ -15,28 +12,51 @@ let
     "meta"
   ];
   unknown = builtins.filter (name: !(builtins.elem name known)) (builtins.attrNames test);
+  names = builtins.attrNames test.nodes;
+  # In the order of their names, as NixOS does.
+  address = lib.listToAttrs (
+    lib.imap0 (i: name: lib.nameValuePair name "192.168.1.${toString (i + 1)}") names
+  );
   nodes = builtins.mapAttrs (
     name: module:
     (lib.evalModules {
-      specialArgs = { inherit pkgs nodes; };
+      specialArgs = {
+        inherit pkgs nodes;
+      }
+      // import ./utils.nix { inherit lib; };
       modules = [
         (import ./nixos.nix { inherit pkgs; })
-        { networking.hostName = lib.mkDefault name; }
+        {
+          networking.hostName = lib.mkDefault name;
+          networking.hosts = lib.mapAttrs' (name: address: lib.nameValuePair address [ name ]) address;
+        }
         (test.defaults or { })
         module
       ];
     }).config
   ) test.nodes;
-  systems = map (node: node.system.build.toplevel) (builtins.attrValues nodes);
+  systems = builtins.mapAttrs (_: node: node.system.build.toplevel) nodes;
 in
 if unknown != [ ] then
   throw "runNixOSTest: the option `${toString unknown}' does not exist"
 else
-  derive {
-    name = "vm-test-run-${test.name}";
-    inherit systems;
-    inherit (test) testScript;
-  }
+  pkgs.runCommand "vm-test-run-${test.name}"
+    {
+      inherit systems;
+      inherit (test) testScript;
+      seconds = test.globalTimeout or 3600;
+      addresses = address;
+      kernel = (builtins.head (builtins.attrValues nodes)).boot.kernelPackages.kernel.debian;
+      exportReferencesGraph = lib.mapAttrs' (
+        name: system: lib.nameValuePair "closure-${name}" [ system ]
+      ) systems;
+    }
+    ''
+      mkdir -p tests/vm
+      cp -r ${./vm/driver} tests/vm/driver
+      cp -r ${./vm/guest} tests/vm/guest
+      PATH=/usr/bin:/usr/sbin python3 tests/vm/driver/nixos.py
+    ''
   // {
     inherit nodes;
     inherit (test) testScript;

@@ -1,6 +1,11 @@
 # The part of NixOS that the module and the tests configure, and how it writes units.
 { pkgs }:
-{ lib, config, ... }:
+{
+  lib,
+  config,
+  extendModules,
+  ...
+}:
 let
   inherit (lib) mkOption types;
   option =
@@ -24,9 +29,9 @@ let
     options = {
       description = option types.str "";
       documentation = option strings [ ];
+      enable = option types.bool true;
       unitConfig = directives;
       wantedBy = option strings [ ];
-      stopIfChanged = option types.bool true;
       restartTriggers = option (types.listOf types.anything) [ ];
     }
     // builtins.mapAttrs (_: _: option strings [ ]) relations
@@ -36,6 +41,7 @@ let
     environment = option anything { };
     path = option (types.listOf types.package) [ ];
     serviceConfig = directives;
+    stopIfChanged = option types.bool true;
   };
   socket = unit {
     listenStreams = option strings [ ];
@@ -77,8 +83,11 @@ let
         + "\n"
         + section "Service" (
           {
-            Environment = lib.mapAttrsToList (key: value: "\"${key}=${toString value}\"") u.environment;
+            Environment = lib.mapAttrsToList (key: value: "\"${key}=${toString value}\"") (
+              { PATH = lib.makeBinPath (u.path ++ [ pkgs.coreutils ]); } // u.environment
+            );
           }
+          // lib.optionalAttrs (!u.stopIfChanged) { X-StopIfChanged = false; }
           // u.serviceConfig
         )
         + install u;
@@ -103,6 +112,15 @@ let
     };
   };
   group.options.members = option strings [ ];
+  etc =
+    { config, ... }:
+    {
+      options = {
+        text = option (types.nullOr types.lines) null;
+        source = option types.path (pkgs.writeText "etc" config.text);
+        mode = option types.str "symlink";
+      };
+    };
 in
 {
   options = {
@@ -110,7 +128,7 @@ in
     warnings = option strings [ ];
     boot.kernelPackages = option types.anything pkgs.linuxPackages;
     environment = {
-      etc = option (types.attrsOf anything) { };
+      etc = option (types.attrsOf (types.submodule etc)) { };
       systemPackages = option (types.listOf types.package) [ ];
     };
     networking = {
@@ -119,13 +137,16 @@ in
         allowedTCPPorts = option (types.listOf types.port) [ ];
       };
       hostName = option types.str "";
+      hosts = option (types.attrsOf strings) { };
       nftables.enable = option types.bool false;
     };
     services.openssh = {
       enable = option types.bool false;
       settings = option anything { };
     };
-    specialisation = option anything { };
+    programs.ssh.package = option types.package pkgs.openssh;
+    security.pki.certificateFiles = option (types.listOf types.path) [ ];
+    specialisation = option (types.attrsOf types.anything) { };
     systemd = {
       services = option (types.attrsOf (types.submodule service)) { };
       sockets = option (types.attrsOf (types.submodule socket)) { };
@@ -147,21 +168,51 @@ in
   };
   config = {
     systemd.units = services // sockets;
+    environment.etc."ssl/certs/ca-certificates.crt".source = pkgs.runCommand "certificates" {
+      files = [ "${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt" ] ++ config.security.pki.certificateFiles;
+    } "cat \"\${files[@]}\" >$out";
     # As NixOS does: an assertion that fails is found when the system is built.
     system.build.toplevel =
       let
         failed = lib.filter (a: !a.assertion) config.assertions;
+        used = [
+          config.networking
+          config.virtualisation
+        ];
       in
       if failed != [ ] then
         throw "Failed assertions: ${lib.concatMapStringsSep "; " (a: a.message) failed}"
       else
-        builtins.deepSeq [
-          config.systemd
-          config.environment
-          config.networking
-          config.services.openssh
-          config.users
-          config.virtualisation
-        ] (pkgs.writeText "nixos-system" "");
+        builtins.deepSeq used (
+          pkgs.runCommand "nixos-system" {
+            nativeBuildInputs = [ pkgs.python3 ];
+            switch = "${./switch.py}";
+            units = lib.mapAttrs (_: unit: unit.text) config.systemd.units;
+            wanted =
+              lib.mapAttrs' (name: u: lib.nameValuePair "${name}.service" u.wantedBy) config.systemd.services
+              // lib.mapAttrs' (name: u: lib.nameValuePair "${name}.socket" u.wantedBy) config.systemd.sockets;
+            etc = lib.mapAttrs (_: file: { inherit (file) source mode; }) config.environment.etc;
+            packages = config.environment.systemPackages;
+            accounts = {
+              inherit (config.users) groups;
+              users = lib.mapAttrs (_: user: { inherit (user) isNormalUser extraGroups; }) config.users.users;
+            };
+            inherit (config.networking) hosts hostName;
+            firewall = lib.optionals config.networking.firewall.enable (
+              config.networking.firewall.allowedTCPPorts ++ lib.optional config.services.openssh.enable 22
+            );
+            hasFirewall = config.networking.firewall.enable;
+            hasSsh = config.services.openssh.enable;
+            specialisations = lib.mapAttrs (
+              _: other:
+              (extendModules {
+                modules = [
+                  { specialisation = lib.mkForce { }; }
+                  other.configuration
+                ];
+              }).config.system.build.toplevel
+            ) config.specialisation;
+          } "python3 ${./system.py}"
+        );
   };
 }

@@ -24,7 +24,14 @@ let
     toJSON
     ;
 
-  mkType = description: check: merge: { inherit description check merge; };
+  mkType = description: check: merge: {
+    name = description;
+    # What kind of phrase the description is. It decides whether a longer one puts it in parentheses.
+    class = "noun";
+    inherit description check merge;
+  };
+  phrase =
+    plain: type: if elem (type.class or "") plain then type.description else "(${type.description})";
   # A value that all its definitions must agree on.
   scalar =
     description: check:
@@ -41,11 +48,19 @@ rec {
   anything = mkType "anything" (_: true) (_: head);
   bool = scalar "boolean" isBool;
   int = scalar "signed integer" isInt;
-  ints.between =
-    low: high:
-    scalar "integer between ${toString low} and ${toString high} (both inclusive)" (
-      value: isInt value && value >= low && value <= high
-    );
+  ints = {
+    between =
+      low: high:
+      scalar "integer between ${toString low} and ${toString high} (both inclusive)" (
+        value: isInt value && value >= low && value <= high
+      );
+    positive = scalar "positive integer, meaning >0" (value: isInt value && value > 0) // {
+      class = "clause";
+    };
+    unsigned = scalar "unsigned integer, meaning >=0" (value: isInt value && value >= 0) // {
+      class = "clause";
+    };
+  };
   port = ints.between 0 65535 // {
     description = "16 bit unsigned integer; between 0 and 65535 (both inclusive)";
   };
@@ -54,10 +69,21 @@ rec {
   path = scalar "absolute path" (
     value: isPath value || isDerivation value || (isString value && substring 0 1 value == "/")
   );
-  package = scalar "package" isDerivation;
+  # What is outside the store, and stays there: a path literal would be copied into it.
+  externalPath = scalar "absolute path not in the Nix store" (
+    value: isString value && substring 0 1 value == "/" && !lib.hasPrefix builtins.storeDir value
+  );
+  # Packages are never compared: only one definition counts.
+  package = mkType "package" isDerivation (
+    path: values: if length values == 1 then head values else lib.fail path "is defined multiple times."
+  );
   raw = anything;
   enum =
-    values: scalar "one of ${lib.concatMapStringsSep ", " toJSON values}" (value: elem value values);
+    values:
+    scalar "one of ${lib.concatMapStringsSep ", " toJSON values}" (value: elem value values)
+    // {
+      class = "conjunction";
+    };
   strMatching =
     pattern:
     scalar "string matching the pattern ${pattern}" (
@@ -65,46 +91,78 @@ rec {
     );
   nullOr =
     type:
-    mkType "null or ${type.description}" (value: value == null || type.check value) (
-      path: values:
-      let
-        some = filter (value: value != null) values;
-      in
-      if some == [ ] then null else type.merge path some
-    );
+    mkType "null or ${phrase [ "noun" "conjunction" ] type}" (value: value == null || type.check value)
+      (
+        path: values:
+        let
+          some = filter (value: value != null) values;
+        in
+        if some == [ ] then null else type.merge path some
+      )
+    // {
+      class = "conjunction";
+      getSubOptions = type.getSubOptions or (_: { });
+    };
   listOf =
     type:
-    mkType "list of ${type.description}" isList (
+    mkType "list of ${phrase [ "noun" "composite" ] type}" isList (
       path: values: map (value: lib.merge path type [ value ]) (concatLists values)
     )
     // {
+      class = "composite";
       empty = _: [ ];
     };
   attrsOf =
     type:
-    mkType "attribute set of ${type.description}" isAttrs (
+    mkType "attribute set of ${phrase [ "noun" "composite" ] type}" isAttrs (
       path: values:
       builtins.mapAttrs (name: lib.merge (path ++ [ name ]) type) (
-        builtins.zipAttrsWith (_: found: found) (concatMap lib.push values)
+        # What is only defined under conditions that do not hold is not there.
+        lib.filterAttrs (_: found: concatMap (lib.discharge 100) found != [ ]) (
+          builtins.zipAttrsWith (_: found: found) (concatMap lib.push values)
+        )
       )
     )
     // {
+      name = "attrsOf";
+      class = "composite";
       empty = _: { };
+      getSubOptions = prefix: (type.getSubOptions or (_: { })) (prefix ++ [ "<name>" ]);
     };
   either =
     a: b:
     mkType "${a.description} or ${b.description}" (value: a.check value || b.check value) (
       path: values: (if all a.check values then a else b).merge path values
-    );
+    )
+    // {
+      class = "conjunction";
+    };
   oneOf = types: if length types == 1 then head types else either (head types) (oneOf (tail types));
-  # A directive of a unit, which may be said several times.
+  # A directive of a unit, which may be said several times: then every definition is a list.
   unitOption = mkType "systemd option" (_: true) (
-    path: values: if any isList values then concatMap lib.toList values else str'.merge path values
+    path: values:
+    if all isList values then
+      concatLists values
+    else if any isList values then
+      lib.fail path "is defined both as a list and as one value: ${toJSON values}"
+    else
+      str'.merge path values
   );
   str' = scalar "string" (_: true);
   submodule =
     module:
-    mkType "submodule" (value: isAttrs value || isFunction value) (
+    let
+      declared =
+        prefix:
+        lib.evalModules {
+          inherit prefix;
+          modules = [ module ];
+        };
+      free = (declared [ ]).freeformType;
+      description =
+        if free == null then "submodule" else "open submodule of ${phrase [ "noun" "composite" ] free}";
+    in
+    mkType description (value: isAttrs value || isFunction value) (
       path: values:
       (lib.evalModules {
         prefix = path;
@@ -112,7 +170,9 @@ rec {
       }).config
     )
     // {
+      class = "";
       empty = path: (submodule module).merge path [ { } ];
       inherit module;
+      getSubOptions = prefix: (declared prefix).options;
     };
 }

@@ -3,6 +3,10 @@
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Write},
+    os::{
+        fd::{FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
@@ -20,14 +24,29 @@ mod deadline;
 pub mod installed;
 mod network;
 pub mod slow;
+mod watching;
 pub use network::*;
+#[allow(unused_imports)] // by who opens no window
+pub use watching::*;
 
 pub const GATEWAY: &str = env!("CARGO_BIN_EXE_netmon-mcp");
 pub const DAEMON: &str = env!("CARGO_BIN_EXE_netmond");
 
+/// The group of a test's sockets: that of the user who a gateway becomes if root starts it.
+pub const GROUP: &str = "nogroup";
+/// That user and its group.
+pub const NOBODY: u32 = 65534;
+
+/// A folder that other users may look into.
+pub fn open_folder() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
 /// How long to wait for what should come at once. A guest under emulation is slower than its clock and asks for
 /// more: `NETMON_TEST_PATIENCE=5` stands for five times as long.
-fn patience(time: Duration) -> Duration {
+pub fn patience(time: Duration) -> Duration {
     time * std::env::var("NETMON_TEST_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 
@@ -41,6 +60,17 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < end, "did not happen within a minute: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A terminal of so many columns: our end of it, and that of who thinks to be at one.
+pub fn terminal(columns: u16) -> (OwnedFd, OwnedFd) {
+    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let (mut ours, mut its) = (-1, -1);
+    // SAFETY: the descriptors and the size are valid for the call; neither name nor settings are given.
+    let done = unsafe { libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null(), &size) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: openpty has just made both, and nobody else has them.
+    unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) }
 }
 
 /// A scan takes places in the tables of every daemon, since each sees the drops of the whole host.
@@ -64,6 +94,13 @@ pub fn run(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Where a program is, by PATH.
+pub fn path_of(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.exists());
+    found.unwrap_or_else(|| panic!("{program} is not in PATH"))
+}
+
 pub fn require_root() {
     deadline::watch();
     assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes network namespaces and loads eBPF");
@@ -77,6 +114,15 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// A gateway that an ordinary user starts who may ask this daemon: root asks no other hosts, for one thing.
+    pub fn gateway_of_a_user(&self) -> Command {
+        let group = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(&self.socket).unwrap());
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", &format!("--groups={group}"), GATEWAY, "--socket"]);
+        command.arg(&self.socket);
+        command
+    }
+
     /// The one that serves at `NETMON_TEST_SOCKET`, where that is set and one test runs at a time: under emulation
     /// to load everything takes longer than most tests.
     pub fn start() -> Daemon {
@@ -92,26 +138,31 @@ impl Daemon {
     }
 
     pub fn start_with(arguments: &[&str]) -> Daemon {
+        Daemon::start_in(arguments, &[])
+    }
+
+    /// One with these arguments and environment.
+    pub fn start_in(arguments: &[&str], environment: &[(&str, &str)]) -> Daemon {
         require_root();
-        let folder = TempDir::new().unwrap();
+        let folder = open_folder();
         let socket = folder.path().join("netmond.sock");
-        let child = Daemon::spawn(&socket, arguments);
+        let child = Daemon::spawn(&socket, arguments, environment);
         let mut daemon = Daemon { child: Some(child), socket, _folder: Some(folder) };
         daemon.wait();
         daemon
     }
 
-    fn spawn(socket: &Path, arguments: &[&str]) -> Child {
+    fn spawn(socket: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Child {
         let mut command = Command::new(DAEMON);
-        command.arg("--socket").arg(socket).args(["--group", "root"]).args(arguments).env("RUST_LOG", "warn");
-        command.stdin(Stdio::null()).spawn().unwrap()
+        command.arg("--socket").arg(socket).args(["--group", GROUP]).args(arguments).env("RUST_LOG", "warn");
+        command.envs(environment.iter().copied()).stdin(Stdio::null()).spawn().unwrap()
     }
 
     /// Until it serves: it has dropped its privileges by then.
     fn wait(&mut self) {
         until("netmond serves", || {
             assert!(self.child().try_wait().unwrap().is_none(), "netmond ended");
-            ask(&self.socket, "{\"version\":1,\"tool\":\"status\",\"input\":{}}").ok()
+            ask(&self.socket, "{\"version\":2,\"tool\":\"status\",\"input\":{}}").ok()
         });
     }
 
@@ -130,7 +181,7 @@ impl Daemon {
     }
 
     pub fn restart(&mut self) {
-        self.child = Some(Daemon::spawn(&self.socket, &[]));
+        self.child = Some(Daemon::spawn(&self.socket, &[], &[]));
         self.wait();
     }
 }
@@ -156,7 +207,7 @@ impl Drop for Ended {
 
 /// A line to the daemon's socket, and its answer; an error if there is none within 100 s.
 pub fn ask(socket: &Path, line: &str) -> std::io::Result<String> {
-    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(patience(Duration::from_secs(100))))?;
     stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();

@@ -147,6 +147,17 @@ pub fn echo_server(netns: &Netns, address: &str) -> SocketAddr {
     at
 }
 
+/// Waits until everything that a socket has written is acknowledged: it is in the peer's buffer.
+pub fn until_acknowledged(stream: &TcpStream) {
+    let mut left: libc::c_int = 0;
+    until("everything is acknowledged", || {
+        // SAFETY: the request writes one int, to one that lives.
+        let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        (left == 0).then_some(())
+    });
+}
+
 /// Connects from a namespace.
 pub fn connect(netns: &Netns, to: SocketAddr) -> std::io::Result<TcpStream> {
     netns.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))
@@ -177,26 +188,33 @@ impl Drop for Cgroup {
     }
 }
 
+/// Makes a tun interface with these addresses. It goes when the file is closed.
+pub fn open_tun(netns: &Netns, name: &str, addresses: &[&str]) -> File {
+    /// `TUNSETIFF`, `IFF_TUN` and `IFF_NO_PI` of linux/if_tun.h.
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    const FLAGS: u16 = 0x0001 | 0x1000;
+    let file = netns.enter(|| {
+        let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+        let mut request = [0u8; 40];
+        request[..name.len()].copy_from_slice(name.as_bytes());
+        request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
+        // SAFETY: the request is a struct ifreq: a name of 16 bytes, then a union of 24.
+        assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) }, 0);
+        file
+    });
+    for address in addresses {
+        netns.ip(&format!("addr add {address} dev {name}{}", if address.contains(':') { " nodad" } else { "" }));
+    }
+    netns.ip(&format!("link set {name} up"));
+    file
+}
+
 /// A tun interface, `tun7`: a device whose packets start with the IP header.
 pub struct Tunnel(File);
 
 impl Tunnel {
     pub fn new(netns: &Netns) -> Tunnel {
-        /// `TUNSETIFF`, `IFF_TUN` and `IFF_NO_PI` of linux/if_tun.h.
-        const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
-        const FLAGS: u16 = 0x0001 | 0x1000;
-        let file = netns.enter(|| {
-            let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-            let mut request = [0u8; 40];
-            request[..4].copy_from_slice(b"tun7");
-            request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
-            // SAFETY: the request is a struct ifreq: a name of 16 bytes, then a union of 24.
-            assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) }, 0);
-            file
-        });
-        netns.ip("addr add 10.79.0.1/24 dev tun7");
-        netns.ip("link set tun7 up");
-        Tunnel(file)
+        Tunnel(open_tun(netns, "tun7", &["10.79.0.1/24"]))
     }
 
     /// Lets a UDP packet with `bytes` of payload arrive at the interface.

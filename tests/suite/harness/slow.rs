@@ -3,13 +3,12 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    os::fd::AsRawFd,
     sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
 
-use super::Netns;
+use super::{Netns, open_tun};
 
 pub const SLOW_A: &str = "10.78.0.1";
 pub const SLOW_B: &str = "10.78.0.2";
@@ -34,22 +33,7 @@ impl SlowPair {
 }
 
 fn tun(netns: &Netns, v4: &str, v6: &str) -> File {
-    /// `TUNSETIFF`, `IFF_TUN` and `IFF_NO_PI` of linux/if_tun.h.
-    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
-    const FLAGS: u16 = 0x0001 | 0x1000;
-    let file = netns.enter(|| {
-        let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-        let mut request = [0u8; 40];
-        request[..4].copy_from_slice(b"slow");
-        request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
-        // SAFETY: the request is a struct ifreq: a name of 16 bytes, then a union of 24.
-        assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) }, 0);
-        file
-    });
-    netns.ip(&format!("addr add {v4}/24 dev slow"));
-    netns.ip(&format!("addr add {v6}/64 dev slow nodad"));
-    netns.ip("link set slow up");
-    file
+    open_tun(netns, "slow", &[&format!("{v4}/24"), &format!("{v6}/64")])
 }
 
 /// Two threads: one takes each packet as it comes, one hands it on when its time has come. They end with the

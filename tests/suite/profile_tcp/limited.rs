@@ -30,7 +30,7 @@ fn limit(pair: (&Netns, &Netns), address: &str, reads: bool, write: impl FnOnce(
     if reads {
         thread::spawn(move || while let Ok(1..) = server.read(&mut [0; 65_536]) {});
     }
-    let arguments = json!({"port": ends.to.port(), "remote": address, "duration_ms": 2_500});
+    let arguments = json!({"port": ends.to.port(), "remote": address});
     let answer = watched(&daemon, arguments, || write(&ends.client));
     ends.row(&answer).clone()
 }

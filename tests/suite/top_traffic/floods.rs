@@ -17,20 +17,19 @@ fn a_flood_of_sockets_is_not_tracked_but_counted() {
     let _flooding = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();
-    let mut client = Client::connect(&daemon.socket);
     let receiver = netns.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     let to = receiver.local_addr().unwrap();
     let sockets = 66_000;
-    let question = json!({"protocol": "udp", "group_by": "netns", "limit": 10_000, "duration_ms": 20_000});
-    let answer = measure_amid_all(&mut client, question, || flood(&netns, to, sockets));
+    let question = json!({"protocol": "udp", "group_by": "netns", "limit": 10_000});
+    let answer = measure_amid_all(&daemon, question, || flood(&netns, to, sockets));
     let tracked: u64 = rows(&answer, &netns).iter().map(|row| moved(row).1).sum();
     let other = answer["other"]["tx_bytes"].as_u64().unwrap();
     // Other tests send as well, and are in `other`.
     assert!(tracked < sockets * 10 && tracked + other >= sockets * 10, "{answer}");
     let limits = answer["measured"]["limits"].to_string();
-    assert!(limits.contains("datagrams of UDP sockets beyond"), "{answer}");
+    assert!(limits.contains("udp_sockets_merged"), "{answer}");
     // And after the flood all is as before.
-    let answer = measure_amid_all(&mut client, CONNECTIONS(), || {
+    let answer = measure_amid_all(&daemon, CONNECTIONS(), || {
         receiver.send_to(&[0; 77], to).unwrap();
     });
     assert_eq!(moved(socket(&answer, &netns, to.port())), (0, 77), "{answer}");
@@ -42,29 +41,24 @@ fn slots_of_sockets_are_free_when_the_windows_that_saw_them_have_ended_though_ot
     let _flooding = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();
-    let mut clients: Vec<_> = (0..3).map(|_| Client::connect(&daemon.socket)).collect();
     let open = || netns.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     let (receiver, idle) = (open(), open());
     let to = receiver.local_addr().unwrap();
     let own = |socket: &UdpSocket| socket.local_addr().unwrap().port();
-    let question = |ms| json!({"protocol": "udp", "group_by": "connection", "limit": 10_000, "duration_ms": ms});
-    let first = clients[0].begin_call(TOOL, question(60_000));
-    clients[0].until_open(TOOL, 1);
+    let window = || daemon.watch(TOOL, json!({"protocol": "udp", "group_by": "connection", "limit": 10_000}));
+    let first = window();
     idle.send_to(&[0; 300], to).unwrap();
     flood(&netns, to, 66_000);
-    let second = clients[1].begin_call(TOOL, question(20_000));
-    clients[1].until_open(TOOL, 2);
-    clients[0].cancel(first);
-    clients[1].until_open(TOOL, 1);
+    let second = window();
+    first.end();
     // Nearly all slots are taken again, that of the idle socket too; the rest is for it, and for what else runs here.
     flood(&netns, to, 62_000);
     let late = open();
     late.send_to(&[0; 500], to).unwrap();
-    let third = clients[2].begin_call(TOOL, question(1_000));
-    clients[1].until_open(TOOL, 2);
+    let third = window();
     idle.send_to(&[0; 700], to).unwrap();
     late.send_to(&[0; 40], to).unwrap();
-    let [third, second] = [(2, third), (1, second)].map(|(i, id): (usize, i64)| clients[i].end_call(id).unwrap());
+    let (third, second) = (third.end(), second.end());
     for (answer, sent) in [(&third, [700, 40]), (&second, [700, 540])] {
         adds_up(answer);
         assert_eq!(

@@ -7,11 +7,11 @@ use crate::processes::Process;
 fn overflows_of_a_container_are_told_from_syns_without_a_way_back() {
     let pair = Pair::new();
     let daemon = Daemon::start();
-    // Its child closes nothing, and nobody accepts: 128 connections wait, and one more.
+    // Its child closes nothing either, and nobody accepts: 128 connections wait, and one more.
     let mut server = Process::in_netns(&pair.b, &format!("tcp-listen-fork {B} 86"));
-    server.hear();
+    let child = server.hear().parse().unwrap();
     let overflows = |fault: &dyn Fn()| {
-        let answer = answer_to(&daemon, WINDOW_MS, fault);
+        let answer = answer_to(&daemon, fault);
         let mine = answer["listeners"].as_array().unwrap().iter().find(|l| l["owner"]["pid"] == server.pid()).cloned();
         let mine = mine.unwrap_or_else(|| panic!("{answer:#}"));
         assert!(mine["dropped"].as_u64().unwrap() > 0, "{mine:#}");
@@ -31,4 +31,6 @@ fn overflows_of_a_container_are_told_from_syns_without_a_way_back() {
     let held = std::sync::Mutex::new(Vec::new());
     let many = || held.lock().unwrap().extend((0..132).map(|_| open()));
     assert!(overflows(&|| pair.a.enter(many)) > 0);
+    rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
 }

@@ -9,7 +9,7 @@ fn a_socket_that_lives_briefly_in_a_process_with_many_files() {
     nft(&pair.a, "output", "udp dport 92 drop");
     let mut server = Process::in_netns(&pair.a, &format!("udp-briefly {B} 92 3000"));
     server.hear();
-    let answer = answer_to(&daemon, WINDOW_MS, || {
+    let answer = answer_to(&daemon, || {
         server.go();
         server.hear()
     });

@@ -24,6 +24,7 @@ sys.dont_write_bytecode = True
 import guest
 import kernels
 import report
+import root
 import services
 from machine import GuestDied, Machine
 from script import run_script
@@ -45,6 +46,7 @@ def main():
     parser.add_argument("kernels", nargs="*", metavar="KERNEL")
     parser.add_argument("--service", action="store_true", help="test the installed service instead")
     parser.add_argument("--readme", action="store_true", help="only put the last results of each kernel in the README")
+    parser.add_argument("--fetch", action="store_true", help="only fetch the kernels, and make the image with systemd")
     parser.add_argument("--run", metavar="COMMAND", help="only boot, run this, and print what it prints")
     arguments = parser.parse_args()
     default = ["6.12"] if arguments.service else ["6.1", "6.12"]
@@ -56,6 +58,11 @@ def main():
         return report.update(guest.ROOT / "README.md", [saved[name] for name in kernels.SOURCES if name in saved])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # so that `finally` ends the guests
     (CACHE / "results").mkdir(parents=True, exist_ok=True)
+    if arguments.fetch:
+        root.image(CACHE)
+        for name in names:
+            kernels.fetch(name, CACHE / "kernels")
+        return
     programs = guest.build(CACHE)
     if arguments.run:
         sys.exit(max(run_on(name, programs, arguments.run) for name in names))

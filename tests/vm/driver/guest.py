@@ -78,21 +78,26 @@ def small(kernel, programs, path):
     archive.write(path)
 
 
+def with_systemd(archive, kernel):
+    """Makes the initramfs that of a guest with systemd: it adds what is under payload/ to the system on the disk."""
+    archive.file("init", FILES / "init-systemd")
+    archive.file("payload/etc/systemd/system/shell.service", FILES / "shell.service")
+    archive.file("payload/usr/lib/guest/shell", FILES / "shell")
+    archive.tree(f"payload/usr/lib/modules/{kernel.release}", kernel.modules)
+
+
 def installed(kernel, programs, path):
     """Writes the initramfs of the guests with systemd, with everything that `make install` puts in its places."""
     archive = initramfs(kernel)
-    archive.file("init", FILES / "init-systemd")
+    with_systemd(archive, kernel)
     staged = path.parent / "installed"
     variables = [f"DESTDIR={staged}", "PREFIX=/usr", f"BUILT={programs['netmond'][1].parent}"]
     subprocess.run(["make", "-s", "install", *variables], cwd=ROOT, check=True)
     for name, text in INSTALLED.items():
         archive.text(f"payload/{name}", text)
     archive.text("payload/etc/netmon-tokens", TOKENS, 0o400)
-    archive.file("payload/etc/systemd/system/shell.service", FILES / "shell.service")
-    for name in "shell", "prepare":
-        archive.file(f"payload/usr/lib/guest/{name}", FILES / name)
+    archive.file("payload/usr/lib/guest/prepare", FILES / "prepare")
     archive.file("payload/usr/bin/upgrade", FILES / "upgrade")
     archive.file("payload/usr/bin/mcp-client", FILES.parent / "mcp-client", 0o755)
     archive.tree("payload", staged)
-    archive.tree(f"payload/usr/lib/modules/{kernel.release}", kernel.modules)
     archive.write(path)

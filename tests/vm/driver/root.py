@@ -10,8 +10,8 @@ from kernels import DEBIAN, SECURITY, source
 SUITE = "bookworm"
 # What the units, and the scripts that test them, need.
 PACKAGES = (
-    "systemd systemd-sysv dbus iproute2 jq kmod libelf1 login mawk netbase nftables openssh-client openssh-server "
-    "passwd procps python3-minimal libpython3-stdlib util-linux zlib1g"
+    "curl systemd systemd-sysv dbus iproute2 jq kmod libelf1 login mawk netbase nftables openssh-client openssh-server "
+    "openssl passwd procps python3-minimal libpython3-stdlib util-linux zlib1g"
 )
 SMALLER = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
 MEGABYTES = 700  # sparse: what is in it is a third of that
@@ -19,9 +19,9 @@ SECONDS = 1200
 
 
 def image(cache):
-    """The image, made once. Every boot adds what is tested to a copy that is thrown away."""
-    path = cache / f"{SUITE}.ext4"
-    if path.exists():
+    """The image, made once for these packages. Every boot adds what is tested to a copy that is thrown away."""
+    path, made_of = cache / f"{SUITE}.ext4", cache / f"{SUITE}.packages"
+    if path.exists() and made_of.exists() and made_of.read_text() == PACKAGES:
         return path
     if os.geteuid() != 0:
         raise PermissionError("the system image has files of several users, so root makes it: sudo make vm-service")
@@ -38,6 +38,7 @@ def image(cache):
         run(["tar", "-C", root, "-xf", archive, "--exclude=./dev/*"])
         run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", root, made, f"{MEGABYTES}M"])
         made.rename(path)
+    made_of.write_text(PACKAGES)
     return path
 
 

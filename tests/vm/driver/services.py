@@ -7,6 +7,7 @@ from pathlib import Path
 import guest
 import kernels
 import root
+from hub import Hub
 from machine import GuestDied, Machine
 from script import run_script
 
@@ -37,14 +38,13 @@ def test(name, programs, cache):
 
 
 def hosts(kernel, programs, image, folder, deadline):
-    """The hosts, not started: a cable between them is a pair of Unix sockets, a datagram a frame."""
+    """The hosts, not started."""
+    hub = Hub(folder, len(guest.NODES))
     guest.installed(kernel, programs, folder / "initramfs")
     machines = []
     for number, (name, address) in enumerate(guest.NODES.items()):
-        local, remote = folder / f"cable{number}", folder / f"cable{1 - number}"
-        cable = f"dgram,id=cable,local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
-        devices = ["-drive", f"file={image},if=virtio,format=raw,snapshot=on", "-netdev", cable]
-        devices += ["-device", f"virtio-net-pci,netdev=cable,mac=52:54:00:12:01:0{number + 1}"]
+        devices = ["-drive", f"file={image},if=virtio,format=raw,snapshot=on"]
+        devices += hub.device(number, f"52:54:00:12:01:0{number + 1}")
         line = f"address={address}/24"
         machines.append(Machine(name, kernel, folder / "initramfs", folder, deadline, line, devices))
     return machines

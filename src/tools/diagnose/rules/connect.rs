@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    answer::{Endpoint, Family, Owner},
+    answer::{Endpoint, Family, Owner, count},
     tools::diagnose::{
         evidence::{Connection, Evidence, Outcome, common, groups, program},
         finding::{Code, Finding, Severity, quoted},
@@ -66,7 +66,11 @@ pub fn connect_timeout(evidence: &Evidence) -> Vec<Finding> {
             Severity::Info
         };
         let waited = rows.iter().map(|row| row.waited).max().unwrap_or_default();
-        let summary = format!("{remote} does not answer {}: {} connects wait, or gave up", quoted(&owner), rows.len());
+        let summary = format!(
+            "{remote} does not answer {}: {}, or gave up",
+            quoted(&owner),
+            count(rows.len() as u64, "connect waits", "connects wait")
+        );
         let finding = Finding::new(Code::ConnectTimeout, severity, summary)
             .owner(&owner)
             .with("attempts", rows.len())
@@ -88,7 +92,11 @@ pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
         let severity = if other_family_works(evidence, &key) { Severity::Info } else { Severity::Warning };
         let prohibited = rows[0].errno.as_deref() == Some("EACCES");
         let why = if prohibited { "since a route or a policy prohibits it" } else { "for want of a route" };
-        let summary = format!("{} cannot reach {remote}: {} connects failed, {why}", quoted(&owner), rows.len());
+        let summary = format!(
+            "{} cannot reach {remote}: {} failed, {why}",
+            quoted(&owner),
+            count(rows.len() as u64, "connect", "connects")
+        );
         let finding = Finding::new(Code::NoRoute, severity, summary)
             .owner(&owner)
             .with("attempts", rows.len())
@@ -139,12 +147,9 @@ pub fn ipv6_broken(evidence: &Evidence) -> Vec<Finding> {
     /// Who gives IPv6 up after a moment gives it a chance again with every connection: three that all fail are no bad luck.
     const RACES: usize = 3;
     // Localhost over IPv6, where the service listens on 127.0.0.1 only, is refused everywhere.
-    let refused = |c: &Connection| {
-        c.outcome == Outcome::Refused && c.remote.is_some_and(|remote| !remote.address.is_loopback())
-    };
-    let fails = |c: &&Connection| {
-        c.hangs() || c.lost_the_race() || c.outcome == Outcome::Unreachable || refused(c)
-    };
+    let refused =
+        |c: &Connection| c.outcome == Outcome::Refused && c.remote.is_some_and(|remote| !remote.address.is_loopback());
+    let fails = |c: &&Connection| c.hangs() || c.lost_the_race() || c.outcome == Outcome::Unreachable || refused(c);
     let over_ipv6 = |c: &&Connection| c.remote.is_some_and(|remote| remote.family() == Family::Ipv6);
     let key = |c: &Connection| (program(&c.owner), c.remote.map(|remote| remote.port));
     let mut found = Vec::new();
@@ -206,7 +211,7 @@ fn is_global_ipv6(address: &std::net::IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
-    use crate::tools::diagnose::evidence::{Drop, Socket};
+    use crate::tools::diagnose::evidence::{DroppedPackets, Socket};
 
     fn evidence(connections: Vec<Connection>) -> Evidence {
         Evidence { connections, ..quiet() }
@@ -281,7 +286,10 @@ mod tests {
 
     #[test]
     fn a_router_of_ours_without_a_route_is_told_with_its_client() {
-        let drops = vec![Drop { interface: Some("c0".into()), ..drop_of("IP_INNOROUTES", "tcp", ("192.0.2.7", 80), 4) }];
+        let drops = vec![DroppedPackets {
+            interface: Some("c0".into()),
+            ..drop_of("IP_INNOROUTES", "tcp", ("192.0.2.7", 80), 4)
+        }];
         let connections = vec![connection("192.0.2.7", 80, Outcome::Unreachable)];
         let found = no_route(&Evidence { drops, ..evidence(connections) });
         assert_eq!(told(&found), [(Code::NoRoute, Severity::Warning)]);

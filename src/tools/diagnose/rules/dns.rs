@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use super::names::Names;
 use crate::{
     answer::Endpoint,
+    dns,
     tools::diagnose::{
         evidence::{Evidence, Query, common, groups, program},
-        finding::{Code, Finding, Place, Severity, quoted},
+        finding::{Code, Finding, HostPort, Severity, quoted},
     },
 };
 
@@ -31,7 +33,8 @@ fn judged(code: Code, server: Option<Endpoint>, bad: &[&Query], of: usize, share
     let severity = if bad.len() >= QUERIES { Severity::Warning } else { Severity::Info };
     let owner = common(bad.iter().map(|query| &query.owner));
     let names: BTreeSet<_> = bad.iter().map(|query| query.name.as_str()).take(64).collect();
-    let names: Vec<_> = names.into_iter().take(3).collect();
+    let shown = |name: &str| if dns::is_hostname(name) { name.into() } else { format!("not a hostname: {name}") };
+    let names: Vec<String> = names.into_iter().take(3).map(shown).collect();
     let summary = format!("DNS server {server} {what}: {} of {of} queries, asked by {}", bad.len(), quoted(&owner));
     Some(
         Finding::new(code, severity, summary)
@@ -74,7 +77,7 @@ fn of(evidence: &Evidence, code: Code) -> Vec<Finding> {
 fn passes_on(evidence: &Evidence, relay: &Finding, source: &Finding) -> bool {
     let asked = |finding: &Finding| {
         let at = finding.places[0];
-        evidence.queries.iter().filter(move |query| query.server.map(Place::from) == Some(at))
+        evidence.queries.iter().filter(move |query| query.server.map(HostPort::from) == Some(at))
     };
     let Some(asker) = asked(relay).next() else { return false };
     let resolver = evidence.server("udp", relay.places[0], asker.owner.netns);
@@ -103,11 +106,10 @@ fn silence(evidence: &Evidence) -> Vec<Finding> {
 fn failures(evidence: &Evidence) -> Vec<Finding> {
     /// SERVFAIL, REFUSED and the like: a fifth of the answers, as above.
     const SHARE: f64 = 0.2;
-    /// A search list of four domains makes four NXDOMAIN of five answers, and all is well. Beyond nine of ten nearly
-    /// no name exists.
+    /// Of names that somebody needs. Beyond nine of ten nearly none of them exists.
     const SHARE_NXDOMAIN: f64 = 0.9;
     const NXDOMAINS: usize = 5;
-    let mut found = Vec::new();
+    let (mut found, names) = (Vec::new(), Names::of(&evidence.queries));
     for (server, queries) in by_server(evidence) {
         let answered: Vec<_> = queries.iter().copied().filter(|query| query.rcode.is_some()).collect();
         let (missing, failed): (Vec<_>, Vec<_>) = answered
@@ -118,9 +120,11 @@ fn failures(evidence: &Evidence) -> Vec<Finding> {
         let rcodes: BTreeSet<_> = failed.iter().filter_map(|query| query.rcode.as_deref()).collect();
         let what = format!("answers {}", rcodes.into_iter().collect::<Vec<_>>().join(", "));
         found.extend(judged(Code::DnsFailure, server, &failed, answered.len(), SHARE, &what));
-        if missing.len() >= NXDOMAINS {
-            let what = "answers NXDOMAIN to nearly everything";
-            found.extend(judged(Code::DnsFailure, server, &missing, answered.len(), SHARE_NXDOMAIN, what));
+        let needed: Vec<_> = missing.iter().copied().filter(|query| names.is_needed(query)).collect();
+        if needed.len() >= NXDOMAINS {
+            let of = answered.len() - (missing.len() - needed.len());
+            let what = "answers NXDOMAIN to nearly everything that must exist";
+            found.extend(judged(Code::DnsFailure, server, &needed, of, SHARE_NXDOMAIN, what));
         }
     }
     found
@@ -187,6 +191,19 @@ mod tests {
     fn a_search_list_is_no_failure() {
         assert_eq!(all(&evidence(&[(40, query(Some("NXDOMAIN"), 1)), (10, query(Some("NOERROR"), 1))])), []);
         assert_eq!(all(&evidence(&[(10, query(Some("NXDOMAIN"), 1))])), [(Code::DnsFailure, Severity::Warning)]);
+    }
+
+    #[test]
+    fn block_lists_hide_no_fault_and_are_none() {
+        let named = |name: &str, rcode| Query { name: name.into(), ..query(Some(rcode), 1) };
+        let lists = (200, named("9.2.0.192.zen.bl.test", "NXDOMAIN"));
+        let exists = (4, named("mx.example.org", "NOERROR"));
+        assert_eq!(all(&evidence(&[lists.clone(), exists.clone()])), []);
+        let needed = (6, named("db.corp.internal", "NXDOMAIN"));
+        let found = dns_failure(&evidence(&[lists.clone(), needed.clone()]));
+        assert_eq!(told(&found), [(Code::DnsFailure, Severity::Warning)]);
+        assert_eq!((&found[0].evidence["affected"], &found[0].evidence["queries"]), (&6.into(), &6.into()));
+        assert_eq!(all(&evidence(&[lists, exists, needed])), [], "most of what is needed must be missing");
     }
 
     #[test]

@@ -6,19 +6,19 @@ use super::warning_from;
 use crate::{
     answer::Owner,
     tools::diagnose::{
-        evidence::{Connection, Drop, Evidence, Outcome, Query, common, groups, is_known},
-        finding::{Code, Finding, Place, Severity, quoted},
+        evidence::{Connection, DroppedPackets, Evidence, Outcome, Query, common, groups, is_known},
+        finding::{Code, Finding, HostPort, Severity, quoted},
     },
 };
 
 /// Of the two ends of a packet the one that is a service: where somebody listens, else the lower port.
-fn service(evidence: &Evidence, drop: &Drop) -> Option<Place> {
-    let serves = |end: &Place| match drop.protocol.as_str() {
-        "udp" => evidence.receiver(*end).is_some(),
-        _ => evidence.listener(*end).is_some(),
+fn service(evidence: &Evidence, drop: &DroppedPackets) -> Option<HostPort> {
+    let serves = |end: &HostPort| match drop.protocol.as_str() {
+        "udp" => evidence.receivers(*end, drop.owner.netns).next().is_some(),
+        _ => evidence.listener(*end, drop.owner.netns).is_some(),
     };
     // A port that was not told apart is one of many: a client's.
-    let port = |end: &Place| end.port.unwrap_or(u16::MAX);
+    let port = |end: &HostPort| end.port.unwrap_or(u16::MAX);
     match (drop.source, drop.destination) {
         (Some(source), Some(destination)) if serves(&source) == serves(&destination) => {
             Some(if port(&destination) <= port(&source) { destination } else { source })
@@ -29,14 +29,14 @@ fn service(evidence: &Evidence, drop: &Drop) -> Option<Place> {
 }
 
 /// Whether the packet was of somebody on this host: a sender of ours, or a service of ours that somebody wants to reach.
-fn concerns_us(evidence: &Evidence, drop: &Drop) -> bool {
+fn concerns_us(evidence: &Evidence, drop: &DroppedPackets) -> bool {
     /// Who only looks around sends one SYN to a port, or two; a client sends its own again after 1 s and 3 s. Of many
     /// sources the row names none.
     const INSISTS: u64 = 3;
-    let ours = |end: Option<Place>| end.is_some_and(|end| evidence.is_ours(&end.address));
-    let served = |end: Place| evidence.server(&drop.protocol, end, drop.owner.netns).is_some();
+    let ours = |end: Option<HostPort>| end.is_some_and(|end| evidence.is_ours(&end.address));
+    let served = |end: HostPort| evidence.server(&drop.protocol, end, drop.owner.netns).is_some();
     let insists = drop.source.is_some() && drop.count >= INSISTS;
-    let asked = |end: Place| {
+    let asked = |end: HostPort| {
         let waits = |query: &&Query| query.unanswered && is_known(&query.owner);
         evidence.queries.iter().filter(waits).filter_map(|query| query.server).any(|server| end.covers(&server.into()))
     };
@@ -46,7 +46,7 @@ fn concerns_us(evidence: &Evidence, drop: &Drop) -> bool {
 
 /// Whose packets they were: as the kernel says, else who serves the port that they were for, or from, else who connects
 /// there. All in the network namespace where they died: elsewhere it is not theirs to mend.
-fn party(evidence: &Evidence, rows: &[&Drop]) -> Owner {
+fn party(evidence: &Evidence, rows: &[&DroppedPackets]) -> Owner {
     let said = whose(rows);
     if is_known(&said) {
         return said;
@@ -56,8 +56,8 @@ fn party(evidence: &Evidence, rows: &[&Drop]) -> Owner {
         let server = evidence.server(&row.protocol, end?, row.owner.netns)?;
         (server.netns == row.owner.netns).then_some(server)
     });
-    let connects = |row: &Drop, c: &Connection| {
-        let there = c.remote.map(Place::from).zip(row.destination).is_some_and(|(remote, at)| at.covers(&remote));
+    let connects = |row: &DroppedPackets, c: &Connection| {
+        let there = c.remote.map(HostPort::from).zip(row.destination).is_some_and(|(remote, at)| at.covers(&remote));
         c.outbound && c.owner.netns == row.owner.netns && there
     };
     let clients = || evidence.connections.iter().filter(|c| rows.iter().any(|row| connects(row, c)));
@@ -66,7 +66,13 @@ fn party(evidence: &Evidence, rows: &[&Drop]) -> Owner {
 }
 
 /// The finding's figures that all drops have.
-pub(super) fn about(evidence: &Evidence, code: Code, severity: Severity, summary: String, rows: &[&Drop]) -> Finding {
+pub(super) fn about(
+    evidence: &Evidence,
+    code: Code,
+    severity: Severity,
+    summary: String,
+    rows: &[&DroppedPackets],
+) -> Finding {
     let owner = party(evidence, rows);
     let interfaces: BTreeSet<_> = rows.iter().filter_map(|row| row.interface.as_ref()).collect();
     let first = rows[0];
@@ -82,15 +88,15 @@ pub(super) fn about(evidence: &Evidence, code: Code, severity: Severity, summary
 }
 
 /// Whose packets they were.
-pub(super) fn whose(rows: &[&Drop]) -> Owner {
+pub(super) fn whose(rows: &[&DroppedPackets]) -> Owner {
     common(rows.iter().map(|row| &row.owner))
 }
 
-pub(super) fn total(rows: &[&Drop]) -> u64 {
+pub(super) fn total(rows: &[&DroppedPackets]) -> u64 {
     rows.iter().map(|row| row.count).sum()
 }
 
-fn is_full_table(evidence: &Evidence, drop: &Drop) -> bool {
+fn is_full_table(evidence: &Evidence, drop: &DroppedPackets) -> bool {
     // A rule's verdict is carried out in nft_do_chain or in nf_hook_slow; conntrack's own only in the latter, and then
     // its counter grows. That counter is of our own network namespace; of the others we know whether a table is full.
     let full = evidence.counters.conntrack_drops > 0 || evidence.conntrack_is_full;
@@ -118,8 +124,8 @@ pub fn conntrack_full(evidence: &Evidence) -> Vec<Finding> {
 pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
     /// A client sends its SYN again after a second: a rule that matters drops more than one packet in a window.
     const PACKETS: u64 = 2;
-    let rule = |drop: &&Drop| drop.reason == "NETFILTER_DROP" && !is_full_table(evidence, drop);
-    let key = |drop: &Drop| (drop.protocol.clone(), service(evidence, drop), concerns_us(evidence, drop));
+    let rule = |drop: &&DroppedPackets| drop.reason == "NETFILTER_DROP" && !is_full_table(evidence, drop);
+    let key = |drop: &DroppedPackets| (drop.protocol.clone(), service(evidence, drop), concerns_us(evidence, drop));
     let mut found = Vec::new();
     for ((protocol, service, ours), rows) in groups(evidence.drops.iter().filter(rule), key) {
         let count = total(&rows);
@@ -140,86 +146,33 @@ pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
 }
 
 /// Whether who wants to reach the service is told no, and does not wait in vain.
-fn rejects(evidence: &Evidence, service: Option<Place>) -> bool {
+fn rejects(evidence: &Evidence, service: Option<HostPort>) -> bool {
     let told = |c: &&Connection| matches!(c.outcome, Outcome::Refused | Outcome::Unreachable);
-    let there = |c: &Connection| c.outbound && c.remote.map(Place::from) == service;
+    let there = |c: &Connection| c.outbound && c.remote.map(HostPort::from) == service;
     service.is_some() && evidence.connections.iter().filter(told).any(there)
-}
-
-/// Nobody answers ARP or neighbour discovery for the next hop.
-pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
-    // IPv6 gives a failed neighbour no reason of its own.
-    let failed = |drop: &Drop| {
-        let at = |function: &&str| drop.location.starts_with(function);
-        drop.reason == "NEIGH_FAILED" || ["ndisc_error_report", "arp_error_report", "neigh_invalidate"].iter().any(at)
-    };
-    let waits = evidence.drops.iter().filter(|drop| drop.reason.starts_with("NEIGH_") || failed(drop));
-    let mut found = Vec::new();
-    for (address, rows) in groups(waits, |drop| drop.destination.map(|end| end.address)) {
-        // Who scans a network makes its router ask for hosts that never were. And a queue that overflows while a
-        // neighbour is asked for the first time is a burst.
-        // Who answers somebody that is not there, as a flood with made up senders has it, wanted nothing of him.
-        let answers = |row: &Drop, source| evidence.server("tcp", source, row.owner.netns).is_some();
-        let asked = |row: &Drop| row.protocol != "tcp" || !row.source.is_some_and(|source| answers(row, source));
-        let sent = |row: &Drop| row.sent_here || row.source.is_some_and(|source| evidence.is_ours(&source.address));
-        let ours = |row: &Drop| asked(row) && (is_known(&row.owner) || sent(row));
-        let harmful = rows.iter().any(|row| ours(row)) && rows.iter().any(|row| failed(row));
-        let severity = if harmful { Severity::Warning } else { Severity::Info };
-        let to = address.map_or_else(|| "a neighbour".into(), |address| address.to_string());
-        let summary = format!(
-            "no neighbour answers for {to}: {} packets waited for its link-layer address and were dropped",
-            total(&rows)
-        );
-        let finding = about(evidence, Code::NeighborUnreachable, severity, summary, &rows);
-        let finding = address.into_iter().fold(finding, Finding::at);
-        found.push(next_hop(finding, &to));
-    }
-    let told: BTreeSet<_> =
-        found.iter().flat_map(|finding: &Finding| finding.places.clone()).map(|place| place.address).collect();
-    found.extend(unreached(evidence).into_iter().filter(|finding| !told.contains(&finding.places[0].address)));
-    found
-}
-
-/// Connects that were told so, where no packet was seen to die: over IPv6 the SYN is kept for the next try.
-fn unreached(evidence: &Evidence) -> Vec<Finding> {
-    let mut found = Vec::new();
-    for (remote, rows) in groups(evidence.connections.iter().filter(|c| c.outbound && c.no_neighbor()), |c| c.remote) {
-        let Some(remote) = remote else { continue };
-        let owner = common(rows.iter().map(|row| &row.owner));
-        let summary = format!(
-            "no neighbour answers on the way of {} to {remote}: {} connects waited for nothing",
-            quoted(&owner),
-            rows.len()
-        );
-        let finding = Finding::new(Code::NeighborUnreachable, Severity::Warning, summary)
-            .owner(&owner)
-            .with("packets", rows.len())
-            .with("protocol", "tcp")
-            .with("destination", remote)
-            .with("errno", &rows[0].errno)
-            .at(remote.address);
-        found.push(next_hop(finding, &remote.address.to_string()));
-    }
-    found
-}
-
-fn next_hop(finding: Finding, to: &str) -> Finding {
-    finding.step(&format!("ip route get {to}")).step("ip neigh show nud failed  # the next hop, and whether it is on that link")
 }
 
 /// A process does not read its UDP socket as fast as datagrams arrive.
 pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
     /// A burst of a few may overrun a socket once.
     const DATAGRAMS: u64 = 5;
-    let full = |drop: &&Drop| {
+    let full = |drop: &&DroppedPackets| {
         drop.protocol == "udp" && matches!(drop.reason.as_str(), "SOCKET_RCVBUFF" | "PROTO_MEM" | "SOCKET_BACKLOG")
     };
     let mut found = Vec::new();
-    for (local, rows) in groups(evidence.drops.iter().filter(full), |drop| drop.destination) {
+    // Several sockets may have joined a group, or share a port: the kernel names the one that had no room.
+    for ((local, owner), rows) in
+        groups(evidence.drops.iter().filter(full), |drop| (drop.destination, drop.owner.clone()))
+    {
         let Some(local) = local else { continue };
         let count = total(&rows);
-        let socket = evidence.receiver(local);
-        let mut finding = about(evidence, Code::UdpReceiveBufferFull, warning_from(count, DATAGRAMS), String::new(), &rows);
+        let mut sockets = evidence.receivers(local, owner.netns);
+        let socket = match owner.pid {
+            Some(_) => sockets.find(|socket| socket.owner.pid == owner.pid),
+            None => sockets.next().filter(|_| sockets.next().is_none()),
+        };
+        let mut finding =
+            about(evidence, Code::UdpReceiveBufferFull, warning_from(count, DATAGRAMS), String::new(), &rows);
         if let Some(socket) = socket {
             finding = finding.owner(&socket.owner).with("receive_queue_bytes", socket.receive_queue_bytes);
         }
@@ -246,7 +199,7 @@ mod tests {
     use super::{super::tests::*, *};
     use crate::tools::diagnose::evidence::{Counters, Listener, Socket};
 
-    fn evidence(drops: Vec<Drop>) -> Evidence {
+    fn evidence(drops: Vec<DroppedPackets>) -> Evidence {
         Evidence { drops, ..quiet() }
     }
 
@@ -266,8 +219,17 @@ mod tests {
     #[test]
     fn both_directions_of_one_service_are_one_finding() {
         let rule = |name: &str| Some(name.to_owned());
-        let request = Drop { owner: owner("client", 7), rule: rule("inet t in"), ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 2) };
-        let reply = Drop { source: request.destination, destination: request.source, rule: rule("inet t out"), ..request.clone() };
+        let request = DroppedPackets {
+            owner: owner("client", 7),
+            rule: rule("inet t in"),
+            ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 2)
+        };
+        let reply = DroppedPackets {
+            source: request.destination,
+            destination: request.source,
+            rule: rule("inet t out"),
+            ..request.clone()
+        };
         let found = firewall_drop(&evidence(vec![request, reply]));
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].evidence["rules"], serde_json::json!(["inet t in", "inet t out"]));
@@ -275,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_full_table_is_told_from_a_rule() {
-        let drops = vec![Drop {
+        let drops = vec![DroppedPackets {
             location: "nf_hook_slow+0xa0".into(),
             ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 9)
         }];
@@ -297,17 +259,9 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_that_our_own_packets_wait_for_is_missed() {
-        let drops = vec![Drop { owner: owner("client", 7), ..drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 80), 3) }];
-        assert_eq!(told(&neighbor_unreachable(&evidence(drops))), [(Code::NeighborUnreachable, Severity::Warning)]);
-        let scanned = vec![drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 80), 3)];
-        assert_eq!(told(&neighbor_unreachable(&evidence(scanned))), [(Code::NeighborUnreachable, Severity::Info)]);
-    }
-
-    #[test]
     fn strangers_who_knock_once_are_kept_out_rightly() {
         let listeners = vec![Listener { local: Some(endpoint("0.0.0.0", 22)), ..Listener::default() }];
-        let knock = |count, address: &str| Drop {
+        let knock = |count, address: &str| DroppedPackets {
             source: Some(endpoint(address, 40_000).into()),
             ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 22), count)
         };
@@ -320,7 +274,7 @@ mod tests {
     #[test]
     fn a_drop_in_front_of_a_service_names_the_service() {
         let there = |process| Owner { netns: Some(3), ..owner(process, 5) };
-        let row = Drop {
+        let row = DroppedPackets {
             owner: Owner { netns: Some(3), ..Owner::default() },
             ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 5)
         };
@@ -328,15 +282,5 @@ mod tests {
         let listeners = vec![Listener { owner: there("nginx"), local, ..Listener::default() }];
         let found = firewall_drop(&Evidence { listeners, ..evidence(vec![row]) });
         assert_eq!(found[0].evidence["owner"]["process"], "nginx");
-    }
-
-    #[test]
-    fn answers_to_nobody_are_no_missing_neighbour() {
-        let listeners = vec![Listener { local: Some(endpoint("10.0.0.1", 80)), ..Listener::default() }];
-        let source = Some(endpoint("10.0.0.1", 80).into());
-        let drops = vec![Drop { source, ..drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 999), 50) }];
-        let own_addresses = ["10.0.0.1".parse().unwrap()].into();
-        let flooded = Evidence { listeners, own_addresses, ..evidence(drops) };
-        assert_eq!(told(&neighbor_unreachable(&flooded)), [(Code::NeighborUnreachable, Severity::Info)]);
     }
 }

@@ -6,7 +6,7 @@ use super::{drops::whose, warning_from};
 use crate::{
     answer::bit_rate,
     tools::diagnose::{
-        evidence::{Drop, Evidence, Link, Talker, common, groups, is_known, program},
+        evidence::{DroppedPackets, Evidence, Link, Talker, common, groups, is_known, program},
         finding::{Code, Finding, Severity, quoted},
     },
 };
@@ -18,7 +18,7 @@ const QUEUE_DROPS: u64 = 10;
 /// A device loses a few now and then, as it comes up and where frames are malformed.
 const DEVICE_DROPS: u64 = 10;
 
-fn is_queue(drop: &&Drop) -> bool {
+fn is_queue(drop: &&DroppedPackets) -> bool {
     let reason = drop.reason.as_str();
     reason.starts_with("QDISC_") || reason.starts_with("FQ_") || reason == "CAKE_FLOOD"
 }
@@ -32,8 +32,8 @@ impl Evidence {
 }
 
 /// The links of which packets tell already.
-fn seen_by_packets<'a>(evidence: &'a Evidence, drops: impl Iterator<Item = &'a Drop>) -> BTreeSet<&'a str> {
-    let link = |drop: &Drop| evidence.link(drop.owner.netns, drop.interface.as_deref());
+fn seen_by_packets<'a>(evidence: &'a Evidence, drops: impl Iterator<Item = &'a DroppedPackets>) -> BTreeSet<&'a str> {
+    let link = |drop: &DroppedPackets| evidence.link(drop.owner.netns, drop.interface.as_deref());
     drops.filter_map(link).map(|link| link.name.as_str()).collect()
 }
 
@@ -52,7 +52,7 @@ impl Link {
 /// More is sent than the link, or its shaper, takes.
 pub fn link_saturated(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
-    let place = |drop: &Drop| (drop.owner.netns, drop.interface.clone());
+    let place = |drop: &DroppedPackets| (drop.owner.netns, drop.interface.clone());
     for ((netns, interface), rows) in groups(evidence.drops.iter().filter(is_queue), place) {
         let dropped: u64 = rows.iter().map(|row| row.count).sum();
         let link = evidence.link(netns, interface.as_deref());
@@ -103,7 +103,7 @@ fn with_link(finding: Finding, link: Option<&Link>) -> Finding {
 
 /// Packets die at a device: no room, bad frames, a program at the driver or at tc.
 pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
-    let at_device = |drop: &&Drop| {
+    let at_device = |drop: &&DroppedPackets| {
         let reason = drop.reason.as_str();
         let named =
             ["XDP", "TC_INGRESS", "TC_EGRESS", "CPU_BACKLOG", "FULL_RING", "DEV_READY", "DEV_HDR", "NOMEM", "TAP_"];
@@ -111,7 +111,7 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         named.iter().any(|name| reason.starts_with(name)) || (reason == "NOT_SPECIFIED" && at_driver)
     };
     let mut found = Vec::new();
-    let place = |drop: &Drop| (drop.owner.netns, drop.interface.clone(), drop.reason.clone());
+    let place = |drop: &DroppedPackets| (drop.owner.netns, drop.interface.clone(), drop.reason.clone());
     for ((_, interface, reason), rows) in groups(evidence.drops.iter().filter(at_device), place) {
         let count: u64 = rows.iter().map(|row| row.count).sum();
         let name = interface.clone().unwrap_or_else(|| "an interface".into());
@@ -154,7 +154,7 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
 fn counted_drops(evidence: &Evidence, told: &BTreeSet<&str>) -> Vec<Finding> {
     let mut found = Vec::new();
     // What came over a veth still has its sender, whose network namespace is another.
-    let is_link = |drop: &Drop, link: &Link| {
+    let is_link = |drop: &DroppedPackets, link: &Link| {
         let netns = drop.owner.netns.filter(|_| !is_known(&drop.owner));
         evidence.link(netns, drop.interface.as_deref()).is_some_and(|at| at.name == link.name)
     };
@@ -184,7 +184,11 @@ fn counted_drops(evidence: &Evidence, told: &BTreeSet<&str>) -> Vec<Finding> {
 }
 
 fn next(finding: Finding) -> Finding {
-    finding.look("trace_drops", &[]).look("snapshot_interfaces", &[]).step("ip -s -s link show").step("bpftool net show")
+    finding
+        .look("trace_drops", &[])
+        .look("snapshot_interfaces", &[])
+        .step("ip -s -s link show")
+        .step("bpftool net show")
 }
 
 /// One owner has most of a busy link, at the others' cost. Each network namespace has links of its own.
@@ -268,7 +272,7 @@ mod tests {
     #[test]
     fn a_queue_that_drops_is_a_full_link() {
         let drops = |count| Evidence {
-            drops: vec![Drop {
+            drops: vec![DroppedPackets {
                 interface: Some("v0".into()),
                 ..drop_of("QDISC_OVERLIMIT", "udp", ("10.0.0.1", 9), count)
             }],
@@ -307,8 +311,10 @@ mod tests {
         let links = vec![Link { qdisc_dropped: 1_000, ..link("eth0") }];
         let little = Evidence { links, talkers: vec![talker("cron", 1.4e3)], ..quiet() };
         assert!(bandwidth_hog(&little).is_empty());
-        let drops =
-            vec![Drop { interface: Some("v0".into()), ..drop_of("QDISC_OVERLIMIT", "udp", ("10.9.9.9", 9), 500) }];
+        let drops = vec![DroppedPackets {
+            interface: Some("v0".into()),
+            ..drop_of("QDISC_OVERLIMIT", "udp", ("10.9.9.9", 9), 500)
+        }];
         let elsewhere = Evidence { drops, talkers, ..quiet() };
         assert_eq!(told(&bandwidth_hog(&elsewhere)), [(Code::BandwidthHog, Severity::Info)], "another link is full");
         let even = vec![talker("a", 300e6), talker("b", 300e6)];
@@ -317,13 +323,14 @@ mod tests {
 
     #[test]
     fn each_container_has_its_own_eth0() {
-        let in_netns = |netns| Drop {
+        let in_netns = |netns| DroppedPackets {
             owner: Owner { netns: Some(netns), ..Owner::default() },
             interface: Some("eth0".into()),
             ..drop_of("QDISC_OVERLIMIT", "udp", ("10.0.0.1", 9), 500)
         };
         let links = vec![Link { qdisc: Some("ours".into()), qdisc_dropped: 1_000, ..link("eth0") }];
-        let found = link_saturated(&Evidence { drops: vec![in_netns(2), in_netns(3)], links, netns: Some(1), ..quiet() });
+        let found =
+            link_saturated(&Evidence { drops: vec![in_netns(2), in_netns(3)], links, netns: Some(1), ..quiet() });
         let qdiscs: Vec<_> = found.iter().map(|finding| finding.evidence.get("qdisc").is_some()).collect();
         assert_eq!(qdiscs, [false, false, true], "two of others, and ours, which drops as well");
     }
@@ -331,8 +338,12 @@ mod tests {
     #[test]
     fn frames_that_nobody_understands_are_no_loss() {
         let links = vec![Link { rx_dropped: 150, ..link("eth0") }];
-        let strange =
-            Drop { reason: "UNHANDLED_PROTO".into(), interface: Some("eth0".into()), count: 150, ..Drop::default() };
+        let strange = DroppedPackets {
+            reason: "UNHANDLED_PROTO".into(),
+            interface: Some("eth0".into()),
+            count: 150,
+            ..DroppedPackets::default()
+        };
         assert!(interface_drops(&Evidence { links, drops: vec![strange], ..quiet() }).is_empty());
     }
 }

@@ -4,8 +4,8 @@ use super::warning_from;
 use crate::{
     answer::Endpoint,
     tools::diagnose::{
-        evidence::{Connection, Evidence, Listener, takes},
-        finding::{Code, Finding, Place, Severity, quoted},
+        evidence::{Connection, Evidence, Listener},
+        finding::{Code, Finding, HostPort, Severity, quoted},
     },
 };
 
@@ -25,7 +25,15 @@ impl Listener {
     /// Far more handshakes fail than succeed, though nobody who completed his had to wait: their SYNs cannot be answered, or
     /// nobody is there to take the answer.
     fn fails_handshakes(&self, evidence: &Evidence) -> bool {
-        let here = |c: &&Connection| !c.outbound && c.local.is_some_and(|at| self.takes(&at));
+        // Others that listen at the same address have connections of their own.
+        let of_another = |c: &Connection| {
+            let mut others = evidence.listeners.iter().filter(|other| other.socket != self.socket);
+            others.any(|other| c.owner.pid.is_some() && other.owner.pid == c.owner.pid)
+        };
+        let here = |c: &&Connection| {
+            let at_us = !c.outbound && c.owner.netns == self.owner.netns && c.local.is_some_and(|at| self.takes(&at));
+            at_us && (c.owner.pid == self.owner.pid || !of_another(c))
+        };
         let made = evidence.connections.iter().filter(here).count() as u64;
         self.dropped >= FAILED && self.dropped >= 10 * made && !self.made_wait()
     }
@@ -36,7 +44,7 @@ impl Listener {
     }
 
     fn takes(&self, at: &Endpoint) -> bool {
-        self.local.is_some_and(|local| takes(&local, &Place::from(*at)))
+        self.local.is_some_and(|local| HostPort::from(*at).is_taken_by(&local))
     }
 }
 
@@ -68,8 +76,12 @@ fn about(listener: &Listener, code: Code, severity: Severity, summary: String, e
         finding = finding.at(local);
         if local.address.is_unspecified() {
             // A connection that was never accepted shows none of our addresses: clients at this port are taken to be ours.
-            let remotes = evidence.connections.iter().filter(|c| c.outbound).filter_map(|c| c.remote);
-            finding = remotes.filter(|remote| remote.port == local.port).fold(finding, Finding::at);
+            let reach = |c: &Connection, remote: &Endpoint| {
+                evidence.reaches(&HostPort::from(*remote), c.owner.netns, &local, listener.owner.netns)
+            };
+            let clients = evidence.connections.iter().filter(|c| c.outbound);
+            let remotes = clients.filter_map(|c| c.remote.filter(|remote| reach(c, remote)));
+            finding = remotes.fold(finding, Finding::at);
         }
         finding = finding.look("snapshot_sockets", &[("state", "listen".into()), ("port", local.port.to_string())]);
     }

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::drops::{about, total};
 use crate::tools::diagnose::{
-    evidence::{Connection, Drop, Evidence, Outcome, Remote, Socket, groups},
-    finding::{Code, Finding, Place, Severity, quoted},
+    evidence::{Connection, DroppedPackets, Evidence, Outcome, Socket, TcpPath, groups},
+    finding::{Code, Finding, HostPort, Severity, quoted},
 };
 
 /// Packets too big for the next link die, and their sender does not learn it.
@@ -24,15 +24,16 @@ fn too_big(evidence: &Evidence) -> Vec<Finding> {
     let too_big = evidence.drops.iter().filter(|drop| drop.reason == "PKT_TOO_BIG");
     let mut found = Vec::new();
     // Not by the port of the sender: of many connections some rows have none.
-    let ends = |drop: &Drop| (drop.source.map(|source| source.address), drop.destination);
+    let ends = |drop: &DroppedPackets| (drop.source.map(|source| source.address), drop.destination);
     for ((source, destination), rows) in groups(too_big, ends) {
         let (Some(address), Some(destination)) = (source, destination) else { continue };
         let one = rows[0].source.filter(|_| rows.iter().all(|drop| drop.source == rows[0].source));
-        let source = one.unwrap_or(Place { address, port: None });
+        let source = one.unwrap_or(HostPort { address, port: None });
         // Whose connection hangs for long tries once a minute or two: what it tried before counts.
         let hangs = |s: &&Socket| {
-            let local = s.local.is_some_and(|local| local.address == address && source.port.is_none_or(|p| p == local.port));
-            s.send_queue_bytes > 0 && local && s.remote.map(Place::from) == Some(destination)
+            let local =
+                s.local.is_some_and(|local| local.address == address && source.port.is_none_or(|p| p == local.port));
+            s.send_queue_bytes > 0 && local && s.remote.map(HostPort::from) == Some(destination)
         };
         let before: u64 = evidence.sockets.iter().filter(hangs).map(|socket| socket.retransmits).sum();
         let count = total(&rows);
@@ -51,18 +52,28 @@ fn too_big(evidence: &Evidence) -> Vec<Finding> {
 /// They die elsewhere, and nobody says so: full segments are sent again and again, and nothing else, while what is small
 /// passes. Where packets to that remote are seen to die on this host, that is the cause.
 fn swallowed(evidence: &Evidence) -> impl Iterator<Item = Finding> {
+    /// What a connection sends that is sent in full segments, for the most part.
+    const FULL: u64 = 4_000;
     let dies_here = |address: IpAddr| {
         let fault = ["NETFILTER_DROP", "NOT_SPECIFIED", "QDISC_", "TC_", "XDP"];
-        let mut there = evidence.drops.iter().filter(move |drop| drop.destination.is_some_and(|at| at.address == address));
+        let mut there =
+            evidence.drops.iter().filter(move |drop| drop.destination.is_some_and(|at| at.address == address));
         there.any(|drop| fault.iter().any(|reason| drop.reason.starts_with(reason)))
     };
-    let passes = |row: &Remote, address: IpAddr| {
+    let passes = |row: &TcpPath, address: IpAddr| {
         let reached = |c: &&Connection| c.remote.is_some_and(|remote| remote.address == address);
         row.hears || evidence.connections.iter().filter(reached).any(|c| c.outcome == Outcome::Established)
     };
+    // What is as big arrives there by another connection.
+    let takes_full = |address: IpAddr| {
+        let closed = |c: &Connection| c.arrived >= FULL && c.remote.is_some_and(|remote| remote.address == address);
+        evidence.remotes.iter().any(|row| row.passes_full && row.remote == Some(address))
+            || evidence.connections.iter().any(closed)
+    };
     evidence.remotes.iter().filter(|row| row.stuck > 0).filter_map(move |row| {
-        let address = row.remote.filter(|address| passes(row, *address) && !dies_here(*address))?;
-        let place = Place { address, port: row.port };
+        let fits = |address: &IpAddr| passes(row, *address) && !dies_here(*address) && !takes_full(*address);
+        let address = row.remote.filter(fits)?;
+        let place = HostPort { address, port: row.port };
         let summary = format!(
             "full segments from {} to {place} are sent again and never acknowledged, and small ones pass: they are too big for a link on the way",
             quoted(&row.owner)
@@ -80,8 +91,11 @@ fn swallowed(evidence: &Evidence) -> impl Iterator<Item = Finding> {
 
 /// How to find the size that passes.
 fn sizes(finding: Finding, destination: IpAddr) -> Finding {
+    /// Of an Ethernet frame: what is left for data behind the headers of IP and ICMP.
+    const ETHERNET: u32 = 1_500;
+    let size = ETHERNET - if destination.is_ipv4() { 20 + 8 } else { 40 + 8 };
     finding.step(&format!(
-        "ping -M do -s 1472 {destination}  # the largest size that passes; let ICMP \"fragmentation needed\" and \"packet too big\" through"
+        "ping -M do -s {size} {destination}  # the largest size that passes; let ICMP \"fragmentation needed\" and \"packet too big\" through"
     ))
 }
 
@@ -89,14 +103,23 @@ fn sizes(finding: Finding, destination: IpAddr) -> Finding {
 mod tests {
     use super::{super::tests::*, *};
 
-    fn evidence(drops: Vec<Drop>) -> Evidence {
+    #[test]
+    fn ping_fills_an_ethernet_frame_of_either_family() {
+        for (address, size) in [("192.0.2.1", "-s 1472 "), ("2001:db8::1", "-s 1452 ")] {
+            let finding =
+                sizes(Finding::new(Code::MtuBlackHole, Severity::Warning, String::new()), address.parse().unwrap());
+            assert!(finding.next_step.contains(size), "{}", finding.next_step);
+        }
+    }
+
+    fn evidence(drops: Vec<DroppedPackets>) -> Evidence {
         Evidence { drops, ..quiet() }
     }
 
     #[test]
     fn rows_with_and_without_the_senders_port_are_one_finding() {
-        let row = |port| Drop {
-            source: Some(Place { address: [10, 0, 0, 2].into(), port }),
+        let row = |port| DroppedPackets {
+            source: Some(HostPort { address: [10, 0, 0, 2].into(), port }),
             ..drop_of("PKT_TOO_BIG", "tcp", ("10.0.0.1", 80), 4)
         };
         let found = mtu_black_hole(&evidence(vec![row(None), row(Some(40_000))]));
@@ -113,13 +136,19 @@ mod tests {
     #[test]
     fn what_is_swallowed_is_told_from_a_dead_peer() {
         let remote = Some("10.0.0.1".parse().unwrap());
-        let row = Remote { remote, port: Some(80), stuck: 2, retransmits: 8, segments_out: 8, ..Remote::default() };
-        let with = |hears| Evidence { remotes: vec![Remote { hears, ..row.clone() }], ..quiet() };
+        let row = TcpPath { remote, port: Some(80), stuck: 2, retransmits: 8, segments_out: 8, ..TcpPath::default() };
+        let with = |hears| Evidence { remotes: vec![TcpPath { hears, ..row.clone() }], ..quiet() };
         assert!(mtu_black_hole(&with(false)).is_empty(), "nothing passes");
         assert_eq!(told(&mtu_black_hole(&with(true))), [(Code::MtuBlackHole, Severity::Warning)]);
         let connections = vec![connection("10.0.0.1", 80, Outcome::Established)];
         let reached = Evidence { connections, ..with(false) };
         assert_eq!(told(&mtu_black_hole(&reached)), [(Code::MtuBlackHole, Severity::Warning)]);
+        let closed = Connection { arrived: 4_096, ..connection("10.0.0.1", 443, Outcome::Established) };
+        let elsewhere = Evidence { connections: vec![closed], ..with(true) };
+        assert!(mtu_black_hole(&elsewhere).is_empty(), "4 kB arrive by another connection");
+        let open = TcpPath { remote, port: Some(443), passes_full: true, ..TcpPath::default() };
+        let remotes = vec![TcpPath { hears: true, ..row.clone() }, open];
+        assert!(mtu_black_hole(&Evidence { remotes, ..quiet() }).is_empty(), "so they do by one that is open");
         let drops = vec![drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 8)];
         assert!(mtu_black_hole(&Evidence { drops, ..with(true) }).is_empty(), "a firewall's work");
     }

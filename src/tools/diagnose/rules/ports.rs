@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::connect::{by_target, outbound, to_target};
+use crate::answer::count;
 use crate::tools::diagnose::{
     evidence::{Connection, Evidence, Outcome, common},
     finding::{Code, Finding, Severity, quoted},
@@ -28,8 +29,11 @@ pub fn port_exhaustion(evidence: &Evidence) -> Vec<Finding> {
         let owner = common(rows.iter().map(|row| &row.owner));
         // Sockets are read at the window's end: then who held the ports may be gone.
         let held = if open == 0 { String::new() } else { format!(", {open} sockets to it are open") };
-        let summary =
-            format!("{} has no local port left for {remote}: {} connects failed{held}", quoted(&owner), rows.len());
+        let summary = format!(
+            "{} has no local port left for {remote}: {} failed{held}",
+            quoted(&owner),
+            count(rows.len() as u64, "connect", "connects")
+        );
         let finding = Finding::new(Code::PortExhaustion, Severity::Critical, summary)
             .owner(&owner)
             .with("failed", rows.len())

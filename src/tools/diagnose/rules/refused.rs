@@ -10,7 +10,7 @@ use crate::{
     answer::{Endpoint, Owner},
     tools::diagnose::{
         evidence::{Connection, Evidence, Outcome, common, groups, program},
-        finding::{Code, Finding, Place, Severity, quoted},
+        finding::{Code, Finding, HostPort, Severity, quoted},
     },
 };
 
@@ -27,7 +27,7 @@ pub fn connection_refused(evidence: &Evidence) -> Vec<Finding> {
         let fallback = other_family_works(evidence, &key);
         let severity = if fallback { Severity::Info } else { warning_from(rows.len() as u64, REFUSALS) };
         let ours = evidence.is_ours(&remote.address);
-        let listening = ours.then(|| evidence.listener(remote).is_some());
+        let listening = ours.then(|| evidence.listener(remote, owner.netns).is_some());
         let summary = format!(
             "{} was refused {} times by {remote}: nothing listens there, or a firewall rejects it",
             quoted(&owner),
@@ -89,7 +89,7 @@ fn udp_refused(evidence: &Evidence) -> Vec<Finding> {
     /// As for TCP; a stray datagram or two follow the end of any service.
     const REFUSALS: u64 = 3;
     // A late answer of a DNS server finds its asker gone; multicast discovery and traceroute ask into the blue.
-    let meant = |source: Place, destination: Place| {
+    let meant = |source: HostPort, destination: HostPort| {
         let asks = destination.port.is_some_and(|port| !(33_434..33_534).contains(&port));
         let answers = source.port.is_some_and(|port| [53, 5353, 5355, 1900].contains(&port));
         asks && !answers && !destination.address.is_multicast()
@@ -100,7 +100,7 @@ fn udp_refused(evidence: &Evidence) -> Vec<Finding> {
     for ((source, destination), rows) in groups(strays, |drop| (drop.source.map(|s| s.address), drop.destination)) {
         let (Some(source), Some(destination)) = (source, destination) else { continue };
         let count: u64 = rows.iter().map(|row| row.count).sum();
-        let sender = rows.iter().find_map(|row| sender(evidence, row.source?, destination));
+        let sender = rows.iter().find_map(|row| sender(evidence, row.source?, destination, row.owner.netns));
         if sender.is_none() && !evidence.is_ours(&source) {
             continue; // strangers knock at closed ports all day
         }
@@ -123,15 +123,20 @@ fn udp_refused(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
-/// Who sends from `source` to `destination`, if the socket is open still or was seen in the traffic.
-fn sender(evidence: &Evidence, source: Place, destination: Place) -> Option<Owner> {
-    let is = |local: Option<Endpoint>, remote: Option<Endpoint>| {
+/// Who sends from `source` to `destination`, where it was dropped in `netns`, if the socket is open still or was seen in
+/// the traffic.
+fn sender(evidence: &Evidence, source: HostPort, destination: HostPort, netns: Option<u32>) -> Option<Owner> {
+    let is = |owner: &Owner, local: Option<Endpoint>, remote: Option<Endpoint>| {
+        // An address of the loopback is another one in each network namespace.
+        if source.address.is_loopback() && netns.is_some() && owner.netns != netns {
+            return false;
+        }
         // Of several ports the kernel's row keeps none; then whoever sends there is meant.
         let sends = local.is_some_and(|local| source.port.is_none_or(|port| port == local.port));
-        sends && remote.map_or(source.port.is_some(), |remote| Place::from(remote) == destination)
+        sends && remote.map_or(source.port.is_some(), |remote| HostPort::from(remote) == destination)
     };
-    let socket = evidence.sockets.iter().find(|s| !s.tcp && is(s.local, s.remote)).map(|s| &s.owner);
-    socket.or_else(|| evidence.talkers.iter().find(|t| is(t.local, t.remote)).map(|t| &t.owner)).cloned()
+    let socket = evidence.sockets.iter().find(|s| !s.tcp && is(&s.owner, s.local, s.remote)).map(|s| &s.owner);
+    socket.or_else(|| evidence.talkers.iter().find(|t| is(&t.owner, t.local, t.remote)).map(|t| &t.owner)).cloned()
 }
 
 #[cfg(test)]

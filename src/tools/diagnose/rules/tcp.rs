@@ -3,25 +3,28 @@
 use std::net::IpAddr;
 
 use super::warning_from;
-use crate::tools::diagnose::{
-    evidence::{Evidence, Reason, Remote, Reset, common, groups, program},
-    finding::{Code, Finding, Place, Severity, quoted},
+use crate::tools::{
+    diagnose::{
+        evidence::{Connection, Evidence, Reason, Reset, Rtt, TcpPath, common, groups, program},
+        finding::{Code, Finding, HostPort, Severity, quoted},
+    },
+    profile_tcp::{SLOW_US, VERY_SLOW_US},
 };
 
 /// A remote's finding: who talks to it, where, and how to look closer.
-fn about(row: &Remote, code: Code, severity: Severity, summary: String) -> Finding {
+fn about(row: &TcpPath, code: Code, severity: Severity, summary: String) -> Finding {
     let finding = Finding::new(code, severity, summary)
         .owner(&row.owner)
         .with("remote_address", row.remote)
         .with("remote_port", row.port);
     let Some(address) = row.remote else { return finding };
-    let finding = finding.at(Place { address, port: row.port });
+    let finding = finding.at(HostPort { address, port: row.port });
     let mut arguments = vec![("remote", address.to_string())];
     arguments.extend(row.port.map(|port| ("port", port.to_string())));
     finding.look("profile_tcp", &arguments)
 }
 
-fn name(row: &Remote) -> String {
+fn name(row: &TcpPath) -> String {
     match (row.remote, row.port) {
         (Some(address), Some(port)) => crate::answer::Endpoint { address, port }.to_string(),
         (Some(address), None) => address.to_string(),
@@ -31,14 +34,14 @@ fn name(row: &Remote) -> String {
 
 /// A connection with both ends on this host has two rows. What is wrong between them is told once, from the client's
 /// end, which knows the service.
-fn seen_once<'a>(evidence: &Evidence, rows: impl Iterator<Item = &'a Remote>) -> Vec<&'a Remote> {
+fn seen_once<'a>(evidence: &Evidence, rows: impl Iterator<Item = &'a TcpPath>) -> Vec<&'a TcpPath> {
     let rows: Vec<_> = rows.collect();
-    let serves = |client: &Remote, server: &Remote| {
+    let serves = |client: &TcpPath, server: &TcpPath| {
         let Some(at) = client.remote.zip(client.port) else { return false };
-        let listener = evidence.listener(Place { address: at.0, port: Some(at.1) });
+        let listener = evidence.listener(HostPort { address: at.0, port: Some(at.1) }, client.owner.netns);
         listener.is_some_and(|listener| program(&listener.owner) == program(&server.owner))
     };
-    let again = |row: &Remote| {
+    let again = |row: &TcpPath| {
         let ours = row.port.is_none() && row.remote.is_some_and(|address| evidence.is_ours(&address));
         ours && rows.iter().any(|client| serves(client, row))
     };
@@ -53,8 +56,8 @@ pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
     /// A probe at the end of a transfer, or a reader that stalled, costs one or two.
     const SEGMENTS: u64 = 5;
     // What the receiver had already was late, not lost: a busy host's timers send it again beside 10 Gbit/s.
-    let lost = |row: &Remote| row.retransmits.saturating_sub(row.spurious);
-    let lossy = |row: &&Remote| lost(row) >= SEGMENTS && lost(row) as f64 >= SHARE * row.segments_out as f64;
+    let lost = |row: &TcpPath| row.retransmits.saturating_sub(row.spurious);
+    let lossy = |row: &&TcpPath| lost(row) >= SEGMENTS && lost(row) as f64 >= SHARE * row.segments_out as f64;
     let found = seen_once(evidence, evidence.paths().iter().filter(lossy)).into_iter().map(|row| {
         let percent = 100.0 * row.retransmits as f64 / row.segments_out.max(1) as f64;
         let summary =
@@ -71,41 +74,62 @@ pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
 
 /// Round trips take long, for where the remote is.
 pub fn high_rtt(evidence: &Evidence) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let slow = evidence.paths().iter().filter(|row| slowness(evidence, row).is_some());
+    for row in seen_once(evidence, slow) {
+        let (Some(rtt), Some((why, severity))) = (row.rtt, slowness(evidence, row)) else { continue };
+        let (p50, best) = (ms(rtt.p50_us), ms(best_us(evidence, row, &rtt)));
+        let summary = format!("a round trip to {} takes {p50} at the median, {best} at best: {why}", name(row));
+        found.push(
+            about(row, Code::HighRtt, severity, summary)
+                .with("rtt_us_p50", rtt.p50_us)
+                .with("rtt_us_p99", rtt.p99_us)
+                .with("rtt_us_min", best_us(evidence, row, &rtt))
+                .with("samples", rtt.samples),
+        );
+    }
+    found
+}
+
+/// Why round trips are slow, if they are. A round trip is as long as the remote takes to acknowledge, and it may wait for
+/// more to acknowledge: only where it cannot have waited does a sample tell of the way.
+fn slowness(evidence: &Evidence, row: &TcpPath) -> Option<(&'static str, Severity)> {
     /// Half around the world and back through fibre is 200 ms; more is a queue, a satellite or a detour.
-    const FAR_US: u64 = 200_000;
-    /// A neighbour in a private network answers within milliseconds. Delayed acknowledgements add 40 ms at most.
-    const NEAR_US: u64 = 80_000;
+    const FAR_US: u64 = VERY_SLOW_US;
+    /// A neighbour in a private network answers within milliseconds. Linux delays acknowledgements by 40 ms at first.
+    const NEAR_US: u64 = SLOW_US;
     /// A round trip that takes five times what it took at best waits in a queue.
     const INFLATED: u64 = 5;
     /// A median of fewer says little.
     const SAMPLES: u64 = 5;
     /// Where what a round trip takes at best is half of the median or less, more of it is waiting than way.
     const WAITS: u64 = 2;
-    let long = |row: &&Remote| {
-        let (Some(rtt), Some(address)) = (row.rtt, row.remote) else { return false };
-        let queued = rtt.p50_us >= NEAR_US && rtt.p50_us >= INFLATED * rtt.min_us;
-        rtt.samples >= SAMPLES && (queued || rtt.p50_us >= if is_near(&address) { NEAR_US } else { FAR_US })
-    };
-    let mut found = Vec::new();
-    for row in seen_once(evidence, evidence.paths().iter().filter(long)) {
-        let Some(rtt) = row.rtt else { continue };
-        let waits = rtt.p50_us >= WAITS * rtt.min_us;
-        let why = if waits { "it waits in a queue on the way" } else { "the way is long" };
-        let summary = format!(
-            "a round trip to {} takes {} at the median, {} at best: {why}",
-            name(row),
-            ms(rtt.p50_us),
-            ms(rtt.min_us)
-        );
-        found.push(
-            about(row, Code::HighRtt, Severity::Warning, summary)
-                .with("rtt_us_p50", rtt.p50_us)
-                .with("rtt_us_p99", rtt.p99_us)
-                .with("rtt_us_min", rtt.min_us)
-                .with("samples", rtt.samples),
-        );
+    /// No acknowledgement is delayed for longer (RFC 1122).
+    const DELAYED_US: u64 = 500_000;
+    let (rtt, address, prompt) = (row.rtt?, row.remote?, row.prompt);
+    let best = best_us(evidence, row, &rtt);
+    let (long, slow) = if is_near(&address) { (NEAR_US, prompt.slow) } else { (FAR_US, prompt.very_slow) };
+    let is_inflated = rtt.p50_us >= NEAR_US && rtt.p50_us >= INFLATED * best;
+    let slow = if is_inflated { prompt.slow } else { slow };
+    if rtt.samples < SAMPLES || !(is_inflated || rtt.p50_us >= long) {
+        return None;
     }
-    found
+    let proven = prompt.samples >= SAMPLES && 2 * slow > prompt.samples;
+    match rtt.p50_us >= WAITS * best {
+        false if best >= long || proven => Some(("the way is long", Severity::Warning)),
+        true if proven || rtt.p50_us >= best + DELAYED_US => {
+            Some(("it waits in a queue on the way", Severity::Warning))
+        }
+        // What tells of the way is quick.
+        _ if prompt.samples > 0 && 2 * slow <= prompt.samples => None,
+        _ => Some(("the remote delays its acknowledgements, or there is a queue on the way", Severity::Info)),
+    }
+}
+
+/// What a round trip takes at best. The kernel remembers it for minutes, and leaves out what may have been delayed.
+fn best_us(evidence: &Evidence, row: &TcpPath, rtt: &Rtt) -> u64 {
+    let same = evidence.remotes.iter().filter(|other| (other.remote, other.port) == (row.remote, row.port));
+    same.filter_map(|other| other.rtt).map(|other| other.min_us).fold(rtt.min_us, u64::min)
 }
 
 fn ms(us: u64) -> String {
@@ -113,7 +137,7 @@ fn ms(us: u64) -> String {
 }
 
 /// Loopback, private, link-local: somewhere in the same building.
-fn is_near(address: &IpAddr) -> bool {
+pub(super) fn is_near(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
@@ -129,7 +153,7 @@ const BRISK_BITS: f64 = 100e6;
 
 /// The receiver does not read as fast as it is sent to.
 pub fn receiver_limited(evidence: &Evidence) -> Vec<Finding> {
-    let slow = |row: &&Remote| row.receiver_share >= WAITED && row.tx_bits_per_second < FAST_BITS;
+    let slow = |row: &&TcpPath| row.receiver_share >= WAITED && row.tx_bits_per_second < FAST_BITS;
     let found = evidence.remotes.iter().filter(slow).map(|row| {
         let percent = (row.receiver_share * 100.0).round();
         let summary = format!(
@@ -143,6 +167,7 @@ pub fn receiver_limited(evidence: &Evidence) -> Vec<Finding> {
                 && socket
                     .local
                     .is_some_and(|l| Some(l.address) == row.remote && row.port.is_none_or(|port| port == l.port))
+                && (!socket.local.is_some_and(|l| l.address.is_loopback()) || socket.owner.netns == row.owner.netns)
         };
         let brisk = row.tx_bits_per_second >= BRISK_BITS;
         let severity = if brisk { Severity::Info } else { Severity::Warning };
@@ -161,7 +186,7 @@ pub fn receiver_limited(evidence: &Evidence) -> Vec<Finding> {
 
 /// The sender's own buffer is too small for the way.
 pub fn sender_limited(evidence: &Evidence) -> Vec<Finding> {
-    let slow = |row: &&Remote| row.send_buffer_share >= WAITED && row.tx_bits_per_second < FAST_BITS;
+    let slow = |row: &&TcpPath| row.send_buffer_share >= WAITED && row.tx_bits_per_second < FAST_BITS;
     let found = evidence.remotes.iter().filter(slow).map(|row| {
         let percent = (row.send_buffer_share * 100.0).round();
         let summary = format!(
@@ -211,6 +236,7 @@ pub fn resets(evidence: &Evidence) -> Vec<Finding> {
         let known = |reason: &&Reason| {
             let sender = if reason.sent_by_us { reason.local } else { reason.remote };
             reason.reason.is_some()
+                && rows.iter().any(|row| row.owner.netns == reason.netns)
                 && [reason.local, reason.remote].contains(&endpoint)
                 && (sender == endpoint) == by_server
         };
@@ -230,10 +256,13 @@ pub fn resets(evidence: &Evidence) -> Vec<Finding> {
 /// The server's end of a reset connection, and whether the reset came from there.
 fn server_side(evidence: &Evidence, reset: &Reset) -> Option<(crate::answer::Endpoint, bool)> {
     let (local, remote) = (reset.local?, reset.remote?);
-    let opened = evidence.connections.iter().find(|c| c.local == Some(local) && c.remote == Some(remote));
+    let netns = reset.owner.netns;
+    let same = |c: &&Connection| (c.owner.netns, c.local, c.remote) == (netns, reset.local, reset.remote);
+    let opened = evidence.connections.iter().find(same);
+    let listens = |at| evidence.listener(at, netns).is_some();
     let local_serves = match opened {
         Some(connection) => !connection.outbound,
-        None => evidence.listener(local).is_some() || (evidence.listener(remote).is_none() && local.port < remote.port),
+        None => listens(local) || (!listens(remote) && local.port < remote.port),
     };
     let (server, by_server) = if local_serves { (local, reset.sent_by_us) } else { (remote, !reset.sent_by_us) };
     Some((server, by_server))
@@ -242,19 +271,19 @@ fn server_side(evidence: &Evidence, reset: &Reset) -> Option<(crate::answer::End
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
-    use crate::tools::diagnose::evidence::{Listener, Rtt};
+    use crate::tools::{diagnose::evidence::Listener, profile_tcp::Prompt};
 
-    fn remote(address: &str) -> Remote {
-        Remote {
+    fn remote(address: &str) -> TcpPath {
+        TcpPath {
             owner: owner("client", 7),
             remote: address.parse().ok(),
             port: Some(80),
             segments_out: 1_000,
-            ..Remote::default()
+            ..TcpPath::default()
         }
     }
 
-    fn with(row: Remote) -> Evidence {
+    fn with(row: TcpPath) -> Evidence {
         Evidence { remotes: vec![row], ..quiet() }
     }
 
@@ -262,38 +291,51 @@ mod tests {
     fn one_percent_of_loss_is_much() {
         let judged = |retransmits| told(&retransmits_of(retransmits));
         fn retransmits_of(retransmits: u64) -> Vec<Finding> {
-            super::retransmits(&with(Remote { retransmits, ..remote("10.0.0.1") }))
+            super::retransmits(&with(TcpPath { retransmits, ..remote("10.0.0.1") }))
         }
         assert_eq!(judged(4), []);
         assert_eq!(judged(9), []);
         assert_eq!(judged(30), [(Code::Retransmits, Severity::Warning)]);
-        let found = super::retransmits(&with(Remote { retransmits: 30, spurious: 3, ..remote("10.0.0.1") }));
+        let found = super::retransmits(&with(TcpPath { retransmits: 30, spurious: 3, ..remote("10.0.0.1") }));
         assert_eq!(found[0].evidence["spurious"], 3);
-        let late = Remote { retransmits: 30, spurious: 28, ..remote("10.0.0.1") };
+        let late = TcpPath { retransmits: 30, spurious: 28, ..remote("10.0.0.1") };
         assert_eq!(told(&super::retransmits(&with(late))), [], "what had arrived already was not lost");
+    }
+
+    /// What is said of round trips to an address, of which so many tell of the way, and so many of these were slow.
+    fn round_trips(address: &str, (min_us, p50_us): (u64, u64), (samples, slow): (u64, u64)) -> Vec<Severity> {
+        let rtt = Some(Rtt { min_us, p50_us, p99_us: p50_us, samples: 50 });
+        let prompt = Prompt { samples, slow, very_slow: if p50_us >= VERY_SLOW_US { slow } else { 0 } };
+        let found = high_rtt(&with(TcpPath { rtt, prompt, ..remote(address) }));
+        found.iter().map(|finding| finding.severity).collect()
     }
 
     #[test]
     fn a_round_trip_is_judged_by_where_it_goes() {
-        let judged = |address: &str, min_us, p50_us| {
-            let rtt = Some(Rtt { min_us, p50_us, p99_us: p50_us, samples: 50 });
-            !high_rtt(&with(Remote { rtt, ..remote(address) })).is_empty()
-        };
-        assert!(!judged("192.0.2.1", 150_000, 160_000), "another continent");
-        assert!(judged("192.0.2.1", 250_000, 260_000));
-        assert!(judged("192.0.2.1", 10_000, 100_000), "a queue");
-        assert!(!judged("10.0.0.1", 100, 41_000), "delayed acknowledgements");
-        assert!(judged("10.0.0.1", 100_000, 101_000));
+        assert_eq!(round_trips("192.0.2.1", (150_000, 160_000), (50, 50)), [], "another continent");
+        assert_eq!(round_trips("192.0.2.1", (250_000, 260_000), (0, 0)), [Severity::Warning]);
+        assert_eq!(round_trips("192.0.2.1", (10_000, 100_000), (50, 50)), [Severity::Warning], "a queue");
+        assert_eq!(round_trips("10.0.0.1", (100, 41_000), (0, 0)), [], "delayed acknowledgements");
+        assert_eq!(round_trips("10.0.0.1", (100_000, 101_000), (0, 0)), [Severity::Warning]);
+    }
+
+    #[test]
+    fn a_receivers_timer_is_not_a_queue() {
+        assert_eq!(round_trips("10.0.0.1", (1_000, 201_000), (2, 0)), [], "its handshakes are quick");
+        assert_eq!(round_trips("10.0.0.1", (1_000, 201_000), (0, 0)), [Severity::Info], "one or the other");
+        assert_eq!(round_trips("10.0.0.1", (1_000, 201_000), (3, 3)), [Severity::Info], "one or the other");
+        assert_eq!(round_trips("10.0.0.1", (1_000, 201_000), (20, 15)), [Severity::Warning]);
+        assert_eq!(round_trips("10.0.0.1", (1_000, 900_000), (0, 0)), [Severity::Warning], "no timer is so slow");
     }
 
     #[test]
     fn who_waits_is_limited_unless_it_is_fast() {
-        let slow = Remote { receiver_share: 0.9, tx_bits_per_second: 1e5, ..remote("10.0.0.1") };
+        let slow = TcpPath { receiver_share: 0.9, tx_bits_per_second: 1e5, ..remote("10.0.0.1") };
         assert_eq!(told(&receiver_limited(&with(slow.clone()))), [(Code::ReceiverLimited, Severity::Warning)]);
-        let told_to = Remote { tx_bits_per_second: 160e6, ..slow.clone() };
+        let told_to = TcpPath { tx_bits_per_second: 160e6, ..slow.clone() };
         assert_eq!(told(&receiver_limited(&with(told_to))), [(Code::ReceiverLimited, Severity::Info)], "a limit");
-        assert!(receiver_limited(&with(Remote { tx_bits_per_second: 9e9, ..slow })).is_empty());
-        let small = Remote { send_buffer_share: 0.8, tx_bits_per_second: 1e6, ..remote("10.0.0.1") };
+        assert!(receiver_limited(&with(TcpPath { tx_bits_per_second: 9e9, ..slow })).is_empty());
+        let small = TcpPath { send_buffer_share: 0.8, tx_bits_per_second: 1e6, ..remote("10.0.0.1") };
         assert_eq!(told(&sender_limited(&with(small))), [(Code::SenderLimited, Severity::Warning)]);
     }
 
@@ -311,8 +353,8 @@ mod tests {
 
     #[test]
     fn a_connection_with_both_ends_here_is_told_once() {
-        let server = Remote { owner: owner("server", 5), port: None, retransmits: 30, ..remote("10.0.0.9") };
-        let client = Remote { retransmits: 30, ..remote("10.0.0.1") };
+        let server = TcpPath { owner: owner("server", 5), port: None, retransmits: 30, ..remote("10.0.0.9") };
+        let client = TcpPath { retransmits: 30, ..remote("10.0.0.1") };
         let local = Some(endpoint("10.0.0.1", 80));
         let listeners = vec![Listener { owner: owner("server", 5), local, ..Listener::default() }];
         let own_addresses = ["10.0.0.9".parse().unwrap()].into();

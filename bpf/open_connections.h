@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* The connections that are open, read from the sockets themselves. */
+#pragma once
+#include "accept_queue.h"
+#include "attempts.h"
+#include "below.h"
+
+#define ORPHAN_OWNER struct track
+#include "orphans.h"
+
+/* What the reader of an iterator asks for. */
+struct request {
+	__u64 since_ns; /* of connections: only what began or was established since then */
+	__u32 round;    /* counts the searches for listeners and the readings of connections */
+	__u8 pad[4];
+};
+const struct request *request_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct request);
+} requests SEC(".maps");
+
+static __always_inline const struct request *request(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&requests, &zero);
+}
+
+/* What the socket counted, or a copy of it. */
+static __always_inline void load_counts(const struct tcp_sock *tp, struct connection *c)
+{
+	c->rx_bytes = received_bytes(tp);
+	c->tx_bytes = sent_bytes(tp);
+	c->rtt_us = tp->srtt_us >> 3;
+	c->retransmits = tp->total_retrans;
+	load_tcp_endpoints(tp, &c->endpoints);
+}
+
+CARRIED(tracks, struct track)
+
+/*
+ * A path that the kernel itself opens for an MPTCP socket, or has accepted for one, is whose that is. What the upper
+ * socket carries says no more than that.
+ */
+static __always_inline void own_as_above(struct sock *sk, struct track *track)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	const struct track *other;
+	struct storages storages;
+	struct room *room;
+	__u32 key;
+
+	if (!tp || !storages_above(tp, &storages))
+		return;
+	room = take_room(&key);
+	if (!room)
+		return;
+	other = (const void *)room->carried;
+	if ((carried_tracks(storages.above, key) && other->owner.pid) || carried_tracks(storages.first, key))
+		track->owner = other->owner;
+	leave_room(room);
+}
+
+static __always_inline bool began_since(const struct track *track, __u64 since_ns)
+{
+	return track->start_ns >= since_ns || track->established_ns >= since_ns;
+}
+
+/* Who holds a socket of which nothing else tells whose it is. */
+static __always_inline void own_as_held(struct task_struct *task, struct owner *owner)
+{
+	load_holder(task, &owner->pid, owner->comm);
+	owner->cgroup = task_cgroup(task);
+}
+
+/* A connection that is open, once a reading; `holder` is null where that is not known. */
+static __always_inline int list_open(struct seq_file *seq, struct sock *sk, struct task_struct *holder)
+{
+	const struct request *asked = request();
+	int state = sk->__sk_common.skc_state;
+	struct connection c = {};
+	struct track *track;
+	struct tcp_sock *tp;
+
+	if (!asked || state == TCP_CLOSE || state == TCP_LISTEN)
+		return 0;
+	track = bpf_sk_storage_get(&tracks, sk, 0, 0);
+	if (!track || track->ended || track->round == asked->round || !began_since(track, asked->since_ns))
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	track->round = asked->round;
+	if ((!track->owner.pid || track->managed) && holder)
+		own_as_held(holder, &track->owner);
+	else if (!track->owner.pid)
+		own_as_above(sk, track);
+	load_track(track, &c);
+	load_counts(tp, &c);
+	c.end = state == TCP_SYN_SENT || state == TCP_SYN_RECV ? CONNECTING : OPEN;
+	if (wanted(&c))
+		bpf_seq_write(seq, &c, sizeof(c));
+	return 0;
+}
+
+static long list_waiting(__u32 i, struct accept_queue *queue)
+{
+	struct sock *sk = next_waiting(queue);
+
+	if (!sk)
+		return 1;
+	list_open(queue->seq, sk, 0);
+	return 0;
+}
+
+/* What waits at a listener of another namespace, once a reading. */
+static __always_inline int list_queue(struct seq_file *seq, struct sock *listener)
+{
+	struct track *track = bpf_sk_storage_get(&tracks, listener, 0, 0);
+	struct accept_queue queue = { .seq = seq };
+	const struct request *asked = request();
+	struct connection c = {};
+
+	if (!asked || (track && track->round == asked->round))
+		return 0;
+	if (track)
+		track->round = asked->round;
+	c.unread = walk_accept_queue(listener, list_waiting, &queue, WAITING);
+	if (c.unread)
+		bpf_seq_write(seq, &c, sizeof(c));
+	return 0;
+}
+
+/*
+ * The row of a socket below another one, of which there is a copy in this room, with an owner if it has one. The
+ * verifier checks it once.
+ */
+__noinline int load_row_below(__u32 key)
+{
+	const struct request *asked = request();
+	struct room *room = room_of(key);
+	const struct track *track;
+	struct connection *c;
+	int state;
+
+	if (!asked || !room || !carried_tracks(storage_in(room), key))
+		return 0;
+	track = (const void *)room->carried;
+	state = copy_in(room)->inet_conn.icsk_inet.sk.__sk_common.skc_state;
+	if (state == TCP_CLOSE || state == TCP_LISTEN || track->ended || !began_since(track, asked->since_ns))
+		return 0;
+	c = (void *)room->row;
+	__builtin_memset(c, 0, sizeof(*c));
+	load_track(track, c);
+	load_counts(copy_in(room), c);
+	c->end = state == TCP_SYN_SENT || state == TCP_SYN_RECV ? CONNECTING : OPEN;
+	return 1;
+}
+
+/* Whose it is, if nothing else tells that, is who holds the one above. */
+static __always_inline void write_below(struct seq_file *seq, struct task_struct *task, struct room *room)
+{
+	struct connection *c = (void *)room->row;
+
+	if (!c->owner.pid)
+		own_as_held(task, &c->owner);
+	if (wanted(c))
+		bpf_seq_write(seq, c, sizeof(*c));
+}
+
+static long list_waiting_below(__u32 i, struct queue_below *queue)
+{
+	struct below below;
+
+	if (!next_waiting_below(queue, &below))
+		return 1;
+	if (load_row_below(queue->key))
+		write_below(queue->seq, queue->task, queue->room);
+	return 0;
+}
+
+static __always_inline void list_subflows(struct seq_file *seq, struct task_struct *task, struct sock *above,
+					  struct room *room, __u32 key)
+{
+	struct queue_below queue = { .seq = seq, .task = task, .room = room, .key = key };
+	struct subflows walk;
+	struct below below;
+
+	begin_subflows(above, &walk);
+	if (above->__sk_common.skc_state != TCP_LISTEN) {
+		for (int i = 0; i < SUBFLOWS && next_subflow(&walk, room, &below); i++)
+			if (load_row_below(key))
+				write_below(seq, task, room);
+	} else if (next_subflow(&walk, room, &below)) {
+		queue.next = (__u64)below.tcp->inet_conn.icsk_accept_queue.rskq_accept_head;
+		queue.listener = below.address;
+		if (queue.next && bpf_core_enum_value_exists(enum bpf_func_id___loop, BPF_FUNC_loop___loop))
+			bpf_loop(WAITING, list_waiting_below, &queue, 0);
+	}
+}
+
+/*
+ * An MPTCP socket that a process holds, once a reading: its paths, and what waits at it. In our own network namespace
+ * iter/tcp lists these, and asks the upper socket whose they are.
+ */
+static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, struct sock *above)
+{
+	struct track *track = track_of(above);
+	const struct request *asked = request();
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct room *room;
+	__u32 key;
+
+	if (!track || !asked || !task || !file || track->round == asked->round || is_inherited(task, ctx->fd, file))
+		return 0;
+	track->round = asked->round;
+	own_as_held(task, &track->owner);
+	room = is_elsewhere(above) ? take_room(&key) : 0;
+	if (!room)
+		return 0;
+	list_subflows(ctx->meta->seq, task, above, room, key);
+	leave_room(room);
+	return 0;
+}
+
+/* What processes hold, in every network namespace. */
+SEC("iter/task_file")
+int list_held(struct bpf_iter__task_file *ctx)
+{
+	struct sock *sk = inet_socket_of(ctx->file);
+
+	if (!sk)
+		return 0;
+	if (is_mptcp(sk))
+		return list_held_mptcp(ctx, sk);
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (sk->__sk_common.skc_state == TCP_LISTEN)
+		return list_queue(ctx->meta->seq, sk);
+	return list_open(ctx->meta->seq, sk, ctx->task);
+}
+
+/* In our own network namespace also what no process holds. */
+SEC("iter/tcp")
+int list_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *c = ctx->sk_common;
+	struct tcp_sock *tp = c ? bpf_skc_to_tcp_sock(c) : 0;
+
+	return tp ? list_open(ctx->meta->seq, &tp->inet_conn.icsk_inet.sk, 0) : 0;
+}
+
+static long list_orphan(struct bpf_map *map, const __u32 *slot, struct orphan *orphan, struct orphan_walk *walk)
+{
+	const struct tcp_sock *tp = next_orphan(*slot, orphan, walk);
+	const struct request *asked = request();
+	struct connection c = { .end = OPEN };
+
+	if (!tp || !asked || !began_since(&orphan->owner, asked->since_ns))
+		return 0;
+	load_track(&orphan->owner, &c);
+	load_counts(tp, &c);
+	if (wanted(&c))
+		bpf_seq_write(walk->seq, &c, sizeof(c));
+	return 0;
+}
+
+SEC("iter/bpf_map")
+int list_orphans(struct bpf_iter__bpf_map *ctx)
+{
+	return walk_orphans(ctx, list_orphan);
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What goes past TCP: a program of a sockmap gives what a process sends to another socket of the host at once, and TCP
+ * counts nothing. What processes send and receive by their calls is known (Linux 6.3), and so is what TCP took and gave
+ * of it; the rest went past it.
+ */
+#pragma once
+#include "sockmap.h"
+#include "traffic.h"
+
+enum { AF_PACKET = 17, AF_XDP = 44 };
+/* In place of a protocol: sockets whose packets are not counted, since they go past TCP and UDP. */
+enum { PAST_XDP = 254, PAST_PACKET = 255 };
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct packet_ring_buffer {
+	void *pg_vec;
+};
+
+struct packet_sock {
+	struct packet_ring_buffer tx_ring;
+	unsigned long flags;
+	__be16 num;
+};
+
+#pragma clang attribute pop
+
+/* Since Linux 6.4; before that it was a function. */
+enum packet_sock_flags___past { PACKET_SOCK_QDISC_BYPASS = 6 };
+
+/* What went past TCP since we watch, and what that is made of. */
+struct past {
+	struct traffic moved;
+	__s64 received; /* by calls, less what TCP gave: never more than what went past it */
+	__s64 sent;
+	__u32 copied_seq; /* as they were at the last call */
+	__u32 write_seq;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct past);
+} past SEC(".maps");
+
+/* Not 0 if any socket has such figures: else nobody looks for them. */
+__u64 past_sockets;
+
+/*
+ * From now on. Of a socket that was opened while every call was seen, what TCP took and gave before is what the calls
+ * before were about.
+ */
+static __always_inline struct past *begin_past(struct sock *sk, const struct tcp_sock *tp)
+{
+	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	struct past *now = sk_storage_of(&past, sk);
+
+	if (!now)
+		return 0;
+	past_sockets = 1;
+	now->copied_seq = tp->copied_seq;
+	now->write_seq = tp->write_seq;
+	if (mark && is_new(mark)) {
+		now->received = -(__s64)(tp->bytes_received - (__u32)(tp->rcv_nxt - tp->copied_seq));
+		now->sent = -(__s64)(tp->bytes_acked + (__u32)(tp->write_seq - tp->snd_una) - 1);
+	}
+	return now;
+}
+
+/* Adds a call's bytes, less what TCP took or gave since the call before. */
+static __always_inline void count_call(__u64 *moved, __s64 *sum, __u32 *seq, __u32 now, __u32 length)
+{
+	__s32 by_tcp = now - __sync_lock_test_and_set(seq, now);
+	__s64 more = (__s64)length - by_tcp, all = __sync_fetch_and_add(sum, more) + more;
+
+	if (all > (__s64)*moved)
+		*moved = all;
+}
+
+/* At the end of a process' call for a TCP socket. */
+static __always_inline void count_past(struct sock *sk, __u32 length, bool is_sent)
+{
+	struct tcp_sock *tp;
+	struct past *known;
+
+	if (!sk->sk_user_data || sk->sk_protocol != IPPROTO_TCP || !psock_of(sk))
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return;
+	known = bpf_sk_storage_get(&past, sk, 0, 0) ?: begin_past(sk, tp);
+	if (!known)
+		return;
+	if (is_sent)
+		count_call(&known->moved.tx_bytes, &known->sent, &known->write_seq, tp->write_seq, length);
+	else
+		count_call(&known->moved.rx_bytes, &known->received, &known->copied_seq, tp->copied_seq, length);
+}
+
+/* Adds what went past TCP to the row of a socket. */
+static __always_inline void load_past(struct sock *sk, const struct tcp_sock *tp, struct socket_bytes *row)
+{
+	const struct past *known;
+
+	row->past = redirects(sk);
+	if (!row->past && !past_sockets)
+		return;
+	known = bpf_sk_storage_get(&past, sk, 0, 0);
+	if (!known && row->past)
+		known = begin_past(sk, tp);
+	if (!known)
+		return;
+	row->traffic.rx_bytes += known->moved.rx_bytes;
+	row->traffic.tx_bytes += known->moved.tx_bytes;
+}
+
+/* A packet socket that sends past the queueing discipline, or has a ring to send from, or is for sending only. */
+static __always_inline bool sends_packets(const struct sock *sk)
+{
+	const struct packet_sock *packet = (const void *)sk;
+
+	if (!bpf_core_type_exists(struct packet_sock))
+		return true;
+	if (!BPF_CORE_READ(packet, num) || BPF_CORE_READ(packet, tx_ring.pg_vec))
+		return true;
+	return bpf_core_enum_value_exists(enum packet_sock_flags___past, PACKET_SOCK_QDISC_BYPASS) &&
+	       BPF_CORE_READ(packet, flags) &
+		   1ul << bpf_core_enum_value(enum packet_sock_flags___past, PACKET_SOCK_QDISC_BYPASS);
+}
+
+/* A socket whose packets go past TCP and UDP: nobody counts them here, and the answer says so. */
+static __always_inline int list_past(struct bpf_iter__task_file *ctx, struct sock *sk)
+{
+	struct socket_bytes row = {};
+	struct task_struct *task = ctx->task;
+
+	if (sk->__sk_common.skc_family == AF_XDP)
+		row.protocol = PAST_XDP;
+	else if (sk->__sk_common.skc_family == AF_PACKET && sends_packets(sk))
+		row.protocol = PAST_PACKET;
+	else
+		return 0;
+	if (!task)
+		return 0;
+	row.cookie = bpf_get_socket_cookie(sk);
+	load_holder(task, &row.pid, row.comm);
+	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
+	return 0;
+}

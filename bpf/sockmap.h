@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* TCP sockets in a sockmap, whose data BPF programs may redirect. */
+#pragma once
+#include "sockets.h"
+
+/* Of a TCP socket in a sockmap: programs judge what it sends; what it receives as well. */
+enum { REDIRECTS_SENT = 1, REDIRECTS_RECEIVED = 2 };
+enum { POINTER_FLAGS = 7 };
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct bpf_prog;
+
+struct sk_psock_progs {
+	struct bpf_prog *stream_parser;
+	struct bpf_prog *skb_parser; /* until Linux 5.12 */
+	struct bpf_prog *stream_verdict;
+	struct bpf_prog *skb_verdict;
+};
+
+/* What a TCP socket in a sockmap carries. */
+struct sk_psock {
+	struct sock *sk;
+	struct sk_psock_progs progs;
+	__u32 msg_tot_len; /* bytes that were redirected to it and not read */
+};
+
+#pragma clang attribute pop
+
+static __always_inline const struct sk_psock *psock_of(struct sock *sk)
+{
+	const struct sk_psock *psock = (const void *)((__u64)sk->sk_user_data & ~(__u64)POINTER_FLAGS);
+
+	return psock && (__u64)BPF_CORE_READ(psock, sk) == (__u64)sk ? psock : 0;
+}
+
+static __always_inline __u8 redirects(struct sock *sk)
+{
+	const struct sk_psock *psock = sk->sk_user_data ? psock_of(sk) : 0;
+
+	if (!psock)
+		return 0;
+	if (BPF_CORE_READ(psock, progs.stream_verdict) ||
+	    (bpf_core_field_exists(psock->progs.skb_verdict) && BPF_CORE_READ(psock, progs.skb_verdict)))
+		return REDIRECTS_RECEIVED;
+	return REDIRECTS_SENT;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * The headers that each packet repeats that a tunnel's super-packet becomes on the wire: the outer ones and, behind
+ * them, those of what is inside, whatever the tunnel's protocol.
+ *
+ * A program at tc is not shown where the inner headers are; the kernel keeps it in struct sk_buff, which is what such a
+ * program's context is. A helper for each field, but only for super-packets that are not plain TCP.
+ */
+#pragma once
+#include "kernel.h"
+
+enum { GSO_TCPV4 = 1 << 0, GSO_TCPV6 = 1 << 4, GSO_UDP_L4 = 1 << 17 };
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct sk_buff___tunnel {
+	__u8 encapsulation : 1;
+	__u16 inner_transport_header;
+	sk_buff_data_t end;
+	unsigned char *head;
+	unsigned char *data;
+};
+
+struct skb_shared_info {
+	unsigned int gso_type;
+};
+
+#pragma clang attribute pop
+
+/* Set before loading: whether the kernel lets us read its memory. */
+const volatile bool reads_kernel = false;
+
+/* Their bytes, the link-layer header included; 0 = it is not a tunnel's, or nobody knows. */
+static __always_inline __u32 tunnel_headers(struct __sk_buff *ctx)
+{
+	const struct sk_buff___tunnel *skb = (const void *)ctx;
+	const struct skb_shared_info *shared;
+	__u32 type, headers;
+	__u8 *head, length;
+
+	if (!reads_kernel || !BPF_CORE_READ_BITFIELD_PROBED(skb, encapsulation))
+		return 0;
+	head = BPF_CORE_READ(skb, head);
+	headers = head + BPF_CORE_READ(skb, inner_transport_header) - BPF_CORE_READ(skb, data);
+	shared = (const void *)(head + BPF_CORE_READ(skb, end));
+	type = BPF_CORE_READ(shared, gso_type);
+	if (type & GSO_UDP_L4)
+		return headers + 8;
+	if (!(type & (GSO_TCPV4 | GSO_TCPV6)) || bpf_skb_load_bytes(ctx, headers + 12, &length, 1))
+		return 0;
+	return headers + (length >> 4) * 4;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* What top_traffic knows of a socket. */
+#pragma once
+#include "marks.h"
+
+enum { FLOWS = 65536 };
+
+struct traffic {
+	__u64 rx_bytes;
+	__u64 tx_bytes;
+};
+
+/* A TCP socket as it is, or a UDP socket that is counted. */
+struct socket_bytes {
+	__u64 cookie;
+	__u64 cgroup;
+	struct traffic traffic;
+	__u32 pid;
+	__u32 netns;
+	char comm[16];
+	struct endpoints endpoints;
+	__u32 window; /* TCP: the newest window when it was opened; 0 = it was opened before we watched */
+	__u32 unread; /* not 0: of this listener so many connections wait to be accepted and have no row */
+	__u8 protocol;
+	__u8 claim; /* enum claim */
+	__u8 orphan;
+	__u8 past; /* it is in a sockmap: REDIRECTS_SENT or REDIRECTS_RECEIVED of past_tcp.h */
+};
+
+/* What must be known of a socket that may be gone when the window ends. */
+struct flow {
+	struct socket_bytes socket;
+	__u64 closed_ns; /* TCP: CLOCK_MONOTONIC */
+	__u64 slot;      /* UDP: where its bytes are counted */
+};

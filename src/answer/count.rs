@@ -1,0 +1,34 @@
+//! Counts as sentences say them.
+
+use crate::limits;
+
+/// `1 row`, `2 rows`.
+pub fn count(n: u64, one: &str, more: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { more })
+}
+
+/// What is shown of a list that was cut, and how to see the rest: `20 of 320 rows; limit=320 shows all`. `None` for a
+/// list that is whole.
+pub fn cut(shown: usize, cut: u64) -> Option<String> {
+    let all = shown as u64 + cut;
+    let most = limits::ROWS_MAX as u64;
+    let limit = if all <= most { format!("limit={all} shows all") } else { format!("limit={most} shows more") };
+    (cut > 0).then(|| format!("{shown} of {all} rows; {limit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_have_their_number() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "row", "rows")), ["0 rows", "1 row", "2 rows"]);
+    }
+
+    #[test]
+    fn a_cut_list_says_what_there_is_and_how_to_see_it() {
+        assert_eq!(cut(20, 300).unwrap(), "20 of 320 rows; limit=320 shows all");
+        assert_eq!(cut(20, 50_000).unwrap(), "20 of 50020 rows; limit=10000 shows more");
+        assert_eq!(cut(20, 0), None);
+    }
+}

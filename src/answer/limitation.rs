@@ -1,0 +1,188 @@
+//! What an answer does not show, and why: the entries of `measured.limits`.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// One thing that an answer does not show.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[schemars(inline)]
+pub struct Limitation {
+    pub code: Code,
+    /// For the reader: what is missing and why.
+    pub text: String,
+    /// How many are missing, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// The kinds of what is missing. Clients rely on these names.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    // Sockets of other network namespaces than the daemon's.
+    /// Connections that wait to be accepted, beyond those that are read of each listener.
+    WaitingConnectionsUnread,
+    /// The round trips of such connections.
+    WaitingRoundTripsUnread,
+    /// Connections that their process has closed and that still send.
+    OrphansUnread,
+    /// Everything that no process holds.
+    OnlyHeldSockets,
+
+    // What this kernel refuses to show.
+    /// Processes, units and containers, and other network namespaces than the daemon's.
+    OwnersUnknown,
+    /// Processes that opened their socket before the window.
+    HoldersUnknown,
+    /// All sockets of other network namespaces than the daemon's.
+    OtherNamespacesNotSeen,
+    /// TCP sockets that no process holds, in the daemon's network namespace.
+    UnheldTcpNotSeen,
+    /// The same of UDP.
+    UnheldUdpNotSeen,
+    ResetsNotSeen,
+    /// The names of kernel functions.
+    LocationsUnknown,
+
+    // Connections that a tool cannot tell apart or compare.
+    /// They were there before the window, and could not be read when it began.
+    OlderConnections,
+    /// They closed when the table of closed connections was full.
+    ClosedConnectionsMerged,
+    /// Of these, the ones whose counters are missing as well.
+    ClosedConnectionsUncounted,
+    /// Segments of connections whose round trips there was no room for.
+    RoundTripsUntracked,
+    /// Connections that closed when the table of their round trips was full.
+    ClosedRoundTripsUntracked,
+    OwnersCut,
+
+    // What goes past TCP and UDP.
+    /// TCP connections whose data programs of a sockmap redirect.
+    SockmapPartlyCounted,
+    /// AF_XDP sockets.
+    XdpSocketsNotCounted,
+    /// AF_PACKET sockets that send.
+    PacketSocketsNotCounted,
+
+    // UDP.
+    UdpNotCounted,
+    /// Datagrams of sockets beyond those that are counted one by one.
+    UdpSocketsMerged,
+    /// Of sockets that are not connected.
+    UdpRemotesUnknown,
+    /// Datagrams of remotes beyond those that are counted one by one of each socket.
+    UdpRemotesMerged,
+
+    // Connects.
+    /// Those that a policy denies, and a few without a route.
+    DeniedConnectsNotSeen,
+    /// All that fail before their first packet.
+    FailedConnectsNotSeen,
+    /// They had no answer when the window ended.
+    ConnectsPending,
+    /// `after` is too old.
+    ConnectsBetweenCalls,
+
+    // Resets.
+    ResetsMerged,
+    ResetReasonsUnknown,
+
+    // Dropped packets.
+    /// Packets that a filter cannot be applied to.
+    DropsUnfiltered,
+    /// Packets that are counted by reason and location only.
+    DropsMerged,
+    DropReceiversUnknown,
+    FirewallRulesUnknown,
+    /// The counters are those of one network namespace.
+    CountersOfOneNamespace,
+
+    // Packets of an interface.
+    TunnelHeadersCounted,
+    /// Of a tunnel's super-packets: those of each packet inside.
+    InnerHeadersNotCounted,
+
+    // DNS.
+    /// Messages after the window's table was full.
+    DnsMessagesUnread,
+    /// Messages that the ring buffer had no room for.
+    DnsMessagesLost,
+    /// Queries that are too young to be called unanswered.
+    DnsQueriesPending,
+    DnsOverTcpIncomplete,
+}
+
+impl Code {
+    /// Whether an answer with this limit may lack whole kinds of sockets or failures, so that no check can rely on it.
+    pub fn blinds(self) -> bool {
+        use Code::{FailedConnectsNotSeen, OtherNamespacesNotSeen, OwnersUnknown};
+        matches!(self, FailedConnectsNotSeen | OtherNamespacesNotSeen | OwnersUnknown)
+    }
+}
+
+impl Limitation {
+    pub fn new(code: Code, text: impl Into<String>) -> Self {
+        Limitation { code, text: text.into(), count: None }
+    }
+
+    /// `None` if nothing is missing. The text is the count, the thing (in the singular) and why: `3 connections: not read.`
+    pub fn counted(code: Code, count: u64, thing: &str, why: &str) -> Option<Self> {
+        let text = format!("{}: {why}", count_of(count, thing));
+        (count > 0).then_some(Limitation { code, text, count: Some(count) })
+    }
+}
+
+/// `1 connection`, `3 connections`; the first word is the noun.
+fn count_of(count: u64, thing: &str) -> String {
+    let (noun, rest) = thing.split_at(thing.find(' ').unwrap_or(thing.len()));
+    let plural = match (count, noun.strip_suffix('y')) {
+        (1, _) => noun.to_owned(),
+        (_, Some(stem)) => format!("{stem}ies"),
+        (_, None) => format!("{noun}s"),
+    };
+    format!("{count} {plural}{rest}")
+}
+
+impl fmt::Display for Limitation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+// A list of 30 names in the schema of every tool would cost each client more than it tells.
+impl JsonSchema for Code {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Code".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_code_a_text_and_a_count_if_it_is_known() {
+        let json = |limit| serde_json::to_string(&limit).unwrap();
+        let limit = Limitation::new(Code::UdpNotCounted, "UDP is not counted.");
+        assert_eq!(json(limit), r#"{"code":"udp_not_counted","text":"UDP is not counted."}"#);
+        let limit = Limitation::counted(Code::OrphansUnread, 2, "connection", "not read.").unwrap();
+        assert_eq!(json(limit), r#"{"code":"orphans_unread","text":"2 connections: not read.","count":2}"#);
+        assert_eq!(Limitation::counted(Code::OrphansUnread, 0, "connection", "not read."), None);
+    }
+
+    #[test]
+    fn things_have_a_singular_and_a_plural() {
+        assert_eq!(count_of(1, "query"), "1 query");
+        assert_eq!(count_of(3, "query without an answer"), "3 queries without an answer");
+        assert_eq!(count_of(2, "segment of connections"), "2 segments of connections");
+    }
+}

@@ -1,0 +1,225 @@
+//! Loading the object of a tool: without what this kernel refuses, and with the name of what failed.
+
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use super::{
+    Iterate, Program,
+    feature::{Feature, Release},
+    features::{Features, missing_capabilities},
+};
+use crate::{
+    answer::{Code, Limitation},
+    wire::Error,
+};
+use libbpf_rs::{MapHandle, MapMut, OpenObject, ProgramMut, skel::OpenSkel};
+
+/// Programs without which a tool still answers, and what its answers lack then.
+pub struct Optional {
+    /// Their names in the object.
+    pub programs: &'static [&'static str],
+    /// What they need besides their kind.
+    pub needs: &'static [Feature],
+    /// What every answer says then, without the reason: a sentence that lacks its full stop. `None` where only some
+    /// questions need them, which are refused.
+    pub lacks: Option<(Code, &'static str)>,
+}
+
+/// What answers lack without one of the iterators that read the TCP sockets of the host.
+pub mod lacks {
+    use super::Code;
+
+    /// What processes hold, in every network namespace.
+    pub const HELD: Option<(Code, &str)> = Some((
+        Code::OtherNamespacesNotSeen,
+        "Sockets of other network namespaces than netmond's are not read, and owners are known only as far as they were seen",
+    ));
+    /// What is in the daemon's own network namespace, held or not.
+    pub const UNHELD: Option<(Code, &str)> = Some((
+        Code::UnheldTcpNotSeen,
+        "TCP sockets that no process holds are not read: those that wait to be accepted, and those that were closed and still send",
+    ));
+    /// Orphans of other network namespaces.
+    pub const ORPHANS: Option<(Code, &str)> = Some((
+        Code::OrphansUnread,
+        "TCP sockets of other network namespaces that were closed and still send are not read",
+    ));
+}
+
+/// Collects what a tool loads, so that `status` can say what it costs.
+pub struct Loader {
+    features: Arc<Features>,
+    optional: &'static [Optional],
+    /// The programs, in the order of loading.
+    pub programs: Vec<Program>,
+    /// Those that were left out, and why.
+    refused: Vec<(String, String)>,
+    lacks: Vec<Limitation>,
+}
+
+impl Loader {
+    pub fn new(features: Arc<Features>, optional: &'static [Optional]) -> Loader {
+        Loader { features, optional, programs: Vec::new(), refused: Vec::new(), lacks: Vec::new() }
+    }
+
+    /// What this kernel has.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// What the answers of the tool lack for the programs that were left out: part of each sample.
+    pub fn lacks(&self) -> Vec<Limitation> {
+        self.lacks.clone()
+    }
+
+    /// Loads an object without the optional programs that this kernel refuses. Fails, before the kernel is asked, where
+    /// a required one would be refused, or all of them.
+    pub fn load<'obj, O: OpenSkel<'obj>>(&mut self, mut open: O) -> Result<O::Output, Error> {
+        self.leave_out_refused(open.open_object_mut())?;
+        FAILED.set(None);
+        open.load().map_err(failure)
+    }
+
+    fn leave_out_refused(&mut self, object: &mut OpenObject) -> Result<(), Error> {
+        let (mut kept, mut left_out) = (0, None);
+        for mut program in object.progs_mut().filter(|program| program.autoload()) {
+            let (name, section) =
+                (program.name().to_string_lossy().into_owned(), program.section().to_string_lossy().into_owned());
+            let optional = self.optional.iter().find(|optional| optional.programs.contains(&name.as_str()));
+            let needs = optional.map_or(&[][..], |optional| optional.needs);
+            match (self.refusal(&section, needs), optional) {
+                (None, _) => kept += 1,
+                (Some(reason), Some(optional)) => {
+                    program.set_autoload(false);
+                    left_out.get_or_insert_with(|| format!("program {name} needs {reason}"));
+                    if let Some((code, text)) = optional.lacks
+                        && !self.lacks.iter().any(|limit| limit.code == code)
+                    {
+                        self.lacks.push(Limitation::new(code, format!("{text}: this needs {reason}.")));
+                    }
+                    self.refused.push((name, reason));
+                }
+                (Some(reason), None) => return Err(Error::Kernel(format!("program {name} needs {reason}"))),
+            }
+        }
+        match left_out {
+            Some(reason) if kept == 0 => Err(Error::Kernel(reason)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why the kernel does not load a program of this section, if it does not.
+    fn refusal(&self, section: &str, needs: &[Feature]) -> Option<String> {
+        let kind = Feature::of_section(section);
+        let refused = kind.iter().chain(needs).find_map(|feature| {
+            let reason = self.features.refusal(*feature)?;
+            Some(format!("{feature} ({reason})"))
+        });
+        let tracepoint = || {
+            let name = section.strip_prefix("tp_btf/")?;
+            let missing = self.features.tracepoint(name).is_none();
+            missing.then(|| format!("the tracepoint {name}, which Linux {} does not have", Release::running()))
+        };
+        refused.or_else(tracepoint)
+    }
+
+    /// Why an optional program was left out, if it was.
+    pub fn refused(&self, program: &str) -> Option<String> {
+        self.refused.iter().find(|(name, _)| name == program).map(|(_, reason)| reason.clone())
+    }
+
+    /// Fails if all of these optional programs were left out.
+    pub fn require_one_of(&self, programs: &[&str]) -> Result<(), Error> {
+        let refused: Vec<_> = programs.iter().filter_map(|program| self.refused(program)).collect();
+        match (refused.first(), programs.first()) {
+            (Some(reason), Some(program)) if refused.len() == programs.len() => {
+                Err(Error::Kernel(format!("program {program} needs {reason}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails where the kernel does not have a feature that the whole tool needs.
+    pub fn require(&self, feature: Feature) -> Result<(), Error> {
+        let refused = |reason| Err(Error::Kernel(format!("it needs {feature} ({reason})")));
+        self.features.refusal(feature).map_or(Ok(()), refused)
+    }
+
+    /// An iterator, which shows nothing if it was left out.
+    pub fn iterator(&mut self, program: &ProgramMut<'_>) -> io::Result<Iterate> {
+        self.optional(program).map(Iterate)
+    }
+
+    /// An optional program, if it was loaded.
+    pub fn optional(&mut self, program: &ProgramMut<'_>) -> io::Result<Option<Program>> {
+        if program.autoload() { self.program(program).map(Some) } else { Ok(None) }
+    }
+
+    /// Keeps a loaded program beyond the life of its object.
+    pub fn program(&mut self, program: &ProgramMut<'_>) -> io::Result<Program> {
+        let fd: OwnedFd = program.as_fd().try_clone_to_owned()?;
+        let program = Program::new(&program.name().to_string_lossy(), fd);
+        self.programs.push(program.clone());
+        Ok(program)
+    }
+
+    /// Keeps a map beyond the life of its object.
+    pub fn map(&mut self, map: &MapMut<'_>) -> libbpf_rs::Result<MapHandle> {
+        MapHandle::try_from(map)
+    }
+}
+
+thread_local! {
+    /// The program that the kernel refused last on this thread, and the errno: libbpf only logs them.
+    static FAILED: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
+}
+
+/// Sends what libbpf says to the log: its complaints about an object are for who debugs it, ours says what it means.
+pub fn adopt_libbpf() {
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, text| {
+        note_failure(&text);
+        tracing::debug!(target: "libbpf", "{}", text.trim_end());
+    })));
+}
+
+/// Looks at a message of libbpf for a program that was refused.
+fn note_failure(message: &str) {
+    // libbpf.c, bpf_object_load_prog: "prog '%s': BPF program load failed: %s", such as "-EPERM".
+    let refused =
+        message.strip_prefix("libbpf: prog '").and_then(|rest| rest.split_once("': BPF program load failed: "));
+    if let Some((name, errno)) = refused {
+        FAILED.set(Some((name.to_owned(), errno.trim().trim_start_matches('-').to_owned())));
+    }
+}
+
+/// A refused object as an error: which program, which errno, which right is missing.
+fn failure(e: libbpf_rs::Error) -> Error {
+    let denied = matches!(e.kind(), libbpf_rs::ErrorKind::PermissionDenied);
+    let missing = if denied { missing_capabilities() } else { Vec::new() };
+    let lacks =
+        if missing.is_empty() { String::new() } else { format!("; netmond does not hold {}", missing.join(" and ")) };
+    match (FAILED.take(), Error::from(e)) {
+        (Some((program, errno)), Error::Kernel(text)) => {
+            Error::Kernel(format!("program {program} ({errno}): {text}{lacks}"))
+        }
+        (_, e) => e,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_of_libbpf_names_the_refused_program() {
+        FAILED.set(None);
+        note_failure("libbpf: prog 'drop': -- BEGIN PROG LOAD LOG --\n");
+        assert_eq!(FAILED.take(), None);
+        note_failure("libbpf: prog 'drop': BPF program load failed: -EPERM\n");
+        assert_eq!(FAILED.take(), Some(("drop".to_owned(), "EPERM".to_owned())));
+    }
+}

@@ -1,0 +1,382 @@
+//! Who may ask, how many questions at once, and how long one may take to be put and the answer to be taken.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value;
+
+use super::turns::Turns;
+use crate::{
+    budget::{Budget, Full, Held},
+    limits,
+    logging::Throttle,
+    sync::lock,
+    wire::Error,
+};
+
+/// Everybody who asks now.
+pub struct Peers {
+    /// The only users who may ask, besides root; anyone who may open the socket if there are none.
+    allowed: Vec<u32>,
+    at_work: Mutex<BTreeMap<u32, usize>>,
+    /// The memory of answers, from before they are made until they are taken.
+    memory: Arc<Budget<u32>>,
+    logs: Mutex<BTreeMap<u32, Arc<Log>>>,
+    /// How long each tool's answer was at last: the best guess for the next one.
+    last: Mutex<BTreeMap<String, usize>>,
+    long: Turns,
+}
+
+/// What one user may add to the log: what another one does is there all the same. Refusals do not hide requests.
+pub struct Log {
+    pub requests: Throttle,
+    pub refusals: Throttle,
+}
+
+/// A connection that is worked on, until this is dropped.
+pub struct Peer<'a> {
+    peers: &'a Peers,
+    pub uid: u32,
+    /// 0 where our PID namespace does not know it.
+    pub pid: i32,
+}
+
+impl Peers {
+    pub fn new(allowed: Vec<u32>) -> Self {
+        let memory = Budget::new(limits::SAMPLES_BYTES, limits::SAMPLES_BYTES_OF_A_USER);
+        Peers {
+            allowed,
+            at_work: Mutex::default(),
+            memory,
+            logs: Mutex::default(),
+            last: Mutex::default(),
+            long: Turns::default(),
+        }
+    }
+
+    /// Takes a connection on, by what the kernel says of who made it (`SO_PEERCRED`).
+    pub fn admit(&self, stream: &UnixStream) -> Result<Peer<'_>, Error> {
+        let credentials = credentials(stream)?;
+        self.take_on(credentials.uid, credentials.pid)
+    }
+
+    fn take_on(&self, uid: u32, pid: i32) -> Result<Peer<'_>, Error> {
+        if !self.allowed.is_empty() && uid != 0 && !self.allowed.contains(&uid) {
+            return Err(Error::Forbidden(format!(
+                "uid {uid} may not ask this netmond, which was started with --allow-uid for others; add it there"
+            )));
+        }
+        let mut at_work = lock(&self.at_work);
+        if at_work.values().sum::<usize>() >= limits::REQUESTS {
+            return Err(busy("netmond is", limits::REQUESTS));
+        }
+        let own = at_work.entry(uid).or_default();
+        if *own >= limits::REQUESTS_OF_A_USER {
+            return Err(busy(&format!("for uid {uid} netmond is"), limits::REQUESTS_OF_A_USER));
+        }
+        *own += 1;
+        Ok(Peer { peers: self, uid, pid })
+    }
+}
+
+/// Whether a client hangs up within this time.
+fn hangs_up(client: &UnixStream, time: Duration) -> bool {
+    let mut fds = [PollFd::new(client, PollFlags::empty())];
+    let timeout = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+    poll(&mut fds, Some(&timeout)).is_ok() && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+/// Who made a connection; nobody, if the kernel does not say.
+pub fn uid(stream: &UnixStream) -> u32 {
+    credentials(stream).map_or(u32::MAX, |credentials| credentials.uid)
+}
+
+impl Peers {
+    /// What this user may add to the log. Users who ask nothing now are forgotten when there are many.
+    pub fn log(&self, uid: u32) -> Arc<Log> {
+        let mut logs = lock(&self.logs);
+        if logs.len() >= limits::USERS_LOGGED && !logs.contains_key(&uid) {
+            logs.retain(|_, log| Arc::strong_count(log) > 1);
+        }
+        let log = || Log {
+            requests: Throttle::new(limits::LOG_LINES_PER_SECOND),
+            refusals: Throttle::new(limits::LOG_LINES_PER_SECOND),
+        };
+        Arc::clone(logs.entry(uid).or_insert_with(|| Arc::new(log())))
+    }
+}
+
+impl Peer<'_> {
+    pub fn log(&self) -> Arc<Log> {
+        self.peers.log(self.uid)
+    }
+
+    /// Memory for the answer to this request. A user waits for own answers to be taken, and not for long; a client that
+    /// has hung up does not wait.
+    pub fn reserve(&self, client: &UnixStream, tool: &str, input: &Value) -> Result<Held<u32>, Error> {
+        let (mut held, end) = (Held::nothing(&self.peers.memory, self.uid), Instant::now() + limits::ANSWER_TIME);
+        let (bytes, mut look) = (self.peers.expected(tool, input), limits::MEMORY_LOOK);
+        while let Err(full) = held.resize(bytes) {
+            if Instant::now() > end {
+                return Err(self.no_memory(full));
+            }
+            if hangs_up(client, look) {
+                return Err(Error::Cancelled);
+            }
+            look = (look * 2).min(limits::MEMORY_LOOK_MAX);
+        }
+        if bytes > limits::SAMPLE_HELD_MIN {
+            self.peers.long.wait(self.uid);
+        }
+        Ok(held)
+    }
+
+    /// Holds what the answer takes until it is taken, now that it is there.
+    pub fn hold(&self, held: &mut Held<u32>, tool: &str, bytes: usize) -> Result<(), Error> {
+        self.peers.long.made(self.uid);
+        let mut last = lock(&self.peers.last);
+        let last = last.entry(tool.into()).or_default();
+        *last = bytes.max(*last / 2);
+        held.resize(bytes).map_err(|full| self.no_memory(full))
+    }
+
+    fn no_memory(&self, full: Full) -> Error {
+        let (whose, limit) = match full {
+            Full::Share => (format!("the answers to uid {}", self.uid), limits::SAMPLES_BYTES_OF_A_USER),
+            Full::Total => ("all answers".into(), limits::SAMPLES_BYTES),
+        };
+        Error::Busy(format!(
+            "{whose} take the {} MB of netmond's memory that there are for them: read the answers that you wait for, ask for \
+             fewer rows (limit), and try again",
+            limit >> 20
+        ))
+    }
+}
+
+impl Peers {
+    /// What an answer will probably take: as long as the last one of its tool, or as its rows.
+    fn expected(&self, tool: &str, input: &Value) -> usize {
+        let last = lock(&self.last).get(tool).copied().unwrap_or_default();
+        let rows = input.get("limit").and_then(Value::as_u64).unwrap_or_default().min(limits::ROWS_MAX as u64) as usize;
+        let bytes = last.max(rows * limits::ROW_BYTES) * limits::ENCODING_COST;
+        bytes.clamp(limits::SAMPLE_HELD_MIN, limits::SAMPLES_BYTES_OF_A_USER)
+    }
+}
+
+/// Not by rustix, to which a process without a pid here is an error, and its uid the number of that.
+fn credentials(stream: &UnixStream) -> io::Result<libc::ucred> {
+    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let to = std::ptr::from_mut(&mut credentials).cast();
+    // SAFETY: the option is a struct ucred, of the size that is passed.
+    match unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, to, &mut length) } {
+        0 => Ok(credentials),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn busy(who: &str, limit: usize) -> Error {
+    Error::Busy(format!("{who} at work on {limit} requests, which is its limit; try again when some have ended"))
+}
+
+impl Drop for Peer<'_> {
+    fn drop(&mut self) {
+        let mut at_work = lock(&self.peers.at_work);
+        if let Some(own) = at_work.get_mut(&self.uid) {
+            *own -= 1;
+            if *own == 0 {
+                at_work.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// What a client says, line by line.
+pub struct Lines<'a> {
+    stream: &'a UnixStream,
+    /// Of the lines that come next.
+    ahead: Vec<u8>,
+}
+
+impl<'a> Lines<'a> {
+    pub fn new(stream: &'a UnixStream) -> Self {
+        Lines { stream, ahead: Vec::new() }
+    }
+
+    /// Waits until the client says something, or hangs up; false if it says nothing for so long, or `stop` hangs up.
+    pub fn wait(&self, stop: &OwnedFd, time: Duration) -> io::Result<bool> {
+        let mut fds = [PollFd::new(self.stream, PollFlags::IN), PollFd::new(stop, PollFlags::empty())];
+        let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+        let ready = !self.ahead.is_empty() || rustix::io::retry_on_intr(|| poll(&mut fds, Some(&time)))? > 0;
+        Ok(ready && fds[1].revents().is_empty())
+    }
+
+    /// What comes up to the end of the line, of the input, of `bytes` or of `time`: a timeout of the socket alone would let
+    /// a client send a byte now and then for ever.
+    pub fn next(&mut self, bytes: usize, time: Duration) -> io::Result<Vec<u8>> {
+        let (end, mut chunk, mut stream) = (Instant::now() + time, [0; 4096], self.stream);
+        loop {
+            let newline = self.ahead.iter().position(|byte| *byte == b'\n');
+            if let Some(length) = newline.map(|at| at + 1).or((self.ahead.len() >= bytes).then_some(bytes)) {
+                let rest = self.ahead.split_off(length.min(bytes));
+                return Ok(std::mem::replace(&mut self.ahead, rest));
+            }
+            self.stream.set_read_timeout(Some(left(end)?))?;
+            match stream.read(&mut chunk) {
+                Ok(0) => return Ok(std::mem::take(&mut self.ahead)),
+                Ok(n) => self.ahead.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// Hands a client its answer, which it must have taken within `time`.
+pub fn write_all(mut stream: &UnixStream, mut bytes: &[u8], time: Duration) -> io::Result<()> {
+    let end = Instant::now() + time;
+    while !bytes.is_empty() {
+        stream.set_write_timeout(Some(left(end)?))?;
+        match stream.write(bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// The time until `end`; an error when it has come (a timeout of zero would mean none).
+fn left(end: Instant) -> io::Result<Duration> {
+    let left = end.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn one_user_cannot_take_every_place() {
+        let peers = Peers::new(vec![]);
+        let first: Vec<_> = (0..limits::REQUESTS_OF_A_USER).map(|_| peers.take_on(1000, 1).ok().unwrap()).collect();
+        let refusal = peers.take_on(1000, 1).err().unwrap().to_string();
+        assert!(refusal.contains("for uid 1000"), "{refusal}");
+        let others = |_| (1001..).find_map(|uid| peers.take_on(uid, 2).ok());
+        let second: Vec<_> = (0..limits::REQUESTS - limits::REQUESTS_OF_A_USER).filter_map(others).collect();
+        assert!(matches!(peers.take_on(2000, 2), Err(Error::Busy(_))), "all places are taken");
+        drop((first, second));
+        assert!(peers.take_on(1000, 1).is_ok() && lock(&peers.at_work).is_empty(), "and given back");
+    }
+
+    #[test]
+    fn each_user_has_lines_of_its_own() {
+        let peers = Peers::new(vec![]);
+        while peers.log(1).requests.admit().is_some() {}
+        assert!(peers.log(1).refusals.admit().is_some() && peers.log(2).requests.admit().is_some());
+        (0..2 * limits::USERS_LOGGED as u32).for_each(|uid| drop(peers.log(uid)));
+        assert!(lock(&peers.logs).len() <= limits::USERS_LOGGED);
+    }
+
+    /// Whoever takes no answer waits for own memory, and nobody else does.
+    #[test]
+    fn answers_that_nobody_takes_leave_memory_to_others() {
+        let peers = Peers::new(vec![]);
+        let (client, theirs) = UnixStream::pair().unwrap();
+        let (greedy, other) = (peers.take_on(1000, 1).ok().unwrap(), peers.take_on(1001, 2).ok().unwrap());
+        let all = serde_json::json!({"limit": 10_000});
+        let bytes = peers.expected("snapshot_sockets", &all);
+        assert!(bytes * 2 < limits::SAMPLES_BYTES_OF_A_USER, "{bytes}");
+        let mut kept = Vec::new();
+        while (kept.len() + 1) * bytes <= limits::SAMPLES_BYTES_OF_A_USER {
+            kept.push(greedy.reserve(&client, "snapshot_sockets", &all).ok().unwrap());
+        }
+        let mut more = Held::nothing(&peers.memory, 1000);
+        let refused = more.resize(bytes).map_err(|full| greedy.no_memory(full)).unwrap_err().to_string();
+        assert!(refused.contains("uid 1000") && refused.contains("limit"), "{refused}");
+        assert!(other.reserve(&client, "snapshot_sockets", &all).is_ok());
+        drop(theirs);
+        let begun = Instant::now();
+        assert!(matches!(greedy.reserve(&client, "snapshot_sockets", &all), Err(Error::Cancelled)));
+        assert!(begun.elapsed() < limits::ANSWER_TIME / 2, "who has hung up waits for nothing");
+        let mut one = kept.pop().unwrap();
+        assert!(greedy.hold(&mut one, "snapshot_sockets", 100).is_ok() && more.resize(bytes).is_ok(), "it was shorter");
+    }
+
+    #[test]
+    fn long_answers_of_one_user_are_made_one_after_the_other() {
+        let peers = Peers::new(vec![]);
+        let (client, _theirs) = UnixStream::pair().unwrap();
+        let (one, other) = (peers.take_on(1000, 1).ok().unwrap(), peers.take_on(1001, 2).ok().unwrap());
+        let ask = |peer: &Peer, limit: u64| {
+            let begun = Instant::now();
+            let held = peer.reserve(&client, "snapshot_sockets", &serde_json::json!({"limit": limit})).ok().unwrap();
+            (held, begun.elapsed())
+        };
+        let (mut first, waited) = ask(&one, 10_000);
+        assert!(waited < limits::LONG_ANSWER_WAIT);
+        assert!(ask(&other, 10_000).1 < limits::LONG_ANSWER_WAIT, "another user does not wait");
+        assert!(ask(&one, 1).1 < limits::LONG_ANSWER_WAIT, "nor does a short answer");
+        thread::scope(|scope| {
+            let second = scope.spawn(|| ask(&one, 10_000).1);
+            thread::sleep(limits::LONG_ANSWER_WAIT / 10);
+            assert!(!second.is_finished());
+            one.hold(&mut first, "snapshot_sockets", 100).ok().unwrap();
+            assert!(second.join().unwrap() < limits::LONG_ANSWER_WAIT, "the first one is made");
+        });
+        assert!(ask(&one, 10_000).1 >= limits::LONG_ANSWER_WAIT, "the one before could be a window");
+    }
+
+    #[test]
+    fn a_list_of_users_keeps_the_others_out_but_not_root() {
+        let peers = Peers::new(vec![998]);
+        assert!(peers.take_on(998, 1).is_ok() && peers.take_on(0, 1).is_ok());
+        assert!(matches!(peers.take_on(999, 1), Err(Error::Forbidden(_))));
+    }
+
+    #[test]
+    fn a_line_ends_at_its_end_its_bound_or_its_time() {
+        let read = |said: &[u8], bytes| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(said).unwrap();
+            Lines::new(&ours).next(bytes, Duration::from_millis(20)).map_err(|e| e.kind())
+        };
+        assert_eq!(read(b"a question\n", 100).as_deref(), Ok(&b"a question\n"[..]));
+        assert_eq!(read(b"too long\n", 4).as_deref(), Ok(&b"too "[..]));
+        assert!(matches!(read(b"stalls", 100), Err(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)));
+    }
+
+    #[test]
+    fn lines_that_come_together_are_read_one_by_one() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"one\ntwo\nthree").unwrap();
+        drop(theirs);
+        let mut lines = Lines::new(&ours);
+        let read: Vec<_> = (0..4).map(|_| lines.next(100, Duration::from_secs(5)).unwrap()).collect();
+        assert_eq!(read, [&b"one\n"[..], b"two\n", b"three", b""]);
+    }
+
+    #[test]
+    fn who_sends_a_byte_now_and_then_is_cut_off_too() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            while theirs.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let begun = Instant::now();
+        assert!(Lines::new(&ours).next(1 << 20, Duration::from_millis(100)).is_err());
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,30 @@
+//! A measurement that is open. It is read once, or again and again; dropping it detaches.
+
+use std::time::Instant;
+
+use crate::{daemon::window::Window, wire::Error};
+
+/// What a tool opens: programs are attached, and the first reading is taken.
+pub trait Session<S>: Send {
+    /// Watches until `end`; false if the client wants to know now what there is. A session that waits for an event may
+    /// end earlier.
+    fn watch(&mut self, window: &Window, end: Instant) -> Result<bool, Error> {
+        window.sleep_until(end)
+    }
+
+    /// What happened since the previous reading, or since the session was opened, without a gap and without an overlap.
+    /// What is not decided yet, such as a young query, is left for the next reading, unless this is the last.
+    fn read(&mut self, is_last: bool) -> Result<S, Error>;
+}
+
+/// A session of any tool, with its sample.
+pub type BoxSession<'a, S> = Box<dyn Session<S> + 'a>;
+
+/// A session of a tool that has no window: every reading is of its moment.
+pub struct Snapshot<F>(pub F);
+
+impl<S, F: FnMut() -> Result<S, Error> + Send> Session<S> for Snapshot<F> {
+    fn read(&mut self, _: bool) -> Result<S, Error> {
+        (self.0)()
+    }
+}

@@ -1,0 +1,86 @@
+//! What several windows use at once: the first one makes it, the last one drops it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use crate::{daemon::kernel::Link, sync::lock};
+
+/// What windows share, by key: links for the most part, and how many windows hold them.
+pub struct Shared<K: Ord, V = Vec<Link>> {
+    held: Mutex<BTreeMap<K, (usize, V)>>,
+}
+
+/// A window's share, until it is dropped.
+pub struct Held<K: Ord, V = Vec<Link>> {
+    shared: Arc<Shared<K, V>>,
+    key: K,
+}
+
+impl<K: Ord + Clone, V> Shared<K, V> {
+    /// Nothing is held yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Shared { held: Mutex::default() })
+    }
+
+    /// Makes sure that what `key` stands for is there until the last share of it is dropped. Only the first window calls
+    /// `make`; if that fails, nothing is held.
+    pub fn hold<E>(self: &Arc<Self>, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<Held<K, V>, E> {
+        let mut held = lock(&self.held);
+        match held.get_mut(&key) {
+            Some((windows, _)) => *windows += 1,
+            None => {
+                held.insert(key.clone(), (1, make()?));
+            }
+        }
+        Ok(Held { shared: Arc::clone(self), key })
+    }
+}
+
+impl<K: Ord, V> Held<K, V> {
+    /// Looks at what is shared.
+    pub fn with<R>(&self, see: impl FnOnce(&V) -> R) -> R {
+        see(&lock(&self.shared.held)[&self.key].1)
+    }
+}
+
+impl<K: Ord, V> Drop for Held<K, V> {
+    fn drop(&mut self) {
+        // Dropped under the lock: a window that opens now must not count what the old link still sees.
+        let mut held = lock(&self.shared.held);
+        if let Some((windows, _)) = held.get_mut(&self.key) {
+            *windows -= 1;
+            if *windows == 0 {
+                held.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn first_makes_and_last_drops() {
+        let (shared, thing) = (Shared::new(), Rc::new(()));
+        let make = || Ok::<_, ()>(Rc::clone(&thing));
+        let first = shared.hold("key", make).unwrap();
+        let second = shared.hold("key", || Err(())).unwrap();
+        assert_eq!(Rc::strong_count(&thing), 2);
+        drop(first);
+        assert!(second.with(|held| Rc::ptr_eq(held, &thing)));
+        drop(second);
+        assert_eq!(Rc::strong_count(&thing), 1);
+    }
+
+    #[test]
+    fn failure_leaves_nothing_held() {
+        let shared = Shared::<(), u32>::new();
+        assert!(shared.hold((), || Err(())).is_err());
+        assert_eq!(shared.hold((), || Ok::<_, ()>(7)).unwrap().with(|n| *n), 7);
+    }
+}

@@ -1,0 +1,126 @@
+//! How a tool is asked at a shell: `netmon-mcp TOOL key=value`, and the same behind `call`.
+
+use std::time::Duration;
+
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum, builder::PossibleValuesParser};
+
+use super::completion;
+use crate::{
+    gateway::{hosts::look, manual, offer},
+    limits,
+    tools::{QUESTIONS, Question},
+};
+
+pub const EXAMPLES: &str = "Examples:
+  netmon-mcp diagnose --exit-code || echo \"a fault, or no answer\"
+  netmon-mcp top_traffic duration=500ms
+  netmon-mcp trace_connections outcome=failed duration=10s
+  netmon-mcp snapshot_sockets state=listen port=443 -o csv
+  netmon-mcp trace_drops remote=10.0.0.0/8 -o json | jq .drops
+  netmon-mcp top_traffic --watch=2
+
+Ctrl-C ends an open window and prints what was measured until then; a second one cancels.
+Exit codes: 0 answer, 1 error, 2 usage error, 3 a fault was found (with --exit-code), 130 cancelled.";
+
+/// What is asked, and how the answer is printed.
+#[derive(Args)]
+pub struct How {
+    /// The tool's arguments, as key=value; `netmon-mcp tools TOOL` explains them. A time may have a unit: duration=2s.
+    #[arg(value_name = "KEY=VALUE", value_parser = key_value, add = completion::arguments())]
+    pub arguments: Vec<(String, String)>,
+    /// How the answer is printed, on standard output. An error is JSON, on standard error, where the answer would be.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
+    output: Form,
+    /// The same as `--output json`.
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// Measure until Ctrl-C, and show what happened in each so many seconds (1 if none are given); then the sum of all.
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+          value_parser = seconds)]
+    pub watch: Option<Duration>,
+    /// Exit with 3 if `diagnose` finds a fault: a finding above info. 0 means that none was seen; `healthy` in the
+    /// structured answer is null where not every check could run.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+impl How {
+    pub fn form(&self) -> Form {
+        if self.json { Form::Json } else { self.output }
+    }
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
+pub enum Form {
+    /// A table or some lines, for people.
+    #[default]
+    Text,
+    /// The structured answer.
+    Json,
+    /// The structured answer in one line.
+    Ndjson,
+    /// The rows of the answer's first list that has any, with a line of names above them.
+    Csv,
+}
+
+/// A tool as a command of its own.
+pub struct Asking {
+    pub tool: String,
+    pub how: How,
+}
+
+impl FromArgMatches for Asking {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let Some((tool, matches)) = matches.subcommand() else {
+            return Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand));
+        };
+        Ok(Asking { tool: tool.into(), how: How::from_arg_matches(matches)? })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Asking::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Subcommand for Asking {
+    fn augment_subcommands(command: Command) -> Command {
+        command.subcommands(QUESTIONS.iter().map(own_command))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Asking::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Question::named(name).is_some()
+    }
+}
+
+/// Its `--help` is what `netmon-mcp tools TOOL` says.
+fn own_command(question: &'static Question) -> Command {
+    Command::new(question.name).about(question.title).defer(|command| {
+        let question = Question::named(command.get_name());
+        let about = question.map(|question| manual::describe(&offer::tool(question))).unwrap_or_default();
+        How::augment_args(command).long_about(about).after_help(EXAMPLES)
+    })
+}
+
+/// Every name that a tool may have, here or where other hosts are configured.
+pub fn tool_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(QUESTIONS.iter().map(|q| q.name).chain([look::TOOL]))
+}
+
+/// As long as a window may be.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let allowed = limits::WINDOW_MIN..=limits::WINDOW_MAX;
+    let [least, most] = [allowed.start(), allowed.end()].map(Duration::as_secs_f64);
+    time.filter(|time| allowed.contains(time)).ok_or_else(|| format!("it is {least} to {most}"))
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("arguments are key=value, such as duration=2s")?;
+    Ok((key.into(), value.into()))
+}

@@ -1,0 +1,185 @@
+//! Asking one tool at a shell.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value};
+
+use super::{
+    DIAGNOSE, FAULT_FOUND, INTERRUPTED, NO_HOSTS,
+    asking::{Form, How},
+    complain, fail, interrupts, print, usage_error,
+    watch::watch,
+    written,
+};
+use crate::{
+    answer,
+    gateway::{Call, Failure, Gateway, hosts::look},
+    limits,
+    tools::{Answer, Question},
+};
+
+/// Makes the call and prints its answer.
+pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
+    let (form, exit_code) = (how.form(), how.exit_code);
+    if exit_code && tool != DIAGNOSE {
+        let text = format!("--exit-code is about findings, which only {DIAGNOSE} has; {tool} has none");
+        return usage_error(&text, form);
+    }
+    if let Ok(terminal) = rustix::termios::tcgetwinsize(io::stdout()) {
+        answer::fit(terminal.ws_col);
+    }
+    let arguments = typed(tool, how.arguments);
+    if how.watch.is_some() && (exit_code || !matches!(form, Form::Text | Form::Ndjson) || tool == look::TOOL) {
+        return usage_error(
+            "--watch goes with a tool that measures, as text or as -o ndjson, and without --exit-code",
+            form,
+        );
+    }
+    let asked = if tool == look::TOOL {
+        match look::check(&arguments) {
+            Ok(()) if gateway.hosts().is_empty() => return usage_error(NO_HOSTS, form),
+            Ok(()) => list_hosts(gateway).await,
+            Err(e) => return usage_error(&e.to_string(), form),
+        }
+    } else {
+        match (gateway.prepare(tool, arguments), how.watch) {
+            (Ok(call), Some(every)) => {
+                let watched = watch(gateway, tool, call, every, form).await;
+                return watched.unwrap_or_else(|e| {
+                    complain(&format!("{e:#}"), form);
+                    ExitCode::FAILURE
+                });
+            }
+            (Ok(call), None) => ask(gateway, tool, call).await,
+            (Err(e), _) => return usage_error(&e.to_string(), form),
+        }
+    };
+    let answer = match asked {
+        Ok(Some(answer)) => answer,
+        Ok(None) => return ExitCode::from(INTERRUPTED),
+        Err(e) => {
+            complain(&e.to_string(), form);
+            return ExitCode::FAILURE;
+        }
+    };
+    let healthy = answer.structured["healthy"].as_bool();
+    let has_daemon = answer.structured["daemon"]["connected"] != false;
+    match written(tool, answer, form).and_then(|text| print(&text)) {
+        Err(e) => fail(&e.to_string()),
+        Ok(()) if exit_code && healthy == Some(false) => ExitCode::from(FAULT_FOUND),
+        Ok(()) if !has_daemon => ExitCode::FAILURE, // `status` says so in its answer
+        Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
+/// The arguments, each of the type that the tool wants.
+fn typed(tool: &str, arguments: Vec<(String, String)>) -> Map<String, Value> {
+    let schema = Question::named(tool).map(|question| (question.input_schema)()).unwrap_or_default();
+    arguments.into_iter().map(|(key, text)| (key.clone(), value(&schema, &key, text))).collect()
+}
+
+/// The other hosts, or nothing if that was cancelled. On a terminal it names those that have not answered yet.
+async fn list_hosts(gateway: &Gateway) -> Result<Option<Answer>, Failure> {
+    let bar = progress_bar(look::TOOL, limits::HOST_CONNECT);
+    let mut interrupt = interrupts()?;
+    let mut work = std::pin::pin!(look::states(gateway.hosts()));
+    let mut tick = tokio::time::interval(TICK);
+    let answer = loop {
+        tokio::select! {
+            biased;
+            answer = &mut work => break Some(answer),
+            _ = interrupt.recv() => break None,
+            _ = tick.tick() => if let Some(bar) = &bar {
+                bar.set_style(style("{msg} {elapsed}"));
+                bar.set_message(look::progress(gateway.hosts()));
+                bar.tick();
+            },
+        }
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(answer)
+}
+
+/// How often the progress is shown anew.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The answer, or nothing if it was cancelled: the first Ctrl-C ends the window, a second one cancels.
+async fn ask(gateway: &Gateway, tool: &str, call: Call) -> Result<Option<Answer>, Failure> {
+    let bar = progress_bar(tool, call.duration);
+    let opened = Arc::clone(&call.opened);
+    let mut enough = call.can_end_early().then(|| Arc::clone(&call.enough));
+    let mut interrupt = interrupts()?;
+    let mut work = std::pin::pin!(gateway.call(call));
+    let mut tick = tokio::time::interval(TICK);
+    let answer = loop {
+        tokio::select! {
+            biased;
+            answer = &mut work => break answer.map(Some),
+            _ = interrupt.recv() => match enough.take() {
+                Some(enough) => enough.notify_one(),
+                None => break Ok(None),
+            },
+            _ = tick.tick() => if let Some(bar) = &bar { show(bar, opened.get()) },
+        }
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    answer
+}
+
+/// On a terminal, for what takes longer than a blink.
+fn progress_bar(tool: &str, duration: Duration) -> Option<ProgressBar> {
+    if !io::stderr().is_terminal() || duration < Duration::from_millis(500) {
+        return None;
+    }
+    let bar = ProgressBar::new(duration.as_millis() as u64).with_message(tool.to_owned());
+    Some(bar.with_style(style("{msg}: loading eBPF programs")))
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// How much of the window has passed. What comes before it is no part of it.
+fn show(bar: &ProgressBar, opened: Option<&Instant>) {
+    let Some(opened) = opened else { return bar.tick() };
+    if bar.position() == 0 {
+        bar.reset_elapsed();
+        bar.set_style(style("{msg} {bar:40} {elapsed}"));
+    }
+    bar.set_position(opened.elapsed().as_millis() as u64);
+}
+
+/// A shell has only text: what it means is the schema's to say.
+fn value(schema: &Value, key: &str, text: String) -> Value {
+    let kind = &schema["properties"][key]["type"];
+    let is_text = |kind: &Value| {
+        kind == "string" || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "string"))
+    };
+    if is_text(kind) { Value::String(text) } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_becomes_what_the_schema_wants() {
+        let schema = json!({"properties": {"name": {"type": ["string", "null"]}, "n": {"type": "integer"}}});
+        assert_eq!(value(&schema, "name", "5".into()), json!("5"));
+        assert_eq!(value(&schema, "n", "5".into()), json!(5));
+        assert_eq!(value(&schema, "n", "x".into()), json!("x"));
+        assert_eq!(value(&schema, "unknown", "true".into()), json!(true));
+    }
+}

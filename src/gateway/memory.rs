@@ -1,0 +1,126 @@
+//! The memory that answers over HTTP may take, in total and for one client: what reading a sample takes, then what its
+//! answer takes until the client has it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use serde_json::Value;
+
+use super::{Failure, http::identity::Identity};
+use crate::{
+    budget::{Budget, Full, Held},
+    limits,
+    sync::lock,
+};
+
+/// What may be held, and what each tool's answer took at last: the best guess for the next one.
+pub struct Memory {
+    pub budget: Arc<Budget<Identity>>,
+    last: Mutex<HashMap<&'static str, usize>>,
+}
+
+/// A budget of what answers may take.
+pub fn budget() -> Arc<Budget<Identity>> {
+    Budget::new(limits::ANSWERS_BYTES, limits::ANSWERS_BYTES_OF_A_CALLER)
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory { budget: budget(), last: Mutex::default() }
+    }
+}
+
+impl Memory {
+    /// Holds what a call will probably take. A client waits for its own answers to be sent, and not for long.
+    pub async fn reserve(&self, who: &Identity, tool: &str, input: &Value) -> Result<Held<Identity>, Failure> {
+        let (mut held, end) = (Held::nothing(&self.budget, who.clone()), Instant::now() + limits::CALL_WAIT);
+        let bytes = self.expected(tool, input);
+        loop {
+            match held.resize(bytes) {
+                Ok(()) => return Ok(held),
+                Err(full) if Instant::now() > end => return Err(Failure::Busy(refusal(full))),
+                Err(_) => tokio::time::sleep(limits::MEMORY_LOOK).await,
+            }
+        }
+    }
+
+    /// Remembers how long an answer was.
+    pub fn note(&self, tool: &'static str, bytes: usize) {
+        let mut last = lock(&self.last);
+        let last = last.entry(tool).or_default();
+        *last = bytes.max(*last / 2);
+    }
+
+    fn expected(&self, tool: &str, input: &Value) -> usize {
+        let last = lock(&self.last).get(tool).copied().unwrap_or_default();
+        let rows = input.get("limit").and_then(Value::as_u64).unwrap_or_default().min(limits::ROWS_MAX as u64) as usize;
+        let bytes = last.max(rows * limits::ROW_BYTES) * limits::ANSWER_COST;
+        bytes.clamp(limits::ANSWER_HELD_MIN, limits::ANSWERS_BYTES_OF_A_CALLER)
+    }
+}
+
+/// Holds `bytes`, or says why not.
+pub fn holds(held: &mut Held<Identity>, bytes: usize) -> Result<(), Failure> {
+    held.resize(bytes).map_err(|full| Failure::Busy(refusal(full)))
+}
+
+/// Holds `bytes` if that is more than what is held already.
+pub fn holds_at_least(held: &mut Held<Identity>, bytes: usize) -> Result<(), String> {
+    if bytes <= held.bytes() { Ok(()) } else { held.resize(bytes).map_err(refusal) }
+}
+
+/// Why another host's answer was not taken.
+pub fn too_long_an_answer() -> String {
+    refusal(Full::Share)
+}
+
+fn refusal(full: Full) -> String {
+    let megabytes = |bytes: usize| bytes >> 20;
+    let (whose, limit) = match full {
+        Full::Share => ("your answers take", megabytes(limits::ANSWERS_BYTES_OF_A_CALLER)),
+        Full::Total => ("all answers take", megabytes(limits::ANSWERS_BYTES)),
+    };
+    format!(
+        "{whose} more than the {limit} MB of memory that there are for them: ask for fewer rows (limit) or fewer sockets (the \
+         filters), read the answers that you wait for, and try again"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_call_will_take_is_guessed_from_its_limit_and_from_the_last_one() {
+        let memory = Memory::default();
+        assert_eq!(memory.expected("status", &json!({})), limits::ANSWER_HELD_MIN);
+        let rows = |n: u64| memory.expected("snapshot_sockets", &json!({"limit": n}));
+        assert!(rows(2_000) > rows(1_000) && rows(10_000) == rows(u64::MAX));
+        memory.note("top_traffic", 3 << 20);
+        assert_eq!(memory.expected("top_traffic", &json!({})), (3 << 20) * limits::ANSWER_COST);
+        memory.note("top_traffic", 0);
+        memory.note("top_traffic", 0);
+        assert!(memory.expected("top_traffic", &json!({})) < (1 << 20) * limits::ANSWER_COST, "it is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_no_answer_leaves_memory_to_others() {
+        let memory = Memory::default();
+        let [greedy, other] = [1, 2].map(Identity::Uid);
+        let all = json!({"limit": 10_000});
+        let mut kept = Vec::new();
+        loop {
+            let next = memory.reserve(&greedy, "snapshot_sockets", &all);
+            match tokio::time::timeout(limits::MEMORY_LOOK / 2, next).await {
+                Ok(held) => kept.push(held.unwrap()),
+                Err(_) => break,
+            }
+        }
+        assert!(!kept.is_empty() && memory.reserve(&other, "snapshot_sockets", &all).await.is_ok());
+    }
+}

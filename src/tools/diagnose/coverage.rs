@@ -1,0 +1,79 @@
+//! How much of what the checks need was seen: the answers that came, and what they lack.
+
+use std::collections::BTreeSet;
+
+use super::{finding::Code, questions::Asked, rules};
+use crate::answer::{self, Measured};
+
+/// What an answer lacks that a check needs.
+pub fn incomplete(measured: &Measured) -> Vec<String> {
+    let lost = (measured.lost_events, "event was lost", "events were lost");
+    let cut = (measured.rows_cut, "row of the least weight was cut", "rows of the least weight were cut");
+    let counted = [lost, cut].into_iter().filter(|(count, ..)| *count > 0);
+    let blind = measured.limits.iter().filter(|limit| limit.code.blinds());
+    let blind = blind.map(|limit| limit.text.trim_end_matches('.').to_owned());
+    counted.map(|(n, one, more)| answer::count(n, one, more)).chain(blind).collect()
+}
+
+/// A line for each tool and reason, with the checks that were not judged for it.
+pub fn not_judged(missing: Vec<(&Asked, String)>) -> Vec<String> {
+    let mut lines = Vec::<(&str, String, BTreeSet<Code>)>::new();
+    for (asked, reason) in missing {
+        let codes = rules::decided_by(asked.name);
+        match lines.iter_mut().find(|(tool, same, _)| *tool == asked.tool && *same == reason) {
+            Some((_, _, known)) => known.extend(codes),
+            None => lines.push((asked.tool, reason, codes.collect())),
+        }
+    }
+    let line = |(tool, reason, codes): (&str, String, BTreeSet<Code>)| {
+        let codes: Vec<_> = codes.iter().map(Code::to_string).collect();
+        format!("{tool}: {reason}; not judged: {}", codes.join(", "))
+    };
+    lines.into_iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        answer::{self as limitation, Limitation},
+        tools::diagnose::asked::ASKED,
+    };
+
+    fn asked(name: &str) -> &'static Asked {
+        ASKED.iter().find(|asked| asked.name == name).unwrap()
+    }
+
+    #[test]
+    fn a_limit_that_blinds_makes_an_answer_incomplete() {
+        let with = |code| {
+            incomplete(&Measured { limits: vec![Limitation::new(code, "Half is missing.")], ..Measured::default() })
+        };
+        assert_eq!(with(limitation::Code::OtherNamespacesNotSeen), ["Half is missing"]);
+        assert!(with(limitation::Code::DeniedConnectsNotSeen).is_empty());
+    }
+
+    #[test]
+    fn lost_events_and_cut_rows_make_an_answer_incomplete() {
+        let said = |lost_events, rows_cut| incomplete(&Measured { lost_events, rows_cut, ..Measured::default() });
+        assert!(said(0, 0).is_empty());
+        assert_eq!(said(1, 20), ["1 event was lost", "20 rows of the least weight were cut"]);
+    }
+
+    #[test]
+    fn one_reason_of_one_tool_is_one_line_with_its_checks() {
+        let why = || "it was left out".to_owned();
+        let lines = not_judged(vec![
+            (asked("sockets"), why()),
+            (asked("tcp"), why()),
+            (asked("dns"), "1 event was lost".into()),
+        ]);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("snapshot_sockets: it was left out; not judged: "), "{lines:?}");
+        assert!(lines[0].contains("listen_queue_overflow") && lines[0].contains("sender_limited"), "{lines:?}");
+        assert_eq!(
+            lines[1],
+            "trace_dns: 1 event was lost; not judged: firewall_drop, reverse_path_filter, checksum_errors, kernel_drop, dns_unanswered, dns_failure, dns_slow"
+        );
+    }
+}

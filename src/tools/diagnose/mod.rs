@@ -1,0 +1,157 @@
+//! What is wrong with this host's network, if anything? Every other tool watches the same window, and the [`rules`]
+//! judge what they saw.
+//!
+//! ```text
+//!            questions which tool is asked what
+//!   daemon   sample    asks them, side by side
+//!   gateway  read      their samples → their outputs → evidence
+//!            rules     evidence → findings, causes before symptoms
+//! ```
+
+use std::{collections::HashMap, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BoxSession, Host, Tool};
+use crate::{
+    answer::{Limit, Measured, WindowMs},
+    daemon::kernel::Loader,
+    wire::Error,
+};
+
+mod asked;
+mod conntrack;
+mod coverage;
+mod evidence;
+mod finding;
+mod gone;
+mod heard;
+mod paths;
+mod questions;
+mod reach;
+mod read;
+mod report;
+mod rules;
+mod sample;
+mod shown;
+mod silent;
+mod text;
+
+use finding::{Code, Finding};
+use questions::Replies;
+use shown::Severities;
+
+/// Findings where the caller set no `limit`: so many stay under 8 KB.
+const FINDINGS: usize = 6;
+
+/// Reads no eBPF of its own.
+pub struct Diagnose;
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// A fault must show within it.
+    #[serde(default)]
+    duration_ms: WindowMs<10_000>,
+    /// Findings.
+    #[serde(default)]
+    limit: Limit<FINDINGS>,
+}
+
+/// What each tool said, as it said it.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Sample {
+    heard: Replies,
+    /// Entries of the fullest table of tracked connections, and how many there may be.
+    conntrack: Option<(u64, u64)>,
+    /// The daemon's network namespace.
+    netns: u32,
+    /// The files of the network namespaces that have one, by inode.
+    #[serde(default)]
+    netns_files: HashMap<u32, String>,
+    /// The client asked for the answer before the window was over.
+    #[serde(default)]
+    ended_early: bool,
+    window_ns: u64,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Debug)]
+pub struct Output {
+    /// false: a finding is above info. null: none is, and not all checks were judged for 2 s.
+    pub healthy: Option<bool>,
+    pub checks: Checks,
+    // The caller ended the window before its time.
+    pub ended_early: bool,
+    /// Causes before symptoms.
+    pub findings: Vec<Finding>,
+    // Every code that was judged.
+    pub checked: Vec<Code>,
+    /// What could not be seen.
+    pub blind_spots: Vec<String>,
+    pub measured: Measured,
+    /// Of all findings, shown or not.
+    #[serde(skip)]
+    severities: Severities,
+    /// A tool gave no answer, and `status` says why.
+    #[serde(skip)]
+    tool_missing: bool,
+}
+
+// How much of what can be checked was checked.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+#[schemars(inline)]
+pub struct Checks {
+    // With all the data that they need: no tool unavailable, no event lost, no row cut.
+    pub judged: usize,
+    pub total: usize,
+}
+
+impl Tool for Diagnose {
+    const NAME: &'static str = "diagnose";
+    const TITLE: &'static str = "Find what is wrong with the network";
+    const WHEN: &'static str = "something fails or is slow, and it is not clear what";
+    const DESCRIPTION: &'static str = "What is wrong with this host's network, if anything? Watches everything for 10 s; returns findings, worst first, with \
+        evidence and next steps, and how many checks could run. Ask it first, while something fails or is slow.";
+    type Input = Input;
+    type Sample = Sample;
+    type Output = Output;
+
+    fn load(_: &mut Loader) -> Result<Self, Error> {
+        Ok(Diagnose)
+    }
+
+    fn asks() -> Vec<&'static str> {
+        asked::ASKED.iter().map(|asked| asked.tool).collect()
+    }
+
+    fn open<'a>(&'a self, input: Input, host: &'a Host) -> Result<BoxSession<'a, Sample>, Error> {
+        Ok(Box::new(sample::Diagnosis::open(host, input.duration_ms.duration())?))
+    }
+
+    fn merge(earlier: Sample, later: Sample) -> Sample {
+        report::merge(earlier, later)
+    }
+
+    fn duration(input: &Input) -> Duration {
+        input.duration_ms.duration()
+    }
+
+    fn report(input: Input, sample: Sample) -> Output {
+        report::report(&input, sample)
+    }
+
+    /// Never the worst.
+    fn shorten(output: &mut Output) -> bool {
+        let cut = shown::shorten(&mut output.findings);
+        output.measured.rows_cut += u64::from(cut);
+        cut
+    }
+
+    fn text(output: &Output) -> String {
+        text::text(output)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! From what the tools said to the findings, and whether the host is healthy.
+
+use std::time::Duration;
+
+use super::{
+    Checks, Input, Output, Sample,
+    asked::{self, ASKED, Read},
+    conntrack, rules,
+    shown::{self, Severities},
+};
+use crate::answer::Measured;
+
+/// The answer.
+pub fn report(input: &Input, sample: Sample) -> Output {
+    let window = Duration::from_nanos(sample.window_ns);
+    let asked = input.duration_ms.duration();
+    let Read { mut evidence, heard, blind_spots, lost_events } = asked::read(&sample.heard, asked, window);
+    evidence.netns = Some(sample.netns).filter(|netns| *netns != 0);
+    // Interfaces are of our own.
+    evidence.at_home =
+        std::mem::take(&mut evidence.at_home).into_iter().map(|(at, netns)| (at, netns.or(evidence.netns))).collect();
+    evidence.netns_files = sample.netns_files;
+    evidence.conntrack_is_full = sample.conntrack.is_some_and(conntrack::is_full);
+    let (found, checked) = rules::judge(&evidence, &heard);
+    let (severities, all) = (Severities::of(&found), found.len());
+    let findings = shown::first(found, input.limit.rows());
+    let rows_cut = (all - findings.len()) as u64;
+    let mut output = Output {
+        healthy: None,
+        checks: Checks { judged: checked.len(), total: rules::count() },
+        ended_early: sample.ended_early,
+        findings,
+        checked,
+        blind_spots,
+        measured: Measured { lost_events, rows_cut, ..Measured::window(window) },
+        severities,
+        tool_missing: ASKED.iter().any(|asked| !heard.any(asked.name)),
+    };
+    output.healthy = output.healthy(asked);
+    output
+}
+
+/// What every tool said of both periods.
+pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
+    let mut heard = later.heard;
+    for asked in ASKED {
+        let both = earlier.heard.remove(asked.name).zip(heard.remove(asked.name));
+        heard.extend(both.map(|(before, after)| (asked.name.into(), before.merge(asked, after))));
+    }
+    Sample {
+        heard,
+        conntrack: earlier.conntrack.max(later.conntrack),
+        netns_files: earlier.netns_files.into_iter().chain(later.netns_files).collect(),
+        window_ns: earlier.window_ns + later.window_ns,
+        ..later
+    }
+}
+
+/// In a shorter window a fault need not show: a connect without an answer is tried again after 1 s.
+const LONG_ENOUGH: Duration = Duration::from_secs(2);
+
+impl Output {
+    /// Whether the host is healthy; `None` where that was not seen. `asked` is the window that the caller asked for:
+    /// attaching takes the first milliseconds of it.
+    pub fn healthy(&self, asked: Duration) -> Option<bool> {
+        let whole = asked >= LONG_ENOUGH && !self.ended_early;
+        match (self.severities.above_info(), self.checks.judged == self.checks.total && whole) {
+            (0, true) => Some(true),
+            (0, false) => None,
+            _ => Some(false),
+        }
+    }
+}

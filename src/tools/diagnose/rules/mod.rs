@@ -1,0 +1,234 @@
+//! The rules: each a pure function from the evidence to findings, with the reason of every threshold beside it.
+//!
+//! To add one: write it in the file of its subject, with its test, and name it in [`RULES`].
+
+use super::{
+    evidence::Evidence,
+    finding::{Code, Finding, HostPort, Severity},
+    heard::Heard,
+};
+use crate::answer::Owner;
+
+mod connect;
+mod dns;
+mod drops;
+mod gone;
+mod kernel;
+mod link;
+mod listen;
+mod mtu;
+mod names;
+mod neighbors;
+mod ports;
+mod refused;
+mod routing;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+/// A rule: what it judges, and by the answers to which questions of [`super::questions`].
+struct Rule {
+    code: Code,
+    /// Without one of these it does not run.
+    needs: &'static [&'static str],
+    /// Without one of these it runs, finds less or judges it more mildly, and does not count as judged.
+    reads: &'static [&'static str],
+    judge: fn(&Evidence) -> Vec<Finding>,
+}
+
+type Questions = &'static [&'static str];
+
+const fn rule(code: Code, needs: Questions, reads: Questions, judge: fn(&Evidence) -> Vec<Finding>) -> Rule {
+    Rule { code, needs, reads, judge }
+}
+
+impl Rule {
+    fn questions(&self) -> impl Iterator<Item = &'static str> {
+        self.needs.iter().chain(self.reads).copied()
+    }
+
+    /// One without needs runs on whichever answer there is.
+    fn can_run(&self, heard: &Heard) -> bool {
+        self.needs.iter().all(|question| heard.any(question)) && self.questions().any(|question| heard.any(question))
+    }
+}
+
+const CONNECTIONS: &str = "connections";
+const DNS: &str = "dns";
+const DROPS: &str = "drops";
+const INTERFACES: &str = "interfaces";
+const PROFILE: &str = "profile";
+const SOCKETS: &str = "sockets";
+const TCP: &str = "tcp";
+const TRAFFIC: &str = "traffic";
+
+/// The one list of what is judged.
+const RULES: &[Rule] = &[
+    rule(Code::ConntrackFull, &[DROPS], &[], drops::conntrack_full),
+    // Whose packets they were decides how bad it is.
+    rule(Code::FirewallDrop, &[DROPS], &[CONNECTIONS, DNS, SOCKETS], drops::firewall_drop),
+    rule(Code::GatewayUnreachable, &[DROPS], &[CONNECTIONS, SOCKETS], neighbors::gateway_unreachable),
+    rule(Code::NeighborUnreachable, &[DROPS], &[CONNECTIONS, SOCKETS], neighbors::neighbor_unreachable),
+    rule(Code::ReversePathFilter, &[DROPS], &[CONNECTIONS, DNS, SOCKETS], routing::reverse_path_filter),
+    rule(Code::RoutingLoop, &[DROPS], &[CONNECTIONS, SOCKETS], routing::routing_loop),
+    rule(Code::ChecksumErrors, &[DROPS], &[CONNECTIONS, DNS, SOCKETS], kernel::checksum_errors),
+    rule(Code::KernelDrop, &[DROPS], &[CONNECTIONS, DNS, SOCKETS], kernel::kernel_drop),
+    rule(Code::MtuBlackHole, &[DROPS, TCP], &[CONNECTIONS, SOCKETS], mtu::mtu_black_hole),
+    rule(Code::SynFlood, &[DROPS, SOCKETS], &[CONNECTIONS, TCP], listen::syn_flood),
+    rule(Code::ListenQueueOverflow, &[SOCKETS], &[CONNECTIONS, DROPS, TCP], listen::listen_queue_overflow),
+    rule(Code::PortExhaustion, &[CONNECTIONS], &[SOCKETS], ports::port_exhaustion),
+    rule(Code::LinkSaturated, &[DROPS], &[INTERFACES], link::link_saturated),
+    rule(Code::InterfaceDrops, &[DROPS, INTERFACES], &[], link::interface_drops),
+    rule(Code::UdpReceiveBufferFull, &[DROPS], &[], drops::udp_receive_buffer_full),
+    rule(Code::NoRoute, &[CONNECTIONS], &[DROPS], connect::no_route),
+    rule(Code::Ipv6Broken, &[CONNECTIONS], &[SOCKETS], connect::ipv6_broken),
+    rule(Code::ConnectionRefused, &[CONNECTIONS], &[DROPS, SOCKETS], refused::connection_refused),
+    // Connects that began before the window are only among the sockets.
+    rule(Code::ConnectTimeout, &[], &[CONNECTIONS, SOCKETS], connect::connect_timeout),
+    rule(Code::PeerGone, &[], &[CONNECTIONS, TCP], gone::peer_gone),
+    rule(Code::DnsUnanswered, &[DNS], &[], dns::dns_unanswered),
+    rule(Code::DnsFailure, &[DNS], &[], dns::dns_failure),
+    rule(Code::DnsSlow, &[DNS], &[], dns::dns_slow),
+    // Which end listens decides how bad it is.
+    rule(Code::Resets, &[CONNECTIONS], &[SOCKETS], tcp::resets),
+    rule(Code::ReceiverLimited, &[TCP], &[], tcp::receiver_limited),
+    rule(Code::SenderLimited, &[TCP], &[], tcp::sender_limited),
+    // Readings of the sockets miss what opens and closes between two of them.
+    rule(Code::Retransmits, &[TCP], &[PROFILE], tcp::retransmits),
+    rule(Code::HighRtt, &[TCP], &[PROFILE], tcp::high_rtt),
+    rule(Code::ConnectionChurn, &[CONNECTIONS], &[], ports::connection_churn),
+    rule(Code::BandwidthHog, &[TRAFFIC], &[DROPS, INTERFACES], link::bandwidth_hog),
+];
+
+/// How many checks there are.
+pub fn count() -> usize {
+    RULES.len()
+}
+
+/// Which findings are but symptoms of another one at the same place: they are named in the cause's evidence and not
+/// told a second time.
+const EXPLAINS: &[(Code, &[Code])] = {
+    use Code::*;
+    &[
+        (ConntrackFull, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Ipv6Broken]),
+        // Retransmits only where nothing gets through: a rule that lets most packets pass is told as well as the losses.
+        (FirewallDrop, &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, DnsUnanswered, Resets]),
+        (
+            GatewayUnreachable,
+            &[NeighborUnreachable, ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken],
+        ),
+        (ReversePathFilter, &[ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
+        (RoutingLoop, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
+        (ChecksumErrors, &[KernelDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Resets]),
+        (KernelDrop, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Resets]),
+        (NeighborUnreachable, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
+        (MtuBlackHole, &[PeerGone, Retransmits, HighRtt, InterfaceDrops]),
+        (SynFlood, &[ListenQueueOverflow, ConnectTimeout, Retransmits, ConnectionChurn]),
+        (ListenQueueOverflow, &[ConnectTimeout, ConnectionRefused, Retransmits, Resets, HighRtt]),
+        (
+            LinkSaturated,
+            &[Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, DnsSlow, SenderLimited, InterfaceDrops, KernelDrop],
+        ),
+        (InterfaceDrops, &[ConnectTimeout, PeerGone, DnsUnanswered, NeighborUnreachable]),
+        (NoRoute, &[ConnectTimeout, PeerGone, DnsUnanswered]),
+        (PeerGone, &[Retransmits, ReceiverLimited, SenderLimited]),
+        (Ipv6Broken, &[ConnectTimeout, NoRoute, ConnectionRefused]),
+        (DnsUnanswered, &[ConnectionRefused]),
+        (ReceiverLimited, &[SenderLimited, Retransmits]),
+    ]
+};
+
+/// Every finding, worst first, and the codes that were judged on all the data that they need. A rule whose data is
+/// incomplete runs as well: what it finds is true, what it does not find may be there.
+pub fn judge(evidence: &Evidence, heard: &Heard) -> (Vec<Finding>, Vec<Code>) {
+    let (mut findings, mut checked) = (Vec::new(), Vec::new());
+    for rule in RULES.iter().filter(|rule| rule.can_run(heard)) {
+        if rule.questions().all(|question| heard.all(question)) {
+            checked.push(rule.code);
+        }
+        findings.extend((rule.judge)(evidence));
+    }
+    let mut findings = causes(findings);
+    findings.sort_by_key(|finding| (finding.severity, finding.code));
+    findings.iter_mut().for_each(|finding| finding.next_step = entered(finding, evidence));
+    (findings, checked)
+}
+
+/// The codes that are not judged without the whole answer to a question.
+pub fn decided_by(question: &str) -> impl Iterator<Item = Code> {
+    RULES.iter().filter(move |rule| rule.questions().any(|asked| asked == question)).map(|rule| rule.code)
+}
+
+/// Takes out the symptoms whose cause was found, and notes them there.
+fn causes(findings: Vec<Finding>) -> Vec<Finding> {
+    let netns = |finding: &Finding| finding.evidence.get("owner").and_then(|owner| owner["netns"].as_u64());
+    let explains = |cause: &Finding, symptom: &Finding| {
+        // An address of the loopback is another one in each network namespace.
+        let near = netns(cause).zip(netns(symptom)).is_none_or(|(cause, symptom)| cause == symptom);
+        let here = |at: &HostPort, place: &HostPort| at.covers(place) && (near || !place.address.is_loopback());
+        let known = EXPLAINS.iter().any(|(code, symptoms)| *code == cause.code && symptoms.contains(&symptom.code));
+        let no_milder = cause.severity <= symptom.severity;
+        known && no_milder && symptom.places.iter().any(|place| cause.places.iter().any(|at| here(at, place)))
+    };
+    let cause_of = |symptom: &Finding| findings.iter().position(|cause| explains(cause, symptom));
+    let explained: Vec<_> = findings.iter().map(cause_of).collect();
+    let mut kept = findings.clone();
+    for (symptom, cause) in explained.iter().enumerate().filter_map(|(i, cause)| cause.map(|cause| (i, cause))) {
+        let name = serde_json::json!(findings[symptom].code);
+        let noted = kept[cause].evidence.entry("explains").or_insert_with(|| serde_json::json!([]));
+        if let Some(noted) = noted.as_array_mut().filter(|noted| !noted.contains(&name)) {
+            noted.push(name);
+        }
+        affects(&mut kept[cause], &findings[symptom]);
+    }
+    kept.into_iter().zip(explained).filter(|(_, cause)| cause.is_none()).map(|(finding, _)| finding).collect()
+}
+
+/// Notes in the cause's evidence who has the symptom, if it is somebody else.
+fn affects(cause: &mut Finding, symptom: &Finding) {
+    /// They say whom to tell; more of them say no more.
+    const OWNERS: usize = 3;
+    let Some(owner) = symptom.evidence.get("owner").filter(|owner| cause.evidence.get("owner") != Some(owner)) else {
+        return;
+    };
+    let noted = cause.evidence.entry("affects").or_insert_with(|| serde_json::json!([]));
+    if let Some(noted) = noted.as_array_mut().filter(|noted| noted.len() < OWNERS && !noted.contains(owner)) {
+        noted.push(owner.clone());
+    }
+}
+
+/// The next step for a shell of the daemon's: a command about another network namespace's routes, rules or queues has to
+/// run there.
+fn entered(finding: &Finding, evidence: &Evidence) -> String {
+    const OF_A_NAMESPACE: [&str; 5] = ["ip ", "nft ", "ping ", "sysctl ", "tc "];
+    let owner = finding.evidence.get("owner").and_then(|owner| serde_json::from_value::<Owner>(owner.clone()).ok());
+    let Some((owner, netns)) = owner.and_then(|owner| Some((owner.clone(), owner.netns?))) else {
+        return finding.next_step.clone();
+    };
+    let file = evidence.netns_files.get(&netns).filter(|file| is_plain(file));
+    // Whoever has a socket there is alive; the owner may be gone.
+    let sockets = evidence.sockets.iter().map(|s| &s.owner).chain(evidence.listeners.iter().map(|l| &l.owner));
+    let pid = sockets.filter(|owner| owner.netns == Some(netns)).find_map(|owner| owner.pid).or(owner.pid);
+    let there = |line: &str| match (file, pid) {
+        _ if !OF_A_NAMESPACE.iter().any(|command| line.starts_with(command)) => line.to_owned(),
+        (Some(file), _) => format!("nsenter --net={file} {line}"),
+        (None, Some(pid)) => format!("nsenter -t {pid} -n {line}"),
+        (None, None) => {
+            format!("{line}{} in network namespace {netns}", if line.contains("  # ") { ";" } else { "  #" })
+        }
+    };
+    if evidence.netns.is_none_or(|ours| ours == netns) {
+        return finding.next_step.clone();
+    }
+    finding.next_step.lines().map(there).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a path means itself to every shell.
+fn is_plain(path: &str) -> bool {
+    path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b))
+}
+
+/// A warning where a figure reaches `enough`, else worth knowing only.
+fn warning_from(count: u64, enough: u64) -> Severity {
+    if count >= enough { Severity::Warning } else { Severity::Info }
+}

@@ -1,0 +1,104 @@
+//! From the connections of a window to the answer.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
+
+use super::{Connection, ConnectionState, Direction, Directions, Input, Outcome, Output, Row, Sample};
+use crate::{
+    answer::{self, Endpoint, Measured},
+    tcp::Unread,
+};
+
+/// The answer.
+pub fn report(input: &Input, sample: Sample) -> Output {
+    let mut measured = Measured::window(Duration::from_nanos(sample.ended_ns.saturating_sub(sample.opened_ns)));
+    let (rows, cut) = answer::largest(sample.rows, input.limit.rows(), |row| weight(row, sample.ended_ns));
+    (measured.lost_events, measured.rows_cut) = (sample.lost, sample.cut + cut);
+    if input.direction != Directions::Inbound {
+        measured.limits.extend(sample.shows.limit());
+    }
+    measured.limits.extend(sample.unread.limits());
+    measured.limits.extend(sample.lacks);
+    let connections = rows.into_iter().map(|row| connection(row, sample.ended_ns)).collect();
+    let counts = |outcome| (outcome, sample.counts.get(&outcome).copied().unwrap_or(0));
+    Output { connections, outcomes: Outcome::ALL.into_iter().map(counts).collect(), measured }
+}
+
+/// The connections of both periods, each as it was at last.
+pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
+    let mut places: HashMap<Key, usize> = earlier.rows.iter().enumerate().map(|(i, row)| (key(row), i)).collect();
+    for row in later.rows {
+        match places.entry(key(&row)) {
+            Entry::Vacant(entry) => {
+                entry.insert(earlier.rows.len());
+                earlier.rows.push(row);
+            }
+            // It was counted twice.
+            Entry::Occupied(entry) => {
+                let before = std::mem::replace(&mut earlier.rows[*entry.get()], row);
+                let count = earlier.counts.entry(Outcome::new(before.end, before.errno)).or_default();
+                *count = count.saturating_sub(1);
+            }
+        }
+    }
+    for (outcome, count) in later.counts {
+        *earlier.counts.entry(outcome).or_default() += count;
+    }
+    earlier.updates = later.updates;
+    earlier.updates.retain(|update| match places.get(&key(update)) {
+        Some(place) => {
+            earlier.rows[*place] = update.clone();
+            false
+        }
+        None => true,
+    });
+    earlier.cut += later.cut;
+    earlier.lost += later.lost;
+    earlier.unread = Unread { waiting: later.unread.waiting, orphans: earlier.unread.orphans + later.unread.orphans };
+    earlier.ended_ns = later.ended_ns;
+    earlier
+}
+
+/// What tells one connection from another: no socket can begin twice in one nanosecond.
+type Key = (u64, Endpoint, Endpoint, u32);
+
+fn key(row: &Row) -> Key {
+    (row.start_ns, row.local, row.remote, row.process.netns)
+}
+
+/// Failures weigh most, then what has no answer yet, then what took longest to connect.
+fn weight(row: &Row, ended_ns: u64) -> (bool, bool, u64, Reverse<u64>) {
+    let outcome = Outcome::new(row.end, row.errno);
+    let end_ns = if row.end_ns == 0 { ended_ns } else { row.end_ns };
+    let answered_ns = if row.established_ns == 0 { end_ns } else { row.established_ns };
+    let latency_ns = if row.start_ns == 0 { 0 } else { answered_ns.saturating_sub(row.start_ns) };
+    (outcome.is_failure(), outcome == Outcome::Connecting, latency_ns, Reverse(row.start_ns))
+}
+
+fn connection(row: Row, now: u64) -> Connection {
+    let closed = row.end_ns != 0;
+    let outcome = Outcome::new(row.end, row.errno);
+    let end = if closed { row.end_ns } else { now };
+    let since = |from: u64, to: u64| (from != 0 && to >= from).then(|| (to - from) / 1_000);
+    let answered = if row.end == ConnectionState::Failed { row.end_ns } else { row.established_ns };
+    Connection {
+        owner: row.process.owner(),
+        direction: row.direction,
+        local: (row.local.port != 0).then_some(row.local),
+        remote: row.remote,
+        outcome,
+        established: row.end.came_about(),
+        closing: row.closing,
+        errno: (row.errno != 0).then(|| answer::errno_name(row.errno)),
+        connect_latency_us: since(row.start_ns, answered).filter(|_| row.direction == Direction::Outbound),
+        closed,
+        duration_us: since(row.start_ns, end),
+        rx_bytes: row.rx_bytes,
+        tx_bytes: row.tx_bytes,
+        rtt_us: (row.rtt_us != 0).then_some(row.rtt_us),
+        retransmits: row.retransmits,
+    }
+}

@@ -1,0 +1,40 @@
+//! Listeners that a manager of services makes, as a user's systemd does: they are the service's that it starts.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::{harness::*, processes::Process};
+
+#[test]
+fn listener_is_of_the_activated_service() {
+    let pair = Pair::new();
+    // As another descriptor than the manager's, as systemd passes it; and as the same one.
+    for (port, number) in [(7_321, 100), (7_322, 0)] {
+        let at = SocketAddr::new(B.parse().unwrap(), port);
+        let mut manager = Process::in_netns(&pair.b, &format!("tcp-activate {B} {port} {number}"));
+        let service: u32 = manager.hear().parse().unwrap();
+        let daemon = Daemon::start();
+        let listens = |answer: &serde_json::Value| {
+            let owners = answer["listeners"].as_array().unwrap().iter().filter(|row| row["local"]["port"] == port);
+            assert_eq!(owners.map(|row| row["owner"]["pid"].clone()).collect::<Vec<_>>(), [service], "{answer:#}");
+        };
+        listens(&Client::connect(&daemon.socket).call("snapshot_sockets", json!({"port": port})).unwrap());
+        // What waits to be accepted is the service's, too; and what the full queue drops.
+        let (drops, traffic, connections) = (
+            daemon.watch("trace_drops", json!({"port": port})),
+            daemon.watch("top_traffic", json!({"port": port, "group_by": "connection"})),
+            daemon.watch("trace_connections", json!({"port": port, "direction": "inbound"})),
+        );
+        let mut stream = connect(&pair.a, at).unwrap();
+        std::io::Write::write_all(&mut stream, &[0; 100]).unwrap();
+        until_acknowledged(&stream);
+        let answer = traffic.end();
+        let rows = answer["rows"].as_array().unwrap().iter().filter(|row| row["local"]["port"] == port);
+        assert_eq!(rows.map(|row| &row["owner"]["pid"]).collect::<Vec<_>>(), [&json!(service)], "{answer:#}");
+        let answer = connections.end();
+        assert_eq!(answer["connections"][0]["owner"]["pid"], service, "{answer:#}");
+        drop(drops.end());
+        manager.go();
+    }
+}

@@ -1,0 +1,3 @@
+pub fn sample() -> u64 {
+    rustix::system::sysinfo().loads[0]
+}

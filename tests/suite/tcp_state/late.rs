@@ -1,0 +1,49 @@
+//! Remotes that acknowledge late: the way to them is short.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::remote::{Acknowledges, THERE, remote};
+use crate::harness::*;
+
+/// What `diagnose` says above info of round trips to a remote that acknowledges like this, of a connection of before, on
+/// which so many bytes are written every so often.
+fn high_rtt(acknowledges: Acknowledges, bytes: usize, every: Duration) -> Vec<Value> {
+    let netns = Netns::new();
+    remote(&netns, acknowledges);
+    let mut stream = connect(&netns, SocketAddr::from((THERE, 7_140))).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let daemon = Daemon::own();
+    let window = daemon.watch("diagnose", json!({"duration_ms": 5_000, "limit": 1_000}));
+    let end = Instant::now() + Duration::from_millis(4_500);
+    while Instant::now() < end {
+        stream.write_all(&vec![7; bytes]).unwrap();
+        thread::sleep(every);
+    }
+    let answer = window.answer();
+    let findings = answer["findings"].as_array().unwrap().iter();
+    let is_meant = |finding: &&Value| {
+        finding["code"] == "high_rtt"
+            && finding["severity"] != "info"
+            && finding["evidence"]["owner"]["netns"] == netns.inode()
+    };
+    findings.filter(is_meant).cloned().collect()
+}
+
+const NONE: [Value; 0] = [];
+
+#[test]
+fn a_timer_of_200_ms_is_not_the_way() {
+    let late = Acknowledges { after: Duration::from_millis(200), at_once: 2 };
+    assert_eq!(high_rtt(late, 14, Duration::from_millis(300)), NONE, "one small segment at a time");
+    assert_eq!(high_rtt(late, 1_460, Duration::from_millis(300)), NONE, "one full segment at a time");
+    assert_eq!(high_rtt(late, 14, Duration::from_millis(150)), NONE, "the second one is acknowledged at once");
+    let never_at_once = Acknowledges { after: Duration::from_millis(400), at_once: 1_000 };
+    assert_eq!(high_rtt(never_at_once, 200, Duration::from_millis(450)), NONE, "the slowest timer of Windows");
+}

@@ -1,0 +1,54 @@
+//! Packets that wait for a neighbor that does not answer, and what else a router does not forward.
+
+use super::*;
+
+/// Has a neighbor's address asked for every 100 ms instead of every second.
+fn ask_for_neighbors_quickly(netns: &Netns, interface: &str) {
+    netns.run(&format!("sysctl -qw net.ipv4.neigh.{interface}.retrans_time_ms=100"));
+}
+
+/// Waits until a neighbor was asked for in vain: what waited for it is dropped.
+fn until_dead(netns: &Netns, neighbor: &str) {
+    until("the neighbor has failed", || netns.ip(&format!("neigh show {neighbor}")).contains("FAILED").then_some(()));
+}
+
+#[test]
+fn a_small_mtu_a_missing_route_and_a_dead_neighbor_behind_a_router() {
+    let (net, daemon) = (Routed::new(), Daemon::start());
+    net.router.ip("link set r0 mtu 1000");
+    ask_for_neighbors_quickly(&net.router, "r0");
+    let answer = answer_to(&daemon, || {
+        net.a.enter(|| {
+            let socket = UdpSocket::bind(("10.78.0.2", 0)).unwrap();
+            always_df(&socket);
+            for _ in 0..4 {
+                let _ = socket.send_to(&[0; 1_400], (FAR, 89));
+            }
+        });
+        send(&net.a, to("10.99.0.1", 89), 5, 10);
+        send(&net.a, to("10.79.0.77", 89), 2, 10);
+        until_dead(&net.router, "10.79.0.77");
+    });
+    let big = row(&answer, &net.router, "PKT_TOO_BIG");
+    assert_eq!((&big["location"], &big["path"]), (&json!("ip_forward"), &json!("forward")), "{big:#}");
+    let lost = row(&answer, &net.router, "IP_INNOROUTES");
+    assert_eq!((&lost["destination"]["address"], &lost["count"]), (&json!("10.99.0.1"), &json!(5)), "{lost:#}");
+    let dead = rows(&answer, &net.router);
+    let dead = dead.iter().find(|row| row["destination"]["address"] == "10.79.0.77" && row["protocol"] == "udp");
+    let dead = dead.unwrap_or_else(|| panic!("{answer:#}"));
+    assert_eq!((&dead["reason"], &dead["interface"]), (&json!("NEIGH_FAILED"), &json!("r0")), "{dead:#}");
+}
+
+#[test]
+fn a_dead_neighbor_of_a_process() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+    ask_for_neighbors_quickly(&pair.a, "v0");
+    let answer = answer_to(&daemon, || {
+        socket.send_to(b"x", "10.77.0.99:90").unwrap();
+        until_dead(&pair.a, "10.77.0.99");
+    });
+    let row = row(&answer, &pair.a, "NEIGH_FAILED");
+    assert_eq!((&row["destination"]["address"], &row["count"]), (&json!("10.77.0.99"), &json!(1)), "{row:#}");
+    is_own(&row);
+}
