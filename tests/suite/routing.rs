@@ -36,15 +36,16 @@ fn connect_in_vain(from: &Netns, to: SocketAddr) {
     until("its SYN is sent again", || sent().filter(|count| count != "0"));
 }
 
-/// `b` has another way back to `a`'s second address than the one by which it comes.
-fn two_uplinks(strict: &str) -> Pair {
+/// `b` has another way back to `a`'s `second` address than the one by which it comes. Each test takes another address: a
+/// daemon sees the drops of the tests beside it, too.
+fn two_uplinks(strict: &str, second: &str) -> Pair {
     let pair = Pair::new();
     run(&format!("ip link add v1 netns {} type veth peer name v1 netns {}", pair.a.name(), pair.b.name()));
     for (netns, address) in [(&pair.a, "10.88.0.1/24"), (&pair.b, "10.88.0.2/24")] {
         netns.ip(&format!("addr add {address} dev v1"));
         netns.ip("link set v1 up");
     }
-    pair.a.ip("addr add 10.66.0.1/32 dev lo");
+    pair.a.ip(&format!("addr add {second}/32 dev lo"));
     for name in ["all", "v0", "v1"] {
         pair.b.run(&format!("sysctl -qw net.ipv4.conf.{name}.rp_filter={strict}"));
     }
@@ -59,7 +60,7 @@ fn two_uplinks(strict: &str) -> Pair {
 #[test]
 fn datagrams_that_a_strict_or_a_loose_filter_refuses_are_told() {
     for strict in ["1", "2"] {
-        let (pair, daemon) = (two_uplinks(strict), Daemon::start());
+        let (pair, daemon) = (two_uplinks(strict, "10.66.0.1"), Daemon::start());
         if strict == "1" {
             pair.b.ip("route add 10.66.0.1 via 10.77.0.1"); // else there is no way back at all
         }
@@ -76,14 +77,14 @@ fn datagrams_that_a_strict_or_a_loose_filter_refuses_are_told() {
 
 #[test]
 fn an_answer_that_the_client_filters_explains_its_timeout() {
-    let (pair, daemon) = (two_uplinks("0"), Daemon::start());
+    let (pair, daemon) = (two_uplinks("0", "10.66.1.1"), Daemon::start());
     // The client asks by one link, is answered by the other, and is strict.
     for name in ["all", "v0", "v1"] {
         pair.a.run(&format!("sysctl -qw net.ipv4.conf.{name}.rp_filter=1"));
     }
     pair.b.ip("addr add 10.67.0.1/32 dev lo");
-    pair.a.ip("route add 10.67.0.1 via 10.77.0.2 src 10.66.0.1");
-    pair.b.ip("route add 10.66.0.1 via 10.88.0.1");
+    pair.a.ip("route add 10.67.0.1 via 10.77.0.2 src 10.66.1.1");
+    pair.b.ip("route add 10.66.1.1 via 10.88.0.1");
     let to = echo_server(&pair.b, "10.67.0.1");
     let window = daemon.watch("diagnose", json!({"limit": 40}));
     connect_in_vain(&pair.a, to);
@@ -96,14 +97,15 @@ fn an_answer_that_the_client_filters_explains_its_timeout() {
 
 #[test]
 fn the_way_back_is_read_where_a_process_shows_it() {
-    let pair = two_uplinks("1");
-    pair.b.ip("route add 10.66.0.1 via 10.77.0.1");
+    let pair = two_uplinks("1", "10.66.2.1");
+    pair.b.ip("route add 10.66.2.1 via 10.77.0.1");
     let daemon = daemon_for("trace_drops", &pair.b);
     let window = daemon.watch("trace_drops", json!({"limit": 100}));
-    talk(&pair.a, "10.66.0.1", ("10.88.0.2", 162), 3);
+    talk(&pair.a, "10.66.2.1", ("10.88.0.2", 162), 3);
     let sample = window.sample();
     let flows = sample["flows"].as_array().unwrap();
-    let flow = flows.iter().find(|flow| flow["reason"] == "IP_RPFILTER").unwrap_or_else(|| panic!("{sample:#}"));
+    let flow =
+        flows.iter().find(|flow| flow["process"]["netns"] == pair.b.inode()).unwrap_or_else(|| panic!("{sample:#}"));
     assert_eq!(flow["route_back"], "via 10.77.0.1 dev v0");
 }
 
