@@ -101,7 +101,7 @@ impl Server {
         Ok(answer)
     }
 
-    /// Lists the hosts that the sender may ask, and tells of whom it waits for.
+    /// Lists the hosts that the sender may ask, and sends progress while it waits for them.
     async fn look(&self, sender: Option<&Sender>, context: &RequestContext<RoleServer>) -> Result<Answer, Failure> {
         let allowed =
             |host: &&Arc<Host>| sender.is_none_or(|sender| sender.scope.allows_host(Some(host.named.name.as_str())));

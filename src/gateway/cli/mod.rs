@@ -105,7 +105,7 @@ enum Command {
         #[arg(value_parser = tool_names())]
         tool: Option<String>,
     },
-    /// Say what this host allows, what is missing, and how to mend it.
+    /// Say what this host allows, what is missing, and how to fix it.
     Doctor,
     /// Show how to point MCP clients at this server.
     Clients,
