@@ -85,9 +85,11 @@ pub const LOG_LINES_PER_SECOND: u32 = 20;
 
 /// Characters kept of a name that came from outside (process, DNS, interface).
 pub const NAME_CHARS: usize = 255;
-/// Both forms of an answer together where the caller set no `limit`: beyond it rows are left out, the least first.
-pub const ANSWER_UNASKED: usize = 8_000;
-/// Rows of a list where the caller set no `limit`: of usual names, so many stay under [`ANSWER_UNASKED`] or a little over.
+/// Bytes of the structured answer if the caller set no `limit`. A longer answer loses its least important rows.
+pub const ANSWER_UNASKED: usize = 4_000;
+/// Bytes of the text of an answer if the caller set no `limit`.
+pub const TEXT_UNASKED: usize = 1_500;
+/// Rows of a list if the caller set no `limit`. [`ANSWER_UNASKED`] often cuts more.
 pub const ROWS_DEFAULT: usize = 20;
 /// The most rows that a `limit` may ask for.
 pub const ROWS_MAX: usize = 10_000;
@@ -108,7 +110,7 @@ pub const MEASURED_INTERFACES: u32 = numbers::network_monitor::SLOTS as u32;
 pub const MEASURED_PROBES: u32 = numbers::network_monitor::PROBES as u32;
 /// Connects that are kept for the next `outgoing` call: 2 s at 4,000 a second, 1.2 MB.
 pub const CONNECT_BACKLOG: usize = 8_192;
-/// Connects in an answer unless a `limit` is given, under [`ANSWER_UNASKED`] so; the next call has those that came after.
+/// Connects in an answer unless a `limit` is given: they stay under [`ANSWER_UNASKED`]; the next call has those that came after.
 pub const CONNECTS_SHOWN: usize = 10;
 /// For how long connects are kept after an `outgoing` call, so that the client's next call misses none. One that follows
 /// connects asks again within milliseconds.

@@ -18,6 +18,10 @@ pub use count::{count, cut};
 pub use limitation::{Code, Limitation};
 pub use table::{fit, table};
 
+/// Bytes that the limits of an answer take in its text: rows need the rest of [`crate::limits::TEXT_UNASKED`]. The structured
+/// answer has all limits.
+const LIMITS_TEXT: usize = 600;
+
 /// How complete an answer is.
 #[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq)]
 pub struct Measured {
@@ -44,7 +48,18 @@ impl Measured {
             parts.push(format!("{}.", count(self.lost_events, "event was lost", "events were lost")));
         }
         parts.extend(cut(shown, self.rows_cut).map(|text| format!("{text}.")));
-        parts.extend(self.limits.iter().map(Limitation::to_string));
+        let mut room = LIMITS_TEXT;
+        let told = self.limits.iter().map(Limitation::to_string).take_while(|text| {
+            let fits = text.len() <= room;
+            room = room.saturating_sub(text.len());
+            fits
+        });
+        let told: Vec<_> = told.collect();
+        let more = (self.limits.len() - told.len()) as u64;
+        parts.extend(told);
+        if more > 0 {
+            parts.push(format!("{} in measured.limits.", count(more, "more limit", "more limits")));
+        }
         if parts.is_empty() { String::new() } else { format!("\n{}\n", parts.join(" ")) }
     }
 }
@@ -110,7 +125,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Who a socket belongs to. `null` is what is not known.
+/// Who a socket belongs to. A field that is absent is not known.
 #[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner {
     /// Process id, in the initial PID namespace.

@@ -128,8 +128,8 @@ fn daemon(page: &mut Page, status: &Value) {
         page.family(family, "counter", help);
         for tool in tools {
             for program in tool["programs"].as_array().into_iter().flatten() {
-                let value = program[key].as_f64().unwrap_or_default() / divisor;
-                page.sample(family, &[("tool", &name(tool)), ("program", &name(program))], value);
+                let Some(value) = program[key].as_f64() else { continue };
+                page.sample(family, &[("tool", &name(tool)), ("program", &name(program))], value / divisor);
             }
         }
     }

@@ -17,12 +17,18 @@ pub fn input_schema<T: JsonSchema>() -> Value {
 
 /// The same of an answer, which validates it without repeating in each tool what the server's instructions
 /// say once: what an owner, an endpoint and `measured` are. Bounds and required fields are for who writes a
-/// value, and this one is read.
+/// value, and this one is read. A field without a value is absent, so that no type is `null`, but for `healthy`.
 pub fn output_schema<T: JsonSchema>() -> Value {
+    /// Values that a reader needs to see before the answer. A longer list is of codes that explain themselves.
+    const LISTED: usize = 12;
     fn terse(schema: &mut Schema) {
         drop_formats(schema);
         for keyword in ["minimum", "maximum", "default", "required"] {
             schema.remove(keyword);
+        }
+        without_null(schema);
+        if schema.get("enum").and_then(Value::as_array).is_some_and(|values| values.len() > LISTED) {
+            schema.remove("enum");
         }
         let definitions = schema.get_mut("$defs").and_then(Value::as_object_mut);
         for definition in definitions.into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_object_mut) {
@@ -32,7 +38,32 @@ pub fn output_schema<T: JsonSchema>() -> Value {
     }
     let mut schema = schema::<T>(terse);
     inline_once(&mut schema);
+    if let Some(healthy) = schema.pointer_mut("/properties/healthy/type") {
+        *healthy = json!(["boolean", "null"]);
+    }
     schema
+}
+
+/// The same without the alternative `null`.
+fn without_null(schema: &mut Schema) {
+    if let Some(kinds) = schema.get_mut("type").and_then(Value::as_array_mut) {
+        kinds.retain(|kind| kind != "null");
+        if let [only] = kinds.as_slice() {
+            let only = only.clone();
+            schema.insert("type".into(), only);
+        }
+    }
+    if let Some(kinds) = schema.get_mut("anyOf").and_then(Value::as_array_mut) {
+        kinds.retain(|kind| kind["type"] != "null");
+        if let [Value::Object(only)] = kinds.as_slice() {
+            let only = only.clone();
+            schema.remove("anyOf");
+            only.into_iter().for_each(|(keyword, value)| _ = schema.insert(keyword, value));
+        }
+    }
+    if let Some(values) = schema.get_mut("enum").and_then(Value::as_array_mut) {
+        values.retain(|value| !value.is_null());
+    }
 }
 
 /// The schema of an answer with all that it has, for who takes answers apart.
@@ -88,10 +119,6 @@ fn share(schema: &mut Schema) {
         let name = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
         name.is_some_and(|name| SHARED.contains(&name))
     };
-    if schema.get("anyOf").and_then(Value::as_array).is_some_and(|of| of.iter().any(is_shared)) {
-        schema.remove("anyOf");
-        schema.insert("type".into(), json!(["object", "null"]));
-    }
     if is_shared(schema.as_value()) {
         schema.remove("$ref");
         schema.insert("type".into(), "object".into());

@@ -235,7 +235,7 @@ pub struct RemoteRow {
     pub spurious: u64,
     /// Of segments_out.
     pub retransmit_percent: f64,
-    /// What most of the time was waited for; null: nothing was sent.
+    /// What the sender waited for most; absent: nothing was sent.
     pub limited_by: Option<LimitedBy>,
     #[schemars(with = "BTreeMap<String, u64>")]
     pub limited_ms: BTreeMap<LimitedBy, u64>,
@@ -246,7 +246,7 @@ pub struct RemoteRow {
 #[schemars(inline)]
 pub struct RemoteEnd {
     pub address: IpAddr,
-    /// null: clients.
+    /// absent: clients.
     pub port: Option<u16>,
 }
 

@@ -205,7 +205,7 @@ pub struct Socket {
     // The same; retransmissions count again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx_bytes: Option<u64>,
-    /// What the sender waits for; null: nothing to send.
+    /// What the sender waits for; absent: nothing to send.
     pub limited_by: Option<LimitedBy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]

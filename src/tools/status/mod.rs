@@ -94,9 +94,9 @@ pub struct ToolStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Program {
     pub name: String,
-    /// 0 unless the sysctl kernel.bpf_stats_enabled is 1.
-    pub run_count: u64,
-    pub run_time_ns: u64,
+    /// Absent: the kernel counted none; it counts while the sysctl kernel.bpf_stats_enabled is 1.
+    pub run_count: Option<u64>,
+    pub run_time_ns: Option<u64>,
 }
 
 impl Tool for Status {

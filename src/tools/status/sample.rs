@@ -32,7 +32,7 @@ fn tool_status(name: &str, windows: usize, loaded: Option<&Loaded>) -> ToolStatu
     let mut keeps: Vec<_> = loaded.iter().flat_map(|loaded| &loaded.keeps).map(ToString::to_string).collect();
     keeps.sort();
     let cost = |p: &kernel::Program| {
-        let (run_count, run_time_ns) = p.cost().unwrap_or_default();
+        let (run_count, run_time_ns) = p.cost().ok().filter(|(runs, _)| *runs > 0).unzip();
         Program { name: p.name().into(), run_count, run_time_ns }
     };
     let reason = loaded.map_or(Some("it is not loaded yet"), Loaded::reason);

@@ -31,8 +31,8 @@ pub fn text(output: &Output) -> String {
     text += &answer::table(
         ["tool", "available", ">links", ">runs", ">ns a run", "why not"],
         output.tools.iter().map(|tool| {
-            let (runs, ns) =
-                tool.programs.iter().fold((0, 0), |(runs, ns), p| (runs + p.run_count, ns + p.run_time_ns));
+            let runs: u64 = tool.programs.iter().filter_map(|program| program.run_count).sum();
+            let ns: u64 = tool.programs.iter().filter_map(|program| program.run_time_ns).sum();
             let cost = ns.checked_div(runs).map_or_else(|| "-".into(), |ns| ns.to_string());
             let available = if tool.available { "yes" } else { "no" };
             [

@@ -191,7 +191,7 @@ pub enum Key {
 #[schemars(inline)]
 pub struct CommonRemote {
     pub address: IpAddr,
-    /// null: several.
+    /// absent: several.
     pub port: Option<u16>,
 }
 
@@ -218,11 +218,11 @@ pub struct Other {
 pub struct Row {
     /// Of several owners, what they have in common.
     pub owner: Owner,
-    /// null: both.
+    /// absent: both.
     pub protocol: Option<Protocol>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<Endpoint>,
-    /// null also where a process did not ask who sent a datagram.
+    /// Absent also where the process did not ask who sent a datagram.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<CommonRemote>,
     #[serde(skip_serializing_if = "Option::is_none")]

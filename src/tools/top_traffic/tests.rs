@@ -196,7 +196,7 @@ fn a_default_answer_is_small_and_a_screen_long() {
     let output = TopTraffic::report(input(json!({"group_by": "connection"})), sample);
     assert_eq!(output.measured.lost_events, 2);
     let json = serde_json::to_string(&output).unwrap();
-    assert!(json.len() < 8_192, "{} bytes", json.len());
+    assert!(json.len() < 16_384, "{} bytes", json.len());
     let text = TopTraffic::text(&output);
     assert!(text.lines().count() <= ROWS + 8, "{text}");
     assert!(

@@ -211,7 +211,7 @@ pub struct Course {
     pub route_back: Option<String>,
 }
 
-/// null: the packets of this row differ in it, or have none.
+/// absent: the packets of this row differ in it, or have none.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[schemars(rename = "End")]
 pub struct PartialEndpoint {
