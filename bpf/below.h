@@ -10,7 +10,7 @@
 #include "namespaces.h"
 
 enum {
-	ROOMS = 8,     /* copies at once, all readers of an object together */
+	ROOMS = 8,     /* copies at once: user space reads so many iterators at once */
 	SUBFLOWS = 16, /* of one MPTCP socket: the kernel opens 9 at most, a path manager in user space may open more */
 	STORAGES = 16, /* maps in which a socket has something */
 };
@@ -109,18 +109,23 @@ static __always_inline const struct tcp_sock *copy_in(const struct room *room)
 	return (const void *)room->bytes;
 }
 
-/* The memory of a TCP socket is used again for TCP sockets only, as long as a program that looks at it runs. */
-static __always_inline bool copy_below(struct room *room, __u64 address, struct below *below)
+/* False if its memory does not read any more, or it is not of this protocol. */
+static __always_inline bool copy_socket(struct room *room, __u64 address, __u32 size, __u16 protocol,
+					struct below *below)
 {
-	__u32 size = bpf_core_type_size(struct tcp_sock);
-
 	if (size > sizeof(room->bytes))
 		size = sizeof(room->bytes);
 	below->address = address;
 	below->tcp = copy_in(room);
 	if (!address || bpf_probe_read_kernel(room->bytes, size, (void *)address))
 		return false;
-	return copy_in(room)->inet_conn.icsk_inet.sk.sk_protocol == IPPROTO_TCP;
+	return copy_in(room)->inet_conn.icsk_inet.sk.sk_protocol == protocol;
+}
+
+/* The memory of a TCP socket is used again for TCP sockets only, as long as a program that looks at it runs. */
+static __always_inline bool copy_below(struct room *room, __u64 address, struct below *below)
+{
+	return copy_socket(room, address, bpf_core_type_size(struct tcp_sock), IPPROTO_TCP, below);
 }
 
 static __always_inline const struct sock *below_sock(const struct below *below)
@@ -133,18 +138,17 @@ static __always_inline const struct sock *below_sock(const struct below *below)
  * socket has in all maps. A function that the verifier checks once, however often it is called.
  */
 #define CARRIED(map, type)                                                                                             \
-	__noinline int carried_##map(__u64 storage, __u32 key)                                                         \
+	__noinline int carried_##map(__u64 storage, type *to)                                                          \
 	{                                                                                                              \
 		const struct bpf_local_storage *all = (const void *)storage;                                           \
 		const struct hlist_node *node = BPF_CORE_READ(all, list.first);                                        \
-		struct room *room = room_of(key);                                                                      \
                                                                                                                        \
-		for (int i = 0; room && node && i < STORAGES; i++) {                                                   \
+		for (int i = 0; to && node && i < STORAGES; i++) {                                                     \
 			const struct bpf_local_storage_elem *one =                                                     \
 			    (const void *)node - bpf_core_field_offset(struct bpf_local_storage_elem, snode);          \
                                                                                                                        \
 			if ((__u64)BPF_CORE_READ(one, sdata.smap) == (__u64) & map)                                    \
-				return !bpf_probe_read_kernel(room->carried, sizeof(type), one->sdata.data);           \
+				return !bpf_probe_read_kernel(to, sizeof(*to), one->sdata.data);                       \
 			node = BPF_CORE_READ(node, next);                                                              \
 		}                                                                                                      \
 		return 0;                                                                                              \
@@ -189,12 +193,13 @@ struct storages {
 	__u64 first;
 };
 
-static __always_inline bool storages_above(const struct tcp_sock *tp, struct storages *storages)
+static __always_inline bool storages_above(struct sock *sk, struct storages *storages)
 {
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	const struct mptcp_subflow_context *context;
 	const struct sock *above, *first;
 
-	if (!is_subflow(tp))
+	if (!tp || !is_subflow(tp))
 		return false;
 	context = (const void *)tp->inet_conn.icsk_ulp_data;
 	above = BPF_CORE_READ(context, conn);
@@ -203,6 +208,19 @@ static __always_inline bool storages_above(const struct tcp_sock *tp, struct sto
 	storages->first = first == &tp->inet_conn.icsk_inet.sk ? 0 : (__u64)BPF_CORE_READ(first, sk_bpf_storage);
 	return true;
 }
+
+/*
+ * Whether what a map holds of the MPTCP socket above, or of its first path, says whose a path is that the kernel itself
+ * opens, or has accepted. `pid` is the field of the type that does. What the upper socket carries says no more than
+ * that.
+ */
+#define is_known_above(map, sk, other, pid)                                                                            \
+	({                                                                                                             \
+		struct storages storages;                                                                              \
+                                                                                                                       \
+		storages_above(sk, &storages) &&                                                                       \
+		    ((carried_##map(storages.above, other) && (other)->pid) || carried_##map(storages.first, other));  \
+	})
 
 /* The paths of an MPTCP socket, one after the other. */
 struct subflows {

@@ -30,8 +30,8 @@ struct connection {
 	__u8 direction;
 	__u8 end;
 	__u8 closing; /* its process had closed it when it ended */
-	__u8 pad;
-	__u32 unread; /* not 0: of this listener so many connections wait to be accepted and are not listed */
+	__u8 in_ring;
+	__u32 unread; /* not 0: of this listener, or ring, so many connections are not listed */
 };
 const struct connection *connection_type __attribute__((unused));
 

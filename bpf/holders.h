@@ -5,7 +5,7 @@
  * The files of every process, not iter/tcp: that is one network namespace's and knows no process.
  */
 #pragma once
-#include "below.h"
+#include "ring_files.h"
 
 enum { WANTED = 4096 };
 
@@ -43,7 +43,42 @@ static __always_inline void load_open(struct task_struct *task, struct sock *sk,
 	s->managed = is_manager(task);
 }
 
-/* An MPTCP socket: each of its paths that was asked for, or is a listener. */
+static __always_inline bool is_wanted(const struct open_socket *s)
+{
+	return bpf_map_lookup_elem(&wanted, &s->cookie) || bpf_map_lookup_elem(&wanted, &s->address);
+}
+
+static __always_inline void load_queue(const struct sock *sk, struct open_socket *s)
+{
+	s->dropped = sk->sk_drops.counter;
+	s->accept_queue = sk->sk_ack_backlog;
+	s->accept_queue_max = sk->sk_max_ack_backlog;
+}
+
+/* A socket of which there is only a copy, if it was asked for, or is a listener. False if it is neither. */
+static __noinline bool write_below(struct seq_file *seq, struct task_struct *task, const struct below *below)
+{
+	const struct sock *sk = below_sock(below);
+	struct open_socket s = {};
+
+	s.listener = sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN;
+	s.cookie = below_identity(below);
+	s.address = below->address;
+	if (!s.listener && !is_wanted(&s))
+		return false;
+	load_holder(task, &s.owner.pid, s.owner.comm);
+	s.owner.cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
+	s.owner.netns = sock_netns(sk);
+	s.task_netns = task->nsproxy->net_ns->ns.inum;
+	s.managed = is_manager(task);
+	load_endpoints(&sk->__sk_common, &s.endpoints);
+	if (s.listener)
+		load_queue(sk, &s);
+	bpf_seq_write(seq, &s, sizeof(s));
+	return true;
+}
+
+/* An MPTCP socket: each of its paths. */
 static __always_inline int open_subflows(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *above)
 {
 	struct subflows walk;
@@ -55,29 +90,28 @@ static __always_inline int open_subflows(struct bpf_iter__task_file *ctx, struct
 	if (!room)
 		return 0;
 	begin_subflows(above, &walk);
-	for (int i = 0; i < SUBFLOWS; i++) {
-		struct open_socket s = {};
-		const struct sock *sk;
-
-		if (!next_subflow(&walk, room, &below))
-			break;
-		sk = below_sock(&below);
-		s.listener = sk->__sk_common.skc_state == TCP_LISTEN;
-		s.cookie = sk->__sk_common.skc_cookie.counter ?: below.address;
-		s.address = below.address;
-		if (!s.listener && !bpf_map_lookup_elem(&wanted, &s.cookie) &&
-		    !bpf_map_lookup_elem(&wanted, &s.address))
-			continue;
-		load_open(task, above, &s);
-		load_endpoints(&sk->__sk_common, &s.endpoints);
-		if (s.listener) {
-			s.dropped = sk->sk_drops.counter;
-			s.accept_queue = sk->sk_ack_backlog;
-			s.accept_queue_max = sk->sk_max_ack_backlog;
-		}
-		bpf_seq_write(ctx->meta->seq, &s, sizeof(s));
-	}
+	for (int i = 0; i < SUBFLOWS && next_subflow(&walk, room, &below); i++)
+		write_below(ctx->meta->seq, task, &below);
 	leave_room(room);
+	return 0;
+}
+
+static long open_ring_file(__u32 slot, struct ring *ring)
+{
+	struct below below;
+	enum ring_file kind = copy_from_ring(ring, slot, &below);
+
+	if ((kind == RING_TCP || kind == RING_UDP) && ring->listed < RING_SOCKETS)
+		ring->listed += write_below(ring->seq, ring->task, &below);
+	return 0;
+}
+
+static __noinline int open_ring(struct bpf_iter__task_file *ctx, struct task_struct *task, struct file *file)
+{
+	struct ring ring = {};
+
+	if (is_ring(file) && walk_ring(ctx, task, file, &ring, open_ring_file))
+		leave_room(ring.room);
 	return 0;
 }
 
@@ -93,7 +127,9 @@ int open_sockets(struct bpf_iter__task_file *ctx)
 	if (!file || !task)
 		return 0;
 	socket = bpf_sock_from_file(file);
-	sk = socket ? socket->sk : 0;
+	if (!socket)
+		return open_ring(ctx, task, file);
+	sk = socket->sk;
 	if (!sk || is_inherited(task, ctx->fd, file))
 		return 0;
 	if (is_mptcp(sk) && is_inet(sk))
@@ -101,15 +137,12 @@ int open_sockets(struct bpf_iter__task_file *ctx)
 	s.listener = is_inet(sk) && sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN;
 	s.cookie = s.listener ? bpf_get_socket_cookie(sk) : sk->__sk_common.skc_cookie.counter;
 	s.address = (__u64)BPF_CORE_READ(socket, sk);
-	if (!s.listener && !bpf_map_lookup_elem(&wanted, &s.cookie) && !bpf_map_lookup_elem(&wanted, &s.address))
+	if (!s.listener && !is_wanted(&s))
 		return 0;
 	load_open(task, sk, &s);
 	load_endpoints(&sk->__sk_common, &s.endpoints);
-	if (s.listener) {
-		s.dropped = sk->sk_drops.counter;
-		s.accept_queue = sk->sk_ack_backlog;
-		s.accept_queue_max = sk->sk_max_ack_backlog;
-	}
+	if (s.listener)
+		load_queue(sk, &s);
 	bpf_seq_write(ctx->meta->seq, &s, sizeof(s));
 	return 0;
 }

@@ -50,24 +50,13 @@ static __always_inline void mark_current(struct mark *mark)
 /* A path that the kernel itself opens for an MPTCP socket, or has accepted for one, is whose that is. */
 static __always_inline void mark_as_above(struct sock *sk, struct mark *mark)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	const struct mark *other;
-	struct storages storages;
-	struct room *room;
-	__u32 key;
+	struct mark other = {};
 
-	if (!tp || !storages_above(tp, &storages))
+	if (!is_known_above(marks, sk, &other, pid))
 		return;
-	room = take_room(&key);
-	if (!room)
-		return;
-	other = (const void *)room->carried;
-	if ((carried_marks(storages.above, key) && other->pid) || carried_marks(storages.first, key)) {
-		mark->pid = other->pid;
-		mark->managed = other->managed;
-		__builtin_memcpy(mark->comm, other->comm, sizeof(mark->comm));
-	}
-	leave_room(room);
+	mark->pid = other.pid;
+	mark->managed = other.managed;
+	__builtin_memcpy(mark->comm, other.comm, sizeof(mark->comm));
 }
 
 /*

@@ -4,6 +4,7 @@
 #include "accept_queue.h"
 #include "attempts.h"
 #include "below.h"
+#include "ring_files.h"
 
 #define ORPHAN_OWNER struct track
 #include "orphans.h"
@@ -30,6 +31,24 @@ static __always_inline const struct request *request(void)
 	return bpf_map_lookup_elem(&requests, &zero);
 }
 
+/* Room for a row, which the stack of old kernels has not. User space lets one reader in at a time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct connection);
+} listed SEC(".maps");
+
+static __always_inline struct connection *new_row(void)
+{
+	__u32 zero = 0;
+	struct connection *c = bpf_map_lookup_elem(&listed, &zero);
+
+	if (c)
+		__builtin_memset(c, 0, sizeof(*c));
+	return c;
+}
+
 /* What the socket counted, or a copy of it. */
 static __always_inline void load_counts(const struct tcp_sock *tp, struct connection *c)
 {
@@ -42,27 +61,13 @@ static __always_inline void load_counts(const struct tcp_sock *tp, struct connec
 
 CARRIED(tracks, struct track)
 
-/*
- * A path that the kernel itself opens for an MPTCP socket, or has accepted for one, is whose that is. What the upper
- * socket carries says no more than that.
- */
+/* A path that the kernel itself opens for an MPTCP socket, or has accepted for one, is whose that is. */
 static __always_inline void own_as_above(struct sock *sk, struct track *track)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	const struct track *other;
-	struct storages storages;
-	struct room *room;
-	__u32 key;
+	struct track other = {};
 
-	if (!tp || !storages_above(tp, &storages))
-		return;
-	room = take_room(&key);
-	if (!room)
-		return;
-	other = (const void *)room->carried;
-	if ((carried_tracks(storages.above, key) && other->owner.pid) || carried_tracks(storages.first, key))
-		track->owner = other->owner;
-	leave_room(room);
+	if (is_known_above(tracks, sk, &other, owner.pid))
+		track->owner = other.owner;
 }
 
 static __always_inline bool began_since(const struct track *track, __u64 since_ns)
@@ -82,7 +87,7 @@ static __always_inline int list_open(struct seq_file *seq, struct sock *sk, stru
 {
 	const struct request *asked = request();
 	int state = sk->__sk_common.skc_state;
-	struct connection c = {};
+	struct connection *c;
 	struct track *track;
 	struct tcp_sock *tp;
 
@@ -92,18 +97,19 @@ static __always_inline int list_open(struct seq_file *seq, struct sock *sk, stru
 	if (!track || track->ended || track->round == asked->round || !began_since(track, asked->since_ns))
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
+	c = new_row();
+	if (!tp || !c)
 		return 0;
 	track->round = asked->round;
 	if ((!track->owner.pid || track->managed) && holder)
 		own_as_held(holder, &track->owner);
 	else if (!track->owner.pid)
 		own_as_above(sk, track);
-	load_track(track, &c);
-	load_counts(tp, &c);
-	c.end = state == TCP_SYN_SENT || state == TCP_SYN_RECV ? CONNECTING : OPEN;
-	if (wanted(&c))
-		bpf_seq_write(seq, &c, sizeof(c));
+	load_track(track, c);
+	load_counts(tp, c);
+	c->end = state == TCP_SYN_SENT || state == TCP_SYN_RECV ? CONNECTING : OPEN;
+	if (wanted(c))
+		bpf_seq_write(seq, c, sizeof(*c));
 	return 0;
 }
 
@@ -123,15 +129,19 @@ static __always_inline int list_queue(struct seq_file *seq, struct sock *listene
 	struct track *track = bpf_sk_storage_get(&tracks, listener, 0, 0);
 	struct accept_queue queue = { .seq = seq };
 	const struct request *asked = request();
-	struct connection c = {};
+	struct connection *c;
+	__u32 unread;
 
 	if (!asked || (track && track->round == asked->round))
 		return 0;
 	if (track)
 		track->round = asked->round;
-	c.unread = walk_accept_queue(listener, list_waiting, &queue, WAITING);
-	if (c.unread)
-		bpf_seq_write(seq, &c, sizeof(c));
+	unread = walk_accept_queue(listener, list_waiting, &queue, WAITING);
+	c = unread ? new_row() : 0;
+	if (!c)
+		return 0;
+	c->unread = unread;
+	bpf_seq_write(seq, c, sizeof(*c));
 	return 0;
 }
 
@@ -147,7 +157,7 @@ __noinline int load_row_below(__u32 key)
 	struct connection *c;
 	int state;
 
-	if (!asked || !room || !carried_tracks(storage_in(room), key))
+	if (!asked || !room || !carried_tracks(storage_in(room), (void *)room->carried))
 		return 0;
 	track = (const void *)room->carried;
 	state = copy_in(room)->inet_conn.icsk_inet.sk.__sk_common.skc_state;
@@ -228,6 +238,52 @@ static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, stru
 	return 0;
 }
 
+/* In our own network namespace iter/tcp lists these as well. */
+static long list_ring_file(__u32 slot, struct ring *ring)
+{
+	struct below below;
+	enum ring_file kind = copy_from_ring(ring, slot, &below);
+
+	if (kind == RING_UNREAD)
+		ring->unread++;
+	if (kind != RING_TCP || sock_netns(below_sock(&below)) == own_netns || !load_row_below(ring->key))
+		return 0;
+	if (ring->listed == RING_SOCKETS) {
+		ring->unread++;
+	} else {
+		write_below(ring->seq, ring->task, ring->room);
+		ring->listed++;
+	}
+	return 0;
+}
+
+/* What a process uses through a ring. A function of its own, for its stack is its own then. */
+static __noinline int list_ring(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct ring ring = {};
+	struct connection *c;
+
+	if (!task || !file || !is_ring(file) || !walk_ring(ctx, task, file, &ring, list_ring_file))
+		return 0;
+	c = ring.unread ? new_row() : 0;
+	if (c) {
+		c->unread = ring.unread;
+		c->in_ring = true;
+		bpf_seq_write(ctx->meta->seq, c, sizeof(*c));
+	}
+	leave_room(ring.room);
+	return 0;
+}
+
+static __noinline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock *sk)
+{
+	if (sk->__sk_common.skc_state == TCP_LISTEN)
+		return list_queue(ctx->meta->seq, sk);
+	return list_open(ctx->meta->seq, sk, ctx->task);
+}
+
 /* What processes hold, in every network namespace. */
 SEC("iter/task_file")
 int list_held(struct bpf_iter__task_file *ctx)
@@ -235,14 +291,10 @@ int list_held(struct bpf_iter__task_file *ctx)
 	struct sock *sk = inet_socket_of(ctx->file);
 
 	if (!sk)
-		return 0;
+		return list_ring(ctx);
 	if (is_mptcp(sk))
 		return list_held_mptcp(ctx, sk);
-	if (sk->sk_protocol != IPPROTO_TCP)
-		return 0;
-	if (sk->__sk_common.skc_state == TCP_LISTEN)
-		return list_queue(ctx->meta->seq, sk);
-	return list_open(ctx->meta->seq, sk, ctx->task);
+	return sk->sk_protocol == IPPROTO_TCP ? list_held_tcp(ctx, sk) : 0;
 }
 
 /* In our own network namespace also what no process holds. */

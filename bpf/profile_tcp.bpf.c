@@ -168,10 +168,11 @@ int list_held(struct bpf_iter__task_file *ctx)
 		figures.jiffies = bpf_jiffies64();
 		figures.ns = bpf_ktime_get_ns();
 	}
-	if (sk && is_mptcp(sk))
+	if (!sk)
+		return list_ring(ctx);
+	if (is_mptcp(sk))
 		return list_held_mptcp(ctx, sk);
-	return sk && sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state != TCP_CLOSE ? list_held_tcp(ctx, sk)
-											      : 0;
+	return sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state != TCP_CLOSE ? list_held_tcp(ctx, sk) : 0;
 }
 
 /* The round trips of a socket behind what it has counted, if it has any. */
@@ -213,7 +214,7 @@ static __always_inline int list_rtts_mptcp(struct bpf_iter__task_file *ctx, stru
 	rtt = (void *)room->carried;
 	begin_subflows(above, &walk);
 	for (int i = 0; i < SUBFLOWS && next_subflow(&walk, room, &below); i++) {
-		if (!load_row_below(below.address, key) || !carried_rtts(storage_in(room), key) ||
+		if (!load_row_below(below.address, key) || !carried_rtts(storage_in(room), rtt) ||
 		    rtt->first != windows.first)
 			continue;
 		write_below(ctx->meta->seq, task, room, CLAIM_OWN);
@@ -223,27 +224,60 @@ static __always_inline int list_rtts_mptcp(struct bpf_iter__task_file *ctx, stru
 	return 0;
 }
 
-/* Of what processes hold, in every network namespace. */
-SEC("iter/task_file")
-int list_rtts_held(struct bpf_iter__task_file *ctx)
+static long list_ring_rtt(__u32 slot, struct ring *ring)
+{
+	struct rtt *rtt = (void *)ring->room->carried;
+	struct below below;
+
+	if (copy_from_ring(ring, slot, &below) != RING_TCP || ring->listed == RING_SOCKETS)
+		return 0;
+	if (!load_row_below(below.address, ring->key) || !carried_rtts(storage_in(ring->room), rtt) ||
+	    rtt->first != windows.first)
+		return 0;
+	write_below(ring->seq, ring->task, ring->room, CLAIM_OWN);
+	bpf_seq_write(ring->seq, rtt, sizeof(*rtt));
+	ring->listed++;
+	return 0;
+}
+
+static __noinline int list_rtts_ring(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct ring ring = {};
+
+	if (task && file && is_ring(file) && walk_ring(ctx, task, file, &ring, list_ring_rtt))
+		leave_room(ring.room);
+	return 0;
+}
+
+static __noinline int list_rtts_held_tcp(struct bpf_iter__task_file *ctx, struct sock *sk)
 {
 	struct tcp_row row = {};
 	struct accept_queue queue = { .seq = ctx->meta->seq, .row = &row };
-	struct task_struct *task = ctx->task;
-	struct file *file = ctx->file;
-	struct sock *sk = inet_socket_of(file);
 
-	if (!task || !sk || is_inherited(task, ctx->fd, file))
-		return 0;
-	if (is_mptcp(sk))
-		return list_rtts_mptcp(ctx, task, sk);
-	if (sk->sk_protocol != IPPROTO_TCP)
-		return 0;
 	if (sk->__sk_common.skc_state == TCP_LISTEN)
 		walk_accept_queue(sk, list_waiting_rtt, &queue, WAITING_RTTS);
 	else
 		list_rtt(ctx->meta->seq, sk, &row);
 	return 0;
+}
+
+/* Of what processes hold, in every network namespace. */
+SEC("iter/task_file")
+int list_rtts_held(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct sock *sk = inet_socket_of(file);
+
+	if (!sk)
+		return list_rtts_ring(ctx);
+	if (!task || is_inherited(task, ctx->fd, file))
+		return 0;
+	if (is_mptcp(sk))
+		return list_rtts_mptcp(ctx, task, sk);
+	return sk->sk_protocol == IPPROTO_TCP ? list_rtts_held_tcp(ctx, sk) : 0;
 }
 
 /* Of what no process holds, in our own network namespace. */

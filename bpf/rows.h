@@ -11,6 +11,7 @@
 #include "accept_queue.h"
 #include "below.h"
 #include "marks.h"
+#include "ring_files.h"
 
 static __always_inline void load_mark(const struct mark *mark, ROW *row)
 {
@@ -33,6 +34,7 @@ static __always_inline bool load_row(struct sock *sk, ROW *row)
 		load_direction(tp, row);
 	load_past(sk, tp, row);
 	row->cookie = identity(sk, tp);
+	row->address = (__u64)sk;
 	row->cgroup = load_cgroup(sk);
 	row->netns = load_netns(&sk->__sk_common);
 	if (mark)
@@ -54,13 +56,14 @@ __noinline int load_row_below(__u64 address, __u32 key)
 	if (!room)
 		return 0;
 	sk = &copy_in(room)->inet_conn.icsk_inet.sk;
-	mark = carried_marks(storage_in(room), key) ? (const void *)room->carried : 0;
+	mark = carried_marks(storage_in(room), (void *)room->carried) ? (const void *)room->carried : 0;
 	row = (void *)room->row;
 	__builtin_memset(row, 0, sizeof(*row));
 	load_counters(copy_in(room), mark, row);
 	if (!mark || !mark->direction)
 		load_direction(copy_in(room), row);
 	row->cookie = sk->__sk_common.skc_cookie.counter ?: address;
+	row->address = address;
 	row->cgroup = copied_cgroup(copy_in(room));
 	row->netns = sock_netns(sk);
 	if (mark)
@@ -192,8 +195,58 @@ static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, stru
 	return 0;
 }
 
+/* Until what waits at such a listener is accepted, it is unread. */
+static long list_ring_file(__u32 slot, struct ring *ring)
+{
+	enum ring_file kind;
+	struct below below;
+	const struct sock *sk;
+	__u8 state;
+
+	kind = copy_from_ring(ring, slot, &below);
+	if (kind == RING_UNREAD)
+		ring->unread++;
+	if (kind != RING_TCP)
+		return 0;
+	sk = below_sock(&below);
+	state = sk->__sk_common.skc_state;
+	if (state == TCP_LISTEN)
+		ring->unread += sock_netns(sk) == own_netns ? 0 : sk->sk_ack_backlog;
+	if (state == TCP_LISTEN || state == TCP_CLOSE)
+		return 0;
+	if (ring->listed == RING_SOCKETS) {
+		ring->unread++;
+	} else if (load_row_below(below.address, ring->key)) {
+		write_below(ring->seq, ring->task, ring->room, ring->claim);
+		ring->listed++;
+	}
+	return 0;
+}
+
+/* What a process uses through a ring. A function of its own, for its stack is its own then. */
+static __noinline int list_ring(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct ring ring = {};
+	ROW *row;
+
+	if (!task || !file || !is_ring(file) || !walk_ring(ctx, task, file, &ring, list_ring_file))
+		return 0;
+	if (ring.unread) {
+		row = (void *)ring.room->row;
+		__builtin_memset(row, 0, sizeof(*row));
+		row->cookie = ring.address;
+		row->unread = ring.unread;
+		row->claim = CLAIM_UNREAD;
+		bpf_seq_write(ctx->meta->seq, row, sizeof(*row));
+	}
+	leave_room(ring.room);
+	return 0;
+}
+
 /* A TCP socket that a process holds, in whichever network namespace. */
-static __always_inline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock *sk)
+static __noinline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock *sk)
 {
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
@@ -245,6 +298,7 @@ static long list_orphan(struct bpf_map *map, const __u32 *slot, struct orphan *o
 	load_counters(tp, &orphan->owner, &row);
 	load_mark(&orphan->owner, &row);
 	row.cookie = orphan->cookie;
+	row.address = orphan->address;
 	row.cgroup = copied_cgroup(tp);
 	row.netns = copied_netns(tp);
 	bpf_seq_write(walk->seq, &row, sizeof(row));

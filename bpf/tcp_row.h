@@ -7,6 +7,7 @@
 /* A TCP socket and what it has counted in its life. Waits are in jiffies. */
 struct tcp_row {
 	__u64 cookie;
+	__u64 address;
 	__u64 cgroup;
 	__u64 closed_ns; /* CLOCK_MONOTONIC; 0 = open */
 	__u32 pid;
@@ -23,7 +24,7 @@ struct tcp_row {
 	__u32 handshake_us; /* the first sample, if we watched, times 8 */
 	__u32 delivered;    /* segments that were acknowledged */
 	__u32 window;       /* the newest when it was opened; 0 = it was opened before we watched */
-	__u32 unread;       /* of a listener: so many connections wait to be accepted and have no row … */
+	__u32 unread;       /* of a listener, or of a ring: so many connections have no row … */
 	__u32 unread_rtts;  /* … and so many have none with round trips */
 	__u32 jiffies;      /* now */
 	__u16 running;      /* of `busy`, what has not ended yet; at most as much as fits */

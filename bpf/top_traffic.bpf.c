@@ -114,7 +114,7 @@ int list_held(struct bpf_iter__task_file *ctx)
 	struct sock *sk = socket ? socket->sk : 0;
 
 	if (!sk)
-		return 0;
+		return list_ring(ctx);
 	if (!is_inet(sk))
 		return list_past(ctx, sk);
 	if (sk->sk_protocol == IPPROTO_UDP)

@@ -13,6 +13,7 @@ struct traffic {
 /* A TCP socket as it is, or a UDP socket that is counted. */
 struct socket_bytes {
 	__u64 cookie;
+	__u64 address; /* TCP */
 	__u64 cgroup;
 	struct traffic traffic;
 	__u32 pid;
@@ -20,7 +21,8 @@ struct socket_bytes {
 	char comm[16];
 	struct endpoints endpoints;
 	__u32 window; /* TCP: the newest window when it was opened; 0 = it was opened before we watched */
-	__u32 unread; /* not 0: of this listener so many connections wait to be accepted and have no row */
+	__u32 unread; /* not 0: of this listener so many connections wait to be accepted and have no row, or of this
+			 ring */
 	__u8 protocol;
 	__u8 claim; /* enum claim */
 	__u8 orphan;

@@ -23,6 +23,9 @@ pub struct Interface {
     pub speed_mbps: Option<u64>,
     pub counters: Counters,
     pub qdisc: Option<Qdisc>,
+    /// The number of the XDP program that it has (`bpftool prog show`).
+    #[serde(default)]
+    pub xdp_program: Option<u32>,
 }
 
 /// What an interface has carried, as its driver counts.

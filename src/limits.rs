@@ -211,6 +211,10 @@ pub const TCP_CLOSED_KEPT: usize = 65_536;
 pub const WAITING: u64 = numbers::accept_queue::WAITING as u64;
 /// Of these, the ones whose round trips are read.
 pub const WAITING_RTTS: u64 = numbers::profile_tcp::WAITING_RTTS as u64;
+/// Sockets that a process uses through io_uring only, of one ring: an iterator may write 32 KiB for one file.
+pub const RING_SOCKETS: u64 = numbers::ring_files::RING_SOCKETS as u64;
+/// Iterators that are read at once: for each there is room for a copy of a socket, and more would leave rows out.
+pub const READERS: usize = numbers::below::ROOMS as usize;
 /// Sockets in other network namespaces that their process has closed and that are followed.
 pub const ORPHANS: u64 = numbers::orphans::ORPHANS as u64;
 

@@ -35,6 +35,9 @@ pub struct Unread {
     pub waiting: u64,
     /// Orphans that are not in the table: closed by their process before it was watched, or when the table was full.
     pub orphans: u64,
+    /// Sockets that processes use through io_uring only, beyond what is read of one ring.
+    #[serde(default)]
+    pub rings: u64,
 }
 
 impl Unread {
@@ -45,14 +48,22 @@ impl Unread {
         let waiting = Limitation::counted(Code::WaitingConnectionsUnread, self.waiting, thing, &why);
         let thing = "orphan in other network namespaces (closed by the process, still sending)";
         let why = format!("not read. At most {} that closed during a window are.", limits::ORPHANS);
-        waiting.into_iter().chain(Limitation::counted(Code::OrphansUnread, self.orphans, thing, &why))
+        let orphans = Limitation::counted(Code::OrphansUnread, self.orphans, thing, &why);
+        waiting.into_iter().chain(orphans).chain(rings(self.rings))
     }
 
     /// Of a window, from what could not be read at its two ends and how many orphans found no free slot in between. An
     /// orphan that could not be read at the beginning may have closed since.
     pub fn between(begin: Unread, end: Unread, untracked: u64) -> Unread {
-        Unread { waiting: end.waiting, orphans: end.orphans.min(begin.orphans + untracked) }
+        Unread { orphans: end.orphans.min(begin.orphans + untracked), ..end }
     }
+}
+
+/// What an answer says of sockets in rings that could not be read.
+pub fn rings(unread: u64) -> Option<Limitation> {
+    let thing = "file registered with io_uring that is a socket, or may be";
+    let why = format!("not read. Of each ring the first {} sockets are, from Linux 5.17 on.", limits::RING_SOCKETS);
+    Limitation::counted(Code::RingSocketsUnread, unread, thing, &why)
 }
 
 #[cfg(test)]
@@ -61,7 +72,7 @@ mod tests {
 
     #[test]
     fn an_orphan_is_missing_if_it_is_at_both_ends_or_found_no_slot() {
-        let unread = |orphans| Unread { waiting: 0, orphans };
+        let unread = |orphans| Unread { orphans, ..Unread::default() };
         assert_eq!(Unread::between(unread(3), unread(5), 0).orphans, 3);
         assert_eq!(Unread::between(unread(3), unread(5), 1).orphans, 4);
         assert_eq!(Unread::between(unread(3), unread(0), 9).orphans, 0);

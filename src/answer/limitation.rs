@@ -30,6 +30,8 @@ pub enum Code {
     OrphansUnread,
     /// Everything that no process holds.
     OnlyHeldSockets,
+    /// Sockets that a process uses through io_uring, beyond those that are read of each ring.
+    RingSocketsUnread,
 
     // What this kernel refuses to show.
     /// Processes, units and containers, and other network namespaces than the daemon's.
@@ -58,6 +60,8 @@ pub enum Code {
     /// Connections that closed when the table of their round trips was full.
     ClosedRoundTripsUntracked,
     OwnersCut,
+    /// Units and containers that only cgroup v1 knows.
+    CgroupV1NotSeen,
 
     // What goes past TCP and UDP.
     /// TCP connections whose data programs of a sockmap redirect.
@@ -99,6 +103,8 @@ pub enum Code {
     FirewallRulesUnknown,
     /// The counters are those of one network namespace.
     CountersOfOneNamespace,
+    /// What XDP programs drop, send back or redirect.
+    XdpVerdictsNotSeen,
 
     // Packets of an interface.
     TunnelHeadersCounted,
@@ -113,6 +119,10 @@ pub enum Code {
     /// Queries that are too young to be called unanswered.
     DnsQueriesPending,
     DnsOverTcpIncomplete,
+    /// Messages of which the header is cut in two by a fragmentation.
+    DnsMessagesCut,
+    /// Packets to a port that a translation has put in place of 53.
+    DnsTranslated,
 }
 
 impl Code {

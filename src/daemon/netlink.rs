@@ -6,7 +6,7 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHea
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, State, Stats64},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, State, Stats64},
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
     tc::{TcAttribute, TcMessage, TcStats2},
 };
@@ -110,6 +110,7 @@ fn interface(link: &LinkMessage) -> Interface {
             LinkAttribute::Mtu(mtu) => new.mtu = *mtu,
             LinkAttribute::OperState(state) => new.state = state_name(*state).into(),
             LinkAttribute::Stats64(stats) => new.counters = counters(stats),
+            LinkAttribute::Xdp(xdp) => new.xdp_program = xdp.iter().find_map(program),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -124,6 +125,14 @@ fn interface(link: &LinkMessage) -> Interface {
     new.speed_mbps =
         fs::read_to_string(format!("/sys/class/net/{}/speed", new.name)).ok().and_then(|text| text.trim().parse().ok());
     new
+}
+
+/// Of several, in the driver and before the stack, any one.
+fn program(xdp: &LinkXdp) -> Option<u32> {
+    match xdp {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        _ => None,
+    }
 }
 
 fn kind_name(kind: &InfoKind) -> String {

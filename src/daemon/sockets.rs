@@ -14,10 +14,13 @@ use libbpf_rs::{MapHandle, MapMut, ProgramMut};
 use crate::{
     daemon::kernel::{self, Iterate, Loader, Pod},
     limits,
+    numbers::owner,
     sync::lock,
     tcp::Unread,
     wire::Error,
 };
+
+const CLAIM_UNREAD: u8 = owner::CLAIM_UNREAD as u8;
 
 /// What an iterator writes of a socket.
 pub trait Row: Pod + Sync {
@@ -30,9 +33,14 @@ pub trait Row: Pod + Sync {
     fn is_orphan(&self) -> bool {
         false
     }
-    /// Not 0 of a listener only: so many connections wait to be accepted there and have no row.
+    /// Not 0 of a listener, where so many connections wait to be accepted and have no row, and of a ring of io_uring,
+    /// through which a process uses so many sockets that have none.
     fn unread(&self) -> u32 {
         0
+    }
+    /// Whether it is such a ring.
+    fn is_ring(&self) -> bool {
+        self.claim() == CLAIM_UNREAD
     }
 }
 
@@ -69,7 +77,7 @@ pub(crate) use row;
 pub fn by_owner<T: Row>(held: &Iterate, wanted: impl Fn(&T) -> bool, mut take: impl FnMut(&T)) -> io::Result<()> {
     let mut later = HashMap::new();
     held.each(|row: &T| match row.claim() {
-        0 => take(row),
+        0 | CLAIM_UNREAD => take(row),
         claim if wanted(row) => {
             let known = later.entry(row.cookie()).or_insert(*row);
             if claim < known.claim() {
@@ -173,6 +181,7 @@ impl Sockets {
 struct Reading {
     /// By listener.
     waiting: HashMap<u64, u32>,
+    rings: HashMap<u64, u32>,
     orphans: HashSet<u64>,
     /// Of the host, when the reading began.
     total: u64,
@@ -181,11 +190,13 @@ struct Reading {
 impl Reading {
     /// Call it before the first socket is read.
     fn begin() -> Self {
-        Reading { waiting: HashMap::new(), orphans: HashSet::new(), total: orphans() }
+        Reading { waiting: HashMap::new(), rings: HashMap::new(), orphans: HashSet::new(), total: orphans() }
     }
 
     fn add(&mut self, row: &impl Row) {
-        if row.unread() > 0 {
+        if row.is_ring() {
+            self.rings.insert(row.cookie(), row.unread());
+        } else if row.unread() > 0 {
             self.waiting.insert(row.cookie(), row.unread());
         } else if row.is_orphan() {
             self.orphans.insert(row.cookie());
@@ -194,8 +205,10 @@ impl Reading {
 
     /// Call it after the last socket was read. Orphans come and go meanwhile: the lower figure is taken.
     fn end(self) -> Unread {
+        let sum = |unread: HashMap<u64, u32>| unread.into_values().map(u64::from).sum();
         Unread {
-            waiting: self.waiting.values().copied().map(u64::from).sum(),
+            waiting: sum(self.waiting),
+            rings: sum(self.rings),
             orphans: self.total.min(orphans()).saturating_sub(self.orphans.len() as u64),
         }
     }
@@ -235,11 +248,14 @@ mod tests {
     row!(Example, orphan, unread);
 
     #[test]
-    fn a_listener_of_several_processes_counts_once() {
-        let mut reading = Reading { waiting: HashMap::new(), orphans: HashSet::new(), total: 0 };
+    fn a_listener_or_ring_of_several_processes_counts_once() {
+        let mut reading = Reading { waiting: HashMap::new(), rings: HashMap::new(), orphans: HashSet::new(), total: 0 };
         for (cookie, unread, orphan) in [(1, 72, 0), (1, 72, 0), (2, 8, 0), (3, 0, 1)] {
             reading.add(&Example { cookie, pid: 1, claim: 0, orphan, unread });
         }
-        assert_eq!(reading.end(), Unread { waiting: 80, orphans: 0 });
+        for cookie in [4, 4] {
+            reading.add(&Example { cookie, pid: 0, claim: CLAIM_UNREAD, orphan: 0, unread: 5 });
+        }
+        assert_eq!(reading.end(), Unread { waiting: 80, orphans: 0, rings: 5 });
     }
 }

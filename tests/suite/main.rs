@@ -29,6 +29,7 @@ mod http;
 #[allow(dead_code)]
 mod http_harness;
 mod interfaces;
+mod io_uring;
 mod loading;
 mod maps;
 mod mptcp;

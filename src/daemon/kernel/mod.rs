@@ -30,10 +30,12 @@ pub mod features;
 mod loader;
 mod maps;
 mod probe;
+mod rooms;
 
 pub use loader::{Loader, Optional, adopt_libbpf, lacks};
 pub use maps::{Listed, delete, entries, field, per_cpu, per_cpu_array, remove, set, set_on_every_cpu};
 pub use probe::LOOPBACK;
+use rooms::ROOMS;
 
 /// A C struct of a BPF program that any bytes of its size are a value of.
 ///
@@ -128,6 +130,11 @@ impl Program {
         self.info().map(|info| info.recursion_misses)
     }
 
+    /// Its number among the kernel's programs.
+    pub fn id(&self) -> io::Result<u32> {
+        self.info().map(|info| info.id)
+    }
+
     fn info(&self) -> io::Result<bpf_prog_info> {
         let mut info = bpf_prog_info::default();
         let mut size = size_of::<bpf_prog_info>() as u32;
@@ -211,6 +218,7 @@ impl Program {
     }
 
     fn read(&self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let _room = ROOMS.take();
         let (mut chunk, mut file) = (vec![0; 1 << 16], self.iterator()?);
         loop {
             match file.read(&mut chunk) {
@@ -310,6 +318,11 @@ pub fn cgroup_root() -> Option<&'static str> {
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .into_iter()
         .find(|path| Path::new(path).join("cgroup.controllers").exists())
+}
+
+/// Whether cgroup v1 is in use: alone, or beside v2.
+pub fn has_cgroup_v1() -> bool {
+    cgroup_root() != Some("/sys/fs/cgroup")
 }
 
 /// libbpf returns a descriptor, or the negative errno.

@@ -85,6 +85,13 @@ pub struct Before {
 }
 
 impl Before {
+    /// What it was called at the last reading. One that only a ring of io_uring has, or that is below another socket, may
+    /// have had no cookie then; it gets one when it closes.
+    pub fn name(&self, row: &tcp_row, is_new: bool) -> u64 {
+        let had_none = !is_new && !self.sockets.contains_key(&row.cookie);
+        if had_none && self.sockets.contains_key(&row.address) { row.address } else { row.cookie }
+    }
+
     /// Of a socket with several holders the first counts.
     pub fn add(&mut self, row: &tcp_row) {
         self.sockets.entry(row.cookie).or_insert_with(|| (Counters::of(row), holder(row)));
@@ -229,7 +236,7 @@ impl<'a> Ledger<'a> {
     /// A socket, once for each process that holds it, the one that it is attributed to first. What has closed comes
     /// last, and is not counted if it was read as open before that: then it is the next reading's. Says whether it was counted.
     pub fn take(&mut self, row: &tcp_row, is_new: bool, samples: &Samples) -> bool {
-        let is_first = self.seen.insert(row.cookie);
+        let is_first = self.seen.insert(self.before.name(row, is_new));
         if is_first {
             self.count(row, is_new, samples);
         }
@@ -237,8 +244,9 @@ impl<'a> Ledger<'a> {
     }
 
     fn count(&mut self, row: &tcp_row, is_new: bool, samples: &Samples) {
-        let holder = if row.pid == 0 { self.before.holder(row.cookie).unwrap_or(holder(row)) } else { holder(row) };
-        let before = self.before.sockets.get(&row.cookie).map(|(counters, _)| *counters);
+        let name = self.before.name(row, is_new);
+        let holder = if row.pid == 0 { self.before.holder(name).unwrap_or(holder(row)) } else { holder(row) };
+        let before = self.before.sockets.get(&name).map(|(counters, _)| *counters);
         if row.closed_ns == 0 {
             let counters = Counters::of(row);
             self.next.insert(row.cookie, (before.map_or(counters, |before| counters.after(before)), holder));

@@ -284,11 +284,11 @@ impl Session<Sample> for Profile {
         let closed_rtts: HashMap<_, _> =
             kernel::entries::<u64, rtt>(&profiler.tables.closed_rtts)?.into_iter().collect();
         for row in closed {
-            let cookie = row.cookie;
+            let name = self.before.name(&row, is_new(&row));
             if told.wants(&row) {
-                let all = closed_rtts.get(&cookie).or_else(|| rtts.get(&cookie)).copied();
+                let all = closed_rtts.get(&row.cookie).or_else(|| rtts.get(&name)).copied();
                 let all = all.or_else(|| handshake(&row));
-                let samples = all.map(|rtt| self.before.samples(cookie, &rtt));
+                let samples = all.map(|rtt| self.before.samples(name, &rtt));
                 if ledger.take(&row, is_new(&row), samples.as_ref().unwrap_or(&none)) {
                     told.note(&row);
                 }

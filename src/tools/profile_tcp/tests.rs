@@ -112,7 +112,7 @@ fn an_answer_says_what_is_missing() {
         resets_untracked: 4,
         reasons_unknown: true,
         unknown: 5,
-        unread: Unread { waiting: 6, orphans: 7 },
+        unread: Unread { waiting: 6, orphans: 7, rings: 9 },
         unread_rtts: 8,
     };
     let measured = answer_to(Sample { gaps, missed: 7, ..Sample::default() }).measured;
@@ -127,6 +127,7 @@ fn an_answer_says_what_is_missing() {
         (Code::ResetReasonsUnknown, None),
         (Code::WaitingConnectionsUnread, Some(6)),
         (Code::OrphansUnread, Some(7)),
+        (Code::RingSocketsUnread, Some(9)),
     ];
     assert_eq!((measured.lost_events, limits), (7, expected.to_vec()));
 }

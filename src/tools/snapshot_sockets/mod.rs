@@ -95,6 +95,9 @@ pub struct Sample {
     /// TCP sockets in a sockmap.
     #[serde(default)]
     redirected: u64,
+    /// Sockets that processes use through io_uring, beyond what is read of one ring.
+    #[serde(default)]
+    rings: u64,
     #[serde(default)]
     lacks: Vec<Limitation>,
     took_ns: u64,
@@ -110,6 +113,8 @@ pub struct Row {
     send_queue: u32,
     receive_queue: u32,
     drops: u32,
+    #[serde(default)]
+    kernel: bool,
     tcp: Option<Tcp>,
 }
 
@@ -162,6 +167,8 @@ pub struct Listening {
     accept_queue_max: u32,
     half_open: u32,
     dropped: u32,
+    #[serde(default)]
+    kernel: bool,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
@@ -179,6 +186,9 @@ pub struct Output {
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Socket {
     pub owner: Owner,
+    // The kernel's own, of a tunnel, NFS or iSCSI: no process can have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<bool>,
     pub protocol: Protocol,
     #[schemars(with = "String")]
     pub state: State,
@@ -250,6 +260,8 @@ pub struct Listener {
     #[serde(skip)]
     pub socket: u64,
     pub owner: Owner,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<bool>,
     pub protocol: Protocol,
     pub local: Endpoint,
     // Connections that wait to be accepted.

@@ -7,7 +7,7 @@ use crate::{
     answer::{Code, Limitation, Measured, Protocol},
     numbers::limited,
     owner::Process,
-    untrusted,
+    tcp, untrusted,
 };
 
 /// The answer.
@@ -23,6 +23,7 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     let redirected =
         Limitation::counted(Code::SockmapPartlyCounted, sample.redirected, "connection in a BPF sockmap", why);
     measured.limits.extend(redirected);
+    measured.limits.extend(tcp::rings(sample.rings));
     measured.limits.extend(sample.lacks);
     Output {
         sockets: sample.sockets.into_iter().map(|(process, row)| socket(&process, row, input.detail)).collect(),
@@ -36,6 +37,7 @@ fn socket(process: &Process, row: Row, detail: bool) -> Socket {
     let tcp = row.tcp.as_ref();
     Socket {
         owner: process.owner(),
+        kernel: row.kernel.then_some(true),
         protocol: row.protocol,
         state: row.state,
         local: row.local,
@@ -99,6 +101,7 @@ fn listener(process: &Process, row: &Listening) -> Listener {
     Listener {
         socket: row.socket,
         owner: process.owner(),
+        kernel: row.kernel.then_some(true),
         protocol: Protocol::Tcp,
         local: row.local,
         accept_queue: row.accept_queue,

@@ -1,7 +1,7 @@
 //! Reading the kernel's sockets, and choosing among them while they come.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Instant,
 };
 
@@ -12,7 +12,7 @@ use crate::{
         attribution::own_netns,
         kernel::{self, Iterate, Loader},
         largest::Largest,
-        sockets,
+        sockets::{self, Row as _},
     },
     numbers::uapi,
     owner::Process,
@@ -83,6 +83,8 @@ struct Selection<'a> {
     states: BTreeMap<State, u64>,
     other_netns: bool,
     redirected: u64,
+    /// Of each ring, how many of its sockets have no row.
+    rings: HashMap<u64, u32>,
 }
 
 impl<'a> Selection<'a> {
@@ -96,10 +98,17 @@ impl<'a> Selection<'a> {
             states: BTreeMap::new(),
             other_netns: false,
             redirected: 0,
+            rings: HashMap::new(),
         }
     }
 
     fn take(&mut self, row: &socket_row) {
+        if row.is_ring() {
+            let Input { pid, process, .. } = self.input;
+            let asked = pid.is_none_or(|pid| pid.get() == row.pid) && process.as_ref().is_none_or(|p| p.is(&comm(row)));
+            self.rings.extend(asked.then_some((row.cookie, row.unread)));
+            return;
+        }
         let Some(state) = state(row) else { return };
         if !matches(self.input, row) || !self.seen.insert(row.cookie) {
             return;
@@ -134,6 +143,7 @@ impl<'a> Selection<'a> {
             states: self.states,
             other_netns: self.other_netns,
             redirected: self.redirected,
+            rings: self.rings.into_values().map(u64::from).sum(),
             took_ns: 0,
         }
     }
@@ -191,6 +201,7 @@ fn socket(row: &socket_row) -> Option<Row> {
         send_queue: row.send_queue,
         receive_queue: row.receive_queue,
         drops: row.drops,
+        kernel: row.kernel != 0,
         // A request and a socket in TIME_WAIT have no such figures; nor has UDP.
         tcp: (row.mss != 0).then(|| tcp(row)),
     })
@@ -239,6 +250,7 @@ fn listening(row: &socket_row) -> Listening {
         accept_queue_max: row.send_queue,
         half_open: row.half_open,
         dropped: row.drops,
+        kernel: row.kernel != 0,
     }
 }
 

@@ -39,6 +39,7 @@ fn row() -> Row {
         send_queue: 1_000_000,
         receive_queue: 1_000_000,
         drops: 0,
+        kernel: false,
         tcp: Some(tcp),
     }
 }
@@ -51,6 +52,7 @@ fn listening() -> Listening {
         accept_queue_max: 128,
         half_open: 0,
         dropped: 7,
+        kernel: false,
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     answer::{Endpoint, Protocol, Protocols},
     daemon::{attribution, largest::Largest},
+    filter::Filter,
     limits,
     numbers::{past_tcp, sockmap},
     owner::{self, Process},
@@ -37,6 +38,13 @@ pub struct Before {
 }
 
 impl Before {
+    /// What it was called when the window began. One that only a ring of io_uring has, or that is below another socket,
+    /// may have had no cookie then; it gets one when it closes.
+    fn name(&self, socket: &socket_bytes, is_new: bool) -> u64 {
+        let had_none = !is_new && !self.sockets.contains_key(&socket.cookie);
+        if had_none && self.sockets.contains_key(&socket.address) { socket.address } else { socket.cookie }
+    }
+
     /// Of a socket with several holders the first counts.
     pub fn add(&mut self, socket: &socket_bytes) {
         if socket.protocol == TCP && socket.unread == 0 {
@@ -82,6 +90,8 @@ pub struct Ledger<'a> {
     sockmap: HashSet<u64>,
     xdp: HashSet<u64>,
     packet: HashSet<u64>,
+    /// UDP sockets with datagrams of which the remote is not known.
+    unasked: HashSet<u64>,
     /// What processes send and receive by their calls is counted, so that of what programs of a sockmap redirect only a
     /// part may be missing, where they read first what comes.
     sees_calls: bool,
@@ -102,6 +112,7 @@ impl<'a> Ledger<'a> {
             sockmap: HashSet::new(),
             xdp: HashSet::new(),
             packet: HashSet::new(),
+            unasked: HashSet::new(),
             sees_calls: false,
         }
     }
@@ -114,7 +125,7 @@ impl<'a> Ledger<'a> {
     /// A socket that is open. It may come several times, the holder that it is attributed to first.
     pub fn open(&mut self, socket: &socket_bytes, is_new: bool) {
         if socket.unread > 0 {
-            return; // a listener
+            return; // a listener, or a ring
         }
         let wanted = || self.input.filter().owner(socket.pid, &holder(socket).1);
         if i64::from(socket.protocol) == past_tcp::PAST_XDP {
@@ -131,14 +142,15 @@ impl<'a> Ledger<'a> {
 
     /// A TCP socket that closed since the last reading; false if it was read as open before that.
     pub fn closed(&mut self, socket: &socket_bytes, is_new: bool) -> bool {
-        let is_first = !self.seen.contains(&socket.cookie);
+        let is_first = !self.seen.contains(&self.before.name(socket, is_new));
         self.tcp(socket, is_new, true);
         is_first
     }
 
     /// Of one that was opened before the window, and not read when that began, it is not known what it has moved since.
     fn tcp(&mut self, socket: &socket_bytes, is_new: bool, is_closed: bool) {
-        if !self.seen.insert(socket.cookie) {
+        let name = self.before.name(socket, is_new);
+        if !self.seen.insert(name) {
             return;
         }
         let enough = if self.sees_calls { sockmap::REDIRECTS_SENT } else { 0 };
@@ -146,7 +158,7 @@ impl<'a> Ledger<'a> {
             self.sockmap.insert(socket.cookie);
         }
         let now = bytes(&socket.traffic);
-        let known = self.before.sockets.get(&socket.cookie).copied();
+        let known = self.before.sockets.get(&name).copied();
         if known.is_none() && !is_new {
             self.older += u64::from(now != Bytes::default());
             return;
@@ -165,6 +177,16 @@ impl<'a> Ledger<'a> {
 
     /// What a UDP socket, open or not, and one of its remotes sent each other.
     pub fn udp(&mut self, socket: &socket_bytes, moved: Bytes) {
+        let asks_remotes = self.input.group_by == GroupBy::Remote || self.input.remote.is_some();
+        let e = &socket.endpoints;
+        if asks_remotes && e.remote == [0; 16] && moved != Bytes::default() {
+            let open = self.udp_open.get(&socket.cookie).unwrap_or(socket);
+            let filter = Filter { remote: None, ..self.input.filter() };
+            let (pid, comm) = holder(open);
+            if filter.owner(pid, &comm) && filter.ends(e.remote, [open.endpoints.local_port, 0]) {
+                self.unasked.insert(socket.cookie);
+            }
+        }
         match self.udp_open.get(&socket.cookie).copied() {
             // It may have been bound since it was first seen.
             Some(open) => {
@@ -233,6 +255,7 @@ impl<'a> Ledger<'a> {
             total: self.total,
             gaps: Gaps {
                 tcp_older: self.older,
+                udp_unasked: self.unasked.len() as u64,
                 past: Past {
                     sockmap: self.sockmap.len() as u64,
                     xdp: self.xdp.len() as u64,

@@ -106,6 +106,9 @@ pub struct Gaps {
     /// Of those of remotes that there was no slot for, since their socket has too many.
     #[serde(default)]
     udp_merged: u64,
+    /// UDP sockets of which some datagrams have no remote: their process does not ask who sends.
+    #[serde(default)]
+    udp_unasked: u64,
     /// TCP connections that closed when there was no room. Their bytes are in the total …
     tcp_untracked: u64,
     /// … but for those of these.

@@ -58,6 +58,7 @@ pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
     gaps.udp_merged += before.udp_merged;
     gaps.tcp_untracked += before.tcp_untracked;
     gaps.tcp_unknown += before.tcp_unknown;
+    gaps.udp_unasked = gaps.udp_unasked.max(before.udp_unasked);
     gaps.tcp_older = gaps.tcp_older.max(before.tcp_older);
     gaps.missed += before.missed;
     gaps.past = Past {
@@ -157,11 +158,13 @@ fn unseen(gaps: &Gaps) -> Vec<Limitation> {
     let closed = format!("only in `other`. {} closed connections per window have rows.", limits::TCP_CLOSED_KEPT);
     let remotes =
         format!("without a remote. {} remotes of each socket per window have rows.", limits::UDP_REMOTES_COUNTED);
+    let unasked = "some remotes unknown. The process does not ask who sends.";
     let unknown = "bytes missing. They opened before the window and closed when the table was full.";
     let older = "missing. They opened before the window and could not be read when it began.";
     let counted = [
         Limitation::counted(Code::UdpSocketsMerged, gaps.udp_untracked, "datagram", &sockets),
         Limitation::counted(Code::UdpRemotesMerged, gaps.udp_merged, "datagram", &remotes),
+        Limitation::counted(Code::UdpRemotesUnknown, gaps.udp_unasked, "socket of UDP", unasked),
         Limitation::counted(Code::ClosedConnectionsMerged, gaps.tcp_untracked, "connection", &closed),
         Limitation::counted(Code::ClosedConnectionsUncounted, gaps.tcp_unknown, "connection", unknown),
         Limitation::counted(Code::OlderConnections, gaps.tcp_older, "connection", older),

@@ -6,7 +6,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use libbpf_sys::{BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG, BPF_CGROUP_UDP6_SENDMSG};
 
 use super::{
-    Bytes, Gaps, Input, Past, REMOTES_UNKNOWN, Sample,
+    Bytes, Gaps, GroupBy, Input, Past, REMOTES_UNKNOWN, Sample,
     ledger::{Before, Ledger, bytes},
     skel::{self, types},
 };
@@ -259,6 +259,7 @@ impl Share {
             tcp_untracked: if tcp { admission.tcp_untracked } else { 0 },
             tcp_unknown: if tcp { admission.tcp_unknown } else { 0 },
             tcp_older: 0,
+            udp_unasked: 0,
             past: Past::default(),
             unread: if tcp { Unread::between(begin, end, orphans_untracked) } else { Unread::default() },
             missed,
@@ -308,12 +309,21 @@ impl Session<Sample> for Traffic {
             );
             sample.lacks.push(Limitation::new(Code::UdpRemotesUnknown, text));
         }
+        sample.lacks.extend(cgroups(&self.input));
         next.unread = end;
         told.advance(now_ns);
         (self.before, self.counted, self.told) = (next, now, told);
         (self.since_ns, self.is_first, self.numbered) = (now_ns, false, numbered);
         Ok(sample)
     }
+}
+
+/// Where cgroup v1 is in use, rows by unit or container may lack a name.
+fn cgroups(input: &Input) -> Option<Limitation> {
+    let is_asked = matches!(input.group_by, GroupBy::Unit | GroupBy::Container);
+    let text = "cgroup v1 is in use on this host. Units and containers that only it knows have no name and are one row: \
+        boot with systemd.unified_cgroup_hierarchy=1.";
+    (is_asked && kernel::has_cgroup_v1()).then(|| Limitation::new(Code::CgroupV1NotSeen, text))
 }
 
 impl Counted {

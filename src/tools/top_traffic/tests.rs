@@ -173,6 +173,36 @@ fn the_cgroups_of_a_unit_are_one_row() {
 }
 
 #[test]
+fn sockets_whose_process_does_not_ask_for_remotes_are_counted_where_remotes_are_asked_for() {
+    let unasked = |question| {
+        let (input, before) = (input(question), Before::default());
+        let mut ledger = Ledger::new(&input, &before, false);
+        let bytes = Bytes { rx_bytes: 5, tx_bytes: 0 };
+        for socket in [udp(1, 10), udp(1, 10), udp(2, 20), with(udp(3, 10), 9, 53)] {
+            ledger.udp(&socket, bytes);
+        }
+        ledger.udp(&udp(4, 10), Bytes::default());
+        ledger.finish(Gaps::default(), 1).0.gaps.udp_unasked
+    };
+    assert_eq!(unasked(json!({"group_by": "remote"})), 2);
+    assert_eq!(unasked(json!({"group_by": "remote", "pid": 10})), 1);
+    assert_eq!(unasked(json!({"remote": "10.0.0.9"})), 2);
+    assert_eq!(unasked(json!({})), 0);
+}
+
+#[test]
+fn a_socket_without_a_cookie_is_the_same_when_it_has_one() {
+    let input = input(json!({}));
+    let at = |cookie, rx_bytes| socket_bytes { address: 0xffff_8880, ..tcp(cookie, 10, rx_bytes, 0) };
+    let before = before(&[at(0xffff_8880, 100)]);
+    let mut ledger = Ledger::new(&input, &before, false);
+    ledger.open(&at(0xffff_8880, 150), false);
+    assert!(!ledger.closed(&at(7, 170), false)); // the next reading's
+    ledger.closed(&at(8, 1_000), true); // another one, in the same memory
+    assert_eq!(moved(&ledger.finish(Gaps::default(), 1).0), [(10, 1_050, 0, 2)]);
+}
+
+#[test]
 fn a_default_answer_is_small_and_a_screen_long() {
     let id = "0123456789abcdef".repeat(4);
     let row = group(
@@ -182,12 +212,13 @@ fn a_default_answer_is_small_and_a_screen_long() {
     let total = Bytes { rx_bytes: 12_345_678_901_234, tx_bytes: 12_345_678_901_234 };
     let gaps = Gaps {
         udp_merged: 1,
+        udp_unasked: 1,
         udp_untracked: 1,
         tcp_untracked: 1,
         tcp_unknown: 1,
         tcp_older: 1,
         past: Past { sockmap: 1, xdp: 1, packet: 1, calls: false },
-        unread: Unread { waiting: 1, orphans: 1 },
+        unread: Unread { waiting: 1, orphans: 1, rings: 0 },
         missed: 2,
     };
     let rows = vec![row; ROWS];

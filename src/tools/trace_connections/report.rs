@@ -57,7 +57,7 @@ pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
     });
     earlier.cut += later.cut;
     earlier.lost += later.lost;
-    earlier.unread = Unread { waiting: later.unread.waiting, orphans: earlier.unread.orphans + later.unread.orphans };
+    earlier.unread = Unread { orphans: earlier.unread.orphans + later.unread.orphans, ..later.unread };
     earlier.ended_ns = later.ended_ns;
     earlier
 }

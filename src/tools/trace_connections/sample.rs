@@ -206,10 +206,11 @@ impl Connections<'_> {
 impl Session<Sample> for Connections<'_> {
     fn read(&mut self, _: bool) -> Result<Sample, Error> {
         let (tracer, since_ns, ended_ns) = (self.tracer, self.since_ns, self.turn());
-        let (mut open, mut waiting) = (Vec::new(), 0);
-        tracer.list_open(self.opened_ns, |c| match c.unread {
-            0 => open.push(*c),
-            unread => waiting += u64::from(unread),
+        let (mut open, mut waiting, mut rings) = (Vec::new(), 0, 0);
+        tracer.list_open(self.opened_ns, |c| match (c.unread, c.in_ring) {
+            (0, _) => open.push(*c),
+            (unread, 0) => waiting += u64::from(unread),
+            (unread, _) => rings += u64::from(unread),
         })?;
         self.subscription.drain();
         let mut period = lock(&self.collected).remove(0);
@@ -218,7 +219,8 @@ impl Session<Sample> for Connections<'_> {
             .iter()
             .for_each(|(_, undecided)| period.add(&undecided.connection));
         let (lost, untracked) = (tracer.lost()?, tracer.sockets.orphans_untracked()?);
-        let unread = Unread { waiting, orphans: untracked - std::mem::replace(&mut self.untracked, untracked) };
+        let orphans = untracked - std::mem::replace(&mut self.untracked, untracked);
+        let unread = Unread { waiting, orphans, rings };
         let lost = lost - std::mem::replace(&mut self.lost, lost);
         self.since_ns = ended_ns;
         let (shows, lacks) = (tracer.shows, tracer.lacks.clone());

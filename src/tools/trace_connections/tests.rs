@@ -149,7 +149,7 @@ fn a_full_default_answer_is_under_eight_kilobytes() {
         counts: [(Outcome::Refused, 100)].into(),
         cut: 80,
         lost: 2,
-        unread: Unread { waiting: 1, orphans: 1 },
+        unread: Unread { waiting: 1, orphans: 1, rings: 0 },
         shows: Shows::Routes,
         lacks: vec![],
         opened_ns: 200 * MS,

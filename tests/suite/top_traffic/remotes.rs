@@ -149,3 +149,38 @@ fn a_socket_with_very_many_remotes_leaves_room_for_others() {
     });
     assert_eq!(by_remote(&answer, &netns), BTreeMap::from([("10.75.99.1".to_owned(), (0, 10))]), "{answer:#}");
 }
+
+// In guests, since Linux 6.3.
+#[test]
+fn a_receiver_that_does_not_ask_who_sends_is_counted_in_limits() {
+    let (netns, daemon) = (with_addresses("10.75.0."), Daemon::start());
+    let receiver = netns.enter(|| UdpSocket::bind("10.75.0.2:0").unwrap());
+    let sender = netns.enter(|| UdpSocket::bind("10.75.0.1:0").unwrap());
+    let to = receiver.local_addr().unwrap();
+    for (asks, expected) in [(false, Some(1)), (true, None)] {
+        let asked = json!({"protocol": "udp", "group_by": "remote", "port": to.port(), "limit": 10_000});
+        let answer = measure(&daemon, asked, || {
+            sender.send_to(&[0; 100], to).unwrap();
+            match asks {
+                true => drop(receiver.recv_from(&mut [0; 200]).unwrap()),
+                false => drop(receiver.recv(&mut [0; 200]).unwrap()),
+            }
+        });
+        let limits = answer["measured"]["limits"].as_array().unwrap();
+        let limit = limits.iter().find(|limit| limit["code"] == "udp_remotes_unknown");
+        assert_eq!(limit.map(|limit| limit["count"].as_u64().unwrap()), expected, "{answer:#}");
+    }
+}
+
+#[test]
+fn rows_by_unit_say_where_cgroup_v1_may_know_more() {
+    let daemon = Daemon::start();
+    let mut client = Client::connect(&daemon.socket);
+    let v1 = !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    for (group_by, expected) in [("unit", v1), ("container", v1), ("process", false)] {
+        let answer = client.call("top_traffic", json!({"group_by": group_by, "duration_ms": 100})).unwrap();
+        let limits = answer["measured"]["limits"].as_array().unwrap();
+        let found = limits.iter().any(|limit| limit["code"] == "cgroup_v1_not_seen");
+        assert_eq!(found, expected, "{group_by}: {answer:#}");
+    }
+}
