@@ -53,6 +53,8 @@ struct {
 } messages SEC(".maps");
 
 __u64 lost; /* messages that found the ring buffer full */
+/* Packets of sockets that are connected to port 53, to another port: a translation gave them that. */
+__u64 translated;
 
 static __always_inline bool is_dns(__u16 port)
 {
@@ -78,12 +80,23 @@ static __always_inline bool is_of_other_ports(const struct sock *sk)
 	return remote && !is_dns(remote) && !is_dns(sk->__sk_common.skc_num);
 }
 
+/* Whether a packet leaves with its socket's port for another one than the socket is connected to, which is of DNS. */
+static __always_inline bool is_translated(const struct sock *sk, __u32 ports)
+{
+	__u8 state = sk->__sk_common.skc_state;
+
+	if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV || !is_inet(sk))
+		return false;
+	return bpf_ntohs(sk->__sk_common.skc_dport) == DNS && ports >> 16 == sk->__sk_common.skc_num;
+}
+
 /* Where in a packet its DNS message may be, and how long that is. */
 struct payload {
 	__u32 transport;
 	__u32 offset;
 	__u32 length;
 	__u32 sequence; /* of TCP: of the first byte */
+	__u32 ports;    /* where these are not of DNS */
 	bool is_segment;
 	bool is_first; /* of its stream */
 };
@@ -144,8 +157,10 @@ static __always_inline bool find_payload(struct sk_buff *skb, __u64 from, const 
 			return false;
 	}
 	ports = bpf_ntohl(word_at(header, at));
-	if (!is_dns(ports >> 16) && !is_dns(ports & 0xffff))
+	if (!is_dns(ports >> 16) && !is_dns(ports & 0xffff)) {
+		payload->ports = ports;
 		return false;
+	}
 	payload->is_segment = protocol == IPPROTO_TCP;
 	payload->is_first = false;
 	if (payload->is_segment) {
@@ -279,11 +294,17 @@ static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
 		return 0;
 	if (sk && is_of_other_ports(sk))
 		return 0;
-	if (read_ipv4(skb, from, &ip) && !has_dns_ports(&ip))
+	if (read_ipv4(skb, from, &ip) && !has_dns_ports(&ip)) {
+		if (egress && sk && !ip.fragment && is_translated(sk, bpf_ntohl(ip.word)))
+			__sync_fetch_and_add(&translated, 1);
 		return 0;
+	}
 	bytes = skb->len - (from - (__u64)skb->data);
-	if (!copy_from(skb, header, from) || !find_payload(skb, from, header, bytes, &payload))
+	if (!copy_from(skb, header, from) || !find_payload(skb, from, header, bytes, &payload)) {
+		if (egress && sk && payload.ports && is_translated(sk, payload.ports))
+			__sync_fetch_and_add(&translated, 1);
 		return 0;
+	}
 	if (!payload.is_segment && !is_message(skb, &dynptr, from, &payload))
 		return 0;
 	s = bpf_map_lookup_elem(&segments, &zero);

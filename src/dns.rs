@@ -25,7 +25,7 @@ const RECORDS: usize = 32;
 /// Questions of a message that are looked at. Multicast DNS has a few, everything else has one.
 const QUESTIONS: usize = 16;
 /// RFC 1035, 4.1.1: id, flags and four counts.
-const HEADER: usize = 12;
+pub const HEADER: usize = 12;
 /// RFC 1035: the longest name, in bytes on the wire.
 pub const NAME_BYTES: usize = 255;
 

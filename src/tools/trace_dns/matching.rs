@@ -67,17 +67,20 @@ pub struct Matched {
     pub exchanges: Vec<Exchange>,
     /// TCP streams whose messages were given up half read, since too many were half read at once.
     pub streams_given_up: u64,
+    /// Datagrams whose first fragment ends before the header of their message does.
+    pub cut: u64,
 }
 
 /// Matches messages, in the order of time.
 pub fn exchanges<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Matched {
     let mut exchanges = Exchanges::default();
-    let mut streams = Streams::default();
+    let (mut streams, mut cut) = (Streams::default(), 0);
     let mut order: Vec<&Seen> = seen.into_iter().collect();
     order.sort_by_key(|seen| seen.at_ns);
     for seen in order {
         let Some((ends, tcp, payload)) = payload(seen) else { continue };
         if !tcp {
+            cut += u64::from(payload.len() < dns::HEADER);
             exchanges.take(seen, ends, false, payload);
             continue;
         }
@@ -85,7 +88,7 @@ pub fn exchanges<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Matched {
             exchanges.take(seen, ends, true, &message);
         }
     }
-    Matched { exchanges: exchanges.all, streams_given_up: streams.given_up }
+    Matched { exchanges: exchanges.all, streams_given_up: streams.given_up, cut }
 }
 
 /// Source and destination, whether it is TCP, and what the packet carries: a message of UDP, a segment of TCP with its header.

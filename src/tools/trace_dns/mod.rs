@@ -65,6 +65,9 @@ pub struct Sample {
     lost: u64,
     /// … or in the window's list.
     beyond: u64,
+    /// Packets for port 53 of a server that have got another port.
+    #[serde(default)]
+    translated: u64,
     /// When the first of the latter came, since the window opened.
     full_at_ns: Option<i64>,
     pages: bool,

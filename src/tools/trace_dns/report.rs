@@ -17,7 +17,8 @@ use crate::{
 pub fn report(input: &Input, sample: Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.window_ns));
     measured.lost_events = sample.lost + sample.beyond;
-    let Matched { exchanges: mut all, streams_given_up } = exchanges(sample.earlier.iter().chain(&sample.messages));
+    let Matched { exchanges: mut all, streams_given_up, cut: messages_cut } =
+        exchanges(sample.earlier.iter().chain(&sample.messages));
     let end_ns = sample.full_at_ns.unwrap_or(sample.window_ns as i64); // an answer may be among what came later
     all.retain(|exchange| is_wanted(input, exchange) && is_of(&sample, exchange, end_ns));
     let rows: Vec<_> = all.iter().map(|exchange| query(exchange, end_ns)).collect();
@@ -29,6 +30,11 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     measured.limits.extend(Limitation::counted(Code::DnsQueriesPending, summary.pending, "query", &why));
     let why = format!("half read. More than {} messages over TCP were incomplete at once.", limits::DNS_STREAMS);
     measured.limits.extend(Limitation::counted(Code::DnsOverTcpIncomplete, streams_given_up, "TCP stream", &why));
+    let why = "not read. Their first fragment ends before the header of the message does.";
+    measured.limits.extend(Limitation::counted(Code::DnsMessagesCut, messages_cut, "message", why));
+    let why =
+        "not read. They are for port 53 of a server, and a translation on this host (DNAT) gave them another port.";
+    measured.limits.extend(Limitation::counted(Code::DnsTranslated, sample.translated, "packet", why));
     if !sample.pages {
         let text = "Queries over TCP are not all seen: before Linux 6.12 data in pages cannot be read.";
         measured.limits.push(Limitation::new(Code::DnsOverTcpIncomplete, text));
@@ -47,6 +53,7 @@ pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
     earlier.messages.extend(messages);
     earlier.lost += later.lost;
     earlier.beyond += later.beyond;
+    earlier.translated += later.translated;
     earlier.full_at_ns = earlier.full_at_ns.or(later.full_at_ns.map(shifted));
     earlier.window_ns = shift + later.window_ns;
     earlier

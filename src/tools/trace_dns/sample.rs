@@ -61,13 +61,19 @@ impl DnsTracer {
         let filled = Arc::clone(&kept);
         let subscription = self.events.subscribe(move |message: &types::message| lock(&filled).take(message))?;
         let since_ns = lock(&kept).open();
-        Ok(Messages { tracer: self, lost: self.lost()?, kept, subscription, since_ns, earlier: Vec::new() })
+        let (lost, translated) = (self.lost()?, self.translated()?);
+        Ok(Messages { tracer: self, lost, translated, kept, subscription, since_ns, earlier: Vec::new() })
     }
 
     /// Messages that the kernel could not report since it was loaded.
     fn lost(&self) -> Result<u64, Error> {
         let missed = self.programs.iter().map(Program::misses).sum::<io::Result<u64>>()?;
         Ok(missed + kernel::field::<u64>(&self.bss, offset_of!(types::bss, lost))?)
+    }
+
+    /// Packets since it was loaded.
+    fn translated(&self) -> Result<u64, Error> {
+        Ok(kernel::field::<u64>(&self.bss, offset_of!(types::bss, translated))?)
     }
 
     /// The processes that have the messages' sockets open now, by cookie and by address.
@@ -95,6 +101,7 @@ pub struct Messages<'a> {
     /// When the last reading was.
     since_ns: u64,
     lost: u64,
+    translated: u64,
     /// The messages of the seconds before that.
     earlier: Vec<Seen>,
 }
@@ -104,6 +111,7 @@ impl Session<Sample> for Messages<'_> {
         let now = monotonic_ns();
         self.subscription.drain();
         let (from, lost) = (std::mem::replace(&mut self.since_ns, now), self.tracer.lost()?);
+        let translated = self.tracer.translated()?;
         let (taken, beyond, full_at_ns) = lock(&self.kept).until(now);
         let owners = self.tracer.owners(&taken)?;
         let messages: Vec<_> = taken.iter().map(|message| resolve(message, &owners, from)).collect();
@@ -116,6 +124,7 @@ impl Session<Sample> for Messages<'_> {
             goes_on: !is_last,
             lost: lost - std::mem::replace(&mut self.lost, lost),
             beyond,
+            translated: translated - std::mem::replace(&mut self.translated, translated),
             full_at_ns: full_at_ns.map(at),
             pages: self.tracer.pages,
             lacks: self.tracer.lacks.clone(),

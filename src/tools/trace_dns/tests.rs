@@ -49,6 +49,16 @@ fn udp(at_ms: u64, id: u16, is_answer: bool, rcode: u8) -> Seen {
     seen(at_ms, packet)
 }
 
+#[test]
+fn what_a_message_lacks_to_be_read_is_said() {
+    let mut cut = udp(1, 7, QUERY, 0);
+    cut.packet.0.truncate(20 + 8 + 8); // a first fragment of 8 bytes
+    let sample = Sample { messages: vec![cut], translated: 3, pages: true, ..Sample::default() };
+    let output = TraceDns::report(serde_json::from_value(json!({})).unwrap(), sample);
+    let limits: Vec<_> = output.measured.limits.iter().map(|limit| (limit.code, limit.count)).collect();
+    assert_eq!(limits, [(Code::DnsMessagesCut, Some(1)), (Code::DnsTranslated, Some(3))]);
+}
+
 fn tcp(at_ms: u64, is_answer: bool, sequence: u32, data: &[u8]) -> Seen {
     let (from, to) = if is_answer { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
     let mut packet = ip(6, from, to);

@@ -115,3 +115,26 @@ fn a_translation_is_one_query_beside_the_server_that_it_leads_to() {
     assert_eq!(at(&answer, &zone, "10.78.0.2"), [name("direct", true)], "{answer:#}");
     assert_eq!(answer["summary"]["queries"], 3, "{answer:#}");
 }
+
+#[test]
+fn queries_that_a_translation_gives_another_port_are_counted() {
+    for (family, loopback) in [("ip", "127.0.0.1"), ("ip6", "::1")] {
+        let (netns, daemon) = (Netns::new(), Daemon::start());
+        netns.ip("link set lo up");
+        netns.run(&format!("nft add table {family} t"));
+        netns.run(&format!("nft add chain {family} t o {{ type nat hook output priority -100 ; }}"));
+        netns.run(&format!("nft add rule {family} t o udp dport 53 redirect to :5300"));
+        let server = serve(&netns, loopback, 5_300);
+        let (answer, _) = answer_to(&daemon, json!({"name": "translated"}), || {
+            let socket = netns.enter(|| UdpSocket::bind((loopback, 0)).unwrap());
+            socket.connect((server.ip(), 53)).unwrap();
+            for id in 1..4 {
+                socket.send(&query(id, "translated")).unwrap();
+                socket.recv(&mut [0; 512]).unwrap();
+            }
+        });
+        let limits = answer["measured"]["limits"].as_array().unwrap();
+        let limit = limits.iter().find(|limit| limit["code"] == "dns_translated");
+        assert_eq!(limit.unwrap_or_else(|| panic!("{answer:#}"))["count"], 3, "{answer:#}");
+    }
+}
