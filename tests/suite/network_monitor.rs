@@ -100,8 +100,20 @@ fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
     let refused =
         other.call(TOOL, json!({"operation": "incoming", "interface": "v0", "mode": "xdp_native"})).unwrap_err();
     assert!(refused.contains("XDP program of someone else") && refused.contains("leave `mode` out"), "{refused}");
-    let answer = other.call(TOOL, json!({"operation": "incoming", "interface": "v0", "duration": 0.2}));
-    assert!(answer.is_ok(), "tcx counts beside XDP: {answer:?}");
+    // tcx counts beside XDP, and says so where the program is not the daemon's own.
+    let elsewhere = daemon_for(TOOL, &pair.b);
+    for (daemon, expected) in [(&daemon, false), (&elsewhere, true)] {
+        let asked = json!({"operation": "incoming", "interface": "v0", "duration": 0.2});
+        let answer = Client::connect(&daemon.socket).call(TOOL, asked).unwrap();
+        let limits = answer["measured"]["limits"].as_array().unwrap();
+        let found = limits.iter().any(|limit| limit["code"] == "xdp_verdicts_not_seen");
+        assert_eq!(found, expected, "{answer:#}");
+    }
+    let drops = daemon_for("trace_drops", &pair.b);
+    let answer = Client::connect(&drops.socket).call("trace_drops", json!({"duration_ms": 100})).unwrap();
+    let limits = answer["measured"]["limits"].as_array().unwrap();
+    let limit = limits.iter().find(|limit| limit["code"] == "xdp_verdicts_not_seen");
+    assert_eq!(limit.unwrap_or_else(|| panic!("{answer:#}"))["count"], 1, "{answer:#}");
     client.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}}));
     other.until_detached(TOOL);
 }

@@ -160,6 +160,17 @@ pub struct Packets<'a> {
 }
 
 impl Packets<'_> {
+    /// Whether the interface has an XDP program that is not ours.
+    fn has_other_xdp(&self) -> Result<bool, Error> {
+        let ours = match &self.incoming.xdp {
+            Ok(program) => Some(program.id()?),
+            Err(_) => None,
+        };
+        let all = netlink::interfaces().unwrap_or_default(); // a list that keeps changing is not worth the answer
+        let program = all.iter().find(|i| i.index == self.interface.index).and_then(|i| i.xdp_program);
+        Ok(program.is_some() && program != ours)
+    }
+
     fn is_gone(&self) -> Result<(), Error> {
         if netlink::name(self.interface.index).is_some() {
             return Ok(());
@@ -196,7 +207,8 @@ impl Session<Sample> for Packets<'_> {
         };
         let outer = self.mode == Mode::Tcx && gives_outer_headers(&self.interface.kind);
         let blind = self.mode == Mode::Tcx && !self.incoming.tunnels;
-        Ok(Sample::Incoming { interface: self.interface.name.clone(), rx, tx, window_ns, outer, blind })
+        let after_xdp = self.mode == Mode::Tcx && self.has_other_xdp()?;
+        Ok(Sample::Incoming { interface: self.interface.name.clone(), rx, tx, window_ns, outer, blind, after_xdp })
     }
 }
 

@@ -122,6 +122,9 @@ pub enum Sample {
         /// Whether the headers inside of a tunnel's super-packets were not seen.
         #[serde(default)]
         blind: bool,
+        /// Whether an XDP program, which is not ours, sees packets before they are counted.
+        #[serde(default)]
+        after_xdp: bool,
     },
     Outgoing {
         connects: Vec<Connect>,

@@ -11,7 +11,7 @@ use crate::{
 /// The answer.
 pub fn report(input: &Input, sample: Sample) -> Output {
     match sample {
-        Sample::Incoming { interface, rx, tx, window_ns, outer, blind } => {
+        Sample::Incoming { interface, rx, tx, window_ns, outer, blind, after_xdp } => {
             let mut output = incoming_output(interface, rx, tx, Duration::from_nanos(window_ns));
             if outer {
                 let text = "Before Linux 5.14, packets that come out of an IP tunnel are counted with its headers as well, as protocol `other`.";
@@ -20,6 +20,11 @@ pub fn report(input: &Input, sample: Sample) -> Output {
             if blind {
                 let text = "Without CAP_PERFMON the headers inside of a tunnel are not seen: TCP that it sends in big pieces (GSO) is counted with too few bytes.";
                 output.measured.limits.push(Limitation::new(Code::InnerHeadersNotCounted, text));
+            }
+            if after_xdp {
+                let text = "An XDP program of this interface sees packets first. Those that it drops, sends back or redirects are not counted; \
+                    `snapshot_interfaces` has the driver's counters.";
+                output.measured.limits.push(Limitation::new(Code::XdpVerdictsNotSeen, text));
             }
             output
         }
@@ -51,10 +56,18 @@ pub fn merge(earlier: Sample, later: Sample) -> Sample {
     match (earlier, later) {
         (
             Sample::Incoming { rx: rx_before, tx: tx_before, window_ns: before_ns, .. },
-            Sample::Incoming { interface, rx, tx, window_ns, outer, blind },
+            Sample::Incoming { interface, rx, tx, window_ns, outer, blind, after_xdp },
         ) => {
             let tx = tx_before.zip(tx).map(|(before, tx)| before + tx);
-            Sample::Incoming { interface, rx: rx_before + rx, tx, window_ns: before_ns + window_ns, outer, blind }
+            Sample::Incoming {
+                interface,
+                rx: rx_before + rx,
+                tx,
+                window_ns: before_ns + window_ns,
+                outer,
+                blind,
+                after_xdp,
+            }
         }
         (
             Sample::Outgoing { connects: mut all, lost: lost_before, continued, window_ns: before_ns, .. },

@@ -7,19 +7,22 @@ fn input(value: serde_json::Value) -> Input {
 }
 
 #[test]
-fn what_is_not_seen_inside_of_tunnels_is_said() {
-    let count = Count::default();
+fn what_is_not_seen_inside_of_tunnels_and_before_xdp_is_said() {
+    use crate::answer::Code::{InnerHeadersNotCounted, XdpVerdictsNotSeen};
+    let rx = Count::default();
+    let (blind, after_xdp) = (true, true);
     let sample =
-        Sample::Incoming { interface: "eth0".into(), rx: count, tx: None, window_ns: 1, outer: false, blind: true };
+        Sample::Incoming { interface: "eth0".into(), rx, tx: None, window_ns: 1, outer: false, blind, after_xdp };
     let output = NetworkMonitor::report(input(json!({"operation": "incoming"})), sample);
-    assert_eq!(output.measured.limits[0].code, crate::answer::Code::InnerHeadersNotCounted);
+    let codes: Vec<_> = output.measured.limits.iter().map(|limit| limit.code).collect();
+    assert_eq!(codes, [InnerHeadersNotCounted, XdpVerdictsNotSeen]);
 }
 
 #[test]
 fn rates_are_of_the_window_as_it_was() {
     let rx = Count { packets: 10_000, bytes: 1_000_000, tcp: 9_000, udp: 1_000, ..Count::default() };
-    let sample =
-        Sample::Incoming { interface: "eth0".into(), rx, tx: None, window_ns: 500_000_000, outer: false, blind: false };
+    let (interface, blind, after_xdp) = ("eth0".into(), false, false);
+    let sample = Sample::Incoming { interface, rx, tx: None, window_ns: 500_000_000, outer: false, blind, after_xdp };
     let output = NetworkMonitor::report(input(json!({"operation": "incoming"})), sample);
     let rates = output.received.clone().unwrap();
     assert_eq!((rates.packets_per_second, rates.bits_per_second, rates.packets), (20_000.0, 16_000_000.0, 10_000));

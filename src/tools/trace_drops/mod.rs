@@ -91,6 +91,9 @@ pub struct Sample {
     netns: u32,
     /// Drops that could not be counted.
     missed: u64,
+    /// Interfaces whose XDP program sees packets first.
+    #[serde(default)]
+    xdp_interfaces: u64,
     #[serde(default)]
     lacks: Vec<Limitation>,
     window_ns: u64,

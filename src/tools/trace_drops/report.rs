@@ -121,6 +121,8 @@ fn limitations(rows: &[Dropped], sample: &Sample) -> Vec<Limitation> {
         let text = "`counters` are of netmond's own network namespace; some drops are of others.";
         limits.push(Limitation::new(Code::CountersOfOneNamespace, text));
     }
+    let why = "with an XDP program, which sees packets first. Those that it drops are not seen here: no packet buffer was made for them yet.";
+    limits.extend(Limitation::counted(Code::XdpVerdictsNotSeen, sample.xdp_interfaces, "interface", why));
     limits
 }
 

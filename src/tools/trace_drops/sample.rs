@@ -212,6 +212,7 @@ impl DropTracer {
             receivers: self.receivers,
             netns: attribution::own_netns(),
             lacks: self.lacks.clone(),
+            xdp_interfaces: with_xdp(),
             ..Sample::default()
         })
     }
@@ -303,6 +304,11 @@ impl Session<Sample> for Drops<'_> {
         (self.before, self.since_ns, self.missed) = (after, now, missed);
         Ok(sample)
     }
+}
+
+/// How many interfaces have an XDP program. A list that keeps changing is not worth the answer.
+fn with_xdp() -> u64 {
+    netlink::interfaces().unwrap_or_default().iter().filter(|i| i.xdp_program.is_some()).count() as u64
 }
 
 /// The flows of the window, each with the packets of all CPUs, and with the chain that dropped them if it was the same on
