@@ -195,9 +195,9 @@ pub struct Socket {
     pub local: Endpoint,
     // null: not connected.
     pub remote: Option<Endpoint>,
-    /// TCP: not acknowledged yet. UDP: memory of what is not sent yet.
+    /// TCP: not acknowledged. UDP: memory of what is not sent.
     pub send_queue_bytes: u32,
-    /// TCP: not read yet. UDP: memory of what is not read yet.
+    /// TCP: not read. UDP: memory of what is not read.
     pub receive_queue_bytes: u32,
     /// UDP: datagrams that found no room.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,7 +209,7 @@ pub struct Socket {
     // Segments sent again, in the connection's life.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u32>,
-    /// Payload, in the connection's life; TCP only.
+    /// Payload since it opened; TCP only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rx_bytes: Option<u64>,
     // The same; retransmissions count again.
