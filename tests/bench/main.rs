@@ -1,7 +1,8 @@
 //! `make bench`: what measuring costs the measured, and how exact, quick and small it is. Figures are medians, costs are
 //! ratios against a baseline from the same interleaved run: the machine may be shared and noisy.
 //!
-//! `make bench` runs everything, `cargo bench -- NAME...` what is named.
+//! `make bench` runs everything, `cargo bench -- NAME...` what is named. `price` compares with another
+//! build, whose folder `NETMON_BEFORE` names.
 
 // A test that cannot go on fails.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
@@ -14,6 +15,7 @@ mod harness;
 mod http_harness;
 
 mod ad_hoc;
+mod before;
 mod callers;
 mod connections;
 mod cost;
@@ -54,6 +56,7 @@ const BENCHMARKS: &[Benchmark] = &[
     ("load", ad_hoc::load),
     ("memory", first_light::memory),
     ("traffic-cost", sockets::traffic_cost),
+    ("price", before::price),
     ("many-sockets", sockets::many_sockets),
     ("remote-latency", remote::latency),
     ("remote-throughput", remote::throughput),
