@@ -216,9 +216,7 @@ fn rules_that_are_loaded_anew_keep_their_name_and_a_flow_that_two_chains_drop_ha
     let pair = Pair::new();
     wall(&pair.b, "one");
     let daemon = daemon_for("trace_drops", &pair.b);
-    let mut client = Client::connect(&daemon.socket);
-    let id = client.begin_call("trace_drops", json!({"duration_ms": 4_000, "limit": 1_000}));
-    client.until_open("trace_drops", 1);
+    let window = daemon.watch("trace_drops", json!({"limit": 1_000}));
     let [same, other] = [87, 88].map(|port| {
         let socket = pair.a.enter(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
         socket.connect((B, port)).unwrap();
@@ -230,7 +228,7 @@ fn rules_that_are_loaded_anew_keep_their_name_and_a_flow_that_two_chains_drop_ha
     same.send(b"x").unwrap();
     wall(&pair.b, "two");
     other.send(b"x").unwrap();
-    let answer = client.end_call(id).unwrap();
+    let answer = window.end();
     for (port, rule) in [(87, json!("inet a_table_with_a_name_of_more_tha… one")), (88, json!(null))] {
         let rows = drops_in(&answer, &pair.b);
         let row = rows.iter().find(|row| row["destination"]["port"] == port).unwrap_or_else(|| panic!("{answer:#}"));

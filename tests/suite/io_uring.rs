@@ -70,7 +70,7 @@ fn bytes_and_queues_of_a_registered_socket_are_owned() {
         let mut ring = ring_of(vec![server.into()]);
         let daemon = Daemon::start(); // which has not seen who opened the sockets
         let mut asking = Client::connect(&daemon.socket);
-        for bytes in [30_000, 20_000] {
+        for bytes in [20_000, 10_000] {
             let arguments = json!({"group_by": "connection", "port": port, "limit": 100});
             let window = daemon.watch("top_traffic", arguments);
             client.write_all(&vec![1; bytes]).unwrap();
