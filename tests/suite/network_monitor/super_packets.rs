@@ -151,6 +151,7 @@ fn in_both_directions(pair: &Pair, kind: &str, address: &str, headers: u64) {
     }
 }
 
+// In guests, since Linux 6.1.
 #[test]
 fn datagrams_that_are_sent_in_one_piece_repeat_a_tunnels_headers() {
     const SEGMENT: usize = 1_000;

@@ -33,12 +33,15 @@ MODULES = (
     "kernel/drivers/char/virtio_console.ko",
     "kernel/drivers/char/hw_random",
     "kernel/drivers/net/dummy.ko",
+    "kernel/drivers/net/geneve.ko",
     "kernel/drivers/net/ifb.ko",
     "kernel/drivers/net/net_failover.ko",
     "kernel/net/core/failover.ko",
     "kernel/drivers/net/tun.ko",
     "kernel/drivers/net/veth.ko",
     "kernel/drivers/net/virtio_net.ko",
+    "kernel/drivers/net/vxlan.ko",  # until Linux 5.17
+    "kernel/drivers/net/vxlan",
     "kernel/drivers/virtio",
 )
 
