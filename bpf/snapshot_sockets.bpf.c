@@ -8,6 +8,7 @@
  * nobody has accepted yet, orphans that still send, the kernel's own sockets.
  */
 #include "below.h"
+#include "queues.h"
 #include "ring_files.h"
 #include "socket_row.h"
 #include "sockmap.h"

@@ -9,8 +9,9 @@ use landlock::{
 
 use super::layer::{Layer, Role};
 
-/// What attribution, interfaces and the names of drop reasons are read from. All of it is the kernel's own.
-const READ: [&str; 8] = [
+/// What attribution, interfaces and the names of drop reasons are read from, which is the kernel's own, and which DNS
+/// servers are configured.
+const READ: [&str; 13] = [
     "/proc",
     "/sys/class/net",
     "/sys/devices", // where /sys/class/net leads to, and the number of CPUs is
@@ -19,6 +20,12 @@ const READ: [&str; 8] = [
     "/sys/module", // whether IPv6, conntrack are there
     "/run/netns",
     "/run/docker/netns",
+    // Which DNS servers are configured: a link to one of these, or a file that anyone may read. Not all of /etc.
+    "/etc/resolv.conf",
+    "/etc/netns",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager/resolv.conf",
 ];
 
 /// What the C library resolves names with. /etc as a whole, since resolv.conf is replaced when the network changes; what
@@ -75,7 +82,7 @@ pub fn restrict(role: Role, reach: &Reach) -> Layer {
     let result = match role {
         Role::Daemon => apply(rules(READ, &[])).map(|kept| {
             format!(
-                "{kept}: reads /proc, cgroups, interfaces, modules, names of network namespaces; writes nothing, no TCP"
+                "{kept}: reads /proc, cgroups, interfaces, modules, names of network namespaces, resolv.conf; writes nothing, no TCP"
             )
         }),
         Role::Gateway if readable.is_empty() => {

@@ -40,7 +40,7 @@ macro_rules! asked {
 
 /// The questions. The sockets tell clients from servers, so what is read later may rely on them.
 pub const ASKED: &[Asked] = &[
-    asked!("sockets", SnapshotSockets, End, {}, read::sockets),
+    asked!("sockets", SnapshotSockets, End, {"detail": true}, read::sockets),
     asked!("connections", TraceConnections, Throughout, {}, read::connections),
     asked!("tcp", SnapshotSockets, Often, {"protocol": "tcp", "detail": true, "limit": limits::DIAGNOSED_CONNECTIONS}, each read::readings),
     asked!("profile", ProfileTcp, Throughout, {}, read::profile),

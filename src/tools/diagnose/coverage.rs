@@ -73,7 +73,7 @@ mod tests {
         assert!(lines[0].contains("listen_queue_overflow") && lines[0].contains("sender_limited"), "{lines:?}");
         assert_eq!(
             lines[1],
-            "trace_dns: 1 event was lost; not judged: firewall_drop, reverse_path_filter, checksum_errors, kernel_drop, dns_unanswered, dns_failure, dns_slow"
+            "trace_dns: 1 event was lost; not judged: firewall_drop, reverse_path_filter, checksum_errors, kernel_drop, wrong_resolver, dns_unanswered, dns_failure, dns_slow"
         );
     }
 }

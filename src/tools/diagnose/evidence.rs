@@ -10,8 +10,14 @@ use std::{
 use super::{finding::HostPort, gone::Silent};
 use crate::{
     answer::{Endpoint, Family, Owner},
-    tools::{profile_tcp::Prompt, snapshot_sockets::State, trace_drops::Course},
+    tools::{profile_tcp::Prompt, trace_drops::Course},
 };
+
+pub use super::queues::QueueCourse;
+pub use super::receive_window::ReceiveWindow;
+pub use super::resolvers::Resolvers;
+pub use super::sockets::{Listener, Socket};
+pub use super::throttled::Throttled;
 
 /// Everything that was seen in one window.
 #[derive(Default, Clone, Debug)]
@@ -26,6 +32,10 @@ pub struct Evidence {
     pub listeners: Vec<Listener>,
     /// What each listener dropped, by its socket.
     pub dropped: BTreeMap<u64, u64>,
+    /// Sockets of a program (its network namespace and name) that were in CLOSE_WAIT in the window and that it closed.
+    pub closed_late: BTreeMap<(Option<u32>, Option<String>), u64>,
+    /// The length of a jiffy, where readings of sockets show it.
+    pub jiffy: Option<Duration>,
     /// How often a connection found an accept queue full, in the network namespaces of which that is known.
     pub overflows: BTreeMap<Option<u32>, u64>,
     /// From readings of sockets: connection by connection.
@@ -42,7 +52,13 @@ pub struct Evidence {
     pub drops: Vec<DroppedPackets>,
     pub counters: Counters,
     pub queries: Vec<Query>,
+    pub resolvers: Vec<Resolvers>,
     pub links: Vec<Link>,
+    /// In every network namespace.
+    pub queues: Vec<QueueCourse>,
+    pub throttled: Vec<Throttled>,
+    /// Entries that connection tracking could not insert, the most of any network namespace that has a process.
+    pub clashes: u64,
     pub talkers: Vec<Talker>,
     /// Addresses of this host, in every network namespace that a socket or an interface showed.
     pub own_addresses: BTreeSet<IpAddr>,
@@ -89,39 +105,6 @@ pub struct Connection {
     pub arrived: u64,
 }
 
-/// A socket that is open at the window's end.
-#[derive(Default, Clone, Debug)]
-pub struct Socket {
-    pub owner: Owner,
-    pub tcp: bool,
-    pub state: Option<State>,
-    pub local: Option<Endpoint>,
-    pub remote: Option<Endpoint>,
-    pub send_queue_bytes: u64,
-    pub receive_queue_bytes: u64,
-    /// Segments sent again, since it opened.
-    pub retransmits: u64,
-}
-
-/// A listening TCP socket.
-#[derive(Default, Clone, Debug)]
-pub struct Listener {
-    /// Names the socket: others may listen at the same address (SO_REUSEPORT, or another network namespace).
-    pub socket: u64,
-    pub owner: Owner,
-    pub local: Option<Endpoint>,
-    pub accept_queue: u64,
-    pub accept_queue_max: u64,
-    /// The longest that any reading showed.
-    pub accept_queue_peak: u64,
-    /// Connections dropped in the window.
-    pub dropped: u64,
-    /// Handshakes that are not complete.
-    pub half_open: u64,
-    /// In which share of the readings there were at least as many of them as the listener takes.
-    pub half_open_share: f64,
-}
-
 /// TCP with one remote in the window.
 #[derive(Default, Clone, Debug)]
 pub struct TcpPath {
@@ -134,6 +117,7 @@ pub struct TcpPath {
     pub spurious: u64,
     /// Connections that do nothing but send a full segment again.
     pub stuck: u64,
+    pub window: ReceiveWindow,
     /// Something came from there, all the same …
     pub hears: bool,
     /// … and full segments arrived there.
@@ -211,7 +195,9 @@ pub struct Counters {
     pub listen_drops: u64,
     pub syn_cookies_sent: u64,
     pub conntrack_drops: u64,
+    pub conntrack_insert_failed: u64,
     pub softnet_dropped: u64,
+    pub softnet_time_squeeze: u64,
 }
 
 /// A DNS query.
@@ -225,6 +211,8 @@ pub struct Query {
     pub latency: Option<Duration>,
     /// Old enough to be called unanswered.
     pub unanswered: bool,
+    /// Sent so often in vain before its answer came.
+    pub lost: u64,
 }
 
 /// An interface of our network namespace.
@@ -263,22 +251,6 @@ impl Evidence {
     /// How TCP fared towards each remote, as exactly as it is known.
     pub fn paths(&self) -> &[TcpPath] {
         if self.profiled.is_empty() { &self.remotes } else { &self.profiled }
-    }
-}
-
-impl Listener {
-    /// How much of what it dropped is no handshake of a client that wants to be served: a reset that comes instead of the
-    /// last packet (HAProxy's checks end so), or a late FIN, is the listener's to drop, and counts.
-    pub fn strays(&self, drops: &[DroppedPackets]) -> u64 {
-        let ends = |drop: &&DroppedPackets| drop.kind.split(' ').any(|flag| flag == "RST" || flag == "FIN");
-        let taken =
-            |drop: &DroppedPackets| self.local.zip(drop.destination).is_some_and(|(local, at)| at.is_taken_by(&local));
-        // Of several that listen at the same address the kernel names the one, if it names any.
-        let of_another = |drop: &DroppedPackets| drop.owner.pid.is_some() && drop.owner.pid != self.owner.pid;
-        let here = |drop: &&DroppedPackets| {
-            drop.protocol == "tcp" && drop.owner.netns == self.owner.netns && taken(drop) && !of_another(drop)
-        };
-        drops.iter().filter(here).filter(ends).map(|drop| drop.count).sum()
     }
 }
 
@@ -351,15 +323,6 @@ mod tests {
     fn drop_of(kind: &str, count: u64) -> DroppedPackets {
         let destination = Some(Endpoint { address: [10, 0, 0, 1].into(), port: 80 }.into());
         DroppedPackets { protocol: "tcp".into(), kind: kind.into(), destination, count, ..DroppedPackets::default() }
-    }
-
-    #[test]
-    fn a_check_that_ends_in_a_reset_was_not_turned_away() {
-        let local = Some(Endpoint { address: [0, 0, 0, 0].into(), port: 80 });
-        let listener = Listener { local, ..Listener::default() };
-        assert_eq!(listener.strays(&[drop_of("RST ACK", 14), drop_of("FIN ACK", 2), drop_of("ACK", 5)]), 16);
-        let elsewhere = Listener { owner: Owner { netns: Some(7), ..Owner::default() }, ..listener };
-        assert_eq!(elsewhere.strays(&[drop_of("RST ACK", 14)]), 0);
     }
 
     #[test]

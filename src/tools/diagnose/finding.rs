@@ -30,6 +30,7 @@ pub enum Severity {
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     ConntrackFull,
+    NatPortsExhausted,
     FirewallDrop,
     GatewayUnreachable,
     NeighborUnreachable,
@@ -39,13 +40,19 @@ pub enum Code {
     KernelDrop,
     MtuBlackHole,
     SynFlood,
+    ConnectionFlood,
+    CloseWaitLeak,
     ListenQueueOverflow,
     PortExhaustion,
+    CpuThrottled,
+    SoftirqSaturated,
+    Incast,
     LinkSaturated,
     InterfaceDrops,
     UdpReceiveBufferFull,
     NoRoute,
     Ipv6Broken,
+    WrongResolver,
     ConnectionRefused,
     ConnectTimeout,
     PeerGone,
@@ -53,6 +60,7 @@ pub enum Code {
     DnsFailure,
     DnsSlow,
     Resets,
+    ReceiveWindowSmall,
     ReceiverLimited,
     SenderLimited,
     Retransmits,
@@ -71,6 +79,8 @@ impl fmt::Display for Code {
 /// One thing that is wrong, or worth knowing.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 pub struct Finding {
+    // Not all of them in the schema, which every conversation carries.
+    #[schemars(with = "String")]
     pub code: Code,
     pub severity: Severity,
     pub summary: String,

@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod asked;
+mod close_wait;
 mod conntrack;
 mod coverage;
 mod evidence;
@@ -29,14 +30,19 @@ mod gone;
 mod heard;
 mod paths;
 mod questions;
+mod queues;
 mod reach;
 mod read;
+mod receive_window;
 mod report;
+mod resolvers;
 mod rules;
 mod sample;
 mod shown;
 mod silent;
+mod sockets;
 mod text;
+mod throttled;
 
 use finding::{Code, Finding};
 use questions::Replies;
@@ -70,6 +76,13 @@ pub struct Sample {
     /// The files of the network namespaces that have one, by inode.
     #[serde(default)]
     netns_files: HashMap<u32, String>,
+    /// Entries that connection tracking could not insert in the window, the most of any namespace.
+    #[serde(default)]
+    clashes: u64,
+    #[serde(default)]
+    throttled: Vec<throttled::Throttled>,
+    #[serde(default)]
+    resolvers: Vec<resolvers::Resolvers>,
     /// The client asked for the answer before the window was over.
     #[serde(default)]
     ended_early: bool,
@@ -86,6 +99,7 @@ pub struct Output {
     /// Causes before symptoms.
     pub findings: Vec<Finding>,
     // Every code that was judged.
+    #[schemars(with = "Vec<String>")]
     pub checked: Vec<Code>,
     /// What could not be seen.
     pub blind_spots: Vec<String>,

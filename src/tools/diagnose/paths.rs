@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use super::evidence::{Connection, Evidence, Rtt, TcpPath, common, program};
+use super::{
+    evidence::{Connection, Evidence, ReceiveWindow, Rtt, TcpPath, common, program},
+    receive_window,
+};
 use crate::{
     answer::{Endpoint, Owner},
     numbers::round_trips,
@@ -28,6 +31,7 @@ struct Course {
     stuck: bool,
     hears: bool,
     passes_full: bool,
+    window: ReceiveWindow,
     rtts_us: Vec<u64>,
     prompt: Prompt,
     min_rtt_us: Option<u64>,
@@ -50,7 +54,15 @@ pub fn series(readings: Vec<Output>) -> Vec<Series> {
 
 /// The remotes that somebody sent to in the window, with all that sent to them.
 pub fn remotes(series: &[Series], evidence: &Evidence) -> Vec<TcpPath> {
-    let courses = series.iter().filter_map(|series| course(series, evidence));
+    let key = |socket: &Socket| (socket.local, socket.remote);
+    let ends: BTreeMap<_, _> = series.iter().filter_map(|series| Some((key(series.last()?), series))).collect();
+    let other_end = |series: &Series| {
+        let last = series.last()?;
+        ends.get(&(last.remote?, Some(last.local))).copied()
+    };
+    let courses = series.iter().filter_map(|series| {
+        Some(Course { window: receive_window::of(series, other_end(series)), ..course(series, evidence)? })
+    });
     let mut groups = BTreeMap::<(Owner, IpAddr, Option<u16>), Vec<Course>>::new();
     for course in courses {
         // A client's port says nothing; a service's does.
@@ -82,6 +94,7 @@ fn course(series: &Series, evidence: &Evidence) -> Option<Course> {
         stuck: is_stuck(series) && !has_lost_its_peer(series, evidence),
         hears: hears(series),
         passes_full: passes_full(first, last),
+        window: ReceiveWindow::default(),
         rtts_us: rtts(series, |_| true),
         prompt: prompt(series),
         min_rtt_us: series.iter().filter_map(min_rtt).min(),
@@ -197,6 +210,11 @@ fn remote(address: IpAddr, port: Option<u16>, courses: &[Course], window: Durati
         retransmits: sum(|course| course.retransmits),
         spurious: 0,
         stuck: sum(|course| course.stuck.into()),
+        window: courses
+            .iter()
+            .max_by(|a, b| a.receiver_share.total_cmp(&b.receiver_share))
+            .map(|course| course.window)
+            .unwrap_or_default(),
         hears: courses.iter().any(|course| course.hears),
         passes_full: courses.iter().any(|course| course.passes_full),
         rtt,
@@ -232,7 +250,14 @@ mod tests {
                 "unanswered_retransmits": 0, "unanswered_probes": 0, "delivered_packets": 2, "inbound": false},
         });
         let sockets = vec![serde_json::from_value(socket).unwrap()];
-        Output { sockets, listeners: vec![], states: BTreeMap::new(), measured: Measured::default() }
+        Output {
+            sockets,
+            listeners: vec![],
+            states: BTreeMap::new(),
+            queues: vec![],
+            at_ns: 0,
+            measured: Measured::default(),
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use serde_json::value::RawValue;
 
 use super::{
+    close_wait,
     evidence::{
         Connection, Counters, DroppedPackets, Evidence, Link, Listener, Outcome, Query, Reason, Reset, Rtt, Socket,
         Talker, TcpPath, common, is_known, named,
@@ -12,7 +13,7 @@ use super::{
     finding::HostPort,
     paths,
     questions::Asked,
-    silent,
+    queues, silent,
 };
 use crate::{
     answer::{Endpoint, Measured, Protocol},
@@ -81,9 +82,12 @@ pub fn readings(outputs: Vec<snapshot_sockets::Output>, evidence: &mut Evidence)
     }
     evidence.holders =
         rows.filter_map(|row| Some(((row.owner.netns, row.local, row.remote?), row.owner.clone()))).collect();
+    evidence.queues = queues::courses(&outputs);
     let series = paths::series(outputs);
     evidence.remotes = paths::remotes(&series, evidence);
     silent::add_open(&series, evidence);
+    evidence.closed_late = close_wait::closed_late(&series);
+    evidence.jiffy = silent::jiffy(&series, evidence.window);
     // What is said of the sockets as a whole is said already.
     Measured { limits: Vec::new(), ..measured }
 }
@@ -148,7 +152,13 @@ fn listener(row: snapshot_sockets::Listener) -> Listener {
 }
 
 fn socket(row: snapshot_sockets::Socket) -> Socket {
+    let tcp = row.tcp.as_ref();
     Socket {
+        rx_bytes: row.rx_bytes.unwrap_or_default(),
+        tx_bytes: row.tx_bytes.unwrap_or_default(),
+        inbound: tcp.is_some_and(|tcp| tcp.inbound),
+        silent_jiffies: tcp.map(|tcp| tcp.silent_jiffies),
+        silence: None,
         owner: row.owner,
         tcp: row.protocol == Protocol::Tcp,
         state: Some(row.state),
@@ -220,8 +230,8 @@ fn connection(row: trace_connections::Connection) -> Connection {
 pub fn elsewhere(evidence: &Evidence) -> Option<String> {
     let namespaces: BTreeSet<_> = evidence.sockets.iter().filter_map(|socket| socket.owner.netns).collect();
     (namespaces.len() > 1).then(|| {
-        "Counters of interfaces and of queues are of netmond's own network namespace; in the others only packets seen to be \
-         dropped tell of them."
+        "Counters of interfaces are of netmond's own network namespace; in the others only queues and packets seen to be dropped \
+         tell of them."
             .into()
     })
 }
@@ -229,6 +239,8 @@ pub fn elsewhere(evidence: &Evidence) -> Option<String> {
 /// What only two tools together show.
 pub fn join(evidence: &mut Evidence) {
     waiting(evidence);
+    let silence = |socket: &Socket| Some(evidence.jiffy? * socket.silent_jiffies?);
+    evidence.sockets.iter_mut().for_each(|socket| socket.silence = silence(socket));
     let Evidence { connections, profiled, .. } = evidence;
     // Who is not answered sends its SYN again; that is silence, and not loss.
     for row in profiled {
@@ -279,7 +291,9 @@ pub fn drops(output: trace_drops::Output, evidence: &mut Evidence) -> Measured {
         listen_drops: counters.listen_drops.unwrap_or_default(),
         syn_cookies_sent: counters.syn_cookies_sent.unwrap_or_default(),
         conntrack_drops: counters.conntrack_drops.unwrap_or_default(),
+        conntrack_insert_failed: counters.conntrack_insert_failed.unwrap_or_default(),
         softnet_dropped: counters.softnet_dropped.unwrap_or_default(),
+        softnet_time_squeeze: counters.softnet_time_squeeze.unwrap_or_default(),
     };
     evidence.dropped = output.listeners.iter().map(|row| (row.socket, row.dropped)).collect();
     evidence.overflows =
@@ -317,6 +331,7 @@ pub fn dns(output: trace_dns::Output, evidence: &mut Evidence) -> Measured {
         server: Some(row.server),
         name: row.name,
         unanswered: !row.answered && !row.pending,
+        lost: row.lost,
         rcode: row.rcode,
         latency: row.latency_us.map(Duration::from_micros),
     };

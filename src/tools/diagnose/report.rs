@@ -20,6 +20,9 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     evidence.at_home =
         std::mem::take(&mut evidence.at_home).into_iter().map(|(at, netns)| (at, netns.or(evidence.netns))).collect();
     evidence.netns_files = sample.netns_files;
+    evidence.resolvers = sample.resolvers;
+    evidence.throttled = sample.throttled;
+    evidence.clashes = sample.clashes;
     evidence.conntrack_is_full = sample.conntrack.is_some_and(conntrack::is_full);
     let (found, checked) = rules::judge(&evidence, &heard);
     let (severities, all) = (Severities::of(&found), found.len());

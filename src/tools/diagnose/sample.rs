@@ -13,6 +13,8 @@ use super::{
     asked::ASKED,
     conntrack,
     questions::{Asked, READINGS, Reply, When},
+    resolvers,
+    throttled::Quotas,
 };
 use crate::{
     daemon::{
@@ -30,6 +32,8 @@ pub struct Diagnosis<'a> {
     parts: Vec<Part<'a>>,
     /// The last reading.
     begun: Instant,
+    quotas: Quotas,
+    clashes: conntrack::Clashes,
     /// The client wanted the answer before the window was over.
     ended_early: bool,
 }
@@ -70,7 +74,13 @@ impl<'a> Diagnosis<'a> {
             samples: Vec::new(),
         };
         let parts = at_once(ASKED, |asked| asked.tool, open)?;
-        Ok(Diagnosis { parts, begun: Instant::now(), ended_early: false })
+        Ok(Diagnosis {
+            parts,
+            begun: Instant::now(),
+            quotas: Quotas::read(),
+            clashes: conntrack::Clashes::read(),
+            ended_early: false,
+        })
     }
 }
 
@@ -93,11 +103,21 @@ impl Session<Sample> for Diagnosis<'_> {
         let now = Instant::now();
         at_once(&mut self.parts, |part| part.asked.tool, |part| part.read(is_last))?;
         let heard: BTreeMap<_, _> = self.parts.iter_mut().map(|part| (part.asked.name.into(), part.reply())).collect();
+        let (netns, netns_files) = (own_netns(), netns_files());
+        let quotas = Quotas::read();
+        let throttled = quotas.since(&self.quotas);
+        self.quotas = quotas;
+        let clashes = conntrack::Clashes::read();
+        let clashed = clashes.since(&self.clashes);
+        self.clashes = clashes;
         Ok(Sample {
             heard,
             conntrack: conntrack::fullest(),
-            netns: own_netns(),
-            netns_files: netns_files(),
+            netns,
+            clashes: clashed,
+            throttled,
+            resolvers: resolvers::configured(netns, &netns_files),
+            netns_files,
             ended_early: self.ended_early,
             window_ns: (now - std::mem::replace(&mut self.begun, now)).as_nanos() as u64,
         })

@@ -70,7 +70,7 @@ fn ends(series: &Series) -> Option<(&Socket, &Socket, &TcpInfo)> {
 }
 
 /// The time of a jiffy, from how far the clock went in the window.
-fn jiffy(readings: &[Series], window: Duration) -> Option<Duration> {
+pub fn jiffy(readings: &[Series], window: Duration) -> Option<Duration> {
     let went = |series: &Series| {
         let (first, _, tcp) = ends(series)?;
         Some(tcp.clock_jiffies.wrapping_sub(first.tcp.as_ref()?.clock_jiffies))

@@ -100,7 +100,26 @@ pub struct Sample {
     rings: u64,
     #[serde(default)]
     lacks: Vec<Limitation>,
+    /// With `detail`.
+    #[serde(default)]
+    queues: Vec<Queue>,
+    /// CLOCK_MONOTONIC of the reading of the queues.
+    #[serde(default)]
+    at_ns: u64,
     took_ns: u64,
+}
+
+/// The queueing discipline before a device, in whichever network namespace, for `diagnose`.
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+pub struct Queue {
+    pub netns: u32,
+    pub interface: String,
+    pub kind: String,
+    pub backlog_bytes: u32,
+    /// Packets, …
+    pub dropped: u32,
+    /// … and bytes that have left, since it was set up.
+    pub bytes: u64,
 }
 
 /// A socket that does not listen, as the kernel holds it.
@@ -180,6 +199,13 @@ pub struct Output {
     /// Sockets in each state, whatever the filter `state` and `limit` say.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub states: BTreeMap<State, u64>,
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub queues: Vec<Queue>,
+    /// When they were read.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub at_ns: u64,
     pub measured: Measured,
 }
 
@@ -280,7 +306,8 @@ impl Tool for SnapshotSockets {
     const DESCRIPTION: &'static str = "Lists TCP and UDP sockets that are open now, in every network namespace and container, with owner, queues, \
         RTT, retransmits and what limits the sender; listeners with their accept queue and drops; counts by state. Like `ss -tuianp`.";
     const SINCE: Release = Release(5, 15);
-    const FEATURES: &'static [Feature] = &[Feature::IterateFiles, Feature::IterateTcp, Feature::IterateUdp];
+    const FEATURES: &'static [Feature] =
+        &[Feature::IterateFiles, Feature::IterateTcp, Feature::IterateUdp, Feature::Loop];
     const OPTIONAL: &'static [Optional] = &[
         Optional {
             programs: &["list_files"],
@@ -298,6 +325,8 @@ impl Tool for SnapshotSockets {
                 "TCP sockets that no process holds are not listed: those that wait to be accepted, and those that were closed and still send",
             )),
         },
+        // For `diagnose` alone, which judges without it what packets and our own namespace's counters show.
+        Optional { programs: &["list_queues"], needs: &[Feature::Loop], lacks: None },
         Optional {
             programs: &["list_udp"],
             needs: &[],

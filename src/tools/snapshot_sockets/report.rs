@@ -29,6 +29,8 @@ pub fn report(input: &Input, sample: Sample) -> Output {
         sockets: sample.sockets.into_iter().map(|(process, row)| socket(&process, row, input.detail)).collect(),
         listeners: sample.listeners.into_iter().map(|(process, row)| listener(&process, &row)).collect(),
         states: sample.states,
+        queues: sample.queues,
+        at_ns: sample.at_ns,
         measured,
     }
 }

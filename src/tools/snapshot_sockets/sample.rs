@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Input, Listening, Row, Sample, State, Tcp, skel};
+use super::{Input, Listening, Queue, Row, Sample, State, Tcp, skel};
 use crate::{
     answer::{Endpoint, Limitation, Protocol, Protocols},
     daemon::{
@@ -13,14 +13,15 @@ use crate::{
         kernel::{self, Iterate, Loader},
         largest::Largest,
         sockets::{self, Row as _},
+        window::monotonic_ns,
     },
     numbers::uapi,
     owner::Process,
     wire::Error,
 };
-use skel::types::socket_row;
+use skel::types::{queue_row, socket_row};
 
-kernel::pod!(socket_row);
+kernel::pod!(queue_row, socket_row);
 sockets::row!(socket_row);
 
 pub struct Iterators {
@@ -29,6 +30,8 @@ pub struct Iterators {
     /// What is in our own, held or not.
     tcp: Iterate,
     udp: Iterate,
+    /// What waits before the devices of every namespace.
+    queues: Iterate,
     lacks: Vec<Limitation>,
 }
 
@@ -39,6 +42,7 @@ impl Iterators {
             files: loader.iterator(&skel.progs.list_files)?,
             tcp: loader.iterator(&skel.progs.list_tcp)?,
             udp: loader.iterator(&skel.progs.list_udp)?,
+            queues: loader.iterator(&skel.progs.list_queues)?,
             lacks: loader.lacks(),
         })
     }
@@ -57,6 +61,10 @@ impl Iterators {
             }
         }
         let mut sample = selection.finish();
+        if input.detail {
+            sample.at_ns = monotonic_ns();
+            self.queues.each(|row: &queue_row| sample.queues.push(queue(row)))?;
+        }
         sample.lacks = self.lacks.clone();
         sample.took_ns = begun.elapsed().as_nanos() as u64;
         Ok(sample)
@@ -135,7 +143,6 @@ impl<'a> Selection<'a> {
         let (sockets, sockets_cut) = self.sockets.finish();
         let (listeners, listeners_cut) = self.listeners.finish();
         Sample {
-            lacks: Vec::new(),
             sockets: sockets.iter().filter_map(|row| Some((process(row), socket(row)?))).collect(),
             sockets_cut,
             listeners: listeners.iter().map(|row| (process(row), listening(row))).collect(),
@@ -144,7 +151,7 @@ impl<'a> Selection<'a> {
             other_netns: self.other_netns,
             redirected: self.redirected,
             rings: self.rings.into_values().map(u64::from).sum(),
-            took_ns: 0,
+            ..Sample::default()
         }
     }
 }
@@ -205,6 +212,21 @@ fn socket(row: &socket_row) -> Option<Row> {
         // A request and a socket in TIME_WAIT have no such figures; nor has UDP.
         tcp: (row.mss != 0).then(|| tcp(row)),
     })
+}
+
+fn queue(row: &queue_row) -> Queue {
+    let text = |text: &[i8; 16]| {
+        let bytes = text.map(|c| c as u8);
+        String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+    };
+    Queue {
+        netns: row.netns,
+        interface: text(&row.interface),
+        kind: text(&row.kind),
+        backlog_bytes: row.backlog,
+        dropped: row.drops,
+        bytes: row.bytes,
+    }
 }
 
 fn tcp(row: &socket_row) -> Tcp {

@@ -1,6 +1,10 @@
 //! From messages at interfaces to queries with their answers.
 
-use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use super::{
     Seen,
@@ -24,6 +28,8 @@ pub struct Exchange {
     pub sent: u64,
     pub asked_ns: i64,
     pub answered_ns: Option<i64>,
+    /// Answers that were seen where the first one was.
+    pub answers: u64,
     pub rcode: u8,
     /// As its client sent it.
     key: Key,
@@ -34,6 +40,10 @@ pub struct Exchange {
     places: Vec<ObservationPoint>,
     /// Where its answer was seen.
     answer_places: Vec<ObservationPoint>,
+    /// Its client is on this host, …
+    is_of_here: bool,
+    /// … and the answer came there.
+    has_arrived: bool,
     /// It was seen with other addresses, behind a translation.
     is_translated: bool,
 }
@@ -88,6 +98,7 @@ pub fn exchanges<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Matched {
             exchanges.take(seen, ends, true, &message);
         }
     }
+    forget_what_did_not_arrive(&mut exchanges.all);
     Matched { exchanges: exchanges.all, streams_given_up: streams.given_up, cut }
 }
 
@@ -129,14 +140,29 @@ impl Exchange {
             sent: 1,
             asked_ns: seen.at_ns,
             answered_ns: None,
+            answers: 0,
             rcode: 0,
             key,
             socket: seen.socket,
             sent_ns: seen.at_ns,
             places: vec![seen.place()],
             answer_places: Vec::new(),
+            is_of_here: seen.is_origin(),
+            has_arrived: false,
             is_translated: false,
         }
+    }
+
+    /// Nobody is known to have its answer: what left a server on this host may get lost before it comes to its client.
+    fn is_open(&self) -> bool {
+        self.answered_ns.is_none() || (self.is_of_here && !self.has_arrived)
+    }
+
+    /// Whether an answer that is seen here has come to the client: it enters the network namespace that the query came
+    /// from, or of the device below, which it left by before it entered another one.
+    fn is_home(&self, seen: &Seen) -> bool {
+        let left_by = self.places.iter().take_while(|(egress, ..)| *egress);
+        self.is_of_here && !seen.egress && left_by.into_iter().any(|(_, netns, _)| *netns == seen.interface.0)
     }
 
     fn may_be_of(&self, socket: u64) -> bool {
@@ -154,7 +180,7 @@ impl Exchange {
     /// Whether `seen`, of a key that this query has, is this query. Where its client sends it, it must be of the same
     /// socket, and go to the same server.
     fn is_seen_again(&self, seen: &Seen, key: &Key) -> bool {
-        let is_open = self.answered_ns.is_none();
+        let is_open = self.is_open();
         if seen.is_origin() {
             let is_same_netns = self.socket == 0 || self.process.netns == seen.process.netns;
             return is_open && self.key == *key && self.may_be_of(seen.socket) && is_same_netns;
@@ -175,6 +201,9 @@ impl Exchange {
         if self.places[0] == place {
             self.sent += 1;
             self.sent_ns = seen.at_ns;
+            // Its client asks again: what was seen of an answer did not come there.
+            self.answered_ns = None;
+            self.answer_places.clear();
         }
         if !self.places.contains(&place) {
             self.places.push(place);
@@ -185,8 +214,22 @@ impl Exchange {
     }
 
     fn answer(&mut self, seen: &Seen, rcode: u8) {
-        if self.answered_ns.is_none() {
-            (self.answered_ns, self.rcode) = (Some(seen.at_ns), rcode);
+        let is_home = self.is_home(seen);
+        if self.answered_ns.is_none() || (is_home && !self.has_arrived) {
+            (self.answered_ns, self.rcode, self.answers) = (Some(seen.at_ns), rcode, 1);
+            self.has_arrived = is_home;
+        }
+    }
+}
+
+/// An answer that did not come to its client is none, where others came by the interface that the query left by. Where
+/// none did, a program may have redirected them past the place where we look.
+fn forget_what_did_not_arrive(exchanges: &mut [Exchange]) {
+    let interface = |exchange: &Exchange| exchange.places.first().map(|(_, netns, ifindex)| (*netns, *ifindex));
+    let arrived: HashSet<_> = exchanges.iter().filter(|e| e.has_arrived).filter_map(interface).collect();
+    for exchange in exchanges.iter_mut().filter(|e| e.is_of_here && !e.has_arrived) {
+        if interface(exchange).is_some_and(|at| arrived.contains(&at)) {
+            exchange.answered_ns = None;
         }
     }
 }
@@ -265,6 +308,10 @@ impl Exchanges {
             self.all[index].answer(seen, message.rcode);
         } else if asked.is_empty() && key.server.port == MDNS {
             self.multicast_answer(seen, message);
+        } else if let Some(index) =
+            asked.into_iter().max().filter(|i| self.all[*i].answer_places.last() == Some(&place))
+        {
+            self.all[index].answers += 1; // to the query as it was sent again
         }
     }
 

@@ -125,13 +125,17 @@ pub struct Query {
     pub transport: Protocol,
     // null while unanswered.
     pub rcode: Option<String>,
-    // From the first query to the answer, as they pass this host's interfaces.
+    // From the first query to the answer, as they pass the interfaces of a client on this host, else any.
     pub latency_us: Option<u64>,
     pub answered: bool,
     // How often it was sent with the same id.
     pub sent: u64,
     /// Unanswered for less than 1 s.
     pub pending: bool,
+    /// How often it was sent in vain before its answer came, for `diagnose`.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub lost: u64,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Default, PartialEq)]

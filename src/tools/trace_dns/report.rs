@@ -116,6 +116,7 @@ fn query(exchange: &Exchange, end_ns: i64) -> Query {
         latency_us: exchange.answered_ns.map(|at| (at - exchange.asked_ns).max(0) as u64 / 1_000),
         answered,
         sent: exchange.sent,
+        lost: if answered { exchange.sent.saturating_sub(exchange.answers) } else { 0 },
         pending: !answered && age < limits::DNS_PATIENCE,
     }
 }

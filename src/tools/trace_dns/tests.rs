@@ -150,6 +150,41 @@ fn an_address_translation_makes_no_second_query() {
     );
 }
 
+/// A query as its client sends it from network namespace 1, and the same message elsewhere on this host.
+fn from_here(at_ms: u64, id: u16) -> Seen {
+    let process = Process { pid: 9, comm: "dig".into(), netns: 1, ..Process::default() };
+    Seen { socket: 5, process, ..udp(at_ms, id, QUERY, 0) }
+}
+
+fn at(netns: u32, egress: bool, seen: Seen) -> Seen {
+    Seen { interface: (netns, 2), egress, ..seen }
+}
+
+#[test]
+fn latency_is_until_the_answer_comes_to_its_client() {
+    let leaves = |at_ms, id| at(2, true, udp(at_ms, id, ANSWER, 0));
+    let comes = |at_ms, id| at(1, false, udp(at_ms, id, ANSWER, 0));
+    // The first answer gets lost between server and client, and the query is sent again.
+    let lost = vec![from_here(100, 7), leaves(101, 7), from_here(1_100, 7), leaves(1_101, 7), comes(1_102, 7)];
+    let output = answer(json!({}), lost);
+    let row = &output.queries[0];
+    assert_eq!((output.queries.len(), row.latency_us, row.sent, row.lost), (1, Some(1_002_000), 2, 1));
+    // Others come, and this one does not.
+    let output =
+        answer(json!({}), vec![from_here(100, 7), leaves(101, 7), from_here(200, 8), leaves(201, 8), comes(202, 8)]);
+    assert_eq!((output.summary.answered, output.summary.unanswered), (1, 1));
+    let output = answer(json!({}), vec![from_here(100, 7), leaves(101, 7)]);
+    assert_eq!(output.summary.answered, 1, "nothing is seen to come there at all");
+}
+
+#[test]
+fn answer_of_a_slow_server_that_was_asked_twice_is_not_lost() {
+    let comes = |at_ms| at(1, false, udp(at_ms, 7, ANSWER, 0));
+    let output = answer(json!({}), vec![from_here(100, 7), from_here(1_100, 7), comes(1_200), comes(2_200)]);
+    let row = &output.queries[0];
+    assert_eq!((output.queries.len(), row.latency_us, row.sent, row.lost), (1, Some(1_100_000), 2, 0));
+}
+
 #[test]
 fn tcp_messages_are_put_together_from_segments() {
     let framed = |bytes: Vec<u8>| [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();

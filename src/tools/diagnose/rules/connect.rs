@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     answer::{Endpoint, Family, Owner, count},
     tools::diagnose::{
-        evidence::{Connection, Evidence, Outcome, common, groups, program},
+        evidence::{Connection, DroppedPackets, Evidence, Outcome, common, groups, is_known, program},
         finding::{Code, Finding, Severity, quoted},
     },
 };
@@ -85,7 +85,10 @@ pub fn connect_timeout(evidence: &Evidence) -> Vec<Finding> {
 /// The routing table has no way, or says no.
 pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
-    for (key, rows) in by_target(outbound(evidence).filter(|c| c.outcome == Outcome::Unreachable && !c.no_neighbor())) {
+    // What nobody has any more, and began before anyone watched, is what is left of a network namespace that is gone.
+    let is_left_over = |c: &Connection| c.before && !is_known(&c.owner);
+    let unreachable = |c: &&Connection| c.outcome == Outcome::Unreachable && !c.no_neighbor() && !is_left_over(c);
+    for (key, rows) in by_target(outbound(evidence).filter(unreachable)) {
         let Some(remote) = key.1 else { continue };
         let owner = common(rows.iter().map(|row| &row.owner));
         // A host without IPv6 says so at once to everyone who tries it first: the connect over IPv4 follows at once.
@@ -120,7 +123,10 @@ pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
 
 /// This host forwards, and has no route for what arrives.
 fn forwarded_without_route(evidence: &Evidence) -> Vec<Finding> {
+    // The kernel goes on to send for sockets that nobody has any more, also in a network namespace that was deleted.
+    let is_left_over = |drop: &DroppedPackets| drop.sent_here && !is_known(&drop.owner);
     let strays = evidence.drops.iter().filter(|drop| drop.reason == "IP_INNOROUTES" || drop.reason == "IP_OUTNOROUTES");
+    let strays = strays.filter(|drop| !is_left_over(drop));
     let mut found = Vec::new();
     for (address, rows) in groups(strays, |drop| drop.destination.map(|d| d.address)) {
         let Some(address) = address.filter(|address| !address.is_multicast()) else { continue };
@@ -211,7 +217,7 @@ fn is_global_ipv6(address: &std::net::IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
-    use crate::tools::diagnose::evidence::{DroppedPackets, Socket};
+    use crate::tools::diagnose::evidence::Socket;
 
     fn evidence(connections: Vec<Connection>) -> Evidence {
         Evidence { connections, ..quiet() }
@@ -274,6 +280,16 @@ mod tests {
         assert_eq!(told(&no_route(&stranger)), [(Code::NoRoute, Severity::Info)]);
         let own_addresses = ["10.0.0.9".parse().unwrap()].into();
         assert_eq!(told(&no_route(&Evidence { own_addresses, ..stranger })), [(Code::NoRoute, Severity::Warning)]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_deleted_namespace_has_no_missing_route() {
+        let left = DroppedPackets { sent_here: true, ..drop_of("IP_OUTNOROUTES", "tcp", ("10.0.0.1", 80), 4) };
+        let own_addresses = ["10.0.0.9".parse().unwrap()].into();
+        let old = connection("10.0.0.1", 80, Outcome::Unreachable);
+        let old = Connection { before: true, owner: Owner::default(), ..old };
+        let evidence = Evidence { drops: vec![left], own_addresses, ..evidence(vec![old]) };
+        assert!(no_route(&evidence).is_empty());
     }
 
     #[test]

@@ -96,8 +96,16 @@ fn silence(evidence: &Evidence) -> Vec<Finding> {
         if answers.peek().is_some() && answers.all(|latency| latency >= PATIENCE) {
             return None;
         }
-        let bad: Vec<_> = queries.iter().copied().filter(|query| query.unanswered).collect();
-        judged(Code::DnsUnanswered, server, &bad, queries.len(), SHARE, "does not answer")
+        // One that had to be sent again has cost its asker the wait, which is of the loss, and not of the server.
+        let bad: Vec<_> = queries.iter().copied().filter(|query| query.unanswered || query.lost > 0).collect();
+        let again = bad.iter().filter(|query| !query.unanswered).count();
+        let what = if queries.iter().any(|query| query.rcode.is_some()) {
+            "leaves queries unanswered"
+        } else {
+            "does not answer"
+        };
+        let finding = judged(Code::DnsUnanswered, server, &bad, queries.len(), SHARE, what)?;
+        Some(finding.with("answered_when_sent_again", (again > 0).then_some(again)))
     });
     found.collect()
 }
@@ -139,7 +147,8 @@ fn delays(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
     for (server, queries) in by_server(evidence) {
         let answered: Vec<_> = queries.iter().copied().filter(|query| query.latency.is_some()).collect();
-        let slow: Vec<_> = answered.iter().copied().filter(|query| query.latency >= Some(SLOW)).collect();
+        let slow: Vec<_> =
+            answered.iter().copied().filter(|query| query.latency >= Some(SLOW) && query.lost == 0).collect();
         let mut latencies: Vec<_> = slow.iter().filter_map(|query| query.latency).collect();
         latencies.sort();
         let Some(median) = latencies.get(latencies.len() / 2) else { continue };
@@ -163,7 +172,16 @@ mod tests {
             rcode: rcode.map(str::to_owned),
             latency: rcode.map(|_| Duration::from_millis(latency_ms)),
             unanswered: rcode.is_none(),
+            lost: 0,
         }
+    }
+
+    #[test]
+    fn an_answer_that_came_when_the_query_was_sent_again_was_lost_before() {
+        let again = Query { lost: 1, ..query(Some("NOERROR"), 1_002) };
+        let half = evidence(&[(4, query(Some("NOERROR"), 1)), (4, again)]);
+        assert_eq!(all(&half), [(Code::DnsUnanswered, Severity::Warning)]);
+        assert_eq!(dns_unanswered(&half)[0].evidence["answered_when_sent_again"], 4);
     }
 
     fn evidence(parts: &[(usize, Query)]) -> Evidence {

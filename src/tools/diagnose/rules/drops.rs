@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::warning_from;
+use super::{nat, warning_from};
 use crate::{
     answer::Owner,
     tools::diagnose::{
@@ -99,14 +99,24 @@ pub(super) fn total(rows: &[&DroppedPackets]) -> u64 {
 fn is_full_table(evidence: &Evidence, drop: &DroppedPackets) -> bool {
     // A rule's verdict is carried out in nft_do_chain or in nf_hook_slow; conntrack's own only in the latter, and then
     // its counter grows. That counter is of our own network namespace; of the others we know whether a table is full.
-    let full = evidence.counters.conntrack_drops > 0 || evidence.conntrack_is_full;
-    drop.reason == "NETFILTER_DROP" && drop.location.starts_with("nf_hook_slow") && full
+    let full = dropped_for_room(evidence) > 0 || evidence.conntrack_is_full;
+    is_of_tracking(drop) && full && !nat::is_clash(evidence, drop)
+}
+
+/// By a hook that gives no rule as its reason: tracking, translation, iptables.
+pub(super) fn is_of_tracking(drop: &DroppedPackets) -> bool {
+    drop.reason == "NETFILTER_DROP" && drop.location.starts_with("nf_hook_slow")
+}
+
+/// An entry that cannot be inserted since another one is like it is counted as a drop as well.
+fn dropped_for_room(evidence: &Evidence) -> u64 {
+    evidence.counters.conntrack_drops.saturating_sub(evidence.counters.conntrack_insert_failed)
 }
 
 /// The table of tracked connections is full: new ones are dropped, whoever they are.
 pub fn conntrack_full(evidence: &Evidence) -> Vec<Finding> {
     let rows: Vec<_> = evidence.drops.iter().filter(|drop| is_full_table(evidence, drop)).collect();
-    let dropped = evidence.counters.conntrack_drops.max(total(&rows));
+    let dropped = dropped_for_room(evidence).max(total(&rows));
     if dropped == 0 {
         return Vec::new();
     }
@@ -124,7 +134,9 @@ pub fn conntrack_full(evidence: &Evidence) -> Vec<Finding> {
 pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
     /// A client sends its SYN again after a second: a rule that matters drops more than one packet in a window.
     const PACKETS: u64 = 2;
-    let rule = |drop: &&DroppedPackets| drop.reason == "NETFILTER_DROP" && !is_full_table(evidence, drop);
+    let rule = |drop: &&DroppedPackets| {
+        drop.reason == "NETFILTER_DROP" && !is_full_table(evidence, drop) && !nat::is_clash(evidence, drop)
+    };
     let key = |drop: &DroppedPackets| (drop.protocol.clone(), service(evidence, drop), concerns_us(evidence, drop));
     let mut found = Vec::new();
     for ((protocol, service, ours), rows) in groups(evidence.drops.iter().filter(rule), key) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{drops::whose, warning_from};
+use super::{drops::whose, saturated::link_saturated, warning_from};
 use crate::{
     answer::bit_rate,
     tools::diagnose::{
@@ -11,102 +11,43 @@ use crate::{
     },
 };
 
-/// A queue that takes this long to drain delays everyone behind it as much as a distant continent.
-const BACKLOG_S: f64 = 0.1;
-/// Packets that a burst may lose at a queue without anyone to notice.
-const QUEUE_DROPS: u64 = 10;
 /// A device loses a few now and then, as it comes up and where frames are malformed.
 const DEVICE_DROPS: u64 = 10;
 
-fn is_queue(drop: &&DroppedPackets) -> bool {
-    let reason = drop.reason.as_str();
-    reason.starts_with("QDISC_") || reason.starts_with("FQ_") || reason == "CAKE_FLOOD"
-}
-
 impl Evidence {
     /// What is known of an interface, which is read in our own network namespace only: containers all have an eth0.
-    fn link(&self, netns: Option<u32>, interface: Option<&str>) -> Option<&Link> {
+    pub(super) fn link(&self, netns: Option<u32>, interface: Option<&str>) -> Option<&Link> {
         let here = netns.is_none() || self.netns.is_none() || netns == self.netns;
         self.links.iter().find(|link| here && Some(link.name.as_str()) == interface)
     }
 }
 
 /// The links of which packets tell already.
-fn seen_by_packets<'a>(evidence: &'a Evidence, drops: impl Iterator<Item = &'a DroppedPackets>) -> BTreeSet<&'a str> {
+pub(super) fn seen_by_packets<'a>(
+    evidence: &'a Evidence,
+    drops: impl Iterator<Item = &'a DroppedPackets>,
+) -> BTreeSet<&'a str> {
     let link = |drop: &DroppedPackets| evidence.link(drop.owner.netns, drop.interface.as_deref());
     drops.filter_map(link).map(|link| link.name.as_str()).collect()
 }
 
 impl Link {
     /// How long what is queued takes at the rate at which it goes out now.
-    fn backlog_s(&self) -> f64 {
+    pub(super) fn backlog_s(&self) -> f64 {
         if self.tx_bits_per_second > 0.0 { self.backlog_bytes as f64 * 8.0 / self.tx_bits_per_second } else { 0.0 }
     }
 
     /// A device that knows its speed from a wire; virtual ones make it up.
-    fn wire_bits_per_second(&self) -> Option<f64> {
+    pub(super) fn wire_bits_per_second(&self) -> Option<f64> {
         self.speed_mbps.filter(|_| self.kind == "ethernet").map(|mbps| mbps as f64 * 1e6)
     }
-}
-
-/// More is sent than the link, or its shaper, takes.
-pub fn link_saturated(evidence: &Evidence) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let place = |drop: &DroppedPackets| (drop.owner.netns, drop.interface.clone());
-    for ((netns, interface), rows) in groups(evidence.drops.iter().filter(is_queue), place) {
-        let dropped: u64 = rows.iter().map(|row| row.count).sum();
-        let link = evidence.link(netns, interface.as_deref());
-        let name = interface.clone().unwrap_or_else(|| "an interface".into());
-        let summary = format!("{name} is saturated: its queue dropped {dropped} packets");
-        let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
-        let mut finding = Finding::new(Code::LinkSaturated, warning_from(dropped, QUEUE_DROPS), summary)
-            .owner(&whose(&rows))
-            .with("interface", interface)
-            .with("queue_drops", dropped)
-            .with("reason", &rows[0].reason)
-            .with("source", rows[0].source)
-            .with("destination", rows[0].destination);
-        // The loss is of whole paths: whatever else goes to the same address suffers with it.
-        finding = ends.into_iter().fold(finding, |finding, end| finding.at(end).at(end.address));
-        found.push(with_link(finding, link));
-    }
-    let told = seen_by_packets(evidence, evidence.drops.iter().filter(is_queue));
-    let full = |link: &&Link| {
-        let full_wire = link.wire_bits_per_second().is_some_and(|speed| link.tx_bits_per_second >= 0.95 * speed);
-        link.qdisc_dropped >= QUEUE_DROPS || link.backlog_s() >= BACKLOG_S || full_wire
-    };
-    for link in evidence.links.iter().filter(full).filter(|link| !told.contains(link.name.as_str())) {
-        let summary = format!(
-            "{} is saturated: {:.0} ms of packets wait in its queue, {} were dropped",
-            link.name,
-            link.backlog_s() * 1e3,
-            link.qdisc_dropped
-        );
-        let finding = Finding::new(Code::LinkSaturated, Severity::Warning, summary).with("interface", &link.name);
-        found.push(with_link(finding.with("queue_drops", link.qdisc_dropped), Some(link)));
-    }
-    found
-}
-
-fn with_link(finding: Finding, link: Option<&Link>) -> Finding {
-    let finding = match link {
-        Some(link) => finding
-            .with("tx_bits_per_second", link.tx_bits_per_second.round())
-            .with("qdisc", &link.qdisc)
-            .with("backlog_bytes", link.backlog_bytes)
-            .with("backlog_ms", (link.backlog_s() * 1e3).round())
-            .with("speed_mbps", link.speed_mbps),
-        None => finding,
-    };
-    finding.look("top_traffic", &[]).step("tc -s qdisc show")
 }
 
 /// Packets die at a device: no room, bad frames, a program at the driver or at tc.
 pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
     let at_device = |drop: &&DroppedPackets| {
         let reason = drop.reason.as_str();
-        let named =
-            ["XDP", "TC_INGRESS", "TC_EGRESS", "CPU_BACKLOG", "FULL_RING", "DEV_READY", "DEV_HDR", "NOMEM", "TAP_"];
+        let named = ["XDP", "TC_INGRESS", "TC_EGRESS", "FULL_RING", "DEV_READY", "DEV_HDR", "NOMEM", "TAP_"];
         let at_driver = drop.location.contains("xdp") || drop.location.contains("__dev_forward_skb");
         named.iter().any(|name| reason.starts_with(name)) || (reason == "NOT_SPECIFIED" && at_driver)
     };
@@ -136,17 +77,6 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         found.push(next(ends.into_iter().fold(finding, Finding::at)));
     }
     found.extend(counted_drops(evidence, &seen_by_packets(evidence, evidence.drops.iter().filter(at_device))));
-    if evidence.counters.softnet_dropped > 0 {
-        let count = evidence.counters.softnet_dropped;
-        let finding = Finding::new(
-            Code::InterfaceDrops,
-            warning_from(count, DEVICE_DROPS),
-            format!("{count} packets found a CPU's backlog full"),
-        );
-        found.push(
-            finding.with("softnet_dropped", count).step("sysctl net.core.netdev_max_backlog net.core.netdev_budget"),
-        );
-    }
     found
 }
 
@@ -254,7 +184,6 @@ fn hog(talkers: &[&Talker], full: &[Finding]) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::*, *};
-    use crate::answer::Owner;
 
     fn talker(process: &str, bits: f64) -> Talker {
         Talker {
@@ -267,28 +196,6 @@ mod tests {
 
     fn link(name: &str) -> Link {
         Link { name: name.into(), kind: "ethernet".into(), tx_bits_per_second: 1e6, ..Link::default() }
-    }
-
-    #[test]
-    fn a_queue_that_drops_is_a_full_link() {
-        let drops = |count| Evidence {
-            drops: vec![DroppedPackets {
-                interface: Some("v0".into()),
-                ..drop_of("QDISC_OVERLIMIT", "udp", ("10.0.0.1", 9), count)
-            }],
-            ..quiet()
-        };
-        assert_eq!(told(&link_saturated(&drops(500))), [(Code::LinkSaturated, Severity::Warning)]);
-        assert_eq!(told(&link_saturated(&drops(2))), [(Code::LinkSaturated, Severity::Info)]);
-    }
-
-    #[test]
-    fn a_long_queue_is_a_full_link_and_a_fast_one_is_not() {
-        let judged = |link| told(&link_saturated(&Evidence { links: vec![link], ..quiet() }));
-        assert_eq!(judged(Link { backlog_bytes: 50_000, ..link("eth0") }), [(Code::LinkSaturated, Severity::Warning)]);
-        assert_eq!(judged(Link { backlog_bytes: 50_000, tx_bits_per_second: 1e9, ..link("eth0") }), []);
-        let veth = Link { kind: "veth".into(), speed_mbps: Some(10_000), tx_bits_per_second: 20e9, ..link("v0") };
-        assert_eq!(judged(veth), [], "a veth has no speed");
     }
 
     #[test]
@@ -319,20 +226,6 @@ mod tests {
         assert_eq!(told(&bandwidth_hog(&elsewhere)), [(Code::BandwidthHog, Severity::Info)], "another link is full");
         let even = vec![talker("a", 300e6), talker("b", 300e6)];
         assert!(bandwidth_hog(&Evidence { talkers: even, ..quiet() }).is_empty());
-    }
-
-    #[test]
-    fn each_container_has_its_own_eth0() {
-        let in_netns = |netns| DroppedPackets {
-            owner: Owner { netns: Some(netns), ..Owner::default() },
-            interface: Some("eth0".into()),
-            ..drop_of("QDISC_OVERLIMIT", "udp", ("10.0.0.1", 9), 500)
-        };
-        let links = vec![Link { qdisc: Some("ours".into()), qdisc_dropped: 1_000, ..link("eth0") }];
-        let found =
-            link_saturated(&Evidence { drops: vec![in_netns(2), in_netns(3)], links, netns: Some(1), ..quiet() });
-        let qdiscs: Vec<_> = found.iter().map(|finding| finding.evidence.get("qdisc").is_some()).collect();
-        assert_eq!(qdiscs, [false, false, true], "two of others, and ours, which drops as well");
     }
 
     #[test]

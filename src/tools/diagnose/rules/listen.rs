@@ -118,13 +118,28 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     if !found.is_empty() || overflows == 0 {
         return found;
     }
-    let summary =
-        format!("{overflows} connections found an accept queue full, of a listener that was gone when we looked");
-    vec![
-        Finding::new(Code::ListenQueueOverflow, Severity::Warning, summary)
+    vec![overflowed_meanwhile(evidence, overflows)]
+}
+
+/// Of a queue that is not full any more: whose it was, if that can be told.
+fn overflowed_meanwhile(evidence: &Evidence, overflows: u64) -> Finding {
+    let dropped = |listener: &Listener| evidence.dropped.get(&listener.socket).copied().unwrap_or_default();
+    let was_full = |listener: &&Listener| dropped(listener) > 0 || listener.made_wait();
+    let here = evidence.listeners.iter().filter(|listener| listener.owner.netns == evidence.netns);
+    let Some(listener) = here.filter(was_full).max_by_key(|l| (dropped(l), l.accept_queue_peak)) else {
+        let summary =
+            format!("{overflows} connections found an accept queue full, of a listener that was gone when we looked");
+        return Finding::new(Code::ListenQueueOverflow, Severity::Warning, summary)
             .with("listen_overflows", overflows)
-            .look("snapshot_sockets", &[("state", "listen".into())]),
-    ]
+            .look("snapshot_sockets", &[("state", "listen".into())]);
+    };
+    let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
+    let summary = format!(
+        "the accept queue of {} on {at} was full for a part of the window: {overflows} connections found it so",
+        quoted(&listener.owner)
+    );
+    about(listener, Code::ListenQueueOverflow, warning_from(overflows, DROPS), summary, evidence)
+        .with("listen_overflows", overflows)
 }
 
 /// Handshakes begin and are never completed.

@@ -10,18 +10,24 @@ use super::{
 use crate::answer::Owner;
 
 mod connect;
+mod cpu;
 mod dns;
 mod drops;
 mod gone;
+mod held;
 mod kernel;
 mod link;
 mod listen;
 mod mtu;
 mod names;
+mod nat;
 mod neighbors;
 mod ports;
+mod receiver;
 mod refused;
+mod resolver;
 mod routing;
+mod saturated;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -65,6 +71,7 @@ const TRAFFIC: &str = "traffic";
 /// The one list of what is judged.
 const RULES: &[Rule] = &[
     rule(Code::ConntrackFull, &[DROPS], &[], drops::conntrack_full),
+    rule(Code::NatPortsExhausted, &[DROPS], &[CONNECTIONS, SOCKETS], nat::nat_ports_exhausted),
     // Whose packets they were decides how bad it is.
     rule(Code::FirewallDrop, &[DROPS], &[CONNECTIONS, DNS, SOCKETS], drops::firewall_drop),
     rule(Code::GatewayUnreachable, &[DROPS], &[CONNECTIONS, SOCKETS], neighbors::gateway_unreachable),
@@ -75,9 +82,14 @@ const RULES: &[Rule] = &[
     rule(Code::KernelDrop, &[DROPS], &[CONNECTIONS, DNS, SOCKETS], kernel::kernel_drop),
     rule(Code::MtuBlackHole, &[DROPS, TCP], &[CONNECTIONS, SOCKETS], mtu::mtu_black_hole),
     rule(Code::SynFlood, &[DROPS, SOCKETS], &[CONNECTIONS, TCP], listen::syn_flood),
+    rule(Code::ConnectionFlood, &[SOCKETS], &[CONNECTIONS, DROPS, TCP], held::connection_flood),
+    rule(Code::CloseWaitLeak, &[SOCKETS, TCP], &[], held::close_wait_leak),
     rule(Code::ListenQueueOverflow, &[SOCKETS], &[CONNECTIONS, DROPS, TCP], listen::listen_queue_overflow),
     rule(Code::PortExhaustion, &[CONNECTIONS], &[SOCKETS], ports::port_exhaustion),
-    rule(Code::LinkSaturated, &[DROPS], &[INTERFACES], link::link_saturated),
+    rule(Code::CpuThrottled, &[SOCKETS], &[], cpu::cpu_throttled),
+    rule(Code::SoftirqSaturated, &[DROPS], &[], cpu::softirq_saturated),
+    rule(Code::Incast, &[DROPS], &[], saturated::incast),
+    rule(Code::LinkSaturated, &[DROPS], &[INTERFACES, TCP, TRAFFIC], saturated::link_saturated),
     rule(Code::InterfaceDrops, &[DROPS, INTERFACES], &[], link::interface_drops),
     rule(Code::UdpReceiveBufferFull, &[DROPS], &[], drops::udp_receive_buffer_full),
     rule(Code::NoRoute, &[CONNECTIONS], &[DROPS], connect::no_route),
@@ -86,12 +98,14 @@ const RULES: &[Rule] = &[
     // Connects that began before the window are only among the sockets.
     rule(Code::ConnectTimeout, &[], &[CONNECTIONS, SOCKETS], connect::connect_timeout),
     rule(Code::PeerGone, &[], &[CONNECTIONS, TCP], gone::peer_gone),
+    rule(Code::WrongResolver, &[DNS, SOCKETS], &[DROPS], resolver::wrong_resolver),
     rule(Code::DnsUnanswered, &[DNS], &[], dns::dns_unanswered),
     rule(Code::DnsFailure, &[DNS], &[], dns::dns_failure),
     rule(Code::DnsSlow, &[DNS], &[], dns::dns_slow),
     // Which end listens decides how bad it is.
     rule(Code::Resets, &[CONNECTIONS], &[SOCKETS], tcp::resets),
-    rule(Code::ReceiverLimited, &[TCP], &[], tcp::receiver_limited),
+    rule(Code::ReceiveWindowSmall, &[TCP], &[SOCKETS], receiver::receive_window_small),
+    rule(Code::ReceiverLimited, &[TCP], &[], receiver::receiver_limited),
     rule(Code::SenderLimited, &[TCP], &[], tcp::sender_limited),
     // Readings of the sockets miss what opens and closes between two of them.
     rule(Code::Retransmits, &[TCP], &[PROFILE], tcp::retransmits),
@@ -111,11 +125,21 @@ const EXPLAINS: &[(Code, &[Code])] = {
     use Code::*;
     &[
         (ConntrackFull, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Ipv6Broken]),
+        (NatPortsExhausted, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
         // Retransmits only where nothing gets through: a rule that lets most packets pass is told as well as the losses.
-        (FirewallDrop, &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, DnsUnanswered, Resets]),
+        (FirewallDrop, &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, WrongResolver, DnsUnanswered, Resets]),
         (
             GatewayUnreachable,
-            &[NeighborUnreachable, ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken],
+            &[
+                NeighborUnreachable,
+                ConnectTimeout,
+                PeerGone,
+                NoRoute,
+                WrongResolver,
+                DnsUnanswered,
+                Retransmits,
+                Ipv6Broken,
+            ],
         ),
         (ReversePathFilter, &[ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
         (RoutingLoop, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
@@ -124,16 +148,38 @@ const EXPLAINS: &[(Code, &[Code])] = {
         (NeighborUnreachable, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
         (MtuBlackHole, &[PeerGone, Retransmits, HighRtt, InterfaceDrops]),
         (SynFlood, &[ListenQueueOverflow, ConnectTimeout, Retransmits, ConnectionChurn]),
+        (ConnectionFlood, &[ListenQueueOverflow, ConnectTimeout, ConnectionRefused, ConnectionChurn]),
         (ListenQueueOverflow, &[ConnectTimeout, ConnectionRefused, Retransmits, Resets, HighRtt]),
         (
             LinkSaturated,
             &[Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, DnsSlow, SenderLimited, InterfaceDrops, KernelDrop],
         ),
+        (
+            CpuThrottled,
+            &[
+                ListenQueueOverflow,
+                ConnectTimeout,
+                UdpReceiveBufferFull,
+                DnsUnanswered,
+                DnsSlow,
+                ReceiverLimited,
+                Retransmits,
+                HighRtt,
+                Resets,
+            ],
+        ),
+        (
+            SoftirqSaturated,
+            &[InterfaceDrops, KernelDrop, Retransmits, ConnectTimeout, DnsUnanswered, UdpReceiveBufferFull],
+        ),
+        (Incast, &[LinkSaturated, Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, InterfaceDrops, KernelDrop]),
         (InterfaceDrops, &[ConnectTimeout, PeerGone, DnsUnanswered, NeighborUnreachable]),
         (NoRoute, &[ConnectTimeout, PeerGone, DnsUnanswered]),
         (PeerGone, &[Retransmits, ReceiverLimited, SenderLimited]),
         (Ipv6Broken, &[ConnectTimeout, NoRoute, ConnectionRefused]),
-        (DnsUnanswered, &[ConnectionRefused]),
+        // A resolver whose process is gone: the kernel says so to who asks.
+        (ConnectionRefused, &[DnsUnanswered]),
+        (WrongResolver, &[ConnectionRefused, DnsUnanswered, NeighborUnreachable, NoRoute, RoutingLoop]),
         (ReceiverLimited, &[SenderLimited, Retransmits]),
     ]
 };

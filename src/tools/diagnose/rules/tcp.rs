@@ -2,17 +2,23 @@
 
 use std::net::IpAddr;
 
-use super::warning_from;
-use crate::tools::{
-    diagnose::{
-        evidence::{Connection, Evidence, Reason, Reset, Rtt, TcpPath, common, groups, program},
-        finding::{Code, Finding, HostPort, Severity, quoted},
+use super::{
+    receiver::{FAST_BITS, WAITED},
+    warning_from,
+};
+use crate::{
+    answer::Endpoint,
+    tools::{
+        diagnose::{
+            evidence::{Connection, Evidence, Reason, Reset, Rtt, TcpPath, common, groups, program},
+            finding::{Code, Finding, HostPort, Severity, quoted},
+        },
+        profile_tcp::{SLOW_US, VERY_SLOW_US},
     },
-    profile_tcp::{SLOW_US, VERY_SLOW_US},
 };
 
 /// A remote's finding: who talks to it, where, and how to look closer.
-fn about(row: &TcpPath, code: Code, severity: Severity, summary: String) -> Finding {
+pub(super) fn about(row: &TcpPath, code: Code, severity: Severity, summary: String) -> Finding {
     let finding = Finding::new(code, severity, summary)
         .owner(&row.owner)
         .with("remote_address", row.remote)
@@ -24,9 +30,9 @@ fn about(row: &TcpPath, code: Code, severity: Severity, summary: String) -> Find
     finding.look("profile_tcp", &arguments)
 }
 
-fn name(row: &TcpPath) -> String {
+pub(super) fn name(row: &TcpPath) -> String {
     match (row.remote, row.port) {
-        (Some(address), Some(port)) => crate::answer::Endpoint { address, port }.to_string(),
+        (Some(address), Some(port)) => Endpoint { address, port }.to_string(),
         (Some(address), None) => address.to_string(),
         _ => "a remote".into(),
     }
@@ -144,46 +150,6 @@ pub(super) fn is_near(address: &IpAddr) -> bool {
     }
 }
 
-/// For this share of the time that it had data, the sender waited. Less comes and goes with every burst.
-const WAITED: f64 = 0.3;
-/// A sender that gets this much through is slowed by nobody who would notice.
-const FAST_BITS: f64 = 1e9;
-/// A reader that takes this much is at work, or was told how fast to go (a download with a limit): worth knowing.
-const BRISK_BITS: f64 = 100e6;
-
-/// The receiver does not read as fast as it is sent to.
-pub fn receiver_limited(evidence: &Evidence) -> Vec<Finding> {
-    let slow = |row: &&TcpPath| row.receiver_share >= WAITED && row.tx_bits_per_second < FAST_BITS;
-    let found = evidence.remotes.iter().filter(slow).map(|row| {
-        let percent = (row.receiver_share * 100.0).round();
-        let summary = format!(
-            "{} reads too slowly: {} waited {percent} % of the time for its receive window",
-            name(row),
-            quoted(&row.owner)
-        );
-        let at = |socket: &&crate::tools::diagnose::evidence::Socket| {
-            socket.tcp
-                && socket.receive_queue_bytes > 0
-                && socket
-                    .local
-                    .is_some_and(|l| Some(l.address) == row.remote && row.port.is_none_or(|port| port == l.port))
-                && (!socket.local.is_some_and(|l| l.address.is_loopback()) || socket.owner.netns == row.owner.netns)
-        };
-        let brisk = row.tx_bits_per_second >= BRISK_BITS;
-        let severity = if brisk { Severity::Info } else { Severity::Warning };
-        let finding = about(row, Code::ReceiverLimited, severity, summary)
-            .with("waited_percent", percent)
-            .with("tx_bits_per_second", row.tx_bits_per_second.round());
-        match evidence.sockets.iter().filter(at).max_by_key(|socket| socket.receive_queue_bytes) {
-            Some(reader) => {
-                finding.with("reader", &reader.owner).with("reader_receive_queue_bytes", reader.receive_queue_bytes)
-            }
-            None => finding,
-        }
-    });
-    found.collect()
-}
-
 /// The sender's own buffer is too small for the way.
 pub fn sender_limited(evidence: &Evidence) -> Vec<Finding> {
     let slow = |row: &&TcpPath| row.send_buffer_share >= WAITED && row.tx_bits_per_second < FAST_BITS;
@@ -254,7 +220,7 @@ pub fn resets(evidence: &Evidence) -> Vec<Finding> {
 }
 
 /// The server's end of a reset connection, and whether the reset came from there.
-fn server_side(evidence: &Evidence, reset: &Reset) -> Option<(crate::answer::Endpoint, bool)> {
+fn server_side(evidence: &Evidence, reset: &Reset) -> Option<(Endpoint, bool)> {
     let (local, remote) = (reset.local?, reset.remote?);
     let netns = reset.owner.netns;
     let same = |c: &&Connection| (c.owner.netns, c.local, c.remote) == (netns, reset.local, reset.remote);
@@ -331,10 +297,19 @@ mod tests {
     #[test]
     fn who_waits_is_limited_unless_it_is_fast() {
         let slow = TcpPath { receiver_share: 0.9, tx_bits_per_second: 1e5, ..remote("10.0.0.1") };
-        assert_eq!(told(&receiver_limited(&with(slow.clone()))), [(Code::ReceiverLimited, Severity::Warning)]);
+        assert_eq!(
+            told(&super::super::receiver::receiver_limited(&with(slow.clone()))),
+            [(Code::ReceiverLimited, Severity::Warning)]
+        );
         let told_to = TcpPath { tx_bits_per_second: 160e6, ..slow.clone() };
-        assert_eq!(told(&receiver_limited(&with(told_to))), [(Code::ReceiverLimited, Severity::Info)], "a limit");
-        assert!(receiver_limited(&with(TcpPath { tx_bits_per_second: 9e9, ..slow })).is_empty());
+        assert_eq!(
+            told(&super::super::receiver::receiver_limited(&with(told_to))),
+            [(Code::ReceiverLimited, Severity::Info)],
+            "a limit"
+        );
+        assert!(
+            super::super::receiver::receiver_limited(&with(TcpPath { tx_bits_per_second: 9e9, ..slow })).is_empty()
+        );
         let small = TcpPath { send_buffer_share: 0.8, tx_bits_per_second: 1e6, ..remote("10.0.0.1") };
         assert_eq!(told(&sender_limited(&with(small))), [(Code::SenderLimited, Severity::Warning)]);
     }

@@ -1,0 +1,92 @@
+//! Address translation that has no port left.
+
+use std::collections::BTreeSet;
+
+use super::drops::{about, is_of_tracking, total};
+use crate::{
+    answer::Owner,
+    tools::diagnose::{
+        evidence::{DroppedPackets, Evidence, groups},
+        finding::{Code, Finding, HostPort, Severity},
+    },
+};
+
+/// Two look-ups that are sent at once may clash (of UDP, one is dropped and asked again); so many are no such accident.
+const CLASHES: u64 = 3;
+
+/// Entries that could not be inserted since others are like them: of our own network namespace the counter is known, of
+/// the others the largest.
+fn clashes(evidence: &Evidence, netns: Option<u32>) -> u64 {
+    let ours = netns.is_some() && netns == evidence.netns;
+    if ours { evidence.counters.conntrack_insert_failed } else { evidence.clashes }
+}
+
+/// Whether a packet died since its translation clashed with another one.
+pub(super) fn is_clash(evidence: &Evidence, drop: &DroppedPackets) -> bool {
+    is_of_tracking(drop) && clashes(evidence, drop.owner.netns) >= CLASHES
+}
+
+/// Connections that cannot be translated, since each port that may be used is.
+pub fn nat_ports_exhausted(evidence: &Evidence) -> Vec<Finding> {
+    let rows = evidence.drops.iter().filter(|drop| is_clash(evidence, drop));
+    let mut found = Vec::new();
+    for (netns, rows) in groups(rows, |drop| drop.owner.netns) {
+        let failed = clashes(evidence, netns);
+        let to: BTreeSet<_> = rows.iter().filter_map(|row| row.destination).collect();
+        let shown = to.first().map_or_else(String::new, |to| format!(" to {to}"));
+        let summary = format!(
+            "no port is left to translate connections{shown} to: {} packets were dropped, {failed} entries clashed with others",
+            total(&rows)
+        );
+        let ends: BTreeSet<HostPort> = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect();
+        let finding = about(evidence, Code::NatPortsExhausted, Severity::Warning, summary, &rows)
+            .owner(&Owner { netns, ..Owner::default() })
+            .with("insert_failed", failed)
+            .with("netns", netns);
+        found.push(
+            ends.into_iter()
+                .fold(finding, Finding::at)
+                .step("nft list ruleset  # masquerade and snat: more addresses, or a wider range of ports")
+                .step("conntrack -S"),
+        );
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            drops::{conntrack_full, firewall_drop},
+            tests::*,
+        },
+        *,
+    };
+    use crate::tools::diagnose::evidence::Counters;
+
+    fn clash(failed: u64) -> Evidence {
+        let drop = DroppedPackets {
+            owner: Owner { netns: Some(7), ..Owner::default() },
+            location: "nf_hook_slow".into(),
+            kind: "SYN".into(),
+            ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 9)
+        };
+        Evidence { drops: vec![drop], clashes: failed, ..quiet() }
+    }
+
+    #[test]
+    fn a_pool_that_is_used_up_is_no_full_table_and_no_rule() {
+        let found = nat_ports_exhausted(&clash(9));
+        assert_eq!(told(&found), [(Code::NatPortsExhausted, Severity::Warning)]);
+        assert_eq!((&found[0].evidence["insert_failed"], &found[0].evidence["netns"]), (&9.into(), &7.into()));
+        let counters = Counters { conntrack_drops: 9, conntrack_insert_failed: 9, ..Counters::default() };
+        let evidence = Evidence { counters, ..clash(9) };
+        assert!(conntrack_full(&evidence).is_empty() && firewall_drop(&evidence).is_empty());
+    }
+
+    #[test]
+    fn one_clash_is_an_accident() {
+        assert!(nat_ports_exhausted(&clash(1)).is_empty());
+        assert!(nat_ports_exhausted(&clash(0)).is_empty(), "a rule of iptables");
+    }
+}
