@@ -99,6 +99,8 @@ pub const DIAGNOSED_ROWS: usize = 5_000;
 
 /// TCP connections that `diagnose` follows through its window, in eleven readings: 1,000 of them are 8 MB of JSON.
 pub const DIAGNOSED_CONNECTIONS: usize = 1_000;
+/// Changes of links, addresses and routes that `diagnose` keeps of a window: a host that starts a container makes ten.
+pub const NETWORK_CHANGES: usize = 1_000;
 /// Processes that are looked at for the network namespaces that they are in; each costs a few microseconds.
 pub const NAMESPACE_PROCESSES: usize = 10_000;
 

@@ -123,13 +123,21 @@ pub enum Code {
     DnsMessagesCut,
     /// Packets to a port that a translation has put in place of 53.
     DnsTranslated,
+
+    // The state of the network.
+    /// Links, addresses, neighbors and routes, of every network namespace.
+    NetworksUnread,
+    /// Entries of the tables of neighbors.
+    NeighborsUnread,
+    /// Who says that an address is his.
+    ClaimsNotSeen,
 }
 
 impl Code {
     /// Whether an answer with this limit may lack whole kinds of sockets or failures, so that no check can rely on it.
     pub fn blinds(self) -> bool {
-        use Code::{FailedConnectsNotSeen, OtherNamespacesNotSeen, OwnersUnknown};
-        matches!(self, FailedConnectsNotSeen | OtherNamespacesNotSeen | OwnersUnknown)
+        use Code::{FailedConnectsNotSeen, NetworksUnread, OtherNamespacesNotSeen, OwnersUnknown};
+        matches!(self, FailedConnectsNotSeen | NetworksUnread | OtherNamespacesNotSeen | OwnersUnknown)
     }
 }
 

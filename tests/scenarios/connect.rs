@@ -117,7 +117,8 @@ pub fn route_says_no(stage: &mut Stage, kind: &str) {
     let net = stage.net();
     net.client.ip(&format!("route add {kind} 198.51.100.0/24"));
     stage.watch(|watch| watch.every(PAUSE, || drop(try_connect(&net.client, ([198, 51, 100, 7], 443).into()))));
-    stage.expect("no_route").owned_in(&net.client).is("/remote/port", 443).at_least("/attempts", 5.0);
+    let expected = stage.expect("blackhole_route").is("/netns", net.client.inode()).is("/kind", kind);
+    expected.is("/route", format!("{kind} 198.51.100.0/24")).is("/explains/0", "no_route");
 }
 
 /// The client tries IPv6 first, as clients do, and falls back.

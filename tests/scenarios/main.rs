@@ -30,6 +30,7 @@ mod drops;
 mod gone;
 mod link;
 mod listen;
+mod network;
 mod quiet;
 mod stage;
 mod tcp;
@@ -146,6 +147,32 @@ fn scenarios() -> Vec<Scenario> {
         one("overflow and resets", both::overflow_and_resets),
         one("refused for a while", both::refused_for_a_while),
         one("firewalled for a while", both::firewalled_for_a_while),
+        one("link down, server", network::server_down),
+        one("link down, client", network::client_down),
+        one("link down, port of a bridge", network::port_down),
+        one("link down, gateway", network::gateway_down),
+        one("link flaps", network::flaps),
+        one("link flaps, port of a bridge", network::port_flaps),
+        one("interface removed", network::removed),
+        one("interface removed before", network::removed_before),
+        one("address missing, server", network::server_without_address),
+        one("address missing, client", network::client_loses_address),
+        one("address missing, client, before", network::client_without_address),
+        one("wrong netmask, too long", network::netmask_too_long),
+        one("wrong netmask, too short", network::netmask_too_short),
+        one("blackhole route of the server", network::blackhole_back),
+        each("blackhole route of a router", network::blackhole_forwarded),
+        each("route withdrawn", network::route_withdrawn),
+        one("duplicate address", network::duplicate_address),
+        one("duplicate MAC", network::duplicate_mac),
+        one("ARP poisoned, static entry", network::poisoned_entry),
+        one("ARP poisoned, forged replies", network::poisoned_by_replies),
+        one("quiet: planned link down", network::planned_down),
+        one("quiet: link flaps unused", network::flaps_unused),
+        one("quiet: address renewed", network::renewed),
+        one("quiet: ARP refreshed", network::arp_refreshed),
+        one("quiet: routes that refuse others", network::refuses_others),
+        one("quiet: interfaces come and go", network::come_and_go),
         one("quiet: idle", quiet::idle),
         alone(each("quiet: busy", quiet::busy)),
         alone(one("quiet: busy loopback", quiet::busy_loopback)),

@@ -80,13 +80,37 @@ impl Net {
         format!("scene{}", self.number)
     }
 
+    /// The first three numbers of its IPv4 addresses.
+    fn subnet(&self) -> String {
+        format!("10.{}.{}.", 220 + self.number / 250, self.number % 250)
+    }
+
     /// A host of the scenario's subnet: 1 is the client, 2 the server, others do not exist.
     pub fn host(&self, family: Family, host: u8) -> IpAddr {
         let text = match family {
-            V4 => format!("10.220.{}.{host}", self.number),
+            V4 => format!("{}{host}", self.subnet()),
             V6 => format!("fd20:{}::{host:x}", self.number),
         };
         text.parse().unwrap()
+    }
+
+    /// The namespace of the bridge that joins them.
+    pub fn bridge(&self) -> &Netns {
+        self.between.as_ref().unwrap()
+    }
+
+    /// Another host on the bridge, with an address of the subnet.
+    pub fn join(&self, host: u8) -> Netns {
+        let (netns, name) = (Netns::new(), self.interface());
+        let port = format!("p{host}");
+        run(&format!(
+            "ip link add {name} netns {} type veth peer name {port} netns {}",
+            netns.name(),
+            self.bridge().name()
+        ));
+        self.bridge().ip(&format!("link set {port} master br0 up"));
+        self.address(&netns, host);
+        netns
     }
 
     pub fn number(&self) -> usize {
@@ -111,9 +135,11 @@ impl Net {
     /// What shows in a finding that it is about this scenario.
     fn marks(&self) -> Vec<String> {
         let netns = |netns: &Netns| format!("\"netns\":{}", netns.inode());
-        let addresses = [format!("10.220.{}.", self.number), format!("fd20:{}:", self.number)];
-        [addresses.to_vec(), vec![format!("\"{}\"", self.interface()), netns(&self.client), netns(&self.server)]]
-            .concat()
+        let addresses = [self.subnet(), format!("fd20:{}:", self.number)];
+        let mut marks = addresses.to_vec();
+        marks.extend([format!("\"{}\"", self.interface()), netns(&self.client), netns(&self.server)]);
+        marks.extend(self.between.as_ref().map(netns));
+        marks
     }
 }
 

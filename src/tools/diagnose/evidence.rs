@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{finding::HostPort, gone::Silent};
+use super::{finding::HostPort, gone::Silent, network::Network};
 use crate::{
     answer::{Endpoint, Family, Owner},
     tools::{profile_tcp::Prompt, trace_drops::Course},
@@ -27,6 +27,8 @@ pub struct Evidence {
     pub netns: Option<u32>,
     /// The files of the network namespaces that have one, by inode.
     pub netns_files: HashMap<u32, String>,
+    /// Of all network namespaces.
+    pub network: Network,
     pub connections: Vec<Connection>,
     pub sockets: Vec<Socket>,
     pub listeners: Vec<Listener>,

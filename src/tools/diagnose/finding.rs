@@ -29,6 +29,16 @@ pub enum Severity {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
+    InterfaceRemoved,
+    LinkDown,
+    LinkFlap,
+    DuplicateMac,
+    ArpPoisoning,
+    DuplicateAddress,
+    AddressMissing,
+    WrongNetmask,
+    BlackholeRoute,
+    RouteWithdrawn,
     ConntrackFull,
     NatPortsExhausted,
     FirewallDrop,
@@ -79,7 +89,7 @@ impl fmt::Display for Code {
 /// One thing that is wrong, or worth knowing.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 pub struct Finding {
-    // Not all of them in the schema, which every conversation carries.
+    // A list of 40 names in the schema would cost every client more than it says.
     #[schemars(with = "String")]
     pub code: Code,
     pub severity: Severity,

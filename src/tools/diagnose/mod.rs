@@ -15,19 +15,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{BoxSession, Host, Tool};
 use crate::{
-    answer::{Limit, Measured, WindowMs},
-    daemon::kernel::Loader,
+    answer::{self, Limit, Measured, WindowMs},
+    daemon::kernel::{Loader, Optional, feature::Feature},
     wire::Error,
 };
 
 mod asked;
+mod census;
 mod close_wait;
 mod conntrack;
 mod coverage;
 mod evidence;
+mod fabric;
 mod finding;
 mod gone;
 mod heard;
+mod network;
 mod paths;
 mod questions;
 mod queues;
@@ -43,16 +46,19 @@ mod silent;
 mod sockets;
 mod text;
 mod throttled;
+mod wants;
 
+use census::Census;
 use finding::{Code, Finding};
+use network::Network;
 use questions::Replies;
 use shown::Severities;
 
 /// Findings where the caller set no `limit`: so many stay under 8 KB.
 const FINDINGS: usize = 6;
 
-/// Reads no eBPF of its own.
-pub struct Diagnose;
+/// Reads the links of all network namespaces by itself, or knows why it cannot.
+pub struct Diagnose(Result<Census, String>);
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 #[serde(deny_unknown_fields)]
@@ -71,6 +77,12 @@ pub struct Sample {
     heard: Replies,
     /// Entries of the fullest table of tracked connections, and how many there may be.
     conntrack: Option<(u64, u64)>,
+    /// Links, addresses, neighbors and routes of all network namespaces.
+    #[serde(default)]
+    network: Option<Network>,
+    /// Why there is nothing of them.
+    #[serde(default)]
+    network_error: String,
     /// The daemon's network namespace.
     netns: u32,
     /// The files of the network namespaces that have one, by inode.
@@ -127,12 +139,26 @@ impl Tool for Diagnose {
     const WHEN: &'static str = "something fails or is slow, and it is not clear what";
     const DESCRIPTION: &'static str = "What is wrong with this host's network, if anything? Watches everything for 10 s; returns findings, worst first, with \
         evidence and next steps, and how many checks could run. Ask it first, while something fails or is slow.";
+    const FEATURES: &'static [Feature] = &[Feature::TracepointBtf, Feature::IterateMaps, Feature::Loop];
+    const OPTIONAL: &'static [Optional] = &[
+        Optional {
+            programs: &["networks"],
+            needs: &[Feature::Loop],
+            lacks: Some((answer::Code::NetworksUnread, "Links, addresses, neighbors and routes are not read")),
+        },
+        Optional {
+            programs: &["arp_arrives", "neighbor_learned"],
+            needs: &[],
+            lacks: Some((answer::Code::ClaimsNotSeen, "Who claims which address on a link is not seen")),
+        },
+    ];
     type Input = Input;
     type Sample = Sample;
     type Output = Output;
 
-    fn load(_: &mut Loader) -> Result<Self, Error> {
-        Ok(Diagnose)
+    /// The other checks run without its own programs.
+    fn load(loader: &mut Loader) -> Result<Self, Error> {
+        Ok(Diagnose(Census::load(loader).map_err(|e| e.to_string())))
     }
 
     fn asks() -> Vec<&'static str> {
@@ -140,7 +166,7 @@ impl Tool for Diagnose {
     }
 
     fn open<'a>(&'a self, input: Input, host: &'a Host) -> Result<BoxSession<'a, Sample>, Error> {
-        Ok(Box::new(sample::Diagnosis::open(host, input.duration_ms.duration())?))
+        Ok(Box::new(sample::Diagnosis::open(host, self.0.as_ref(), input.duration_ms.duration())?))
     }
 
     fn merge(earlier: Sample, later: Sample) -> Sample {

@@ -5,16 +5,19 @@ use std::time::Duration;
 use super::{
     Checks, Input, Output, Sample,
     asked::{self, ASKED, Read},
-    conntrack, rules,
+    conntrack,
+    heard::Heard,
+    network::Network,
+    rules,
     shown::{self, Severities},
 };
-use crate::answer::Measured;
+use crate::answer::{Measured, count};
 
 /// The answer.
 pub fn report(input: &Input, sample: Sample) -> Output {
     let window = Duration::from_nanos(sample.window_ns);
     let asked = input.duration_ms.duration();
-    let Read { mut evidence, heard, blind_spots, lost_events } = asked::read(&sample.heard, asked, window);
+    let Read { mut evidence, mut heard, blind_spots, lost_events } = asked::read(&sample.heard, asked, window);
     evidence.netns = Some(sample.netns).filter(|netns| *netns != 0);
     // Interfaces are of our own.
     evidence.at_home =
@@ -23,6 +26,10 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     evidence.resolvers = sample.resolvers;
     evidence.throttled = sample.throttled;
     evidence.clashes = sample.clashes;
+    let mut blind_spots = blind_spots;
+    let network = network(sample.network, sample.network_error, &mut heard, &mut blind_spots);
+    network.addresses.iter().for_each(|one| evidence.note_address(one.address, Some(one.at.0)));
+    evidence.network = network;
     evidence.conntrack_is_full = sample.conntrack.is_some_and(conntrack::is_full);
     let (found, checked) = rules::judge(&evidence, &heard);
     let (severities, all) = (Severities::of(&found), found.len());
@@ -43,6 +50,28 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     output
 }
 
+/// The state of the network as evidence, and what it lacks.
+fn network(network: Option<Network>, error: String, heard: &mut Heard, blind_spots: &mut Vec<String>) -> Network {
+    let lacks: Vec<_> = match &network {
+        None => vec![error],
+        Some(network) => {
+            let cut = (network.cut > 0).then(|| {
+                count(network.cut, "object of the network was not read", "objects of the network were not read")
+            });
+            let blind = network.lacks.iter().filter(|limit| limit.code.blinds());
+            blind.map(|limit| limit.text.trim_end_matches('.').to_owned()).chain(cut).collect()
+        }
+    };
+    let codes = || rules::decided_by(rules::NETWORK).map(|code| code.to_string()).collect::<Vec<_>>().join(", ");
+    blind_spots.extend(lacks.iter().map(|lack| format!("network: {lack}; not judged: {}", codes())));
+    if let Some(network) = &network {
+        let told = network.lacks.iter().filter(|limit| !limit.code.blinds());
+        blind_spots.extend(told.map(|limit| format!("network: {limit}")));
+        heard.insert(rules::NETWORK, lacks.is_empty());
+    }
+    network.unwrap_or_default()
+}
+
 /// What every tool said of both periods.
 pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
     let mut heard = later.heard;
@@ -52,6 +81,10 @@ pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
     }
     Sample {
         heard,
+        network: match (earlier.network, later.network) {
+            (Some(before), Some(after)) => Some(before.then(after, Duration::from_nanos(earlier.window_ns))),
+            _ => None,
+        },
         conntrack: earlier.conntrack.max(later.conntrack),
         netns_files: earlier.netns_files.into_iter().chain(later.netns_files).collect(),
         window_ns: earlier.window_ns + later.window_ns,

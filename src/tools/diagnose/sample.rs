@@ -11,7 +11,9 @@ use serde_json::value::RawValue;
 use super::{
     Sample,
     asked::ASKED,
+    census::{Census, Watched},
     conntrack,
+    network::Network,
     questions::{Asked, READINGS, Reply, When},
     resolvers,
     throttled::Quotas,
@@ -27,9 +29,15 @@ use crate::{
     wire::Error,
 };
 
+/// How often the state of the network is read for each reading of the sockets: a link that is down for 0.3 s in a window of 10 s
+/// is seen.
+const LOOKS: u32 = 4;
+
 /// What every tool sees.
 pub struct Diagnosis<'a> {
     parts: Vec<Part<'a>>,
+    /// The state of the network, or why it is not known.
+    network: Result<Watched<'a>, String>,
     /// The last reading.
     begun: Instant,
     quotas: Quotas,
@@ -67,15 +75,17 @@ impl Part<'_> {
 
 impl<'a> Diagnosis<'a> {
     /// All are attached, or have failed, when this returns: from then on nothing is missed.
-    pub fn open(host: &'a Host, duration: Duration) -> Result<Self, Error> {
+    pub fn open(host: &'a Host, census: Result<&'a Census, &String>, duration: Duration) -> Result<Self, Error> {
         let open = |asked: &'static Asked| Part {
             asked,
             session: host.open(asked.tool, &asked.input(duration)),
             samples: Vec::new(),
         };
         let parts = at_once(ASKED, |asked| asked.tool, open)?;
+        let network = census.map_err(String::clone).and_then(|census| census.open().map_err(|e| e.to_string()));
         Ok(Diagnosis {
             parts,
+            network,
             begun: Instant::now(),
             quotas: Quotas::read(),
             clashes: conntrack::Clashes::read(),
@@ -84,14 +94,34 @@ impl<'a> Diagnosis<'a> {
     }
 }
 
+impl Diagnosis<'_> {
+    /// Notes what has changed since the last look.
+    fn look(&mut self) {
+        if let Ok(watched) = &mut self.network
+            && let Err(e) = watched.look()
+        {
+            self.network = Err(e.to_string());
+        }
+    }
+
+    fn network(&mut self) -> Option<Network> {
+        let read = self.network.as_mut().ok()?.read();
+        read.map_err(|e| self.network = Err(e.to_string())).ok()
+    }
+}
+
 impl Session<Sample> for Diagnosis<'_> {
     /// Reads in between what is asked [often](When::Often).
     fn watch(&mut self, window: &Window, end: Instant) -> Result<bool, Error> {
         let length = end.saturating_duration_since(self.begun);
-        for n in 0..READINGS - 1 {
-            self.ended_early = !window.sleep_until(self.begun + length * n / (READINGS - 1))?;
+        for n in 0..(READINGS - 1) * LOOKS {
+            self.ended_early = !window.sleep_until(self.begun + length * n / ((READINGS - 1) * LOOKS))?;
             if self.ended_early {
                 return Ok(false);
+            }
+            self.look();
+            if n % LOOKS != 0 {
+                continue;
             }
             self.parts.iter_mut().filter(|part| part.asked.when == When::Often).for_each(|part| part.read(false));
         }
@@ -110,9 +140,12 @@ impl Session<Sample> for Diagnosis<'_> {
         let clashes = conntrack::Clashes::read();
         let clashed = clashes.since(&self.clashes);
         self.clashes = clashes;
+        let network = self.network();
         Ok(Sample {
             heard,
             conntrack: conntrack::fullest(),
+            network_error: self.network.as_ref().err().cloned().unwrap_or_default(),
+            network,
             netns,
             clashes: clashed,
             throttled,

@@ -9,6 +9,8 @@ use super::{
 };
 use crate::answer::Owner;
 
+mod addresses;
+mod claims;
 mod connect;
 mod cpu;
 mod dns;
@@ -17,15 +19,18 @@ mod gone;
 mod held;
 mod kernel;
 mod link;
+mod links;
 mod listen;
 mod mtu;
 mod names;
 mod nat;
 mod neighbors;
+mod place;
 mod ports;
 mod receiver;
 mod refused;
 mod resolver;
+mod routes;
 mod routing;
 mod saturated;
 mod tcp;
@@ -63,13 +68,28 @@ const CONNECTIONS: &str = "connections";
 const DNS: &str = "dns";
 const DROPS: &str = "drops";
 const INTERFACES: &str = "interfaces";
+/// No tool answers it: `diagnose` reads that itself.
+pub const NETWORK: &str = "network";
 const PROFILE: &str = "profile";
 const SOCKETS: &str = "sockets";
 const TCP: &str = "tcp";
 const TRAFFIC: &str = "traffic";
 
+/// What shows traffic that failed.
+const WANTS: Questions = &[CONNECTIONS, DNS, DROPS, SOCKETS];
+
 /// The one list of what is judged.
 const RULES: &[Rule] = &[
+    rule(Code::InterfaceRemoved, &[NETWORK], WANTS, links::interface_removed),
+    rule(Code::LinkDown, &[NETWORK], WANTS, links::link_down),
+    rule(Code::LinkFlap, &[NETWORK], WANTS, links::link_flap),
+    rule(Code::DuplicateMac, &[NETWORK], &[], claims::duplicate_mac),
+    rule(Code::ArpPoisoning, &[NETWORK], WANTS, claims::arp_poisoning),
+    rule(Code::DuplicateAddress, &[NETWORK], &[], claims::duplicate_address),
+    rule(Code::AddressMissing, &[NETWORK], WANTS, addresses::address_missing),
+    rule(Code::WrongNetmask, &[NETWORK], WANTS, addresses::wrong_netmask),
+    rule(Code::BlackholeRoute, &[NETWORK], WANTS, routes::blackhole_route),
+    rule(Code::RouteWithdrawn, &[NETWORK], WANTS, routes::route_withdrawn),
     rule(Code::ConntrackFull, &[DROPS], &[], drops::conntrack_full),
     rule(Code::NatPortsExhausted, &[DROPS], &[CONNECTIONS, SOCKETS], nat::nat_ports_exhausted),
     // Whose packets they were decides how bad it is.
@@ -119,11 +139,47 @@ pub fn count() -> usize {
     RULES.len()
 }
 
+/// What a fault of links, addresses or routes may look like to who uses them.
+const OF_THE_NETWORK: &[Code] = {
+    use Code::*;
+    &[
+        GatewayUnreachable,
+        NeighborUnreachable,
+        KernelDrop,
+        LinkSaturated,
+        InterfaceDrops,
+        NoRoute,
+        Ipv6Broken,
+        ConnectionRefused,
+        ConnectTimeout,
+        PeerGone,
+        DnsUnanswered,
+        DnsSlow,
+        Resets,
+        Retransmits,
+        HighRtt,
+    ]
+};
+
 /// Which findings are but symptoms of another one at the same place: they are named in the cause's evidence and not
 /// told a second time.
 const EXPLAINS: &[(Code, &[Code])] = {
     use Code::*;
     &[
+        (InterfaceRemoved, OF_THE_NETWORK),
+        (InterfaceRemoved, &[LinkDown, LinkFlap, AddressMissing, WrongNetmask, RouteWithdrawn]),
+        (LinkDown, OF_THE_NETWORK),
+        (LinkDown, &[LinkFlap, AddressMissing, WrongNetmask, RouteWithdrawn]),
+        (LinkFlap, OF_THE_NETWORK),
+        (LinkFlap, &[AddressMissing, WrongNetmask, RouteWithdrawn]),
+        (AddressMissing, &[RouteWithdrawn]),
+        (DuplicateMac, OF_THE_NETWORK),
+        (ArpPoisoning, OF_THE_NETWORK),
+        (DuplicateAddress, OF_THE_NETWORK),
+        (AddressMissing, OF_THE_NETWORK),
+        (WrongNetmask, OF_THE_NETWORK),
+        (BlackholeRoute, OF_THE_NETWORK),
+        (RouteWithdrawn, OF_THE_NETWORK),
         (ConntrackFull, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Ipv6Broken]),
         (NatPortsExhausted, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
         // Retransmits only where nothing gets through: a rule that lets most packets pass is told as well as the losses.
@@ -207,7 +263,10 @@ pub fn decided_by(question: &str) -> impl Iterator<Item = Code> {
 
 /// Takes out the symptoms whose cause was found, and notes them there.
 fn causes(findings: Vec<Finding>) -> Vec<Finding> {
-    let netns = |finding: &Finding| finding.evidence.get("owner").and_then(|owner| owner["netns"].as_u64());
+    let netns = |finding: &Finding| {
+        let owner = || finding.evidence.get("owner").and_then(|owner| owner["netns"].as_u64());
+        finding.evidence.get("netns").and_then(serde_json::Value::as_u64).or_else(owner)
+    };
     let explains = |cause: &Finding, symptom: &Finding| {
         // An address of the loopback is another one in each network namespace.
         let near = netns(cause).zip(netns(symptom)).is_none_or(|(cause, symptom)| cause == symptom);
@@ -246,9 +305,11 @@ fn affects(cause: &mut Finding, symptom: &Finding) {
 /// The next step for a shell of the daemon's: a command about another network namespace's routes, rules or queues has to
 /// run there.
 fn entered(finding: &Finding, evidence: &Evidence) -> String {
-    const OF_A_NAMESPACE: [&str; 5] = ["ip ", "nft ", "ping ", "sysctl ", "tc "];
+    const OF_A_NAMESPACE: [&str; 7] = ["arping ", "bridge ", "ip ", "nft ", "ping ", "sysctl ", "tc "];
     let owner = finding.evidence.get("owner").and_then(|owner| serde_json::from_value::<Owner>(owner.clone()).ok());
-    let Some((owner, netns)) = owner.and_then(|owner| Some((owner.clone(), owner.netns?))) else {
+    let at = finding.evidence.get("netns").and_then(|netns| netns.as_u64()).map(|netns| netns as u32);
+    let owner = owner.or(at.map(|_| Owner::default()));
+    let Some((owner, netns)) = owner.and_then(|owner| Some((owner.clone(), at.or(owner.netns)?))) else {
         return finding.next_step.clone();
     };
     let file = evidence.netns_files.get(&netns).filter(|file| is_plain(file));

@@ -60,7 +60,7 @@ fn every_code_has_a_rule() {
 /// Every question answered, but these.
 fn heard_without(missing: &[&'static str], incomplete: &[&'static str]) -> Heard {
     let mut heard = Heard::default();
-    for question in [CONNECTIONS, DNS, DROPS, INTERFACES, PROFILE, SOCKETS, TCP, TRAFFIC] {
+    for question in [CONNECTIONS, DNS, DROPS, INTERFACES, NETWORK, PROFILE, SOCKETS, TCP, TRAFFIC] {
         if !missing.contains(&question) {
             heard.insert(question, !incomplete.contains(&question));
         }
@@ -71,7 +71,8 @@ fn heard_without(missing: &[&'static str], incomplete: &[&'static str]) -> Heard
 #[test]
 fn rules_read_only_what_is_asked() {
     let asked: Vec<_> = crate::tools::diagnose::asked::ASKED.iter().map(|asked| asked.name).collect();
-    assert!(RULES.iter().flat_map(Rule::questions).all(|question| asked.contains(&question)));
+    let is_asked = |question| asked.contains(&question) || question == NETWORK;
+    assert!(RULES.iter().flat_map(Rule::questions).all(is_asked));
     assert!(asked.iter().all(|question| decided_by(question).next().is_some()), "a question that decides nothing");
 }
 
@@ -156,4 +157,16 @@ fn a_command_runs_in_the_network_namespace_that_it_is_about() {
     assert_eq!(step(4, Some(7), "ip neigh"), "nsenter -t 7 -n ip neigh");
     assert_eq!(step(2, None, "ip neigh"), "ip neigh  # in network namespace 2");
     assert_eq!(step(2, Some(7), "netmon-mcp call trace_drops"), "netmon-mcp call trace_drops");
+}
+
+#[test]
+fn no_finding_explains_itself_and_no_two_each_other() {
+    let explains = |cause: Code, symptom: Code| {
+        EXPLAINS.iter().any(|(code, symptoms)| *code == cause && symptoms.contains(&symptom))
+    };
+    for (cause, symptoms) in EXPLAINS {
+        for symptom in *symptoms {
+            assert!(!explains(*symptom, *cause), "{cause} and {symptom}");
+        }
+    }
 }

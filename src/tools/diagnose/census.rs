@@ -1,0 +1,304 @@
+//! The daemon's reading of all network namespaces, again and again: what is there, and what has changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem::offset_of,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, skel::SkelBuilder};
+
+use super::network::{Address, Change, Claim, Hardware, Link, Neighbor, Network, Place, Route, RouteKind, What};
+use crate::{
+    answer::{self, Limitation},
+    daemon::{
+        kernel::{self, Iterate, Loader, Program},
+        shared::{Held, Shared},
+        window::monotonic_ns,
+    },
+    limits, numbers,
+    sync::lock,
+    untrusted,
+    wire::Error,
+};
+
+skeleton!("diagnose");
+use skel::types;
+
+kernel::pod!(types::found, types::claim, types::times);
+
+/// The programs, loaded.
+pub struct Census {
+    walk: Iterate,
+    found: MapHandle,
+    claims: MapHandle,
+    bss: MapHandle,
+    /// Programs that see claims as they are made.
+    listeners: Vec<Program>,
+    links: Arc<Shared<()>>,
+    lacks: Vec<Limitation>,
+    /// One walk at a time: it keeps its place in a variable of the program's.
+    walking: Mutex<()>,
+}
+
+/// What one walk found.
+#[derive(Default)]
+struct Snapshot {
+    links: BTreeMap<Place, Link>,
+    addresses: BTreeSet<Address>,
+    neighbors: BTreeMap<(Place, IpAddr), Neighbor>,
+    routes: BTreeSet<Route>,
+    cut: u64,
+}
+
+impl Census {
+    pub fn load(loader: &mut Loader) -> Result<Self, Error> {
+        let mut object = kernel::object();
+        let skel = loader.load(skel::DiagnoseSkelBuilder::default().open(&mut object)?)?;
+        let listeners = [&skel.progs.arp_arrives, &skel.progs.neighbor_learned];
+        let listeners = listeners.into_iter().map(|program| loader.optional(program)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Census {
+            walk: loader.iterator(&skel.progs.networks)?,
+            found: loader.map(&skel.maps.all_found)?,
+            claims: loader.map(&skel.maps.claims)?,
+            bss: loader.map(&skel.maps.bss)?,
+            listeners: listeners.into_iter().flatten().collect(),
+            links: Shared::new(),
+            lacks: loader.lacks(),
+            walking: Mutex::default(),
+        })
+    }
+
+    /// Begins to watch.
+    pub fn open(&self) -> Result<Watched<'_>, Error> {
+        let held = self.links.hold((), || self.listeners.iter().map(Program::trace).collect::<Result<Vec<_>, _>>())?;
+        self.forget_old_claims()?;
+        let lost = self.lost()?;
+        let first = self.snapshot()?;
+        let downs = first.links.values().map(|link| (link.at, link.downs)).collect();
+        let (begun, since_ns) = (Instant::now(), monotonic_ns());
+        Ok(Watched {
+            census: self,
+            _held: held,
+            begun,
+            since_ns,
+            lost,
+            downs,
+            last: first,
+            changes: Vec::new(),
+            cut: 0,
+        })
+    }
+
+    /// Those that no window can be about.
+    fn forget_old_claims(&self) -> Result<(), Error> {
+        let oldest = monotonic_ns().saturating_sub((limits::WINDOW_MAX + limits::ANSWER_GRACE).as_nanos() as u64);
+        kernel::remove::<types::claim, types::times>(&self.claims, |times| times.last_ns < oldest)?;
+        Ok(())
+    }
+
+    fn lost(&self) -> Result<u64, Error> {
+        Ok(kernel::field(&self.bss, offset_of!(types::bss, claims_lost))?)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Error> {
+        let _alone = lock(&self.walking);
+        self.walk.run()?;
+        let entries = kernel::entries::<u32, types::found>(&self.found)?;
+        let mut snapshot = Snapshot::default();
+        for kind in 0..numbers::found::KINDS as usize {
+            let count = kernel::field::<u32>(&self.bss, offset_of!(types::bss, counts) + kind * size_of::<u32>())?;
+            snapshot.cut += u64::from(count.saturating_sub(numbers::found::FOUND_MAX as u32));
+        }
+        let keys: Vec<u8> = entries.iter().flat_map(|(key, _)| key.to_ne_bytes()).collect();
+        if !entries.is_empty() {
+            self.found.delete_batch(&keys, entries.len() as u32, MapFlags::ANY, MapFlags::ANY)?;
+        }
+        entries.iter().for_each(|(_, found)| snapshot.add(found));
+        Ok(snapshot)
+    }
+}
+
+impl Snapshot {
+    fn add(&mut self, found: &types::found) {
+        let (at, address) = ((found.netns, found.ifindex), address(found.address, found.family));
+        match i64::from(found.kind) {
+            numbers::found::LINK => drop(self.links.insert(at, link(found))),
+            numbers::found::ADDRESS => {
+                self.addresses.insert(Address { at, address, prefix: found.prefix, flags: found.flags });
+            }
+            numbers::found::NEIGHBOR => {
+                let neighbor = Neighbor { at, address, hardware: hardware(found), state: found.flags };
+                self.neighbors.insert((at, address), neighbor);
+            }
+            numbers::found::ROUTE => self.routes.extend(route(found, address)),
+            _ => {}
+        }
+    }
+}
+
+fn address(bytes: [u8; 16], family: u8) -> IpAddr {
+    let [a, b, c, d, ..] = bytes;
+    if i32::from(family) == libc::AF_INET { [a, b, c, d].into() } else { bytes.into() }
+}
+
+fn hardware(found: &types::found) -> Option<Hardware> {
+    let [a, b, c, d, e, f, _, length] = found.hardware;
+    let is_known = length == 6 && found.hardware[..6] != [0; 6];
+    is_known.then_some(Hardware([a, b, c, d, e, f]))
+}
+
+fn link(found: &types::found) -> Link {
+    /// `__LINK_STATE_NOCARRIER` of linux/netdevice.h and `IF_OPER_LOWERLAYERDOWN` of linux/if.h.
+    const NO_CARRIER: u32 = 1 << 2;
+    const LOWER_LAYER_DOWN: u8 = 3;
+    let has = |flag: i32| found.flags & flag as u32 != 0;
+    let place = |netns, index| (index != 0).then_some((netns, index));
+    Link {
+        at: (found.netns, found.ifindex),
+        name: untrusted::name(&found.name.map(|c| c as u8)),
+        kind: untrusted::name(&found.driver.map(|c| c as u8)),
+        loopback: has(libc::IFF_LOOPBACK),
+        up: has(libc::IFF_UP),
+        carrier: found.state & NO_CARRIER == 0 && found.detail != LOWER_LAYER_DOWN,
+        master: place(found.netns, found.master),
+        peer: place(found.peer_netns, found.peer),
+        hardware: hardware(found),
+        downs: found.downs,
+    }
+}
+
+fn route(found: &types::found, network: IpAddr) -> Option<Route> {
+    let kind = match found.rtn {
+        1 => RouteKind::Unicast,
+        6 => RouteKind::Blackhole,
+        7 => RouteKind::Unreachable,
+        8 => RouteKind::Prohibit,
+        9 => RouteKind::Throw,
+        _ => return None,
+    };
+    // The next hop of a route of IPv4 may be of IPv6.
+    let is_ipv4 = network.is_ipv4() && found.gateway[4..] == [0; 12];
+    let gateway = address(found.gateway, if is_ipv4 { libc::AF_INET } else { libc::AF_INET6 } as u8);
+    Some(Route {
+        netns: found.netns,
+        network,
+        prefix: found.prefix,
+        kind,
+        link: found.ifindex,
+        gateway: Some(gateway).filter(|gateway| !gateway.is_unspecified()),
+        metric: found.metric,
+        protocol: found.detail,
+    })
+}
+
+/// One client's window.
+pub struct Watched<'a> {
+    census: &'a Census,
+    _held: Held<(), Vec<kernel::Link>>,
+    begun: Instant,
+    /// The same as CLOCK_MONOTONIC.
+    since_ns: u64,
+    lost: u64,
+    /// How often each carrier had gone when the window began.
+    downs: BTreeMap<Place, u32>,
+    last: Snapshot,
+    changes: Vec<Change>,
+    cut: u64,
+}
+
+impl Watched<'_> {
+    /// Reads once more, and notes what has changed.
+    pub fn look(&mut self) -> Result<(), Error> {
+        let now = self.census.snapshot()?;
+        let after_ms = self.begun.elapsed().as_millis() as u64;
+        for what in changes(&self.last, &now) {
+            if self.changes.len() < limits::NETWORK_CHANGES {
+                self.changes.push(Change { after_ms, what });
+            } else {
+                self.cut += 1;
+            }
+        }
+        self.last = now;
+        Ok(())
+    }
+
+    /// What is there now, and what has changed since the last time that this was asked.
+    pub fn read(&mut self) -> Result<Network, Error> {
+        self.look()?;
+        let now: BTreeMap<_, _> = self.last.links.values().map(|link| (link.at, link.downs)).collect();
+        let in_window = |link: &Link| {
+            // A device that is new has had no carrier to lose before.
+            let before = self.downs.get(&link.at).copied().unwrap_or(link.downs);
+            Link { downs: link.downs.wrapping_sub(before), ..link.clone() }
+        };
+        let lost = self.census.lost()?;
+        let network = Network {
+            links: self.last.links.values().map(in_window).collect(),
+            addresses: self.last.addresses.iter().cloned().collect(),
+            neighbors: self.last.neighbors.values().cloned().collect(),
+            routes: self.last.routes.iter().cloned().collect(),
+            claims: self.claims()?,
+            changes: std::mem::take(&mut self.changes),
+            cut: self.last.cut + std::mem::take(&mut self.cut) + lost - self.lost,
+            lacks: self.lacks()?,
+        };
+        (self.begun, self.since_ns, self.lost, self.downs) = (Instant::now(), monotonic_ns(), lost, now);
+        Ok(network)
+    }
+
+    fn lacks(&self) -> Result<Vec<Limitation>, Error> {
+        let unread: u32 = kernel::field(&self.census.bss, offset_of!(types::bss, neighbors_unread))?;
+        let neighbors = (unread != 0).then(|| {
+            let text = "Tables of neighbors are read on Linux 6.13 and newer; before, only who claims an address in the window is seen.";
+            Limitation::new(answer::Code::NeighborsUnread, text)
+        });
+        Ok(self.census.lacks.iter().cloned().chain(neighbors).collect())
+    }
+
+    fn claims(&self) -> Result<Vec<Claim>, Error> {
+        let since = |ns: u64| Duration::from_nanos(ns.saturating_sub(self.since_ns)).as_millis() as u64;
+        let entries = kernel::entries::<types::claim, types::times>(&self.census.claims)?;
+        let of_window = entries.into_iter().filter(|(_, times)| times.last_ns >= self.since_ns);
+        let claim = |(claim, times): (types::claim, types::times)| Claim {
+            at: (claim.netns, claim.ifindex),
+            address: address(claim.address, claim.family),
+            hardware: Hardware(claim.hardware),
+            first_ms: since(times.first_ns),
+            last_ms: since(times.last_ns),
+            count: times.count,
+        };
+        Ok(of_window.map(claim).collect())
+    }
+}
+
+/// What of one namespace differs between two readings: what went with the namespace itself is nothing that anybody misses.
+fn changes(before: &Snapshot, now: &Snapshot) -> Vec<What> {
+    let alive: BTreeSet<u32> = now.links.keys().map(|(netns, _)| *netns).collect();
+    let mut found = Vec::new();
+    for (at, link) in &before.links {
+        match now.links.get(at) {
+            None if alive.contains(&at.0) => found.push(What::LinkGone(link.clone())),
+            Some(other) if link.works() && !other.works() => found.push(What::LinkDown(other.clone())),
+            Some(other) if !link.works() && other.works() => found.push(What::LinkUp(other.clone())),
+            _ => {}
+        }
+    }
+    // An address that only gets another flag is there.
+    let is_there = |gone: &Address| now.addresses.iter().any(|one| (one.at, one.address) == (gone.at, gone.address));
+    let gone = before.addresses.difference(&now.addresses).filter(|gone| alive.contains(&gone.at.0) && !is_there(gone));
+    found.extend(gone.cloned().map(What::AddressGone));
+    let gone = before.routes.difference(&now.routes).filter(|gone| alive.contains(&gone.netns));
+    found.extend(gone.cloned().map(What::RouteGone));
+    for (key, neighbor) in &now.neighbors {
+        let from = before.neighbors.get(key).and_then(|before| before.hardware);
+        if let (Some(from), Some(to)) = (from, neighbor.hardware)
+            && from != to
+        {
+            found.push(What::NeighborMoved { at: neighbor.at, address: neighbor.address, from, to });
+        }
+    }
+    found
+}
