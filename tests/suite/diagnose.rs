@@ -39,6 +39,7 @@ fn quiet() -> Value {
             "traffic": saw_nothing::<top_traffic::Sample>(),
         },
         "conntrack": null,
+        "network": {},
         "netns": 0,
         "window_ns": 10_000_000_000u64,
     })

@@ -11,6 +11,7 @@ pub type Place = (u32, u32);
 
 /// What was there at the window's end, and what had changed by then.
 #[derive(Serialize, Deserialize, Default, Clone, Debug)]
+#[serde(default)]
 pub struct Network {
     pub links: Vec<Link>,
     pub addresses: Vec<Address>,

@@ -28,7 +28,6 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     evidence.clashes = sample.clashes;
     let mut blind_spots = blind_spots;
     let network = network(sample.network, sample.network_error, &mut heard, &mut blind_spots);
-    network.addresses.iter().for_each(|one| evidence.note_address(one.address, Some(one.at.0)));
     evidence.network = network;
     evidence.conntrack_is_full = sample.conntrack.is_some_and(conntrack::is_full);
     let (found, checked) = rules::judge(&evidence, &heard);

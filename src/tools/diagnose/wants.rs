@@ -55,7 +55,8 @@ impl Evidence {
     fn of_drop(&self, drop: &DroppedPackets) -> Vec<Want> {
         let Some(how) = how(drop) else { return Vec::new() };
         // A scan makes a router ask for hosts that never were.
-        let ours = drop.sent_here || drop.source.is_some_and(|source| self.is_ours(&source.address));
+        let known = |address: IpAddr| self.network.addresses.iter().any(|one| one.address == address);
+        let ours = drop.sent_here || drop.source.is_some_and(|at| self.is_ours(&at.address) || known(at.address));
         let (true, Some(netns)) = (ours, drop.owner.netns) else { return Vec::new() };
         let all = drop.course.destinations.iter().copied().chain(drop.destination.map(|end| end.address));
         let mut all: Vec<_> = all.collect();

@@ -275,7 +275,11 @@ fn causes(findings: Vec<Finding>) -> Vec<Finding> {
         let no_milder = cause.severity <= symptom.severity;
         known && no_milder && symptom.places.iter().any(|place| cause.places.iter().any(|at| here(at, place)))
     };
-    let cause_of = |symptom: &Finding| findings.iter().position(|cause| explains(cause, symptom));
+    // Several namespaces may have the same address: a cause in the symptom's own is meant first.
+    let cause_of = |symptom: &Finding| {
+        let causes = findings.iter().enumerate().filter(|(_, cause)| explains(cause, symptom));
+        causes.min_by_key(|(place, cause)| (netns(cause) != netns(symptom), *place)).map(|(place, _)| place)
+    };
     let explained: Vec<_> = findings.iter().map(cause_of).collect();
     let mut kept = findings.clone();
     for (symptom, cause) in explained.iter().enumerate().filter_map(|(i, cause)| cause.map(|cause| (i, cause))) {
