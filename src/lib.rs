@@ -15,6 +15,7 @@
 //! - [`tools`]: the slices. A tool is `Input` → `Sample` → `Output`, in `tools/NAME/` and `bpf/NAME.bpf.c`: `sample.rs`
 //!   runs in the daemon, `report.rs` and `text.rs` in the gateway.
 //! - [`daemon`]: netmond's half. [`gateway`]: netmon-mcp's half. Neither uses the other.
+//! - [`recorder`]: keeps what the daemon says of every window, and answers from it.
 //! - What both share is at the root: [`wire`] between them, [`answer`] for what answers have in common, [`owner`] for
 //!   who a socket belongs to, [`filter`] for what
 //!   questions have, [`packet`] and [`dns`] for bytes from the network, [`untrusted`] for text from outside, [`limits`] for
@@ -43,6 +44,7 @@ pub mod memory;
 pub mod numbers;
 pub mod owner;
 pub mod packet;
+pub mod recorder;
 pub mod sandbox;
 pub mod starter;
 pub mod supervisor;

@@ -294,3 +294,19 @@ pub const DNS_UNDECIDED: Duration = Duration::from_secs(5);
 /// Within this time the same id and name, from another address and without a socket, are the same query
 /// behind a translation of addresses.
 pub const DNS_TRANSLATION: Duration = Duration::from_secs(2);
+
+/// Bytes of a recording, where the settings do not say: a week of a busy host, months of a quiet one.
+pub const RECORDING_BYTES: u64 = 1 << 30;
+/// The least: fewer would not hold an hour of a busy host.
+pub const RECORDING_BYTES_MIN: u64 = 16 << 20;
+/// How old a window may become.
+pub const RECORDING_AGE: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Windows that are older are merged to a minute.
+pub const RECORDING_WHOLE: Duration = Duration::from_secs(24 * 3_600);
+/// How long a reader and the recorder wait for each other: in WAL only while the journal begins anew.
+pub const RECORDING_WAIT: Duration = Duration::from_secs(2);
+/// Windows that are removed at once where the recording is too large, and how often after each window: more than come.
+pub const RECORDING_BATCH: i64 = 16;
+pub const RECORDING_REMOVALS: usize = 8;
+/// Windows of one minute: at an interval of a second.
+pub const RECORDING_MINUTE: i64 = 64;

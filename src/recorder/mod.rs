@@ -1,0 +1,15 @@
+//! The past: what every window held, kept on disk, and questions about it.
+//!
+//! ```text
+//!   netmond ── a reading every 10 s ──▶ record ── judges ──▶ incidents
+//!                                          │  └── counts ──▶ series
+//!                                          ▼
+//!                                        store      SQLite: windows, samples, findings, gaps, series
+//!                                          │
+//!   gateway ◀── the tool's own report ── replay
+//! ```
+//!
+//! A tool's `report` is pure, so a sample of an hour ago is answered by the code that answers one of now.
+
+pub mod store;
+pub mod time;

@@ -1,0 +1,353 @@
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::recorder::time::{MINUTE, SECOND};
+
+const BEGIN: Micros = 1_800_000_000 * SECOND; // a full minute
+const HOUR: Micros = 60 * MINUTE;
+
+fn bounds() -> Bounds {
+    use std::time::Duration;
+    Bounds { bytes: 1 << 30, age: Duration::from_secs(30 * 86_400), whole: Duration::from_secs(86_400) }
+}
+
+fn open(path: &Path, bounds: Bounds) -> Result<Sqlite, Trouble> {
+    Sqlite::write(path, bounds, std::time::Duration::from_secs(10), BEGIN)
+}
+
+fn file() -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("recording.sqlite");
+    (folder, path)
+}
+
+/// The n-th window of 10 s, with one part that has these bytes.
+fn entry(n: i64, sample: &str) -> Entry {
+    let begin_us = BEGIN + n * 10 * SECOND;
+    let part = Part { part: "dns".into(), tool: "trace_dns".into(), sample: sample.into() };
+    let window = Window {
+        begin_us,
+        end_us: begin_us + 10 * SECOND,
+        length_us: 10 * SECOND,
+        boot: "b".into(),
+        host: "h".into(),
+        version: "1".into(),
+        parts: vec![part],
+    };
+    let figure = Figure { subject: "traffic".into(), name: "process:x".into(), value: 5.0, count: 1 };
+    Entry { gap: None, window, figures: vec![figure] }
+}
+
+/// Text that does not compress: of a linear congruential generator.
+fn noise(seed: u64, bytes: usize) -> String {
+    let mut state = seed;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'!' + (state >> 33) as u8 % 90)
+    };
+    (0..bytes).map(next).collect()
+}
+
+fn all() -> Period {
+    Period { begin_us: 0, end_us: Micros::MAX / 2 }
+}
+
+fn samples(recording: &Sqlite) -> Vec<String> {
+    let spans = recording.spans(all()).unwrap();
+    spans.iter().flat_map(|span| recording.parts(span.id, Some("dns")).unwrap()).map(|part| part.sample).collect()
+}
+
+/// Both samples, one behind the other.
+fn join(windows: Vec<Vec<Part>>) -> Result<Vec<Part>, String> {
+    let sample = windows.iter().flatten().map(|part| part.sample.as_str()).collect::<Vec<_>>().join("+");
+    Ok(vec![Part { part: "dns".into(), tool: "trace_dns".into(), sample }])
+}
+
+#[test]
+fn what_was_written_is_read_beside_the_writer_and_after_it() {
+    let (_folder, path) = file();
+    assert_eq!(Sqlite::read(&path).err().unwrap().kind, Kind::Absent);
+    let mut store = open(&path, bounds()).unwrap();
+    let period = Period { begin_us: BEGIN - HOUR, end_us: BEGIN };
+    let gap = Gap { period, reason: "netmond was away".into() };
+    store.append(&[Entry { gap: Some(gap.clone()), ..entry(0, "a") }, entry(1, "b")]).unwrap();
+    for reader in [Sqlite::read(&path).unwrap(), {
+        drop(store);
+        Sqlite::read(&path).unwrap()
+    }] {
+        assert_eq!(samples(&reader), ["a", "b"]);
+        assert_eq!(reader.gaps(all()).unwrap(), [gap.clone()]);
+        let minutes = reader.series(all()).unwrap();
+        assert_eq!((minutes.len(), minutes[0].minute_us, minutes[0].figure.value), (1, BEGIN, 10.0));
+        let facts = reader.facts().unwrap();
+        assert_eq!(facts.period, Some(Period { begin_us: BEGIN, end_us: BEGIN + 20 * SECOND }));
+        assert_eq!((facts.windows, facts.interval_ms, facts.lost_windows), (2, 10_000, 0));
+        let second = Period { begin_us: BEGIN + 10 * SECOND, end_us: BEGIN + 11 * SECOND };
+        assert_eq!(reader.spans(second).unwrap().len(), 1, "only the window that the period is in");
+    }
+}
+
+#[test]
+fn a_copy_of_the_file_alone_is_read_in_a_folder_that_cannot_be_written() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    store.append(&[entry(0, "a")]).unwrap();
+    drop(store);
+    let copy = TempDir::new().unwrap();
+    let copied = copy.path().join("copy #1?.sqlite");
+    fs::copy(&path, &copied).unwrap();
+    fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
+    assert_eq!(samples(&Sqlite::read(&copied).unwrap()), ["a"]);
+    assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 1, "nothing was written beside it");
+}
+
+/// The power fails when the disk has any of the states that it had: a copy of all files after each write is sound, and
+/// lacks nothing that was written.
+#[test]
+fn a_copy_of_the_files_after_any_write_is_sound() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    let target = TempDir::new().unwrap();
+    for n in 0..40 {
+        store.append(&[entry(n, &noise(n as u64, 20_000))]).unwrap();
+        let copy = target.path().join("copy.sqlite");
+        for (from, to) in connections_of(&path).iter().zip(connections_of(&copy)) {
+            fs::copy(from, to).unwrap();
+        }
+        fs::remove_file(&connections_of(&copy)[2]).unwrap(); // the index is memory, and does not survive
+        let again = open(&copy, bounds()).unwrap();
+        assert_eq!(samples(&again).len(), n as usize + 1);
+    }
+}
+
+/// A write that is cut off anywhere leaves what was committed before it.
+#[test]
+fn a_journal_that_is_cut_off_anywhere_loses_the_last_window_only() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    store.append(&[entry(0, "a")]).unwrap();
+    let before = fs::metadata(&connections_of(&path)[1]).unwrap().len();
+    store.append(&[entry(1, &noise(1, 30_000))]).unwrap();
+    let journal = fs::read(&connections_of(&path)[1]).unwrap();
+    let target = TempDir::new().unwrap();
+    for cut in (before as usize..journal.len()).step_by(3_001) {
+        let copy = target.path().join(format!("{cut}.sqlite"));
+        fs::copy(&path, &copy).unwrap();
+        fs::write(&connections_of(&copy)[1], &journal[..cut]).unwrap();
+        assert_eq!(samples(&open(&copy, bounds()).unwrap()), ["a"], "cut at {cut}");
+    }
+}
+
+#[test]
+fn the_oldest_goes_where_the_recording_is_too_large() {
+    let (_folder, path) = file();
+    let small = Bounds { bytes: 8 << 20, ..bounds() };
+    let mut store = open(&path, small).unwrap();
+    for n in 0..300 {
+        store.append(&[entry(n, &noise(n as u64, 60_000))]).unwrap();
+        store.keep_bounds(BEGIN, &join).unwrap();
+    }
+    let facts = store.facts().unwrap();
+    assert!(facts.bytes <= small.bytes, "{} bytes", facts.bytes);
+    assert!((50..200).contains(&facts.windows), "{} windows", facts.windows);
+    let newest = store.spans(all()).unwrap().last().unwrap().period.end_us;
+    assert_eq!(newest, BEGIN + 300 * 10 * SECOND);
+    let first = facts.period.unwrap().begin_us;
+    assert!(store.series(all()).unwrap()[0].minute_us >= first - MINUTE, "figures go with their windows");
+}
+
+#[test]
+fn what_is_too_old_goes() {
+    let (_folder, path) = file();
+    let mut store = open(&path, Bounds { age: std::time::Duration::from_secs(60), ..bounds() }).unwrap();
+    store.append(&[entry(0, "old"), entry(9, "new")]).unwrap();
+    store.keep_bounds(BEGIN + 120 * SECOND, &join).unwrap();
+    assert_eq!(samples(&store), ["new"]);
+}
+
+#[test]
+fn a_day_old_minute_is_merged_unless_there_is_a_gap_in_it() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    let windows = [0, 1, 2, 4, 5, 6].map(|n| entry(n, &n.to_string()));
+    store.append(&windows).unwrap();
+    for _ in 0..4 {
+        store.keep_bounds(BEGIN + 25 * HOUR, &join).unwrap();
+    }
+    assert_eq!(samples(&store), ["0+1+2", "4+5", "6"]);
+    let spans = store.spans(all()).unwrap();
+    assert_eq!(spans[0].period, Period { begin_us: BEGIN, end_us: BEGIN + 30 * SECOND });
+    assert_eq!(spans[0].length_us, 30 * SECOND);
+    let merge: Merge = &|_| Err("no".into());
+    store.append(&[entry(7, "7"), entry(8, "8")]).unwrap();
+    store.keep_bounds(BEGIN + 25 * HOUR, merge).unwrap();
+    assert_eq!(samples(&store)[3..], ["7", "8"], "what cannot be merged stays");
+}
+
+#[test]
+fn incidents_are_written_once_and_then_kept_up_to_date() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    let incident = Incident {
+        id: None,
+        identity: "i".into(),
+        code: "dns_slow".into(),
+        severity: "warning".into(),
+        begin_us: BEGIN,
+        end_us: BEGIN + SECOND,
+        closed: false,
+        windows: 1,
+        host: "h".into(),
+        finding: "{}".into(),
+    };
+    let mut both = [incident.clone(), Incident { identity: "j".into(), ..incident }];
+    store.note(&mut both).unwrap();
+    both[0].closed = true;
+    both[0].end_us += SECOND;
+    store.note(&mut both).unwrap();
+    assert_eq!(store.open_incidents().unwrap(), [both[1].clone()]);
+    assert_eq!(store.incidents(all()).unwrap(), both);
+}
+
+#[test]
+fn a_file_of_a_newer_release_is_left_alone() {
+    let (_folder, path) = file();
+    drop(open(&path, bounds()).unwrap());
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.pragma_update(None, "user_version", 2).unwrap();
+    drop(db);
+    for trouble in [open(&path, bounds()).err().unwrap(), Sqlite::read(&path).err().unwrap()] {
+        assert_eq!(trouble.kind, Kind::Newer);
+        assert!(trouble.to_string().contains("its schema is 2, and this release knows 1"), "{trouble}");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_set_aside_and_a_new_recording_begins() {
+    let (folder, path) = file();
+    let damage: [&dyn Fn(&Path); 4] = [
+        &|path| fs::write(path, "this is no database, whatever its name says, and long enough").unwrap(),
+        &|path| {
+            // In the middle of a page of samples.
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.write_all_at(&[0xff; 4_096], 20 * 4_096).unwrap();
+        },
+        &|path| fs::File::options().write(true).open(path).unwrap().set_len(10 * 4_096).unwrap(),
+        &|path| {
+            fs::remove_file(path).unwrap();
+            let db = rusqlite::Connection::open(path).unwrap();
+            db.execute_batch("CREATE TABLE of_somebody_else (x)").unwrap();
+        },
+    ];
+    for damage in damage {
+        let mut store = open(&path, bounds()).unwrap();
+        store.append(&(0..20).map(|n| entry(n, &noise(n as u64, 9_000))).collect::<Vec<_>>()).unwrap();
+        drop(store);
+        fs::remove_file(&connections_of(&path)[1]).unwrap();
+        damage(&path);
+        let mut store = open(&path, bounds()).unwrap();
+        assert_eq!(samples(&store).len(), 0, "it begins anew");
+        assert!(folder.path().join("recording.sqlite.corrupt").exists());
+        store.append(&[entry(0, "a")]).unwrap();
+        drop(store);
+        for file in connections_of(&path) {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+#[test]
+fn a_second_recorder_is_refused() {
+    let (_folder, path) = file();
+    let _first = open(&path, bounds()).unwrap();
+    assert_eq!(open(&path, bounds()).err().unwrap().kind, Kind::InUse);
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let (folder, _) = file();
+    let trouble = open(&folder.path().join("absent/recording.sqlite"), bounds()).err().unwrap();
+    assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("there is no folder"), "{trouble}");
+}
+
+/// A file system of its own, which goes with it.
+struct Mounted(TempDir);
+
+impl Mounted {
+    fn tmpfs(options: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder.path()).status().unwrap();
+        assert!(status.success(), "this test needs root: it mounts a file system");
+        Mounted(folder)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--lazy"]).arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_written_and_recording_goes_on_when_there_is_room() {
+    let disk = Mounted::tmpfs("size=2m");
+    let path = disk.0.path().join("recording.sqlite");
+    let mut store = open(&path, bounds()).unwrap();
+    let mut n = 0;
+    let trouble = loop {
+        match store.append(&[entry(n, &noise(n as u64, 50_000))]) {
+            Ok(()) => n += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(trouble.kind, Kind::Full, "{trouble:?}");
+    assert!(trouble.to_string().contains("there is no room to write"), "{trouble}");
+    assert!(n > 3 && samples(&store).len() == n as usize, "{n} windows were written");
+    let mut filler = fs::File::create(disk.0.path().join("filler")).unwrap();
+    let _ = filler.write_all(&[0; 4 << 20]); // until it is full
+    assert!(store.append(&[entry(n, &noise(0, 50_000))]).is_err());
+    assert_eq!(samples(&Sqlite::read(&path).unwrap()).len(), n as usize);
+    drop(filler);
+    fs::remove_file(disk.0.path().join("filler")).unwrap();
+    let status = Command::new("mount").args(["-o", "remount,size=8m"]).arg(disk.0.path()).status().unwrap();
+    assert!(status.success());
+    store.append(&[entry(n, "there is room")]).unwrap();
+    assert_eq!(samples(&store).last().unwrap(), "there is room");
+}
+
+#[test]
+fn a_disk_that_became_read_only_is_named_and_its_recording_is_read() {
+    let disk = Mounted::tmpfs("size=8m");
+    let path = disk.0.path().join("recording.sqlite");
+    let mut store = open(&path, bounds()).unwrap();
+    store.append(&[entry(0, "a")]).unwrap();
+    drop(store);
+    let remount = |options| Command::new("mount").args(["-o", options]).arg(disk.0.path()).status().unwrap();
+    assert!(remount("remount,ro").success());
+    let trouble = open(&path, bounds()).err().unwrap();
+    assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("cannot be used"), "{trouble}");
+    assert_eq!(samples(&Sqlite::read(&path).unwrap()), ["a"]);
+    assert!(remount("remount,rw").success());
+    open(&path, bounds()).unwrap().append(&[entry(1, "b")]).unwrap();
+}
+
+#[test]
+fn a_clock_that_is_set_back_loses_nothing() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    let mut again = entry(0, "after");
+    again.window.begin_us -= HOUR;
+    again.window.end_us -= HOUR;
+    store.append(&[entry(0, "before"), again]).unwrap();
+    store.keep_bounds(BEGIN, &join).unwrap();
+    assert_eq!(samples(&store), ["before", "after"], "in the order of writing");
+}
