@@ -310,3 +310,28 @@ pub const RECORDING_BATCH: i64 = 16;
 pub const RECORDING_REMOVALS: usize = 8;
 /// Windows of one minute: at an interval of a second.
 pub const RECORDING_MINUTE: i64 = 64;
+/// Windows that wait to be written while the disk is full: a minute of them.
+pub const RECORDING_PENDING: usize = 6;
+/// How soon netmond is asked again where it was away.
+pub const RECORDER_RETRY: Duration = Duration::from_secs(1);
+/// How long netmond may take to load everything before its first answer, on a slow machine.
+pub const LOADING_TIME: Duration = Duration::from_secs(120);
+/// The shortest time between two readings that are recorded, and what it is where the settings do not say.
+pub const RECORDER_INTERVAL_MIN: Duration = Duration::from_secs(1);
+pub const RECORDER_INTERVAL: Duration = Duration::from_secs(10);
+/// Names of a subject that a minute keeps one by one; the others are one.
+pub const SERIES_NAMES: usize = 50;
+/// Incidents that are open at once: beyond them nobody reads them one by one.
+pub const INCIDENTS_OPEN: usize = 200;
+/// How long the program that is told of an incident may take, and how many are run.
+pub const HOOK_TIME: Duration = Duration::from_secs(10);
+pub const HOOKS_PER_SECOND: u32 = 5;
+pub const HOOKS_PER_MINUTE: u32 = 30;
+/// Bytes of samples, as JSON, that one question about the past may merge: a merged sample is about as long.
+pub const RECALLED_BYTES: u64 = 48 << 20;
+/// The same where windows are judged one by one.
+pub const JUDGED_BYTES: u64 = 1 << 30;
+/// Gaps that an answer names one by one.
+pub const GAPS_SHOWN: usize = 50;
+/// What a question about the past is about where only its end is given.
+pub const RECALLED: Duration = Duration::from_secs(600);

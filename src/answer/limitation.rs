@@ -63,6 +63,10 @@ pub enum Code {
     /// Units and containers that only cgroup v1 knows.
     CgroupV1NotSeen,
 
+    // Answers about the past.
+    /// A recording keeps sums by remote, which a question about a process or a port cannot take apart.
+    RecordedByRemote,
+
     // What goes past TCP and UDP.
     /// TCP connections whose data programs of a sockmap redirect.
     SockmapPartlyCounted,

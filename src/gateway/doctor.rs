@@ -107,6 +107,14 @@ async fn ask(gateway: &Gateway) -> Vec<Check> {
             "it should have become a system user: see its log",
         ),
     ];
+    let recording = &answer["recording"];
+    let what = match (recording["active"].as_bool(), recording["from"].as_str()) {
+        (Some(true), from) => format!("the past is recorded, from {} on", from.unwrap_or("now")),
+        (_, Some(from)) => format!("nothing records now; there is a recording from {from} on"),
+        _ => "nothing is recorded: questions about the past need netmon-recorder".into(),
+    };
+    let readable = recording["reason"].is_null() || recording["absent"] == true;
+    checks.push(Check::new(what, readable, recording["reason"].as_str().unwrap_or_default()));
     for tool in answer["tools"].as_array().into_iter().flatten() {
         let name = tool["name"].as_str().unwrap_or_default();
         checks.push(Check::new(

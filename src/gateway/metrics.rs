@@ -71,7 +71,9 @@ impl Metrics {
         page.family("netmon_sessions", "gauge", "MCP sessions that are open.");
         page.sample("netmon_sessions", &[], sessions);
         self.own(&mut page);
-        daemon(&mut page, &status.map(|answer| answer.structured).unwrap_or_default());
+        let status = status.map(|answer| answer.structured).unwrap_or_default();
+        daemon(&mut page, &status);
+        recording(&mut page, &status["recording"]);
         page.text
     }
 
@@ -131,6 +133,22 @@ fn daemon(page: &mut Page, status: &Value) {
                 let Some(value) = program[key].as_f64() else { continue };
                 page.sample(family, &[("tool", &name(tool)), ("program", &name(program))], value / divisor);
             }
+        }
+    }
+}
+
+/// What it says of the recording.
+fn recording(page: &mut Page, recording: &Value) {
+    page.family("netmon_recording_active", "gauge", "Whether something records.");
+    page.sample("netmon_recording_active", &[], u8::from(recording["active"] == true));
+    for (family, kind, key, help) in [
+        ("netmon_recording_bytes", "gauge", "bytes", "What the recording takes on disk."),
+        ("netmon_recording_windows", "gauge", "windows", "Windows that it holds."),
+        ("netmon_recording_lost_windows_total", "counter", "lost_windows", "Windows that could not be written."),
+    ] {
+        if let Some(value) = recording[key].as_u64() {
+            page.family(family, kind, help);
+            page.sample(family, &[], value);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
@@ -12,8 +13,9 @@ use tokio::sync::Notify;
 use crate::{
     budget::Held,
     limits,
+    recorder::time::Period,
     sync::lock,
-    tools::{Answer, QUESTIONS, Question},
+    tools::{Answer, QUESTIONS, Question, Tool, status::Status},
     untrusted, wire,
 };
 
@@ -30,6 +32,7 @@ mod memory;
 pub mod metrics;
 pub mod offer;
 pub mod paint;
+pub mod past;
 mod places;
 pub mod prompts;
 pub mod readings;
@@ -43,6 +46,7 @@ use hosts::Host;
 use http::{callers::Sender, identity::Identity};
 use memory::Memory;
 use metrics::Metrics;
+use past::{Asked, Past};
 pub use places::{Place, Places};
 use readings::Readings;
 
@@ -119,6 +123,8 @@ pub struct Gateway {
     /// The memory of what is answered over HTTP.
     memory: Memory,
     hosts: Vec<Arc<Host>>,
+    /// The recording.
+    pub past: Past,
     /// The tools as clients see them, once they were listed.
     tools: OnceLock<Vec<rmcp::model::Tool>>,
     pub metrics: Arc<Metrics>,
@@ -130,6 +136,8 @@ pub struct Call {
     input: Value,
     /// The host to ask, if it is not this one.
     host: Option<Arc<Host>>,
+    /// The period of the past that it is about; none if it is about now.
+    past: Option<Period>,
     /// How long it will watch.
     pub duration: Duration,
     /// Ends the window early, for an answer about the time until then.
@@ -160,9 +168,15 @@ impl Gateway {
             places: Arc::default(),
             memory,
             hosts,
+            past: Past::new(past::RECORDING.into()),
             tools: OnceLock::new(),
             metrics: Arc::default(),
         }
+    }
+
+    /// Reads another recording than the usual one.
+    pub fn recorded_in(self, path: PathBuf) -> Self {
+        Gateway { past: Past::new(path), ..self }
     }
 
     /// The other hosts that may be asked.
@@ -197,11 +211,20 @@ impl Gateway {
     pub fn prepare(&self, name: &str, mut arguments: Map<String, Value>) -> Result<Call, Failure> {
         let question = Question::named(name).ok_or_else(|| Failure::UnknownTool(untrusted::clean(name)))?;
         let host = self.host(&mut arguments)?;
+        // A tool that the recording answers reads its period itself.
+        let asked = if question.recollect.is_none() { Asked::take(&mut arguments)? } else { None };
+        let past = asked.as_ref().map(Asked::period).transpose()?;
         let mut input = Value::Object(arguments);
         // The interface that this gateway was set to is this host's.
         let interface = self.interface.as_deref().filter(|_| host.is_none());
-        let duration = (question.prepare)(&mut input, interface)?;
-        Ok(Call { question, input, host, duration, enough: Arc::default(), opened: Arc::default() })
+        let mut duration = (question.prepare)(&mut input, interface)?;
+        if let (Some(asked), true, Some(arguments)) = (asked, host.is_some(), input.as_object_mut()) {
+            asked.put(arguments); // another host's clock and recording
+        }
+        if past.is_some() {
+            duration = Duration::ZERO;
+        }
+        Ok(Call { question, input, host, past, duration, enough: Arc::default(), opened: Arc::default() })
     }
 
     /// Begins a measurement on this host that is read every so often.
@@ -211,6 +234,9 @@ impl Gateway {
                 "{host} is another host, and only this one can be watched; on that host, it can be watched as well"
             ))
             .into()),
+            None if call.past.is_some() => {
+                Err(wire::Error::InvalidInput("the past cannot be watched: leave out since and until".into()).into())
+            }
             None => Readings::begin(&self.daemon, call.question, call.input, every).await,
         }
     }
@@ -248,7 +274,15 @@ impl Gateway {
 
     /// Asks the daemon, and answers from its sample; with about how long the answer is.
     async fn measure(&self, call: Call, mut held: Option<&mut Held<Identity>>) -> Result<(Answer, usize), Failure> {
-        let Call { question, input, duration, enough, opened, .. } = call;
+        let Call { question, input, past, duration, enough, opened, .. } = call;
+        if past.is_some() || question.recollect.is_some() {
+            let answer = match past {
+                Some(period) => self.past.answer(question, input, period).await?,
+                None => self.past.recollect(question, input).await?,
+            };
+            let bytes = answer.bytes();
+            return Ok((answer, bytes));
+        }
         let request = wire::Request {
             version: wire::VERSION,
             tool: question.name.into(),
@@ -262,13 +296,19 @@ impl Gateway {
         };
         let sample = match self.daemon.ask(&request, duration, &enough, &opened, &mut room).await {
             Err(Failure::Absent(reason)) => {
-                return (question.without_daemon)(&reason).map(|answer| (answer, 0)).ok_or(Failure::Absent(reason));
+                let mut answer = (question.without_daemon)(&reason).ok_or(Failure::Absent(reason))?;
+                self.past.describe(&mut answer).await; // only status answers so
+                return Ok((answer, 0));
             }
             result => result?,
         };
         let (input, bytes) = (request.input, sample.get().len());
         if bytes <= limits::SAMPLE_KEPT {
-            return Ok(((question.report)(input, sample.get())?, bytes));
+            let mut answer = (question.report)(input, sample.get())?;
+            if question.name == Status::NAME {
+                self.past.describe(&mut answer).await;
+            }
+            return Ok((answer, bytes));
         }
         // A long one takes a while to read; others are answered meanwhile.
         let reported = tokio::task::spawn_blocking(move || {

@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     fmt, fs, io,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use clap::Args;
@@ -15,10 +14,17 @@ use super::{
     hosts::{Named, NamedParser, Target, Ways},
     http::place::Listen,
 };
+
 use crate::{
+    recorder::record,
     sandbox::{Reach, Role},
     untrusted,
 };
+
+mod recording;
+mod values;
+pub use recording::Recording;
+pub use values::{Mode, Transport};
 
 /// The file that is read when none is named and this one exists.
 pub const FILE: &str = "/etc/netmon/netmon.toml";
@@ -50,6 +56,8 @@ pub struct Settings {
     pub ssh_config: Option<PathBuf>,
     #[command(flatten)]
     pub http: Http,
+    #[command(flatten)]
+    pub recording: Recording,
 }
 
 /// What a key and its string in a table make.
@@ -181,6 +189,8 @@ impl Settings {
         merge!(flags, rest;
             port tls_certificate tls_key oauth_issuer oauth_audience oauth_jwks unix_group unix_mode trust_unix insecure_no_auth tokens max_sessions max_connections max_calls rate open_metrics;
             listen allowed_hosts allowed_origins);
+        let (flags, rest) = (&mut self.recording, file.recording);
+        merge!(flags, rest; path interval_s max_bytes max_age_days; on_incident);
         merge!(self, file; socket interface transport ssh_config; hosts host_tokens);
         self
     }
@@ -200,7 +210,9 @@ impl Settings {
     /// What the gateway reads and connects to while it serves; what ssh needs comes to that.
     pub fn reach(&self) -> Reach {
         let tokens = self.host_tokens.iter().filter_map(|(_, path)| path.parent().map(Path::to_path_buf));
-        let read = self.http.files().into_iter().chain(tokens).collect();
+        // Its journal is beside it. A folder that is not there yet is not reached once this process is confined.
+        let recording = record::folder(&self.recording.path()).ok();
+        let read = self.http.files().into_iter().chain(tokens).chain(recording).collect();
         Reach { read, ports: self.ports(), ..Reach::default() }
     }
 
@@ -294,41 +306,6 @@ pub fn parse(text: &str) -> Result<Settings, (Place, String)> {
         let key = if path == "." { String::new() } else { path };
         (Place { line: line(e.inner()), key }, reason(e.inner()))
     })
-}
-
-/// What to serve MCP over.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Transport {
-    Stdio,
-    Http,
-    /// A name of the past for [`Transport::Http`].
-    Sse,
-}
-
-impl FromStr for Transport {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "stdio" => Ok(Transport::Stdio),
-            "http" => Ok(Transport::Http),
-            "sse" => Ok(Transport::Sse),
-            _ => Err("is one of stdio, http (and sse, which means http)".into()),
-        }
-    }
-}
-
-/// The permission bits of a socket, in octal.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mode(pub u32);
-
-impl FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-        mode.map(Mode).ok_or_else(|| format!("{} is no mode, such as 0660", untrusted::clean(text)))
-    }
 }
 
 /// Lets the file say in a string what a flag says.

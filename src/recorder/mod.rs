@@ -11,5 +11,12 @@
 //!
 //! A tool's `report` is pure, so a sample of an hour ago is answered by the code that answers one of now.
 
+pub mod coverage;
+pub mod hook;
+pub mod incidents;
+pub mod record;
+pub mod replay;
+pub mod series;
 pub mod store;
+pub mod stream;
 pub mod time;

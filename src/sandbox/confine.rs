@@ -52,7 +52,9 @@ pub fn allow_locking() {
 
 /// Keeps what the kernel told us out of swap. Only pages that are in use are held.
 fn memory(role: Role) -> Layer {
-    let result = if !matches!(role, Role::Daemon) {
+    let result = if role == Role::Recorder {
+        Ok("writes to disk what it holds".to_owned())
+    } else if !matches!(role, Role::Daemon) {
         Ok("holds no kernel data beyond one answer".to_owned())
     } else if getrlimit(Resource::Memlock).current.is_some() {
         // Locked beyond the limit, a later allocation would fail: better swap than an answer lost.

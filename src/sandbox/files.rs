@@ -49,6 +49,8 @@ pub struct Reach {
     pub read: Vec<PathBuf>,
     /// Files that it writes to; it makes none.
     pub write: Vec<PathBuf>,
+    /// Folders in which it makes, writes and removes files.
+    pub own: Vec<PathBuf>,
     /// TCP ports to which it connects.
     pub ports: Vec<u16>,
     /// Why nobody knows what it needs.
@@ -65,6 +67,7 @@ impl Reach {
     pub fn and(mut self, other: Reach) -> Reach {
         self.read.extend(other.read);
         self.write.extend(other.write);
+        self.own.extend(other.own);
         self.ports.extend(other.ports);
         self.ports.sort_unstable();
         self.ports.dedup();
@@ -93,6 +96,12 @@ pub fn restrict(role: Role, reach: &Reach) -> Layer {
             let paths = paths.join(", ");
             apply(rules(readable, &[])).map(|kept| format!("{kept}: opens no file but in {paths}, no new TCP"))
         }
+        Role::Recorder => {
+            let paths: Vec<_> = reach.own.iter().map(|path| path.display().to_string()).collect();
+            let paths = paths.join(", ");
+            apply(rules_to_write(&reach.own))
+                .map(|kept| format!("{kept}: opens and makes files only in {paths}, no TCP"))
+        }
         Role::ClientGateway => apply(rules(resolving, &ports))
             .map(|kept| format!("{kept}: reads what names are resolved with, writes nothing; TCP to ports {shown}")),
         Role::SshGateway => match &reach.unknown {
@@ -119,6 +128,17 @@ fn apply(ruleset: Result<RulesetCreated, RulesetError>) -> Result<String, String
                 .into())
         }
     }
+}
+
+/// Files of folders, to read, make, write, rename and remove.
+fn rules_to_write(folders: &[PathBuf]) -> Result<RulesetCreated, RulesetError> {
+    let own = AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeReg
+        | AccessFs::RemoveFile;
+    rules(&[] as &[PathBuf], &[])?.add_rules(path_beneath_rules(folders, own))
 }
 
 /// What has to be written to, run and read for ssh.

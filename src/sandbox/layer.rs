@@ -36,6 +36,8 @@ pub enum Role {
     Gateway,
     /// A gateway that also asks an authorization server, or other hosts over HTTP: it resolves names, and connects.
     ClientGateway,
+    /// Ask the daemon, and write a recording in one folder.
+    Recorder,
     /// A gateway that starts ssh to ask other hosts, and ssh does what ssh does.
     SshGateway,
 }

@@ -44,6 +44,15 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_sendto, libc::SYS_setsockopt, libc::SYS_shutdown,
 ];
 
+/// Files to write, make and remove; Landlock says where.
+#[rustfmt::skip]
+const WRITING: &[c_long] = &[
+    libc::SYS_fallocate, libc::SYS_fchmod, libc::SYS_fdatasync, libc::SYS_flock, libc::SYS_fsync, libc::SYS_ftruncate,
+    libc::SYS_openat, libc::SYS_pwrite64, libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat,
+    #[cfg(target_arch = "x86_64")] libc::SYS_open, #[cfg(target_arch = "x86_64")] libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")] libc::SYS_unlink,
+];
+
 /// The older forms of the above, which x86-64 still has and the C library still uses.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
@@ -108,6 +117,7 @@ pub fn restrict(role: Role) -> Layer {
             "allow-list: no exec, no new process, no file written, no bpf(2) but to attach and read what is loaded"
         }
         Role::Gateway => "allow-list: no exec, no bpf(2), no new socket but Unix sockets",
+        Role::Recorder => "allow-list: no exec, no bpf(2), no new socket but Unix sockets; writes files",
         Role::ClientGateway => "allow-list: no exec, no bpf(2), no new socket but Unix, TCP and UDP sockets",
         Role::SshGateway => {
             "exec is allowed, since ssh reaches the hosts; no bpf(2), no raw socket, no namespaces, no mounts"
@@ -180,6 +190,9 @@ fn allowed(role: Role) -> Result<Rules, BackendError> {
         rules.insert(libc::SYS_sendmmsg, vec![]); // the C library asks for both families' addresses at once
         rules.entry(libc::SYS_ioctl).or_default().extend(one_of(1, &[libc::FIONREAD])?);
     }
+    if role == Role::Recorder {
+        rules.extend(WRITING.iter().map(|call| (*call, vec![])));
+    }
     match role {
         Role::Daemon => {
             rules.insert(libc::SYS_bpf, one_of(0, BPF)?);
@@ -218,7 +231,7 @@ mod tests {
 
     #[test]
     fn every_role_has_filters_that_the_kernel_would_take() {
-        for role in [Role::Daemon, Role::Gateway, Role::ClientGateway, Role::SshGateway] {
+        for role in [Role::Daemon, Role::Gateway, Role::ClientGateway, Role::Recorder, Role::SshGateway] {
             for filter in filters(role).unwrap() {
                 let program: seccompiler::BpfProgram = filter.try_into().unwrap();
                 assert!(program.len() < 4_096, "{role:?}: {} instructions", program.len()); // BPF_MAXINSNS

@@ -27,9 +27,13 @@ use crate::{
 };
 
 mod input;
+pub mod past;
+mod recollect;
 mod schema;
 
 use input::decode;
+use past::{Recollection, Samples};
+pub use recollect::Recollects;
 use schema::input_schema;
 pub use schema::{output_schema, resolve};
 
@@ -86,6 +90,22 @@ pub trait Tool: Sized + Send + Sync + 'static {
     /// The sample of two adjacent periods together. Where no rows were cut, it is what one reading of both would be.
     fn merge(earlier: Self::Sample, later: Self::Sample) -> Self::Sample;
 
+    /// What a question is about of a sample of everything, as it is recorded: what `open` would have looked for.
+    fn narrow(_input: &Self::Input, sample: Self::Sample) -> Self::Sample {
+        sample
+    }
+
+    /// Answers a question about windows of the past. `is_whole` if nothing is missing of the period that was asked for.
+    fn recall(
+        input: Self::Input,
+        past: &mut Samples<'_, Self::Sample>,
+        _is_whole: bool,
+    ) -> Result<Self::Output, Error> {
+        let sum = past::fold(past, Self::merge)?.ok_or_else(|| Error::Gone("nothing was recorded then".into()))?;
+        let sample = Self::narrow(&input, sum);
+        Ok(Self::report(input, sample))
+    }
+
     /// Answers the question.
     fn report(input: Self::Input, sample: Self::Sample) -> Self::Output;
 
@@ -118,7 +138,9 @@ macro_rules! skeleton {
     };
 }
 
+pub mod changes;
 pub mod diagnose;
+pub mod incidents;
 pub mod network_monitor;
 pub mod profile_tcp;
 pub mod snapshot_interfaces;
@@ -130,9 +152,9 @@ pub mod trace_dns;
 pub mod trace_drops;
 
 macro_rules! tools {
-    ($($tool:path),* $(,)?) => {
+    ($($tool:path),* $(,)?; $($recollects:path),* $(,)?) => {
         /// The gateway's half of each tool, in the order in which they are listed.
-        pub static QUESTIONS: &[Question] = &[$(Question::of::<$tool>()),*];
+        pub static QUESTIONS: &[Question] = &[$(Question::of::<$tool>(),)* $(Question::of_recording::<$recollects>()),*];
         /// The daemon's half of each tool.
         pub static SAMPLERS: &[Sampler] = &[$(Sampler::of::<$tool>()),*];
     };
@@ -148,7 +170,9 @@ tools! {
     profile_tcp::ProfileTcp,
     trace_drops::TraceDrops,
     trace_dns::TraceDns,
-    status::Status,
+    status::Status;
+    changes::Changes,
+    incidents::Incidents,
 }
 
 /// An answer in both of its forms.
@@ -191,6 +215,9 @@ impl io::Write for Counted {
     }
 }
 
+/// A sample, as it is.
+pub type Json = Box<RawValue>;
+
 /// A tool as the gateway sees it.
 pub struct Question {
     pub name: &'static str,
@@ -209,9 +236,15 @@ pub struct Question {
     pub report: fn(Value, &str) -> Result<Answer, Error>,
     /// The sample of two adjacent periods together.
     pub merge: fn(&str, &str) -> Result<Box<RawValue>, Error>,
+    /// The same of any number, oldest first.
+    pub fold: fn(Vec<Json>) -> Result<Json, Error>,
+    /// Answers about windows of the past.
+    pub recall: fn(Value, Recollection) -> Result<Answer, Error>,
     /// The sample of one record of its ring buffer, whatever its bytes are.
     pub of_record: fn(&Value, &[u8]) -> Option<Box<RawValue>>,
     pub without_daemon: fn(&str) -> Option<Answer>,
+    /// Answers from the recording itself; none for a tool that measures.
+    pub recollect: Option<recollect::Recollect>,
 }
 
 impl Question {
@@ -235,17 +268,20 @@ impl Question {
             },
             report: |value, sample| {
                 let input = decode::<T::Input>(&value)?;
-                let mut output = T::report(input, read::<T::Sample>(sample)?);
-                let (mut answer, limited) = (answer_of::<T>(&output), value.get("limit").is_some_and(|l| !l.is_null()));
-                while !limited && !answer.is_short() && T::shorten(&mut output) {
-                    answer = answer_of::<T>(&output);
-                }
-                Ok(answer)
+                Ok(whole_or_short::<T>(&value, T::report(input, read::<T::Sample>(sample)?)))
             },
             merge: |earlier, later| encode(&T::merge(read(earlier)?, read(later)?)),
+            fold: past::fold_json::<T>,
+            recall: past::recall::<T>,
             of_record: |input, record| encode(&T::of_record(&decode(input).ok()?, record)?).ok(),
             without_daemon: |reason| T::without_daemon(reason).as_ref().map(answer_of::<T>),
+            recollect: None,
         }
+    }
+
+    /// A tool that the recording answers.
+    const fn of_recording<R: Recollects>() -> Self {
+        recollect::question::<R>()
     }
 
     /// The tool with this name.
@@ -274,6 +310,15 @@ fn drop_nulls(value: &mut Value) {
         Value::Array(members) => members.iter_mut().for_each(drop_nulls),
         _ => {}
     }
+}
+
+/// The answer: a short one where the caller set no `limit`.
+fn whole_or_short<T: Tool>(input: &Value, mut output: T::Output) -> Answer {
+    let (mut answer, limited) = (answer_of::<T>(&output), input.get("limit").is_some_and(|l| !l.is_null()));
+    while !limited && !answer.is_short() && T::shorten(&mut output) {
+        answer = answer_of::<T>(&output);
+    }
+    answer
 }
 
 fn read<S: DeserializeOwned>(sample: &str) -> Result<S, Error> {

@@ -30,11 +30,27 @@ pub fn output_schema<T: JsonSchema>() -> Value {
         if schema.get("enum").and_then(Value::as_array).is_some_and(|values| values.len() > LISTED) {
             schema.remove("enum");
         }
+        // Nor does the bare type of a list's items, or of a map's values.
+        const LITTLE: [&str; 4] = ["type", "format", "minimum", "maximum"];
+        let says_little = |of: &Value| {
+            *of == true || of.as_object().is_some_and(|of| of.keys().all(|keyword| LITTLE.contains(&keyword.as_str())))
+        };
+        for keyword in ["items", "additionalProperties"] {
+            if schema.get(keyword).is_some_and(says_little) {
+                schema.remove(keyword);
+            }
+        }
         let definitions = schema.get_mut("$defs").and_then(Value::as_object_mut);
         for definition in definitions.into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_object_mut) {
             definition.shift_remove("description"); // its fields have their own
         }
         share(schema);
+        // What may be null says so by its name and its text: a bare type tells a reader no more.
+        let may_be_null = |kinds: &Value| kinds.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "null"));
+        let is_bare = ["enum", "items", "properties"].iter().all(|keyword| schema.get(*keyword).is_none());
+        if is_bare && schema.get("type").is_some_and(may_be_null) {
+            schema.remove("type");
+        }
     }
     let mut schema = schema::<T>(terse);
     inline_once(&mut schema);

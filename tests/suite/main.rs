@@ -35,6 +35,7 @@ mod maps;
 mod mptcp;
 mod network_monitor;
 mod oauth;
+mod past;
 mod past_tcp;
 #[allow(dead_code)]
 mod processes;

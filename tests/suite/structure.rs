@@ -107,7 +107,7 @@ fn dependencies() -> BTreeMap<Module, BTreeSet<Module>> {
 
 /// What is below `tools` and no tool: what all of them have in common.
 fn is_shared(part: &str) -> bool {
-    ["input", "schema"].contains(&part)
+    ["input", "past", "recollect", "schema"].contains(&part)
 }
 
 fn name(module: &Module) -> String {
@@ -126,12 +126,18 @@ fn each_part_uses_only_what_it_may() {
                 ("gateway", "daemon") | ("daemon", "gateway") => false,
                 // The host runs the samplers of the list, and no tool by its name.
                 ("daemon", "tools") => other.len() == 1 && file == "host",
+                // The recorder judges what it stores, and a gateway reads that.
+                ("recorder", "tools") => true,
                 ("gateway", "tools") | ("daemon" | "gateway", _) => true,
                 ("tools", "daemon") => !["report", "text"].contains(&file),
                 ("tools", "gateway") => false,
                 // diagnose reads what the others answer.
                 ("tools", "tools") => {
-                    module[1] == "diagnose" || is_shared(&module[1]) || module[1] == other[1] || other.len() == 1
+                    other.len() == 1
+                        || module[1] == "diagnose"
+                        || module[1] == other[1]
+                        || is_shared(&module[1])
+                        || is_shared(&other[1])
                 }
                 ("tools", _) => true,
                 _ => !["daemon", "gateway", "tools"].contains(&target),

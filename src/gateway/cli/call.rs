@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     answer,
-    gateway::{Call, Failure, Gateway, hosts::look},
+    gateway::{Call, Failure, Gateway, hosts::look, offer},
     limits,
     tools::{Answer, Question},
 };
@@ -80,7 +80,8 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
 
 /// The arguments, each of the type that the tool wants.
 fn typed(tool: &str, arguments: Vec<(String, String)>) -> Map<String, Value> {
-    let schema = Question::named(tool).map(|question| (question.input_schema)()).unwrap_or_default();
+    let schema = Question::named(tool).map(|question| Value::Object((*offer::tool(question).input_schema).clone()));
+    let schema = schema.unwrap_or_default();
     arguments.into_iter().map(|(key, text)| (key.clone(), value(&schema, &key, text))).collect()
 }
 

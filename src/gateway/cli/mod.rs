@@ -21,7 +21,10 @@ use super::{
     stdio,
 };
 use crate::{
-    logging, starter,
+    logging,
+    recorder::{hook, record as recorder},
+    sandbox::{Reach, Role},
+    starter,
     tools::{Answer, Question, Tool, diagnose},
     version::VERSION,
 };
@@ -105,7 +108,15 @@ enum Command {
         #[arg(value_parser = tool_names())]
         tool: Option<String>,
     },
-    /// Say what this host allows, what is missing, and how to fix it.
+    /// Record what every tool that diagnose asks sees, for questions about the past (`since`, `until`), until SIGTERM.
+    Record,
+    /// Run a program for each line of standard input, for a recorder that may not.
+    #[command(hide = true)]
+    IncidentHook {
+        #[arg(last = true)]
+        argv: Vec<String>,
+    },
+    /// Say what this host allows, what is missing, and how to mend it.
     Doctor,
     /// Show how to point MCP clients at this server.
     Clients,
@@ -138,14 +149,20 @@ pub async fn run() -> ExitCode {
     if let Some(depth) = arguments.check_config {
         return check(&settings, depth);
     }
+    if let Some(Command::IncidentHook { argv }) = &arguments.command {
+        return hook::serve(argv).map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS);
+    }
     let socket = settings.socket.clone().unwrap_or_else(|| super::daemon::SOCKET.into());
+    if let Some(Command::Record) = arguments.command {
+        return record(&settings, socket).map_or_else(|e| fail(&format!("{e:#}")), |()| ExitCode::SUCCESS);
+    }
     let mut daemon = Daemon::new(socket.clone(), settings.role(), settings.reach());
     if matches!(arguments.command, Some(Command::Tool(_) | Command::Call { .. } | Command::Doctor)) {
         daemon = daemon.single();
     }
     let ways = settings.ways();
     let hosts = settings.hosts.iter().map(|named| Host::new(named.clone(), &ways)).collect();
-    let gateway = Gateway::new(daemon, settings.interface.clone(), hosts);
+    let gateway = Gateway::new(daemon, settings.interface.clone(), hosts).recorded_in(settings.recording.path());
     let command = arguments.command.unwrap_or_else(|| default_command(settings.transport));
     if matches!(command, Command::Stdio | Command::Tool(_) | Command::Call { .. }) {
         gateway.confine();
@@ -155,6 +172,7 @@ pub async fn run() -> ExitCode {
         Command::Http => http::serve(&settings.http, gateway).await,
         Command::Token { name, digest } => token(&name, digest),
         Command::Tool(Asking { tool, how }) | Command::Call { tool, how } => return call(&gateway, &tool, how).await,
+        Command::Record | Command::IncidentHook { .. } => Ok(()), // done by now
         Command::Doctor => {
             let (text, well) = doctor::examine(&gateway, &socket).await;
             return match print(&text) {
@@ -176,6 +194,19 @@ pub async fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&format!("{e:#}")),
     }
+}
+
+/// Records until it is told to stop.
+fn record(settings: &Settings, socket: PathBuf) -> anyhow::Result<()> {
+    let options = settings.recording.options().map_err(anyhow::Error::msg)?;
+    // Whoever reads is of the recorder's group.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+    let own = vec![recorder::folder(&options.path).with_context(|| {
+        format!("{}: its folder cannot be used; make it, or name another file with --recording", options.path.display())
+    })?];
+    let daemon = Daemon::new(socket, Role::Recorder, Reach { own, ..Reach::default() });
+    let confine = || daemon.confine(Reach::default());
+    recorder::run(options, &mut || daemon.dial().map_err(|e| e.to_string()), confine)
 }
 
 /// Lists the tools that are served, or shows one with its arguments.

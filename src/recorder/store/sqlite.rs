@@ -78,6 +78,18 @@ impl Sqlite {
         Ok(sqlite)
     }
 
+    /// Sets a file aside that turned out to be damaged, and begins a new one.
+    pub fn begin_again(&mut self, interval: Duration, now: Micros) -> Result<Self, Trouble> {
+        self._lock = None;
+        set_aside(&self.path)?;
+        tracing::warn!(
+            "{} is damaged. It is kept as {}, and a new recording begins",
+            self.path.display(),
+            aside(&self.path).display()
+        );
+        Sqlite::write(&self.path, self.bounds, interval, now)
+    }
+
     fn open_to_write(path: &Path, bounds: Bounds) -> Result<Self, Trouble> {
         let of = |e: rusqlite::Error| trouble(path, &e);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -84,7 +84,7 @@ fn what_was_written_is_read_beside_the_writer_and_after_it() {
         Sqlite::read(&path).unwrap()
     }] {
         assert_eq!(samples(&reader), ["a", "b"]);
-        assert_eq!(reader.gaps(all()).unwrap(), [gap.clone()]);
+        assert_eq!(reader.gaps(all()).unwrap(), std::slice::from_ref(&gap));
         let minutes = reader.series(all()).unwrap();
         assert_eq!((minutes.len(), minutes[0].minute_us, minutes[0].figure.value), (1, BEGIN, 10.0));
         let facts = reader.facts().unwrap();

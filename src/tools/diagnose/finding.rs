@@ -171,6 +171,22 @@ impl Finding {
         if *owner == Owner::default() { self } else { self.with("owner", owner) }
     }
 
+    /// What makes it the same finding in another window, whatever its figures are: its code, its owner but for the
+    /// process' number, and where it happens.
+    pub fn identity(&self) -> String {
+        /// Of the evidence, what names a thing. A client's own port is not among it: the next one has another.
+        const NAMES: [&str; 5] = ["interface", "name", "server", "gateway", "reason"];
+        let mut owner = self.evidence.get("owner").cloned().unwrap_or_default();
+        if let Some(owner) = owner.as_object_mut() {
+            owner.shift_remove("pid");
+        }
+        let mut places: Vec<_> = self.places.iter().map(HostPort::to_string).collect();
+        places.sort_unstable();
+        places.dedup();
+        let named = NAMES.iter().filter_map(|name| self.evidence.get(*name)).map(Value::to_string);
+        format!("{} {owner} {} {}", self.code, places.join(" "), named.collect::<Vec<_>>().join(" "))
+    }
+
     /// Says where it happens.
     pub fn at(mut self, place: impl Into<HostPort>) -> Self {
         self.places.push(place.into());

@@ -13,7 +13,7 @@ use std::{collections::HashMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BoxSession, Host, Tool};
+use super::{BoxSession, Host, Tool, past::Samples};
 use crate::{
     answer::{self, Limit, Measured, WindowMs},
     daemon::kernel::{Loader, Optional, feature::Feature},
@@ -31,6 +31,8 @@ mod finding;
 mod gone;
 mod heard;
 mod network;
+pub mod parts;
+mod past;
 mod paths;
 mod questions;
 mod queues;
@@ -49,7 +51,7 @@ mod throttled;
 mod wants;
 
 use census::Census;
-use finding::{Code, Finding};
+pub use finding::{Code, Finding, Severity};
 use network::Network;
 use questions::Replies;
 use shown::Severities;
@@ -171,6 +173,10 @@ impl Tool for Diagnose {
 
     fn merge(earlier: Sample, later: Sample) -> Sample {
         report::merge(earlier, later)
+    }
+
+    fn recall(input: Input, past: &mut Samples<'_, Sample>, is_whole: bool) -> Result<Output, Error> {
+        past::recall(&input, past, is_whole)
     }
 
     fn duration(input: &Input) -> Duration {

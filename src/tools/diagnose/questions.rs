@@ -30,7 +30,7 @@ impl Reply {
             (Reply::Samples(mut earlier), Reply::Samples(later)) => match (asked.when, Question::named(asked.tool)) {
                 (When::Often, _) => {
                     earlier.extend(later);
-                    Reply::Samples(earlier)
+                    Reply::Samples(thinned(earlier))
                 }
                 (When::Throughout, Some(question)) => {
                     let both = earlier.iter().zip(&later).map(|(a, b)| (question.merge)(a.get(), b.get()));
@@ -41,6 +41,18 @@ impl Reply {
             (error @ Reply::Error(_), _) | (_, error) => error,
         }
     }
+}
+
+/// Every other reading, the first and the last among them, where there are more than a minute's: what a longer window
+/// would have had.
+fn thinned(readings: Vec<Box<RawValue>>) -> Vec<Box<RawValue>> {
+    const KEPT: usize = 6 * READINGS as usize;
+    let last = readings.len().saturating_sub(1);
+    if readings.len() <= KEPT {
+        return readings;
+    }
+    let kept = readings.into_iter().enumerate().filter(|(i, _)| *i == 0 || (last - i).is_multiple_of(2));
+    kept.map(|(_, reading)| reading).collect()
 }
 
 /// When a question is put.

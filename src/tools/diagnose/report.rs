@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Checks, Input, Output, Sample,
+    Checks, Code, Finding, Input, Output, Sample,
     asked::{self, ASKED, Read},
     conntrack,
     heard::Heard,
@@ -13,10 +13,19 @@ use super::{
 };
 use crate::answer::{Measured, count};
 
-/// The answer.
-pub fn report(input: &Input, sample: Sample) -> Output {
+/// What the rules found in one sample, and how much of it they saw.
+pub struct Judged {
+    pub findings: Vec<Finding>,
+    pub checked: Vec<Code>,
+    pub blind_spots: Vec<String>,
+    pub lost_events: u64,
+    /// A tool gave no answer, and `status` says why.
+    pub tool_missing: bool,
+}
+
+/// Judges a sample. `asked` is the window that was asked for.
+pub fn judge(asked: Duration, sample: Sample) -> Judged {
     let window = Duration::from_nanos(sample.window_ns);
-    let asked = input.duration_ms.duration();
     let Read { mut evidence, mut heard, blind_spots, lost_events } = asked::read(&sample.heard, asked, window);
     evidence.netns = Some(sample.netns).filter(|netns| *netns != 0);
     // Interfaces are of our own.
@@ -30,23 +39,38 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     let network = network(sample.network, sample.network_error, &mut heard, &mut blind_spots);
     evidence.network = network;
     evidence.conntrack_is_full = sample.conntrack.is_some_and(conntrack::is_full);
-    let (found, checked) = rules::judge(&evidence, &heard);
-    let (severities, all) = (Severities::of(&found), found.len());
-    let findings = shown::first(found, input.limit.rows());
+    let (findings, checked) = rules::judge(&evidence, &heard);
+    let tool_missing = ASKED.iter().any(|asked| !heard.any(asked.name));
+    Judged { findings, checked, blind_spots, lost_events, tool_missing }
+}
+
+/// The answer.
+pub fn report(input: &Input, sample: Sample) -> Output {
+    let (asked, window) = (input.duration_ms.duration(), Duration::from_nanos(sample.window_ns));
+    let ended_early = sample.ended_early;
+    let mut output = output(input, judge(asked, sample), Measured::window(window));
+    output.ended_early = ended_early;
+    output.healthy = output.healthy(asked);
+    output
+}
+
+/// The answer, without saying whether the host is healthy.
+pub fn output(input: &Input, judged: Judged, measured: Measured) -> Output {
+    let Judged { findings, checked, blind_spots, lost_events, tool_missing } = judged;
+    let (severities, all) = (Severities::of(&findings), findings.len());
+    let findings = shown::first(findings, input.limit.rows());
     let rows_cut = (all - findings.len()) as u64;
-    let mut output = Output {
+    Output {
         healthy: None,
         checks: Checks { judged: checked.len(), total: rules::count() },
-        ended_early: sample.ended_early,
+        ended_early: false,
         findings,
         checked,
         blind_spots,
-        measured: Measured { lost_events, rows_cut, ..Measured::window(window) },
+        measured: Measured { lost_events, rows_cut, ..measured },
         severities,
-        tool_missing: ASKED.iter().any(|asked| !heard.any(asked.name)),
-    };
-    output.healthy = output.healthy(asked);
-    output
+        tool_missing,
+    }
 }
 
 /// The state of the network as evidence, and what it lacks.

@@ -51,6 +51,10 @@ fn no_fault_seen(output: &Output) -> String {
     let window = match (output.ended_early, whole) {
         (true, true) => "; the window was ended early".to_owned(),
         (true, false) => format!("; the window was ended early, after {length}"),
+        // Of the past: the window is long enough, and there is a gap in it.
+        (false, true) if output.healthy.is_none() && output.measured.window_ms >= 2_000.0 => {
+            "; a part of the time was not recorded".to_owned()
+        }
         (false, true) if output.healthy.is_none() => "; too short a window: use duration_ms=2000 or more".to_owned(),
         (false, true) => String::new(),
         (false, false) => format!("; the window was {length}"),

@@ -21,6 +21,7 @@ use crate::{
 
 mod histogram;
 mod ledger;
+mod narrow;
 mod report;
 mod sample;
 mod text;
@@ -223,7 +224,7 @@ pub struct RemoteRow {
     /// At most 2, each with connections, segments_out, retransmits.
     #[schemars(with = "Vec<Owner>")]
     pub owners: Vec<OwnerRow>,
-    /// The kernel's own samples, delayed acknowledgements included: min, p50, p90, p99, max and how many. Percentiles are upper bounds, at most 25 % too high.
+    /// The kernel's samples, delayed acknowledgements included: min, p50, p90, p99, max, samples. Percentiles: at most 25 % too high.
     #[schemars(with = "Option<BTreeMap<String, u64>>")]
     pub rtt_us: Option<Rtt>,
     #[serde(skip)]
@@ -330,6 +331,10 @@ impl Tool for ProfileTcp {
 
     fn merge(earlier: Sample, later: Sample) -> Sample {
         report::merge(earlier, later)
+    }
+
+    fn narrow(input: &Input, sample: Sample) -> Sample {
+        narrow::narrow(input, sample)
     }
 
     fn duration(input: &Input) -> Duration {

@@ -113,6 +113,12 @@ impl Tool for SnapshotInterfaces {
         report::merge(&earlier, later)
     }
 
+    fn narrow(input: &Input, mut sample: Sample) -> Sample {
+        let wanted = |name: &str| input.interface.as_ref().is_none_or(|wanted| wanted == name);
+        sample.interfaces.retain(|(_, after)| wanted(&after.name));
+        sample
+    }
+
     fn duration(input: &Input) -> Duration {
         input.duration_ms.duration()
     }

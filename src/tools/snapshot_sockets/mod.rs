@@ -355,6 +355,10 @@ impl Tool for SnapshotSockets {
         later
     }
 
+    fn narrow(input: &Input, sample: Sample) -> Sample {
+        report::narrow(input, sample)
+    }
+
     fn duration(_: &Input) -> Duration {
         Duration::ZERO
     }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Input, LimitedBy, Listener, Listening, Output, Row, Sample, Socket, Tcp, TcpInfo};
+use super::{Input, LimitedBy, Listener, Listening, Output, Row, Sample, Socket, State, Tcp, TcpInfo};
 use crate::{
-    answer::{Code, Limitation, Measured, Protocol},
+    answer::{Code, Limitation, Measured, Protocol, Protocols},
+    filter::Filter,
     numbers::limited,
     owner::Process,
     tcp, untrusted,
@@ -33,6 +34,41 @@ pub fn report(input: &Input, sample: Sample) -> Output {
         at_ns: sample.at_ns,
         measured,
     }
+}
+
+/// The sockets that a question is about, of all. They stay in their order: those in trouble first.
+pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
+    let filter = Filter { process: input.process.as_ref(), pid: input.pid, remote: None, port: input.port };
+    let is_of = |process: &Process| filter.owner(process.pid, process.comm.as_bytes());
+    let protocol = |protocol| match input.protocol {
+        Protocols::All => true,
+        Protocols::Tcp => protocol == Protocol::Tcp,
+        Protocols::Udp => protocol == Protocol::Udp,
+    };
+    let all = sample.sockets.len() + sample.listeners.len();
+    sample.sockets.retain(|(process, row)| {
+        protocol(row.protocol) && is_of(process) && filter.ends([0; 16], [row.local.port, row.remote.port])
+    });
+    sample.listeners.retain(|(process, row)| {
+        protocol(Protocol::Tcp) && is_of(process) && filter.ends([0; 16], [row.local.port, 0])
+    });
+    if sample.sockets.len() + sample.listeners.len() < all {
+        sample.states.clear();
+        sample.sockets.iter().for_each(|(_, row)| *sample.states.entry(row.state).or_default() += 1);
+        if !sample.listeners.is_empty() {
+            sample.states.insert(State::Listen, sample.listeners.len() as u64);
+        }
+    }
+    if let Some(wanted) = input.state {
+        sample.sockets.retain(|(_, row)| row.state == wanted);
+        sample.listeners.retain(|_| wanted == State::Listen);
+    }
+    let limit = input.limit.rows();
+    sample.sockets_cut += sample.sockets.len().saturating_sub(limit) as u64;
+    sample.listeners_cut += sample.listeners.len().saturating_sub(limit) as u64;
+    sample.sockets.truncate(limit);
+    sample.listeners.truncate(limit);
+    sample
 }
 
 fn socket(process: &Process, row: Row, detail: bool) -> Socket {

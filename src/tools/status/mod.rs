@@ -67,12 +67,14 @@ pub struct Daemon {
     // What it holds while it serves.
     pub capabilities: Vec<String>,
     // What it gave up before it served.
+    #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>")]
     pub sandbox: Vec<Layer>,
 }
 
 // The process that you talk to; it never holds a capability.
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Gateway {
+    #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>")]
     pub sandbox: Vec<Layer>,
 }
 

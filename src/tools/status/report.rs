@@ -50,7 +50,7 @@ pub fn without_daemon(reason: &str) -> Output {
         },
         gateway: Gateway { sandbox: sandbox::layers() },
         kernel_features: vec![],
-        tools: QUESTIONS.iter().map(|question| unavailable(question.name)).collect(),
+        tools: QUESTIONS.iter().filter(|q| q.recollect.is_none()).map(|q| unavailable(q.name)).collect(),
         memory_bytes: None,
         uptime_s: None,
     }

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod ledger;
+mod narrow;
 mod report;
 mod sample;
 mod text;
@@ -295,6 +296,10 @@ impl Tool for TopTraffic {
 
     fn merge(earlier: Sample, later: Sample) -> Sample {
         report::merge(earlier, later)
+    }
+
+    fn narrow(input: &Input, sample: Sample) -> Sample {
+        narrow::narrow(input, sample)
     }
 
     fn duration(input: &Input) -> Duration {

@@ -80,7 +80,7 @@ fn keep<T: PartialEq>(common: &mut Option<T>, other: &Option<T>) {
 
 impl Group {
     /// Adds what its sockets did before.
-    fn add(&mut self, before: Group) {
+    pub fn add(&mut self, before: Group) {
         let (mine, theirs) = (&mut self.process, &before.process);
         if (mine.pid, &mine.comm) != (theirs.pid, &theirs.comm) {
             (mine.pid, mine.comm) = (0, String::new());

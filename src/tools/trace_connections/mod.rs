@@ -297,6 +297,10 @@ impl Tool for TraceConnections {
         report::merge(earlier, later)
     }
 
+    fn narrow(input: &Input, sample: Sample) -> Sample {
+        report::narrow(input, sample)
+    }
+
     fn duration(input: &Input) -> Duration {
         input.duration_ms.duration()
     }

@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Connection, ConnectionState, Direction, Directions, Input, Outcome, Output, Row, Sample};
+use super::{Connection, ConnectionState, Direction, Directions, Input, Outcome, Outcomes, Output, Row, Sample};
 use crate::{
     answer::{self, Endpoint, Measured},
+    filter::Filter,
     tcp::Unread,
 };
 
@@ -25,6 +26,32 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     let connections = rows.into_iter().map(|row| connection(row, sample.ended_ns)).collect();
     let counts = |outcome| (outcome, sample.counts.get(&outcome).copied().unwrap_or(0));
     Output { connections, outcomes: Outcome::ALL.into_iter().map(counts).collect(), measured }
+}
+
+/// The connections that a question is about, of all.
+pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
+    let filter = Filter { process: input.process.as_ref(), pid: input.pid, remote: None, port: input.port };
+    let wanted = |row: &Row| {
+        let direction = match input.direction {
+            Directions::Any => true,
+            Directions::Outbound => row.direction == Direction::Outbound,
+            Directions::Inbound => row.direction == Direction::Inbound,
+        };
+        direction
+            && (input.outcome == Outcomes::Any || Outcome::new(row.end, row.errno).is_failure())
+            && filter.owner(row.process.pid, row.process.comm.as_bytes())
+            && filter.ends([0; 16], [row.local.port, row.remote.port])
+            && input.remote.is_none_or(|range| range.includes(row.remote.address))
+    };
+    let all = sample.rows.len();
+    sample.rows.retain(wanted);
+    if sample.rows.len() < all {
+        sample.counts.clear();
+        for row in &sample.rows {
+            *sample.counts.entry(Outcome::new(row.end, row.errno)).or_default() += 1;
+        }
+    }
+    sample
 }
 
 /// The connections of both periods, each as it was at last.

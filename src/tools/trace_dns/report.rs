@@ -47,7 +47,8 @@ pub fn report(input: &Input, sample: Sample) -> Output {
 /// The messages of both periods, and those before the earlier one.
 pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
     earlier.goes_on = later.goes_on;
-    let shift = later.opened_ns.saturating_sub(earlier.opened_ns);
+    // The clock begins anew when the host does.
+    let shift = later.opened_ns.checked_sub(earlier.opened_ns).unwrap_or(earlier.window_ns);
     let shifted = |at_ns: i64| at_ns + shift as i64;
     let messages = later.messages.into_iter().map(|seen| Seen { at_ns: shifted(seen.at_ns), ..seen });
     earlier.messages.extend(messages);

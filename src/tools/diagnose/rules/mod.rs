@@ -263,6 +263,12 @@ pub fn decided_by(question: &str) -> impl Iterator<Item = Code> {
 
 /// Takes out the symptoms whose cause was found, and notes them there.
 fn causes(findings: Vec<Finding>) -> Vec<Finding> {
+    causes_when(findings, |_, _| true)
+}
+
+/// The same where not all findings are of one window. Which cause was there `when` which symptom was is the
+/// caller's to say, of their places in the list.
+pub fn causes_when(findings: Vec<Finding>, when: impl Fn(usize, usize) -> bool) -> Vec<Finding> {
     let netns = |finding: &Finding| {
         let owner = || finding.evidence.get("owner").and_then(|owner| owner["netns"].as_u64());
         finding.evidence.get("netns").and_then(serde_json::Value::as_u64).or_else(owner)
@@ -276,11 +282,12 @@ fn causes(findings: Vec<Finding>) -> Vec<Finding> {
         known && no_milder && symptom.places.iter().any(|place| cause.places.iter().any(|at| here(at, place)))
     };
     // Several namespaces may have the same address: a cause in the symptom's own is meant first.
-    let cause_of = |symptom: &Finding| {
-        let causes = findings.iter().enumerate().filter(|(_, cause)| explains(cause, symptom));
+    let cause_of = |(at, symptom): (usize, &Finding)| {
+        let explains = |(place, cause): &(usize, &Finding)| when(*place, at) && explains(cause, symptom);
+        let causes = findings.iter().enumerate().filter(explains);
         causes.min_by_key(|(place, cause)| (netns(cause) != netns(symptom), *place)).map(|(place, _)| place)
     };
-    let explained: Vec<_> = findings.iter().map(cause_of).collect();
+    let explained: Vec<_> = findings.iter().enumerate().map(cause_of).collect();
     let mut kept = findings.clone();
     for (symptom, cause) in explained.iter().enumerate().filter_map(|(i, cause)| cause.map(|cause| (i, cause))) {
         let name = serde_json::json!(findings[symptom].code);

@@ -1,0 +1,167 @@
+//! Questions about the past: the recording is read here, by the gateway itself.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use super::Failure;
+use crate::{
+    answer, limits,
+    recorder::{
+        replay,
+        store::{Kind, Recording, Sqlite},
+        time::{self, Period},
+    },
+    tools::{Answer, Question},
+    wire::Error,
+};
+
+/// Where the recording is, unless the settings say.
+pub const RECORDING: &str = "/var/lib/netmon/recording.sqlite";
+
+/// The arguments that every recorded tool takes beside its own.
+pub const SINCE: &str = "since";
+pub const UNTIL: &str = "until";
+
+/// The recording that this gateway reads.
+pub struct Past {
+    path: PathBuf,
+    /// One question at a time: each may take as much memory as a window of a busy host.
+    place: Semaphore,
+}
+
+/// The period that a call is about, as the caller wrote it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Asked {
+    since: Option<String>,
+    until: Option<String>,
+}
+
+impl Past {
+    pub fn new(path: PathBuf) -> Self {
+        Past { path, place: Semaphore::new(1) }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The answer about a period.
+    pub async fn answer(&self, question: &'static Question, input: Value, period: Period) -> Result<Answer, Failure> {
+        self.read(question.name, move |path| replay::answer(path, question, input, period)).await
+    }
+
+    /// The answer of a tool that asks the recording.
+    pub async fn recollect(&self, question: &'static Question, input: Value) -> Result<Answer, Failure> {
+        let Some(recollect) = question.recollect else {
+            return Err(Error::InvalidInput(format!("{} measures", question.name)).into());
+        };
+        self.read(question.name, move |path| {
+            let recording = Sqlite::read(path);
+            recollect(&input, recording.as_ref().map(|open| open as &dyn Recording).map_err(Clone::clone), time::now())
+        })
+        .await
+    }
+
+    /// Says in an answer of `status` whether something records, since when, how much it holds, and what it lost.
+    pub async fn describe(&self, answer: &mut Answer) {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || Sqlite::read(&path)?.facts());
+        let path = self.path.display();
+        let (value, line) = match read.await {
+            Ok(Ok(facts)) => {
+                let [from, to] =
+                    [facts.period.map(|p| p.begin_us), facts.period.map(|p| p.end_us)].map(|us| us.map(time::shown));
+                let late = 3 * facts.interval_ms * 1_000 + 5 * time::SECOND;
+                let active = time::now() - facts.written_us <= late;
+                let bytes = answer::bytes(facts.bytes);
+                let state = if active { "recording" } else { "nothing records now" };
+                let line = format!(
+                    "{state}: {path} has {} to {}, {} windows, {bytes}, {} lost",
+                    answer::or_dash(&from),
+                    answer::or_dash(&to),
+                    facts.windows,
+                    facts.lost_windows
+                );
+                let value = json!({"path": path.to_string(), "active": active, "from": from, "to": to, "windows": facts.windows,
+                    "bytes": facts.bytes, "lost_windows": facts.lost_windows});
+                (value, line)
+            }
+            Ok(Err(trouble)) => {
+                let reason = trouble.to_string();
+                let absent = trouble.kind == Kind::Absent;
+                let line = if absent {
+                    format!("nothing is recorded: there is no {path}")
+                } else {
+                    format!("recording: {reason}")
+                };
+                (json!({"path": path.to_string(), "active": false, "reason": reason, "absent": absent}), line)
+            }
+            Err(_) => return,
+        };
+        if let Some(structured) = answer.structured.as_object_mut() {
+            structured.insert("recording".into(), value);
+        }
+        answer.text += &format!("\n{line}\n");
+    }
+
+    /// Reads the recording beside the other work.
+    async fn read(
+        &self,
+        tool: &str,
+        work: impl FnOnce(&Path) -> Result<Answer, Error> + Send + 'static,
+    ) -> Result<Answer, Failure> {
+        let _place = self.place.acquire().await.map_err(|_| Failure::Ending)?;
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let answer = work(&path);
+            crate::memory::give_back();
+            answer
+        });
+        read.await.map_err(|_| Error::Panicked(tool.into()))?.map_err(Failure::from)
+    }
+}
+
+impl Asked {
+    /// Takes the period out of a call's arguments; none if it is about now.
+    pub fn take(arguments: &mut Map<String, Value>) -> Result<Option<Asked>, Failure> {
+        let mut text = |name| match arguments.shift_remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => {
+                let other = crate::untrusted::clean(&other.to_string());
+                Err(Error::InvalidInput(format!(
+                    "{name}: {other} is not a time: use RFC 3339, or a time ago such as \"-10m\""
+                )))
+            }
+        };
+        let asked = Asked { since: text(SINCE)?, until: text(UNTIL)? };
+        Ok((asked != Asked::default()).then_some(asked))
+    }
+
+    /// Puts it back, for another host that answers.
+    pub fn put(self, arguments: &mut Map<String, Value>) {
+        for (name, text) in [(SINCE, self.since), (UNTIL, self.until)] {
+            text.map(|text| arguments.insert(name.into(), text.into()));
+        }
+    }
+
+    pub fn period(&self) -> Result<Period, Failure> {
+        let period = time::period(self.since.as_deref(), self.until.as_deref(), limits::RECALLED, time::now());
+        period.map_err(|e| Error::InvalidInput(e).into())
+    }
+}
+
+/// Adds the period to what a recorded tool takes. What the answer says of it, `recorded`, is in the instructions.
+pub fn extend(question: &Question, input: &mut Value) {
+    if !replay::is_recorded(question.name) {
+        return;
+    }
+    if let Some(schema) = input.as_object_mut() {
+        let properties = schema.entry("properties").or_insert_with(|| json!({}));
+        for name in [SINCE, UNTIL] {
+            properties.as_object_mut().map(|properties| properties.insert(name.into(), json!({"type": "string"})));
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The recorder: a client of the daemon that keeps one stream of readings of everything, and stores them.
+
+use std::{
+    fs, io,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    hook::Hook,
+    incidents::Tracker,
+    replay,
+    series::figures,
+    store::{Bounds, Entry, Gap, Kind, Part, Recording, Sqlite, Store, Trouble, Window},
+    stream::{Next, Ready, Stream, wait},
+    time::{Micros, Period, now, shown},
+};
+use crate::{limits, supervisor::Supervisor, tools::diagnose::parts};
+
+/// How to record.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub path: PathBuf,
+    pub bounds: Bounds,
+    pub interval: Duration,
+    /// The program that is told of incidents, with its arguments; nothing if there is none.
+    pub on_incident: Vec<String>,
+}
+
+/// A way to ask the daemon; why there is none otherwise.
+pub type Dial<'a> = dyn FnMut() -> Result<UnixStream, String> + 'a;
+
+/// Records until SIGTERM or SIGINT. `confine` gives up what recording does not need.
+pub fn run(options: Options, dial: &mut Dial, confine: impl FnOnce()) -> anyhow::Result<()> {
+    let (signalled, on_signal) = UnixStream::pair()?;
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
+    }
+    let supervisor = Supervisor::from_environment();
+    let mut recorder = Recorder::new(options)?;
+    confine();
+    supervisor.ready();
+    let path = recorder.options.path.display();
+    tracing::info!(path = %path, interval_s = recorder.options.interval.as_secs_f64(), "recording");
+    recorder.record(dial, &signalled, &supervisor);
+    supervisor.stopping();
+    Ok(())
+}
+
+/// Clocks at one moment.
+#[derive(Clone, Copy)]
+struct Clocks {
+    wall_us: Micros,
+    /// Since the host started, asleep or not; and awake only.
+    boot_us: Micros,
+    awake_us: Micros,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        let of = |clock| {
+            let time = clock_gettime(clock);
+            time.tv_sec * 1_000_000 + time.tv_nsec / 1_000
+        };
+        Clocks { wall_us: now(), boot_us: of(ClockId::Boottime), awake_us: of(ClockId::Monotonic) }
+    }
+
+    /// By how much the clock on the wall was set since then, and how long the host slept.
+    fn since(self, before: Clocks) -> (Micros, Micros) {
+        let boot = self.boot_us - before.boot_us;
+        ((self.wall_us - before.wall_us) - boot, boot - (self.awake_us - before.awake_us))
+    }
+}
+
+/// Beyond this a clock was set, and did not drift.
+const STEP: Micros = 1_000_000;
+
+struct Recorder {
+    options: Options,
+    store: Sqlite,
+    boot: String,
+    host: String,
+    tracker: Tracker,
+    hook: Option<Hook>,
+    /// When the last window ended.
+    last: Option<Clocks>,
+    /// Why nothing was recorded before the window that comes, and since when.
+    gap: Option<Gap>,
+    /// What could not be written yet.
+    pending: Vec<Entry>,
+    /// Windows that could not be written and are forgotten.
+    lost: u64,
+    /// The trouble that was told last.
+    told: Option<Kind>,
+}
+
+impl Recorder {
+    fn new(options: Options) -> anyhow::Result<Self> {
+        let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
+        let boot = read("/proc/sys/kernel/random/boot_id")?;
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mut store = Sqlite::write(&options.path, options.bounds, options.interval, now())?;
+        let tracker = Tracker::resume(store.open_incidents()?);
+        let mut gap = None;
+        if let Some(period) = store.facts()?.period {
+            let last = store.spans(Period { begin_us: period.end_us - 1, end_us: Micros::MAX })?.pop();
+            let rebooted = last.is_some_and(|span| span.boot != boot);
+            let reason = if rebooted { "the host was restarted" } else { "the recorder did not run" };
+            let begin_us = period.end_us;
+            gap = Some(Gap { period: Period { begin_us, end_us: begin_us }, reason: reason.into() });
+        }
+        let hook = Hook::start(&options.on_incident)?;
+        let (last, pending) = (None, Vec::new());
+        Ok(Recorder { options, store, boot, host, tracker, hook, last, gap, pending, lost: 0, told: None })
+    }
+
+    /// Records until it is told to stop. netmond may come and go.
+    fn record(&mut self, dial: &mut Dial, signals: &UnixStream, supervisor: &Supervisor) {
+        let mut complained = false;
+        loop {
+            let every = self.options.interval;
+            let begun = dial().and_then(|socket| Stream::begin(socket, every).map_err(|e| e.to_string()));
+            let reason = match begun {
+                Ok(stream) => match self.follow(stream, signals, supervisor, &mut complained) {
+                    None => return,
+                    Some(reason) => reason,
+                },
+                Err(reason) => reason,
+            };
+            if !std::mem::replace(&mut complained, true) {
+                tracing::warn!("nothing is recorded: {reason}. It goes on as soon as netmond answers");
+            }
+            self.begin_gap(&reason);
+            supervisor.alive();
+            if matches!(wait(None, signals, Instant::now() + limits::RECORDER_RETRY), Ready::Signal) {
+                return;
+            }
+        }
+    }
+
+    /// Follows one stream: why it ended, or nothing if it is time to end.
+    fn follow(
+        &mut self,
+        mut stream: Stream,
+        signals: &UnixStream,
+        supervisor: &Supervisor,
+        complained: &mut bool,
+    ) -> Option<String> {
+        let (mut is_last, mut is_open) = (false, false);
+        let nothing = UnixStream::pair().ok()?; // after the first signal there is none to wait for
+        loop {
+            let signals = if is_last { &nothing.0 } else { signals };
+            match stream.next(signals, supervisor.interval()) {
+                Next::Opened => {
+                    is_open = true;
+                    if std::mem::take(complained) {
+                        tracing::info!("recording goes on");
+                    }
+                    self.open();
+                }
+                Next::Sample(sample) => {
+                    if let Err(reason) = self.take(sample.get()) {
+                        tracing::warn!("a reading was not recorded: {reason}");
+                        self.last = None;
+                    }
+                    supervisor.alive();
+                }
+                Next::Quiet => supervisor.alive(),
+                Next::Signal if !is_open => return None,
+                Next::Signal => {
+                    is_last = true;
+                    stream.enough();
+                }
+                Next::Gone(_) if is_last => return None,
+                Next::Gone(reason) => return Some(reason),
+            }
+        }
+    }
+
+    /// The daemon counts from now on: what was not recorded before is a gap.
+    fn open(&mut self) {
+        let clocks = Clocks::now();
+        if let Some(gap) = &mut self.gap {
+            gap.period.end_us = clocks.wall_us.max(gap.period.begin_us);
+        }
+        self.last = Some(clocks);
+    }
+
+    fn begin_gap(&mut self, reason: &str) {
+        let begin_us = self.last.take().map(|last| last.wall_us);
+        if let (None, Some(begin_us)) = (&self.gap, begin_us) {
+            let period = Period { begin_us, end_us: begin_us };
+            self.gap = Some(Gap { period, reason: format!("netmond was away: {reason}") });
+        }
+    }
+
+    /// A reading: what happened since the last one.
+    fn take(&mut self, sample: &str) -> Result<(), String> {
+        let clocks = Clocks::now();
+        let (split, window_ns) = parts::split(sample)?;
+        let length_us = (window_ns / 1_000) as Micros;
+        let begin_us = self.begin(clocks, length_us);
+        let of = |part: parts::Part| Part { part: part.part.into(), tool: part.tool.into(), sample: part.sample };
+        let window = Window {
+            begin_us,
+            end_us: clocks.wall_us.max(begin_us),
+            length_us,
+            boot: self.boot.clone(),
+            host: self.host.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            parts: split.into_iter().map(of).collect(),
+        };
+        let faults = parts::faults(sample)?;
+        let figures = figures(&window.parts, &faults);
+        let (begin_us, end_us) = (window.begin_us, window.end_us);
+        let gap = self.gap.take();
+        self.write(Entry { gap, window, figures });
+        let (mut incidents, events) = self.tracker.window((begin_us, end_us), &self.host, faults);
+        for event in &events {
+            event.log();
+            if let Some(hook) = &mut self.hook {
+                hook.tell(&event.json());
+            }
+        }
+        if self.pending.is_empty()
+            && let Err(e) = self.store.note(&mut incidents)
+        {
+            self.complain(&e);
+        }
+        self.tracker.written(&incidents);
+        crate::memory::give_back();
+        Ok(())
+    }
+
+    /// When the window began: where the last one ended, unless a clock was set or the host slept in between.
+    fn begin(&mut self, clocks: Clocks, length_us: Micros) -> Micros {
+        let Some(last) = self.last.replace(clocks) else { return clocks.wall_us - length_us };
+        let (step, slept) = clocks.since(last);
+        if step.abs() < STEP && slept < STEP {
+            return last.wall_us;
+        }
+        let begin_us = clocks.wall_us - length_us;
+        let reason = if slept >= STEP {
+            format!("the host slept for {} s", slept / 1_000_000)
+        } else {
+            let way = if step > 0 { "forward" } else { "back" };
+            format!("the clock was set {way} by {} s", step.abs() / 1_000_000)
+        };
+        tracing::warn!(from = shown(last.wall_us), to = shown(begin_us), "{reason}; nothing is lost of the recording");
+        if begin_us > last.wall_us && self.gap.is_none() {
+            self.gap = Some(Gap { period: Period { begin_us: last.wall_us, end_us: begin_us }, reason });
+        }
+        begin_us
+    }
+
+    /// Writes a window, and those before it that could not be written.
+    fn write(&mut self, entry: Entry) {
+        self.pending.push(entry);
+        if let Err(e) = self.append() {
+            self.complain(&e);
+            if self.pending.len() > limits::RECORDING_PENDING {
+                self.pending.remove(0);
+                self.lost += 1;
+            }
+            return;
+        }
+        if self.told.take().is_some() {
+            tracing::info!(written = self.pending.len(), lost = self.lost, "the recording is written again");
+        }
+        self.pending.clear();
+        if self.lost > 0 && self.store.lost(self.lost).is_ok() {
+            self.lost = 0;
+        }
+        if let Err(e) = self.store.keep_bounds(now(), &replay::merge) {
+            self.complain(&e);
+        }
+    }
+
+    /// A file that turns out to be damaged is set aside, and a new one begins.
+    fn append(&mut self) -> Result<(), Trouble> {
+        match self.store.append(&self.pending) {
+            Err(e) if e.kind == Kind::Corrupt => {
+                self.store = self.store.begin_again(self.options.interval, now())?;
+                self.tracker = Tracker::default();
+                self.store.append(&self.pending)
+            }
+            done => done,
+        }
+    }
+
+    /// Says what is wrong, once for each kind of trouble.
+    fn complain(&mut self, trouble: &Trouble) {
+        if self.told.replace(trouble.kind) != Some(trouble.kind) {
+            let kept = limits::RECORDING_PENDING;
+            tracing::error!("{trouble}. The last {kept} windows are kept in memory until they can be written");
+        }
+    }
+}
+
+/// The folder that the recorder writes in.
+pub fn folder(path: &std::path::Path) -> io::Result<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::canonicalize(folder.unwrap_or(std::path::Path::new(".")))
+}

@@ -1,0 +1,134 @@
+//! What was wrong in a period of the past: every window is judged by itself, as it would have been then, and a finding of
+//! several is one.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Code, Finding, Input, Output, Sample,
+    report::{self, Judged, judge},
+    rules,
+};
+use crate::{
+    answer::Measured,
+    recorder::time,
+    tools::past::{Recorded, Samples},
+    wire::Error,
+};
+
+/// Windows that are shorter are judged together: a fault shows in ten seconds, and a window of one shows half of it.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Cause and symptom belong together where this many windows at the most are between them.
+const NEAR: usize = 3;
+/// Reasons why something was not seen, of all windows together: they repeat.
+const BLIND_SPOTS: usize = 12;
+
+/// A finding, and the windows that have it.
+struct Seen {
+    finding: Finding,
+    first: usize,
+    last: usize,
+    count: usize,
+    begin_us: i64,
+    end_us: i64,
+}
+
+/// All windows so far.
+#[derive(Default)]
+struct Past {
+    windows: usize,
+    length_ns: u64,
+    /// By identity, in the order in which they came.
+    seen: Vec<Seen>,
+    places: BTreeMap<String, usize>,
+    /// Of every window.
+    checked: Option<Vec<Code>>,
+    blind_spots: Vec<String>,
+    lost_events: u64,
+    tool_missing: bool,
+}
+
+/// The answer about the past.
+pub fn recall(input: &Input, samples: &mut Samples<'_, Sample>, is_whole: bool) -> Result<Output, Error> {
+    let (mut past, mut short) = (Past::default(), None::<Recorded<Sample>>);
+    for window in samples {
+        let window = window?;
+        let next = match short.take() {
+            Some(earlier) => Recorded {
+                begin_us: earlier.begin_us,
+                end_us: window.end_us,
+                sample: report::merge(earlier.sample, window.sample),
+            },
+            None => window,
+        };
+        // Attaching took the first milliseconds.
+        if Duration::from_nanos(next.sample.window_ns) < WINDOW.mul_f64(0.9) {
+            short = Some(next);
+        } else {
+            past.add(input, next);
+        }
+    }
+    if let Some(window) = short {
+        past.add(input, window);
+    }
+    if past.windows == 0 {
+        return Err(Error::Gone("nothing was recorded then".into()));
+    }
+    Ok(past.output(input, is_whole))
+}
+
+impl Past {
+    fn add(&mut self, input: &Input, window: Recorded<Sample>) {
+        let Recorded { begin_us, end_us, sample } = window;
+        self.length_ns += sample.window_ns;
+        let judged = judge(input.duration_ms.duration(), sample);
+        let at = self.windows;
+        self.windows += 1;
+        for finding in judged.findings {
+            let fresh = self.seen.len();
+            let place = *self.places.entry(finding.identity()).or_insert(fresh);
+            match self.seen.get_mut(place) {
+                None => self.seen.push(Seen { finding, first: at, last: at, count: 1, begin_us, end_us }),
+                Some(seen) => {
+                    seen.count += usize::from(seen.last != at);
+                    (seen.last, seen.end_us) = (at, end_us);
+                    if finding.severity <= seen.finding.severity {
+                        seen.finding = finding;
+                    }
+                }
+            }
+        }
+        match &mut self.checked {
+            Some(checked) => checked.retain(|code| judged.checked.contains(code)),
+            None => self.checked = Some(judged.checked),
+        }
+        for spot in judged.blind_spots {
+            if self.blind_spots.len() < BLIND_SPOTS && !self.blind_spots.contains(&spot) {
+                self.blind_spots.push(spot);
+            }
+        }
+        self.lost_events += judged.lost_events;
+        self.tool_missing |= judged.tool_missing;
+    }
+
+    fn output(self, input: &Input, is_whole: bool) -> Output {
+        let Past { windows, seen, checked, blind_spots, lost_events, tool_missing, length_ns, .. } = self;
+        let near = |cause: usize, symptom: usize| {
+            let (Some(a), Some(b)) = (seen.get(cause), seen.get(symptom)) else { return false };
+            a.first <= b.last + NEAR && b.first <= a.last + NEAR
+        };
+        let told = |seen: &Seen| {
+            let when = (time::shown(seen.begin_us), time::shown(seen.end_us));
+            let finding = seen.finding.clone().with("first_seen", when.0).with("last_seen", when.1);
+            finding.with("windows", format!("{} of {windows}", seen.count))
+        };
+        let mut findings = rules::causes_when(seen.iter().map(told).collect(), near);
+        findings.sort_by_key(|finding| (finding.severity, finding.code));
+        let checked = checked.unwrap_or_default();
+        let judged = Judged { findings, checked, blind_spots, lost_events, tool_missing };
+        let length = Duration::from_nanos(length_ns);
+        let mut output = report::output(input, judged, Measured::window(length));
+        // Of a period with a gap in it nobody can say that nothing was wrong.
+        output.healthy = output.healthy(length).filter(|healthy| !healthy || is_whole);
+        output
+    }
+}

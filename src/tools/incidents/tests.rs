@@ -1,0 +1,58 @@
+use serde_json::json;
+
+use super::*;
+use crate::recorder::time::SECOND;
+
+fn incident(code: &str, closed: bool) -> Incident {
+    let finding = json!({"code": code, "summary": "it broke", "evidence": {"count": 3}, "next_step": "look"});
+    Incident {
+        id: Some(1),
+        identity: code.into(),
+        code: code.into(),
+        severity: "warning".into(),
+        begin_us: 1_800_000_000 * SECOND,
+        end_us: 1_800_000_060 * SECOND,
+        closed,
+        windows: 6,
+        host: "h".into(),
+        finding: finding.to_string(),
+    }
+}
+
+fn recorded() -> Option<FromTo> {
+    Some(FromTo { from: "a".into(), to: "b".into() })
+}
+
+fn ask(input: Value, sample: Result<Sample, String>) -> Output {
+    Incidents::report(&serde_json::from_value(input).unwrap(), sample)
+}
+
+#[test]
+fn an_incident_that_goes_on_has_no_end() {
+    let incidents = vec![incident("resets", false), incident("dns_slow", true)];
+    let output = ask(json!({}), Ok(Sample { incidents, recorded: recorded() }));
+    assert_eq!((output.incidents[0].to.as_deref(), output.incidents[0].evidence["count"].as_u64()), (None, Some(3)));
+    assert_eq!(output.incidents[1].to.as_deref(), Some("2027-01-15T08:01:00.000Z"));
+    let text = Incidents::text(&output);
+    assert!(
+        text.contains("WARNING resets: it broke\n    from 2027-01-15T08:00:00.000Z to now: it goes on\n  look"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_limit_counts_what_it_leaves_out() {
+    let incidents = vec![incident("resets", true), incident("dns_slow", true)];
+    let output = ask(json!({"limit": 1}), Ok(Sample { incidents, recorded: recorded() }));
+    assert_eq!((output.incidents.len(), output.more), (1, 1));
+}
+
+#[test]
+fn nothing_recorded_is_not_nothing_wrong() {
+    let output = ask(json!({}), Ok(Sample { incidents: vec![], recorded: None }));
+    assert!(Incidents::text(&output).contains("Nothing is known"));
+    let output = ask(json!({}), Err("there is no recording".into()));
+    assert!(Incidents::text(&output).contains("there is no recording"));
+    let output = ask(json!({}), Ok(Sample { incidents: vec![], recorded: recorded() }));
+    assert_eq!(Incidents::text(&output), "No incident from a to b\n");
+}

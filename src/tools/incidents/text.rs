@@ -1,0 +1,26 @@
+//! The incidents for a person: a line each, and what to do.
+
+use std::fmt::Write;
+
+use super::Output;
+
+/// The answer for a person.
+pub fn text(output: &Output) -> String {
+    let mut text = String::new();
+    for row in &output.incidents {
+        let to = row.to.as_deref().unwrap_or("now: it goes on");
+        let _ = writeln!(text, "{} {}: {}", row.severity.to_uppercase(), row.code, row.summary);
+        let _ = writeln!(text, "    from {} to {to}", row.from);
+        text.extend(row.next_step.lines().map(|line| format!("  {line}\n")));
+    }
+    if output.more > 0 {
+        let _ = writeln!(text, "{} more with a larger limit", output.more);
+    }
+    match (&output.recorded, &output.reason) {
+        (_, Some(reason)) => text + "Nothing is known: " + reason + "\n",
+        (Some(recorded), None) if output.incidents.is_empty() => {
+            format!("No incident from {} to {}\n", recorded.from, recorded.to)
+        }
+        _ => text,
+    }
+}

@@ -1,0 +1,42 @@
+//! What a question is about, of a sample of all connections: as far as its sums can be taken apart.
+
+use super::{Counts, Input, Sample};
+use crate::{
+    answer::{Code, Limitation},
+    filter::Filter,
+};
+
+/// The remotes and resets that a question is about.
+pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
+    if input.filter().matches_everything() {
+        return sample;
+    }
+    let filter = Filter { process: input.process.as_ref(), pid: input.pid, remote: None, port: input.port };
+    let within = |address| input.remote.is_none_or(|range| range.includes(address));
+    let by_owner = input.process.is_some() || input.pid.is_some();
+    sample.total = Counts::default();
+    sample.remotes.retain_mut(|group| {
+        let Some(remote) = group.remote else { return false };
+        if !within(remote.address) || !filter.ends([0; 16], [remote.port.unwrap_or_default(), 0]) {
+            return false;
+        }
+        if by_owner {
+            group.owners.retain(|(process, _)| filter.owner(process.pid, process.comm.as_bytes()));
+            group.counts = Counts::default();
+            group.owners.iter().for_each(|(_, counts)| group.counts += *counts);
+        }
+        sample.total += group.counts;
+        !group.owners.is_empty()
+    });
+    sample.resets.retain(|reset| {
+        within(reset.remote.address)
+            && filter.owner(reset.process.pid, reset.process.comm.as_bytes())
+            && filter.ends([0; 16], [reset.local.port, reset.remote.port])
+    });
+    if by_owner || input.port.is_some() {
+        let text = "Recorded by remote: round trips and waits are of all processes that a remote has, and connections from \
+            clients do not match a `port`.";
+        sample.lacks.push(Limitation::new(Code::RecordedByRemote, text));
+    }
+    sample
+}
