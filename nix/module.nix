@@ -150,6 +150,8 @@ in
       );
     };
 
+    record.enable = lib.mkEnableOption "the recorder, which keeps what was measured for questions about the past. The table `[recording]` of the settings says where, how often and how much";
+
     http = {
       enable = lib.mkEnableOption "MCP over streamable HTTP";
 
@@ -316,6 +318,26 @@ in
         );
       }
     ];
+
+    users.users.netmon-recorder = lib.mkIf cfg.record.enable {
+      isSystemUser = true;
+      group = "netmon";
+    };
+    systemd.services.netmon-recorder = lib.mkIf cfg.record.enable (
+      lib.mkMerge [
+        (unit {
+          name = "netmon-recorder";
+          type = "service";
+        })
+        {
+          restartTriggers = [ config.environment.etc."netmon/netmon.toml".source ];
+          serviceConfig.ExecStart = utils.escapeSystemdExecArgs [
+            (lib.getExe' cfg.package "netmon-mcp")
+            "record"
+          ];
+        }
+      ]
+    );
 
     systemd.services.netmon-mcp = lib.mkIf cfg.http.enable (
       lib.mkMerge [

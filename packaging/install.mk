@@ -4,7 +4,7 @@ SYSCONFDIR ?= /etc
 BUILT ?= target/release
 share := $(DESTDIR)$(PREFIX)/share
 lib := $(DESTDIR)$(PREFIX)/lib
-units := netmond.service netmond.socket netmon-mcp.service
+units := netmond.service netmond.socket netmon-mcp.service netmon-recorder.service
 .PHONY: install install-programs install-data install-generated uninstall
 
 install: install-programs install-data install-generated
