@@ -113,7 +113,7 @@ fn recollect<R: Recollects>(
     };
     let limited = value.get("limit").is_some_and(|limit| !limit.is_null());
     let mut answer = of(&output);
-    while !limited && answer.bytes() > limits::ANSWER_UNASKED && R::shorten(&mut output) {
+    while !limited && !answer.is_short() && R::shorten(&mut output) {
         answer = of(&output);
     }
     Ok(answer)

@@ -45,12 +45,6 @@ pub fn output_schema<T: JsonSchema>() -> Value {
             definition.shift_remove("description"); // its fields have their own
         }
         share(schema);
-        // What may be null says so by its name and its text: a bare type tells a reader no more.
-        let may_be_null = |kinds: &Value| kinds.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "null"));
-        let is_bare = ["enum", "items", "properties"].iter().all(|keyword| schema.get(*keyword).is_none());
-        if is_bare && schema.get("type").is_some_and(may_be_null) {
-            schema.remove("type");
-        }
     }
     let mut schema = schema::<T>(terse);
     inline_once(&mut schema);
