@@ -110,6 +110,13 @@ oci-check: oci-image
 	@scripts/prerequisites python3-yaml
 	python3 tests/oci/check.py
 
+# The book of docs/, in target/book.
+.PHONY: docs
+docs:
+	@scripts/prerequisites gcc
+	[ -x target/tools/bin/mdbook ] || cargo install --quiet --locked mdbook --root target/tools
+	target/tools/bin/mdbook build docs
+
 # Pages that are compared with what they describe, each made anew; git shows what is to be reviewed.
 .PHONY: reviewed nix/options.md tests/nix/bpf-objects.txt
 reviewed: nix/options.md tests/nix/bpf-objects.txt
