@@ -85,7 +85,7 @@ nix-check: nix-eval
 	$(MAKE) nix-build NIX_BUILD=all
 
 # Stock Debian kernels, booted under QEMU without KVM; KERNEL="5.10 6.18 7", or all. See tests/vm/driver.
-# vm-service tests the installed service on two hosts with systemd; vm-table puts the last results in the README.
+# vm-service tests the installed service on two hosts with systemd; vm-table puts the last results in docs/kernels.md.
 .PHONY: vm-prerequisites vm-test vm-service vm-table
 vm-prerequisites:
 	@scripts/prerequisites $(GUESTS)
@@ -95,7 +95,7 @@ vm-service: vm-prerequisites
 	@scripts/prerequisites $(SYSTEM)
 	python3 tests/vm/driver --service $(KERNEL)
 vm-table:
-	python3 tests/vm/driver --readme
+	python3 tests/vm/driver --table
 
 # The image for those without Nix, and its two containers run with what compose.yaml gives them.
 .PHONY: oci-image oci-check
@@ -110,12 +110,16 @@ oci-check: oci-image
 	@scripts/prerequisites python3-yaml
 	python3 tests/oci/check.py
 
-# The book of docs/, in target/book.
-.PHONY: docs
+# The book of docs/, in target/book; and the picture in README.md, made from a real answer, for which root is needed.
+.PHONY: docs picture
 docs:
 	@scripts/prerequisites gcc
 	[ -x target/tools/bin/mdbook ] || cargo install --quiet --locked mdbook --root target/tools
 	target/tools/bin/mdbook build docs
+
+picture: build
+	@scripts/prerequisites iproute2 $(VENV)
+	scripts/picture
 
 # Pages that are compared with what they describe, each made anew; git shows what is to be reviewed.
 .PHONY: reviewed nix/options.md tests/nix/bpf-objects.txt
