@@ -227,7 +227,7 @@ fn both_processes_are_confined_as_status_says() {
     }
 }
 
-/// Prints the table of the README: what is held before, while loading, while serving, and for which tool anything is kept.
+/// Prints a table of docs/kernels.md: what is held before, while loading, while serving, and for which tool anything is kept.
 // In guests, since Linux 5.17.
 #[test]
 fn capabilities_before_loading_and_serving() {

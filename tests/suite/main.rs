@@ -13,6 +13,7 @@ mod command_line;
 mod completion;
 mod conformance;
 mod diagnose;
+mod docs;
 mod hardening;
 #[allow(dead_code)] // each module takes what it needs of it
 mod harness;

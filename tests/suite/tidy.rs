@@ -63,7 +63,7 @@ fn every_bpf_object_has_its_tool() {
 #[test]
 fn the_readme_lists_exactly_the_tools() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let row = |line: &str| line.strip_prefix("| `")?.split_once('`').map(|(tool, _)| tool.to_owned());
+    let row = |line: &str| line.strip_prefix("| [`")?.split_once('`').map(|(tool, _)| tool.to_owned());
     let table = readme.split("## The tools\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
     let listed: BTreeSet<String> = table.lines().filter_map(row).collect();
     let served: BTreeSet<String> = QUESTIONS.iter().map(|question| question.name.to_owned()).collect();
@@ -85,7 +85,7 @@ fn the_changelog_has_the_version_and_what_is_not_released() {
 /// Every target that the front door, and what runs on each change, name.
 #[test]
 fn commands_that_documents_name_are_targets_of_make() {
-    let files = ["CONTRIBUTING.md", "README.md", "SECURITY.md", ".ci/run"];
+    let files = ["CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/verification.md", ".ci/run"];
     let make: Vec<String> = ["Makefile", "packaging/install.mk"].iter().map(|file| text(file)).collect();
     let is_target =
         |name: &str| make.iter().any(|rules| rules.lines().any(|line| line.starts_with(&format!("{name}:"))));

@@ -45,7 +45,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL")
     parser.add_argument("--service", action="store_true", help="test the installed service instead")
-    parser.add_argument("--readme", action="store_true", help="only put the last results of each kernel in the README")
+    parser.add_argument("--table", action="store_true", help="only put the last results of each kernel in docs/kernels.md")
     parser.add_argument("--fetch", action="store_true", help="only fetch the kernels, and make the image with systemd")
     parser.add_argument("--run", metavar="COMMAND", help="only boot, run this, and print what it prints")
     arguments = parser.parse_args()
@@ -53,9 +53,9 @@ def main():
     names = list(kernels.SOURCES) if "all" in arguments.kernels else arguments.kernels or default
     if unknown := set(names) - set(kernels.SOURCES):
         parser.error(f"there is no kernel {', '.join(sorted(unknown))}; known are {', '.join(kernels.SOURCES)}, and all")
-    if arguments.readme:
+    if arguments.table:
         saved = {path.stem: json.loads(path.read_text()) for path in (CACHE / "results").glob("*.json")}
-        return report.update(guest.ROOT / "README.md", [saved[name] for name in kernels.SOURCES if name in saved])
+        return report.update(guest.ROOT / "docs/kernels.md", [saved[name] for name in kernels.SOURCES if name in saved])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # so that `finally` ends the guests
     (CACHE / "results").mkdir(parents=True, exist_ok=True)
     if arguments.fetch:

@@ -2,16 +2,16 @@
 
 import re
 
-# Where the README has it.
+# Where the page has it.
 MARKED = re.compile(r"(<!-- kernels: make vm-table -->\n).*(<!-- /kernels -->)", re.S)
 
 
-def update(readme, results):
-    """Puts the table in its place in the README."""
-    text, places = MARKED.subn(lambda place: f"{place[1]}\n{table(results)}\n\n{place[2]}", readme.read_text())
+def update(page, results):
+    """Puts the table in its place in the page."""
+    text, places = MARKED.subn(lambda place: f"{place[1]}\n{table(results)}\n\n{place[2]}", page.read_text())
     if places != 1:
-        raise LookupError(f"{readme} has {places} places for the table and not one")
-    readme.write_text(text)
+        raise LookupError(f"{page} has {places} places for the table and not one")
+    page.write_text(text)
 
 
 def table(results):
