@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::{Answer, Question, input, schema};
 use crate::{
-    limits,
     recorder::{
         store::{Recording, Trouble},
         time::Micros,
