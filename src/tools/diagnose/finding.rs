@@ -101,6 +101,9 @@ pub struct Finding {
     /// Where it happens, for telling causes from symptoms.
     #[serde(skip)]
     pub places: Vec<HostPort>,
+    /// The network namespaces whose traffic it harms; none where that is not known.
+    #[serde(skip)]
+    pub harms: Vec<u32>,
 }
 
 /// A service, or all of a host.
@@ -154,6 +157,7 @@ impl Finding {
             evidence: Map::new(),
             next_step: String::new(),
             places: Vec::new(),
+            harms: Vec::new(),
         }
     }
 

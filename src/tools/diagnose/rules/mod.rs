@@ -279,7 +279,10 @@ pub fn causes_when(findings: Vec<Finding>, when: impl Fn(usize, usize) -> bool) 
         let here = |at: &HostPort, place: &HostPort| at.covers(place) && (near || !place.address.is_loopback());
         let known = EXPLAINS.iter().any(|(code, symptoms)| *code == cause.code && symptoms.contains(&symptom.code));
         let no_milder = cause.severity <= symptom.severity;
-        known && no_milder && symptom.places.iter().any(|place| cause.places.iter().any(|at| here(at, place)))
+        // Other namespaces may have the same address, and another reason.
+        let harmed = cause.harms.is_empty()
+            || netns(symptom).is_none_or(|at| netns(cause) == Some(at) || cause.harms.contains(&(at as u32)));
+        known && no_milder && harmed && symptom.places.iter().any(|place| cause.places.iter().any(|at| here(at, place)))
     };
     // Several namespaces may have the same address: a cause in the symptom's own is meant first.
     let cause_of = |(at, symptom): (usize, &Finding)| {

@@ -66,7 +66,8 @@ pub fn wanted(finding: Finding, wants: &[&Want]) -> Finding {
     owners.dedup();
     owners.truncate(NAMED);
     let places: BTreeSet<IpAddr> = wants.iter().flat_map(|want| [want.to, want.next()]).collect();
-    let finding = places.into_iter().fold(finding, Finding::at);
+    let mut finding = places.into_iter().fold(finding, Finding::at);
+    finding.harms.extend(wants.iter().map(|want| want.netns));
     let named = |all: Vec<IpAddr>| Some(all).filter(|all| !all.is_empty());
     finding
         .with("wanted", named(to.iter().copied().take(NAMED).collect()))
