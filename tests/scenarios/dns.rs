@@ -6,8 +6,20 @@ use std::{
     time::Duration,
 };
 
-use super::{stage::*, traffic::*};
+use super::{Scenario, alone, one, stage::*, traffic::*};
 use crate::harness::*;
+
+pub fn scenarios() -> Vec<Scenario> {
+    [
+        one("DNS loses half", half_lost),
+        one("DNS answers dropped on the way", answers_dropped),
+        alone(one("wrong resolver, no such host", |stage| wrong_resolver(stage, 77))),
+        alone(one("wrong resolver, another address", |stage| wrong_resolver(stage, 88))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
 
 /// How the server treats the query with this number: the rcode, and after how long; `None` for no answer.
 type Manner = fn(u16) -> Option<(u8, Duration)>;
@@ -36,14 +48,18 @@ fn ask(socket: &UdpSocket, id: u16) {
     ask_for(socket, id, "www.example.org");
 }
 
-fn ask_for(socket: &UdpSocket, id: u16, name: &str) {
+fn query(id: u16, name: &str) -> Vec<u8> {
     let mut query = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
     for label in name.split('.').chain([""]) {
         query.push(label.len() as u8);
         query.extend(label.bytes());
     }
     query.extend([0, 1, 0, 1]);
-    let _ = socket.send(&query);
+    query
+}
+
+fn ask_for(socket: &UdpSocket, id: u16, name: &str) {
+    let _ = socket.send(&query(id, name));
     let _ = socket.set_read_timeout(Some(Duration::from_millis(100)));
     let _ = socket.recv(&mut [0; 512]);
 }
@@ -147,7 +163,78 @@ pub fn nobody(stage: &mut Stage) {
             ask(&socket, id);
         })
     });
-    stage.expect("dns_unanswered").owned_in(&net.client).at_least("/affected", 5.0);
+    let expected = stage.expect("connection_refused").owned_in(&net.client).is("/remote/port", 53);
+    expected.is("/explains/0", "dns_unanswered").at_least("/refused", 5.0);
+}
+
+/// Asks, and asks again after a second, as resolvers do.
+fn ask_again(socket: &UdpSocket, id: u16) {
+    let _ = socket.set_read_timeout(Some(Duration::from_secs(1)));
+    for _ in 0..3 {
+        let _ = socket.send(&query(id, "www.example.org"));
+        if socket.recv(&mut [0; 512]).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Asks on and on, of a few sockets at once.
+fn keep_asking(stage: &mut Stage, netns: &Netns, at: SocketAddr, ask: fn(&UdpSocket, u16)) {
+    let sockets: Vec<_> = (0..4).map(|_| udp_to(netns, at)).collect();
+    stage.watch(|watch| {
+        thread::scope(|scope| {
+            for (number, socket) in sockets.iter().enumerate() {
+                scope.spawn(move || {
+                    let mut id = 1_000 * number as u16;
+                    watch.every(PAUSE, || {
+                        id += 1;
+                        ask(socket, id);
+                    });
+                });
+            }
+        });
+    });
+}
+
+/// Half of the answers get lost far away, and each is there when it is asked for again: loss, and nothing slow.
+fn half_lost(stage: &mut Stage) {
+    let net =
+        stage.wired(Duration::from_millis(1), |number, packet| packet[9] == 17 && packet[21] == 53 && number % 2 == 0);
+    let at: SocketAddr = (net.server_ip(V4), 53).into();
+    serve(&net.server, at, |_| Some((0, Duration::ZERO)));
+    keep_asking(stage, &net.client, at, ask_again);
+    let expected = stage.expect("dns_unanswered").owned_in(&net.client).is("/server/port", 53);
+    expected.at_least("/affected", 5.0).at_least("/answered_when_sent_again", 3.0);
+}
+
+/// The server's host drops answers: both ends are here, and what left the server has not arrived.
+fn answers_dropped(stage: &mut Stage) {
+    let net = stage.net();
+    let at: SocketAddr = (net.server_ip(V4), 53).into();
+    net.nft(&net.client, &["input udp sport 53 numgen inc mod 2 == 0 drop"]);
+    serve(&net.server, at, |_| Some((0, Duration::ZERO)));
+    keep_asking(stage, &net.client, at, ask_again);
+    stage.expect("firewall_drop").is("/protocol", "udp").is("/service/port", 53).at_least("/packets", 3.0);
+}
+
+/// One host asks where no server is, and another one has an answer from its own.
+fn wrong_resolver(stage: &mut Stage, host: u8) {
+    let (wrong, right) = (stage.net(), stage.net());
+    let at: SocketAddr = (right.server_ip(V4), 53).into();
+    serve(&right.server, at, |_| Some((0, Duration::ZERO)));
+    let works = udp_to(&right.client, at);
+    let silent: SocketAddr = (wrong.host(V4, host), 53).into();
+    let socket = udp_to(&wrong.client, silent);
+    let mut id = 0;
+    stage.watch(|watch| {
+        watch.every(PAUSE, || {
+            id += 1;
+            ask(&works, id);
+            ask(&socket, id);
+        });
+    });
+    let expected = stage.expect("wrong_resolver").owned_in(&wrong.client).at_least("/queries", 3.0);
+    expected.is("/resolver/address", silent.ip().to_string()).is("/answering/0", at.ip().to_string());
 }
 
 /// A firewall drops the queries: that is told, and not also that nobody answers.

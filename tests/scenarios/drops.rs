@@ -62,7 +62,7 @@ pub fn firewall_forward(stage: &mut Stage) {
 }
 
 /// Makes the server of `left` the router to `right`, whose client namespace is left out. Returns where to listen.
-fn routed(left: &Net, right: &Net, family: Family) -> SocketAddr {
+pub fn routed(left: &Net, right: &Net, family: Family) -> SocketAddr {
     let (name, far) = (right.interface(), right.server_ip(family));
     right.client.ip(&format!("link set {name} netns {}", left.server.name()));
     left.server.ip(&format!("addr add {}/24 dev {name}", right.host(V4, 1)));

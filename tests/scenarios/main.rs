@@ -27,7 +27,9 @@ mod both;
 mod connect;
 mod dns;
 mod drops;
+mod full;
 mod gone;
+mod held;
 mod link;
 mod listen;
 mod network;
@@ -190,6 +192,9 @@ fn scenarios() -> Vec<Scenario> {
         one("quiet: MTU discovered", drops::mtu_discovered),
         one("quiet: DNS search list", dns::search_list),
         one("quiet: DNS block lists", dns::mail_server),
+        dns::scenarios(),
+        held::scenarios(),
+        full::scenarios(),
     ]
     .into_iter()
     .flatten()
@@ -215,7 +220,11 @@ struct Score {
 fn every_fault_is_found_with_its_evidence_and_nothing_else() {
     require_root();
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
-    let all: Vec<_> = scenarios().into_iter().enumerate().filter(|(_, s)| s.name.contains(&wanted)).collect();
+    let all: Vec<_> = scenarios()
+        .into_iter()
+        .enumerate()
+        .filter(|(_, s)| wanted.split('|').any(|part| s.name.contains(part)))
+        .collect();
     let daemon = Daemon::start();
     let scores = Mutex::new(Vec::new());
     let play = |(number, scenario): &(usize, Scenario)| {

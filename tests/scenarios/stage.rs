@@ -68,6 +68,11 @@ impl Net {
         net
     }
 
+    /// The namespace of the bridge.
+    pub fn between(&self) -> &Netns {
+        self.between.as_ref().unwrap()
+    }
+
     fn address(&self, netns: &Netns, host: u8) {
         let name = self.interface();
         netns.ip(&format!("addr add {}/24 dev {name}", self.host(V4, host)));

@@ -19,9 +19,9 @@ pub struct QueueCourse {
     pub backlog_bytes: u64,
 }
 
-/// A queue that drains within this is one that a burst makes: CoDel (RFC 8289) takes 5 ms for the longest that is good,
-/// and the batches of a sender (TSO, 1 ms at its pace) stand in it as well.
-pub const STANDING: Duration = Duration::from_millis(10);
+/// CoDel (RFC 8289) takes a queue that stands for longer for a bad one. A single TCP sender keeps 6 to 16 ms of packets in
+/// the shaper that it fills, since the kernel bounds what it may queue.
+pub const STANDING: Duration = Duration::from_millis(5);
 
 /// The queues that were seen at the beginning and at the end.
 pub fn courses(readings: &[Output]) -> Vec<QueueCourse> {

@@ -204,7 +204,8 @@ fn resolve(m: &types::message, owners: &HashMap<u64, types::open_socket>, from: 
     let netns = if owner.netns != 0 { owner.netns } else { m.sight.netns };
     Seen {
         at_ns: m.sight.time_ns as i64 - from as i64,
-        socket: m.sight.socket,
+        // What comes in may have the socket of a device (tun), which is not the sender's.
+        socket: if m.sight.egress != 0 { m.sight.socket } else { 0 },
         egress: m.sight.egress != 0,
         interface: (m.sight.netns, m.sight.ifindex),
         protocol: m.sight.protocol,
