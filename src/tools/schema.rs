@@ -26,6 +26,13 @@ pub fn output_schema<T: JsonSchema>() -> Value {
         for keyword in ["minimum", "maximum", "default", "required"] {
             schema.remove(keyword);
         }
+        // A field that may be absent says what it is by its name and its text: a bare type tells a reader no more.
+        let may_be_absent =
+            |kinds: &Value| kinds.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "null"));
+        let is_bare = ["enum", "items", "properties"].iter().all(|keyword| schema.get(*keyword).is_none());
+        if is_bare && schema.get("type").is_some_and(may_be_absent) {
+            schema.remove("type");
+        }
         without_null(schema);
         if schema.get("enum").and_then(Value::as_array).is_some_and(|values| values.len() > LISTED) {
             schema.remove("enum");
@@ -48,8 +55,8 @@ pub fn output_schema<T: JsonSchema>() -> Value {
     }
     let mut schema = schema::<T>(terse);
     inline_once(&mut schema);
-    if let Some(healthy) = schema.pointer_mut("/properties/healthy/type") {
-        *healthy = json!(["boolean", "null"]);
+    if let Some(healthy) = schema.pointer_mut("/properties/healthy").and_then(Value::as_object_mut) {
+        healthy.insert("type".into(), json!(["boolean", "null"]));
     }
     schema
 }
