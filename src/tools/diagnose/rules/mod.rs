@@ -236,6 +236,8 @@ const EXPLAINS: &[(Code, &[Code])] = {
         // A resolver whose process is gone: the kernel says so to who asks.
         (ConnectionRefused, &[DnsUnanswered]),
         (WrongResolver, &[ConnectionRefused, DnsUnanswered, NeighborUnreachable, NoRoute, RoutingLoop]),
+        // What was lost stays in the send buffer until it has arrived, and fills it.
+        (Retransmits, &[SenderLimited]),
         (ReceiverLimited, &[SenderLimited, Retransmits]),
     ]
 };
