@@ -292,10 +292,11 @@ impl Question {
 
 fn answer_of<T: Tool>(output: &T::Output) -> Answer {
     let mut structured = serde_json::to_value(output).unwrap_or_default();
-    let kept = structured.get_mut("healthy").map(Value::take); // `null` is an answer there
-    drop_nulls(&mut structured);
-    if let Some(healthy) = kept {
-        structured["healthy"] = healthy;
+    if let Some(members) = structured.as_object_mut() {
+        members.retain(|name, member| {
+            drop_nulls(member);
+            name == "healthy" || !member.is_null() // `null` is an answer there
+        });
     }
     Answer { structured, text: T::text(output) }
 }

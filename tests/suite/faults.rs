@@ -385,7 +385,10 @@ fn a_daemon_that_sees_nothing_does_not_call_its_host_healthy() {
     let without: Vec<_> = others.flat_map(|name| ["--without", name]).collect();
     let daemon = Daemon::start_with(&without);
     let answer = Client::connect(&daemon.socket).call("diagnose", json!({"duration_ms": 100})).unwrap();
-    assert_eq!((&answer["healthy"], &answer["checked"]), (&Value::Null, &json!([])), "{answer:#}");
-    assert_eq!(answer["checks"]["judged"], 0, "{answer:#}");
+    assert_eq!(answer["healthy"], Value::Null, "{answer:#}");
+    // What diagnose reads by itself and no other tool shows.
+    let alone = json!(["duplicate_mac", "duplicate_address"]);
+    assert!(answer["checked"] == json!([]) || answer["checked"] == alone, "{answer:#}");
+    assert!(answer["checks"]["judged"].as_u64().unwrap() <= 2, "{answer:#}");
     assert!(!answer["blind_spots"].as_array().unwrap().is_empty(), "{answer:#}");
 }

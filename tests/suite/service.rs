@@ -102,6 +102,7 @@ fn install_and_uninstall_leave_nothing_but_settings_that_were_changed() {
             "opt/netmon/bin/netmon-mcp",
             "opt/netmon/bin/netmond",
             "opt/netmon/lib/systemd/system/netmon-mcp.service",
+            "opt/netmon/lib/systemd/system/netmon-recorder.service",
             "opt/netmon/lib/systemd/system/netmond.service",
             "opt/netmon/lib/systemd/system/netmond.socket",
             "opt/netmon/lib/sysusers.d/netmon.conf",

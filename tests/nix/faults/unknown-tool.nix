@@ -1,2 +1,2 @@
-# expect: without.* is not of type .*one of "diagnose"
+# expect: without.* is not of type .*one of .*"diagnose"
 { services.netmon-mcp.without = [ "trace_dsn" ]; }
