@@ -116,7 +116,7 @@ enum Command {
         #[arg(last = true)]
         argv: Vec<String>,
     },
-    /// Say what this host allows, what is missing, and how to mend it.
+    /// Say what this host allows, what is missing, and how to fix it.
     Doctor,
     /// Show how to point MCP clients at this server.
     Clients,
