@@ -189,6 +189,9 @@ fn merged_readings_are_one_reading_of_the_whole() {
 
 #[test]
 fn packets_and_findings_are_merged() {
+    // The other test's sessions see every network namespace, and tests run side by side.
+    const DATAGRAMS: u16 = 21_270;
+    const REFUSED: u16 = 21_271;
     let (pair, _alone) = (Pair::new(), without_scans());
     let daemon = daemon_in(&pair.a);
     let incoming = json!({"operation": "incoming", "interface": "v0", "duration": 60});
@@ -197,12 +200,12 @@ fn packets_and_findings_are_merged() {
     let diagnosis = daemon.read_every("diagnose", Duration::from_millis(500), json!({"duration_ms": 500}));
     let (mut datagrams, mut refused) = (0_u64, 0_u64);
     let socket = pair.b.enter(|| UdpSocket::bind((B, 0)).unwrap());
-    let _receiver = pair.a.enter(|| UdpSocket::bind((A, UDP)).unwrap());
+    let _receiver = pair.a.enter(|| UdpSocket::bind((A, DATAGRAMS)).unwrap());
     let end = Instant::now() + Duration::from_secs(60);
     while diagnosis.count() < 3 && Instant::now() < end {
-        socket.send_to(&[0; 100], (A, UDP)).unwrap();
+        socket.send_to(&[0; 100], (A, DATAGRAMS)).unwrap();
         datagrams += 1;
-        let _ = connect(&pair.a, (B.parse::<IpAddr>().unwrap(), CLOSED).into()).unwrap_err();
+        let _ = connect(&pair.a, (B.parse::<IpAddr>().unwrap(), REFUSED).into()).unwrap_err();
         refused += 1;
         thread::sleep(Duration::from_millis(5)); // rows of all of them are kept
     }
@@ -213,7 +216,7 @@ fn packets_and_findings_are_merged() {
     assert!(per_second * seconds >= datagrams as f64, "{}", links.merged());
     let merged = diagnosis.merged();
     let is_ours = |finding: &&Value| {
-        finding["code"] == "connection_refused" && finding["evidence"].to_string().contains(&CLOSED.to_string())
+        finding["code"] == "connection_refused" && finding["evidence"].to_string().contains(&REFUSED.to_string())
     };
     let finding = merged["findings"].as_array().unwrap().iter().find(is_ours).unwrap_or_else(|| panic!("{merged:#}"));
     assert_eq!(finding["evidence"]["refused"], refused, "{finding:#}");
