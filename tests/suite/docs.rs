@@ -10,7 +10,10 @@ use std::{
 use netmon_mcp::tools::QUESTIONS;
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
-use crate::harness::*;
+use crate::{
+    harness::*,
+    past::{Recorder, facts, recording},
+};
 
 const README_LINES: usize = 150;
 
@@ -234,8 +237,8 @@ fn shortened(command: &str) -> String {
     if command.contains("--watch") { command + " | sed 3q" } else { command }
 }
 
-/// What stands before the commands of a page: netmon-mcp asks the test's daemon, and a server goes on behind them.
-fn before(socket: &Path) -> String {
+/// What stands before the commands of a page: netmon-mcp asks the test's daemon, its recording, and a server goes on behind them.
+fn before(socket: &Path, recording: &Path) -> String {
     format!(
         r#"set -Eeu -o pipefail
 trap 'echo "failed: $BASH_COMMAND" >&2' ERR
@@ -243,13 +246,14 @@ trap 'test ! -e server || kill "$(cat server)"' EXIT
 mkdir etc
 sudo() {{ "$@"; }}
 netmon-mcp() {{
-    if test "$1" != http; then {GATEWAY} --socket {socket} "$@"; return; fi
+    if test "$1" != http; then {GATEWAY} --socket {socket} --recording {recording} "$@"; return; fi
     {GATEWAY} --socket {socket} "$@" >log 2>&1 </dev/null &
     echo $! >server
     until grep -q 'serving http' log; do kill -0 "$(cat server)" || {{ cat log >&2; return 1; }}; done
 }}
 "#,
-        socket = socket.display()
+        socket = socket.display(),
+        recording = recording.display()
     )
 }
 
@@ -258,6 +262,9 @@ netmon-mcp() {{
 fn every_command_in_the_pages_runs() {
     let netns = Netns::new();
     let daemon = daemon_in(&netns);
+    let (_kept, recording) = recording();
+    let _recorder = Recorder::start(&daemon.socket, &recording, &[]);
+    until("a window is recorded", || facts(&recording)?.period);
     let mut named = BTreeSet::new();
     for file in pages() {
         let page = parse(&file);
@@ -272,7 +279,7 @@ fn every_command_in_the_pages_runs() {
         let folder = open_folder();
         std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         let lines = ours.iter().map(|command| format!("{}\n", shortened(command)));
-        let script = before(&daemon.socket) + &lines.collect::<String>();
+        let script = before(&daemon.socket, &recording) + &lines.collect::<String>();
         let mut shell = netns.command("setpriv");
         shell.args(["--reuid=65534", "--regid=65534", "--groups=65534", "bash", "-c", &script]);
         let output = shell.current_dir(folder.path()).stdin(Stdio::null()).output().unwrap();
