@@ -165,7 +165,7 @@ def examine(kernel, folder):
         mine = [it_passed for test, it_passed in passed.items() if is_about(test, tool["name"])]
         tools[tool["name"]] = {
             "available": tool["available"],
-            "reason": tool["reason"],
+            "reason": tool.get("reason"),
             "limits": accepted["limits"].get(tool["name"], []),
             "keeps": tool["keeps"],
             "tests": len(mine),
