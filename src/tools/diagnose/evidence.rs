@@ -190,6 +190,22 @@ pub struct DroppedPackets {
     pub count: u64,
 }
 
+impl Listener {
+    /// How much of what it dropped is no handshake of a client that wants to be served: a reset that comes instead of the
+    /// last packet (HAProxy's checks end so), or a late FIN, is the listener's to drop, and counts.
+    pub fn strays(&self, drops: &[DroppedPackets]) -> u64 {
+        let ends = |drop: &&DroppedPackets| drop.kind.split(' ').any(|flag| flag == "RST" || flag == "FIN");
+        let taken =
+            |drop: &DroppedPackets| self.local.zip(drop.destination).is_some_and(|(local, at)| at.is_taken_by(&local));
+        // Of several that listen at the same address the kernel names the one, if it names any.
+        let of_another = |drop: &DroppedPackets| drop.owner.pid.is_some() && drop.owner.pid != self.owner.pid;
+        let here = |drop: &&DroppedPackets| {
+            drop.protocol == "tcp" && drop.owner.netns == self.owner.netns && taken(drop) && !of_another(drop)
+        };
+        drops.iter().filter(here).filter(ends).map(|drop| drop.count).sum()
+    }
+}
+
 /// Counters of the kernel that no packet shows, as they grew in the window.
 #[derive(Default, Clone, Debug)]
 pub struct Counters {
@@ -332,5 +348,14 @@ mod tests {
         let rest = DroppedPackets { destination: None, ..drop_of("", 9) };
         assert_eq!(named(vec![drop_of("SYN", 3), rest.clone()]).len(), 1);
         assert_eq!(named(vec![rest]).len(), 1, "all that is known");
+    }
+
+    #[test]
+    fn a_check_that_ends_in_a_reset_was_not_turned_away() {
+        let local = Some(Endpoint { address: [0, 0, 0, 0].into(), port: 80 });
+        let listener = Listener { local, ..Listener::default() };
+        assert_eq!(listener.strays(&[drop_of("RST ACK", 14), drop_of("FIN ACK", 2), drop_of("ACK", 5)]), 16);
+        let elsewhere = Listener { owner: Owner { netns: Some(7), ..Owner::default() }, ..listener };
+        assert_eq!(elsewhere.strays(&[drop_of("RST ACK", 14)]), 0);
     }
 }

@@ -61,7 +61,10 @@ pub fn remotes(series: &[Series], evidence: &Evidence) -> Vec<TcpPath> {
         ends.get(&(last.remote?, Some(last.local))).copied()
     };
     let courses = series.iter().filter_map(|series| {
-        Some(Course { window: receive_window::of(series, other_end(series)), ..course(series, evidence)? })
+        Some(Course {
+            window: receive_window::of(series, other_end(series).map(Vec::as_slice)),
+            ..course(series, evidence)?
+        })
     });
     let mut groups = BTreeMap::<(Owner, IpAddr, Option<u16>), Vec<Course>>::new();
     for course in courses {

@@ -1,6 +1,5 @@
 //! The window that a sender is given, and whether the program behind it reads at once.
 
-use super::paths::Series;
 use crate::{tcp::LimitedBy, tools::snapshot_sockets::Socket};
 
 /// Of a sender that waits for its receiver.
@@ -20,7 +19,7 @@ const SHARE: f64 = 0.8;
 const READINGS: usize = 5;
 
 /// What the readings of a sender, and those of the other end, if that is on this host, say.
-pub fn of(sender: &Series, receiver: Option<&Series>) -> ReceiveWindow {
+pub fn of(sender: &[Socket], receiver: Option<&[Socket]>) -> ReceiveWindow {
     let window = |socket: &Socket| socket.tcp.as_ref().map_or(0, |tcp| tcp.send_window_bytes);
     let largest = sender.iter().map(window).max().unwrap_or_default();
     let waits: Vec<_> = sender.iter().filter(|socket| socket.limited_by == Some(LimitedBy::Receiver)).collect();

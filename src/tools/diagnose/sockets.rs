@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::evidence::DroppedPackets;
 use crate::{
     answer::{Endpoint, Owner},
     tools::snapshot_sockets::State,
@@ -48,39 +47,4 @@ pub struct Listener {
     pub half_open: u64,
     /// In which share of the readings there were at least as many of them as the listener takes.
     pub half_open_share: f64,
-}
-
-impl Listener {
-    /// How much of what it dropped is no handshake of a client that wants to be served: a reset that comes instead of the
-    /// last packet (HAProxy's checks end so), or a late FIN, is the listener's to drop, and counts.
-    pub fn strays(&self, drops: &[DroppedPackets]) -> u64 {
-        let ends = |drop: &&DroppedPackets| drop.kind.split(' ').any(|flag| flag == "RST" || flag == "FIN");
-        let taken =
-            |drop: &DroppedPackets| self.local.zip(drop.destination).is_some_and(|(local, at)| at.is_taken_by(&local));
-        // Of several that listen at the same address the kernel names the one, if it names any.
-        let of_another = |drop: &DroppedPackets| drop.owner.pid.is_some() && drop.owner.pid != self.owner.pid;
-        let here = |drop: &&DroppedPackets| {
-            drop.protocol == "tcp" && drop.owner.netns == self.owner.netns && taken(drop) && !of_another(drop)
-        };
-        drops.iter().filter(here).filter(ends).map(|drop| drop.count).sum()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn drop_of(kind: &str, count: u64) -> DroppedPackets {
-        let destination = Some(Endpoint { address: [10, 0, 0, 1].into(), port: 80 }.into());
-        DroppedPackets { protocol: "tcp".into(), kind: kind.into(), destination, count, ..DroppedPackets::default() }
-    }
-
-    #[test]
-    fn a_check_that_ends_in_a_reset_was_not_turned_away() {
-        let local = Some(Endpoint { address: [0, 0, 0, 0].into(), port: 80 });
-        let listener = Listener { local, ..Listener::default() };
-        assert_eq!(listener.strays(&[drop_of("RST ACK", 14), drop_of("FIN ACK", 2), drop_of("ACK", 5)]), 16);
-        let elsewhere = Listener { owner: Owner { netns: Some(7), ..Owner::default() }, ..listener };
-        assert_eq!(elsewhere.strays(&[drop_of("RST ACK", 14)]), 0);
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{nat, warning_from};
+use super::warning_from;
 use crate::{
     answer::Owner,
     tools::diagnose::{
@@ -96,11 +96,35 @@ pub(super) fn total(rows: &[&DroppedPackets]) -> u64 {
     rows.iter().map(|row| row.count).sum()
 }
 
+/// The links of which packets tell already.
+pub(super) fn seen_by_packets<'a>(
+    evidence: &'a Evidence,
+    drops: impl Iterator<Item = &'a DroppedPackets>,
+) -> BTreeSet<&'a str> {
+    let link = |drop: &DroppedPackets| evidence.link(drop.owner.netns, drop.interface.as_deref());
+    drops.filter_map(link).map(|link| link.name.as_str()).collect()
+}
+
+/// Two look-ups that are sent at once may clash (of UDP, one is dropped and asked again); so many are no such accident.
+const CLASHES: u64 = 3;
+
+/// Entries that could not be inserted since others are like them: of our own network namespace the counter is known, of
+/// the others the largest.
+pub(super) fn clashes(evidence: &Evidence, netns: Option<u32>) -> u64 {
+    let ours = netns.is_some() && netns == evidence.netns;
+    if ours { evidence.counters.conntrack_insert_failed } else { evidence.clashes }
+}
+
+/// Whether a packet died since its translation clashed with another one.
+pub(super) fn is_clash(evidence: &Evidence, drop: &DroppedPackets) -> bool {
+    is_of_tracking(drop) && clashes(evidence, drop.owner.netns) >= CLASHES
+}
+
 fn is_full_table(evidence: &Evidence, drop: &DroppedPackets) -> bool {
     // A rule's verdict is carried out in nft_do_chain or in nf_hook_slow; conntrack's own only in the latter, and then
     // its counter grows. That counter is of our own network namespace; of the others we know whether a table is full.
     let full = dropped_for_room(evidence) > 0 || evidence.conntrack_is_full;
-    is_of_tracking(drop) && full && !nat::is_clash(evidence, drop)
+    is_of_tracking(drop) && full && !is_clash(evidence, drop)
 }
 
 /// By a hook that gives no rule as its reason: tracking, translation, iptables.
@@ -135,7 +159,7 @@ pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
     /// A client sends its SYN again after a second: a rule that matters drops more than one packet in a window.
     const PACKETS: u64 = 2;
     let rule = |drop: &&DroppedPackets| {
-        drop.reason == "NETFILTER_DROP" && !is_full_table(evidence, drop) && !nat::is_clash(evidence, drop)
+        drop.reason == "NETFILTER_DROP" && !is_full_table(evidence, drop) && !is_clash(evidence, drop)
     };
     let key = |drop: &DroppedPackets| (drop.protocol.clone(), service(evidence, drop), concerns_us(evidence, drop));
     let mut found = Vec::new();

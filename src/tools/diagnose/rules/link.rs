@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{drops::whose, saturated::link_saturated, warning_from};
+use super::{
+    drops::{seen_by_packets, whose},
+    saturated::link_saturated,
+    warning_from,
+};
 use crate::{
     answer::bit_rate,
     tools::diagnose::{
@@ -20,15 +24,6 @@ impl Evidence {
         let here = netns.is_none() || self.netns.is_none() || netns == self.netns;
         self.links.iter().find(|link| here && Some(link.name.as_str()) == interface)
     }
-}
-
-/// The links of which packets tell already.
-pub(super) fn seen_by_packets<'a>(
-    evidence: &'a Evidence,
-    drops: impl Iterator<Item = &'a DroppedPackets>,
-) -> BTreeSet<&'a str> {
-    let link = |drop: &DroppedPackets| evidence.link(drop.owner.netns, drop.interface.as_deref());
-    drops.filter_map(link).map(|link| link.name.as_str()).collect()
 }
 
 impl Link {

@@ -2,29 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::drops::{about, is_of_tracking, total};
+use super::drops::{about, clashes, is_clash, total};
 use crate::{
     answer::Owner,
     tools::diagnose::{
-        evidence::{DroppedPackets, Evidence, groups},
+        evidence::{Evidence, groups},
         finding::{Code, Finding, HostPort, Severity},
     },
 };
-
-/// Two look-ups that are sent at once may clash (of UDP, one is dropped and asked again); so many are no such accident.
-const CLASHES: u64 = 3;
-
-/// Entries that could not be inserted since others are like them: of our own network namespace the counter is known, of
-/// the others the largest.
-fn clashes(evidence: &Evidence, netns: Option<u32>) -> u64 {
-    let ours = netns.is_some() && netns == evidence.netns;
-    if ours { evidence.counters.conntrack_insert_failed } else { evidence.clashes }
-}
-
-/// Whether a packet died since its translation clashed with another one.
-pub(super) fn is_clash(evidence: &Evidence, drop: &DroppedPackets) -> bool {
-    is_of_tracking(drop) && clashes(evidence, drop.owner.netns) >= CLASHES
-}
 
 /// Connections that cannot be translated, since each port that may be used is.
 pub fn nat_ports_exhausted(evidence: &Evidence) -> Vec<Finding> {
@@ -62,7 +47,7 @@ mod tests {
         },
         *,
     };
-    use crate::tools::diagnose::evidence::Counters;
+    use crate::tools::diagnose::evidence::{Counters, DroppedPackets};
 
     fn clash(failed: u64) -> Evidence {
         let drop = DroppedPackets {

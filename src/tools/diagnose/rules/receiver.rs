@@ -1,6 +1,6 @@
 //! Senders that wait for their receiver.
 
-use super::tcp::{about, name};
+use super::tcp::{FAST_BITS, WAITED, about, name};
 use crate::{
     answer::Endpoint,
     tools::{
@@ -12,10 +12,6 @@ use crate::{
     },
 };
 
-/// For this share of the time that it had data, the sender waited. Less comes and goes with every burst.
-pub(super) const WAITED: f64 = 0.3;
-/// A sender that gets this much through is slowed by nobody who would notice.
-pub(super) const FAST_BITS: f64 = 1e9;
 /// A reader that takes this much is at work, or was told how fast to go (a download with a limit): worth knowing.
 const BRISK_BITS: f64 = 100e6;
 

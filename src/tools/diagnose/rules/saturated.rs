@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{drops::whose, link::seen_by_packets, warning_from};
+use super::{
+    drops::{seen_by_packets, whose},
+    warning_from,
+};
 use crate::{
     answer::Owner,
     tools::diagnose::{

@@ -2,10 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{
-    receiver::{FAST_BITS, WAITED},
-    warning_from,
-};
+use super::warning_from;
 use crate::{
     answer::Endpoint,
     tools::{
@@ -16,6 +13,11 @@ use crate::{
         profile_tcp::{SLOW_US, VERY_SLOW_US},
     },
 };
+
+/// For this share of the time that it had data, the sender waited. Less comes and goes with every burst.
+pub(super) const WAITED: f64 = 0.3;
+/// A sender that gets this much through is slowed by nobody who would notice.
+pub(super) const FAST_BITS: f64 = 1e9;
 
 /// A remote's finding: who talks to it, where, and how to look closer.
 pub(super) fn about(row: &TcpPath, code: Code, severity: Severity, summary: String) -> Finding {
