@@ -117,7 +117,7 @@ fn a_connection_that_is_open_when_its_gateway_dies_names_it() {
     let stream = connect(&net.a, at).unwrap();
     ask_quickly(&net.a, "v0");
     let daemon = Daemon::start();
-    net.router.ip("addr del 10.78.0.1/24 dev l0"); // nobody answers for it any more
+    net.router.ip("link set l0 arp off"); // it answers no ARP request any more
     net.a.ip("neigh flush dev v0");
     let window = daemon.watch("diagnose", json!({"limit": 40}));
     std::io::Write::write_all(&mut &stream, &[0; 100]).unwrap();

@@ -197,7 +197,8 @@ fn packets_and_findings_are_merged() {
     let incoming = json!({"operation": "incoming", "interface": "v0", "duration": 60});
     let packets = daemon.read_every("network-monitor", EVERY, incoming);
     let links = daemon.read_every("snapshot_interfaces", EVERY, json!({"interface": "v0"}));
-    let diagnosis = daemon.read_every("diagnose", Duration::from_millis(500), json!({"duration_ms": 500}));
+    let diagnosis =
+        daemon.read_every("diagnose", Duration::from_millis(500), json!({"duration_ms": 500, "limit": 1_000}));
     let (mut datagrams, mut refused) = (0_u64, 0_u64);
     let socket = pair.b.enter(|| UdpSocket::bind((B, 0)).unwrap());
     let _receiver = pair.a.enter(|| UdpSocket::bind((A, DATAGRAMS)).unwrap());
