@@ -130,7 +130,8 @@ fn daemon(page: &mut Page, status: &Value) {
         page.family(family, "counter", help);
         for tool in tools {
             for program in tool["programs"].as_array().into_iter().flatten() {
-                let Some(value) = program[key].as_f64() else { continue };
+                // A counter exists from the beginning; the kernel counts while the sysctl is 1.
+                let value = program[key].as_f64().unwrap_or_default();
                 page.sample(family, &[("tool", &name(tool)), ("program", &name(program))], value / divisor);
             }
         }
