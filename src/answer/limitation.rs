@@ -143,6 +143,34 @@ impl Code {
         use Code::{FailedConnectsNotSeen, NetworksUnread, OtherNamespacesNotSeen, OwnersUnknown};
         matches!(self, FailedConnectsNotSeen | NetworksUnread | OtherNamespacesNotSeen | OwnersUnknown)
     }
+
+    /// Whether it is about what happened in the window. Every other limit is about the host, and holds until something
+    /// on it changes.
+    pub fn is_of_a_window(self) -> bool {
+        use Code::*;
+        matches!(
+            self,
+            OlderConnections
+                | ClosedConnectionsMerged
+                | ClosedConnectionsUncounted
+                | RoundTripsUntracked
+                | ClosedRoundTripsUntracked
+                | OwnersCut
+                | RecordedByRemote
+                | UdpSocketsMerged
+                | UdpRemotesMerged
+                | ConnectsPending
+                | ConnectsBetweenCalls
+                | ResetsMerged
+                | DropsUnfiltered
+                | DropsMerged
+                | InnerHeadersNotCounted
+                | DnsMessagesUnread
+                | DnsMessagesLost
+                | DnsQueriesPending
+                | DnsMessagesCut
+        )
+    }
 }
 
 impl Limitation {

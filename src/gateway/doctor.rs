@@ -2,10 +2,19 @@
 
 use std::{fmt::Write, path::Path};
 
-use serde_json::Map;
+use futures::future::join_all;
+use serde_json::{Map, json};
 
 use super::{Gateway, daemon};
-use crate::starter;
+use crate::{
+    answer::Limitation,
+    starter,
+    tools::{QUESTIONS, Question, Tool, diagnose::Diagnose},
+};
+
+const ANSWERS: &str = "netmond answers";
+/// Long enough for a tool to say what it cannot see.
+const WINDOW_MS: u64 = 100;
 
 /// One thing that was looked at.
 struct Check {
@@ -31,11 +40,15 @@ pub async fn examine(gateway: &Gateway, socket: &Path) -> (String, bool) {
             Some(trouble) => writeln!(text, "FAIL {}\n     {trouble}", check.what),
         };
     }
+    let notes = limits(gateway, &checks).await;
+    for (limit, tools) in &notes {
+        let _ = writeln!(text, "note {limit}\n     limits {}", tools.join(", "));
+    }
     let well = checks.iter().all(|check| check.trouble.is_none());
-    let verdict = if well {
-        "\nEverything that netmon-mcp can measure, it can measure here.\n"
-    } else {
-        "\nSee the lines marked FAIL.\n"
+    let verdict = match (well, notes.is_empty()) {
+        (true, true) => "\nEverything that netmon-mcp can measure, it can measure here.\n",
+        (true, false) => "\nEvery tool works. The notes say what this host does not show to them.\n",
+        (false, _) => "\nSee the lines marked FAIL.\n",
     };
     (text + verdict, well)
 }
@@ -85,6 +98,36 @@ fn cgroups() -> Check {
     Check::new(what, true, "")
 }
 
+/// What this host does not show to the tools, from a short window of each: every text once, with the tools that say it.
+async fn limits(gateway: &Gateway, checks: &[Check]) -> Vec<(String, Vec<&'static str>)> {
+    if checks.iter().any(|check| check.what == ANSWERS && check.trouble.is_some()) {
+        return Vec::new();
+    }
+    let answers = join_all(QUESTIONS.iter().filter(|question| measures(question)).map(|question| async move {
+        let input = json!({"duration_ms": WINDOW_MS}).as_object().cloned().unwrap_or_default();
+        let answer = gateway.call(gateway.prepare(question.name, input)?).await?;
+        Ok::<_, super::Failure>((question.name, answer.structured["measured"]["limits"].clone()))
+    }));
+    let mut notes: Vec<(String, Vec<&'static str>)> = Vec::new();
+    for (tool, limits) in answers.await.into_iter().flatten() {
+        let limits = serde_json::from_value::<Vec<Limitation>>(limits).unwrap_or_default();
+        for limit in limits.into_iter().filter(|limit| !limit.code.is_of_a_window()) {
+            match notes.iter_mut().find(|(text, _)| *text == limit.text) {
+                Some((_, tools)) => tools.push(tool),
+                None => notes.push((limit.text, vec![tool])),
+            }
+        }
+    }
+    notes
+}
+
+/// Whether it measures for a while by itself; `diagnose` asks the others.
+fn measures(question: &Question) -> bool {
+    question.recollect.is_none()
+        && question.name != Diagnose::NAME
+        && (question.input_schema)()["properties"].get("duration_ms").is_some()
+}
+
 async fn ask(gateway: &Gateway) -> Vec<Check> {
     let status = match gateway.prepare("status", Map::new()) {
         Ok(call) => gateway.call(call).await,
@@ -92,15 +135,15 @@ async fn ask(gateway: &Gateway) -> Vec<Check> {
     };
     let answer = match status {
         Ok(answer) => answer.structured,
-        Err(e) => return vec![Check::new("netmond answers", false, e.to_string())],
+        Err(e) => return vec![Check::new(ANSWERS, false, e.to_string())],
     };
     let daemon = &answer["daemon"];
     if daemon["connected"] != true {
-        return vec![Check::new("netmond answers", false, daemon["reason"].as_str().unwrap_or_default())];
+        return vec![Check::new(ANSWERS, false, daemon["reason"].as_str().unwrap_or_default())];
     }
     let held = daemon["capabilities"].as_array().map_or(0, Vec::len);
     let mut checks = vec![
-        Check::new("netmond answers", true, ""),
+        Check::new(ANSWERS, true, ""),
         Check::new(
             format!("netmond serves as uid {} with {held} capabilities", daemon["uid"]),
             daemon["uid"] != 0,

@@ -319,6 +319,18 @@ fn the_doctor_says_what_is_well_and_what_is_not() {
 }
 
 #[test]
+fn doctor_notes_what_the_host_hides() {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let (netns, daemon) = (Netns::new(), Daemon::start());
+    let _sends = netns.enter(|| socket(AddressFamily::PACKET, SocketType::RAW, None).unwrap());
+    let output = cli(&daemon.socket, &["doctor"]).output().unwrap();
+    let report = text(&output.stdout);
+    let mut lines = report.lines().skip_while(|line| !(line.starts_with("note ") && line.contains("AF_PACKET")));
+    assert!(lines.next().is_some() && lines.next() == Some("     limits top_traffic"), "{report}");
+    assert!(output.status.success() && report.ends_with("show to them.\n"), "{report}");
+}
+
+#[test]
 fn help_completions_and_the_manual_come_from_one_definition() {
     let print = |arguments: &[&str]| text(&cli(Path::new("/none"), arguments).output().unwrap().stdout);
     assert!(print(&["--help"]).contains("netmon-mcp snapshot_sockets"));
