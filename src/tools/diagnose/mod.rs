@@ -17,6 +17,7 @@ use super::{BoxSession, Host, Tool, past::Samples};
 use crate::{
     answer::{self, Limit, Measured, WindowMs},
     daemon::kernel::{Loader, Optional, feature::Feature},
+    filter::{AddressRange, Comm, Pid, Port},
     wire::Error,
 };
 
@@ -30,6 +31,7 @@ mod fabric;
 mod finding;
 mod gone;
 mod heard;
+mod narrow;
 mod network;
 pub mod parts;
 mod past;
@@ -68,6 +70,21 @@ pub struct Input {
     /// A fault must show within it.
     #[serde(default)]
     duration_ms: WindowMs<10_000>,
+    #[serde(default)]
+    process: Option<Comm>,
+    #[serde(default)]
+    pid: Option<Pid>,
+    #[serde(default)]
+    remote: Option<AddressRange>,
+    #[serde(default)]
+    port: Option<Port>,
+    /// Inode.
+    #[serde(default)]
+    netns: Option<u32>,
+    #[serde(default)]
+    unit: Option<String>,
+    #[serde(default)]
+    container: Option<String>,
     /// Findings.
     #[serde(default)]
     limit: Limit<FINDINGS>,

@@ -83,7 +83,7 @@ impl Past {
         let judged = judge(input.duration_ms.duration(), sample);
         let at = self.windows;
         self.windows += 1;
-        for finding in judged.findings {
+        for finding in judged.findings.into_iter().filter(|finding| input.wants(finding)) {
             let fresh = self.seen.len();
             let place = *self.places.entry(finding.identity()).or_insert(fresh);
             match self.seen.get_mut(place) {

@@ -48,7 +48,9 @@ pub fn judge(asked: Duration, sample: Sample) -> Judged {
 pub fn report(input: &Input, sample: Sample) -> Output {
     let (asked, window) = (input.duration_ms.duration(), Duration::from_nanos(sample.window_ns));
     let ended_early = sample.ended_early;
-    let mut output = output(input, judge(asked, sample), Measured::window(window));
+    let mut judged = judge(asked, sample);
+    judged.findings.retain(|finding| input.wants(finding));
+    let mut output = output(input, judged, Measured::window(window));
     output.ended_early = ended_early;
     output.healthy = output.healthy(asked);
     output
