@@ -313,6 +313,7 @@ pub const RECORDING_MINUTE: i64 = 64;
 /// Windows that wait to be written while the disk is full: a minute of them.
 pub const RECORDING_PENDING: usize = 6;
 /// How soon netmond is asked again where it was away.
+pub const RECORDING_FOLLOWED_EVERY: Duration = Duration::from_secs(1);
 pub const RECORDER_RETRY: Duration = Duration::from_secs(1);
 /// How long netmond may take to load everything before its first answer, on a slow machine.
 pub const LOADING_TIME: Duration = Duration::from_secs(120);

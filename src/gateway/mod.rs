@@ -15,7 +15,7 @@ use crate::{
     limits,
     recorder::time::Period,
     sync::lock,
-    tools::{Answer, QUESTIONS, Question, Tool, status::Status},
+    tools::{Answer, QUESTIONS, Question, Tool, diagnose::Diagnose, status::Status},
     untrusted, wire,
 };
 
@@ -36,6 +36,7 @@ pub mod past;
 mod places;
 pub mod prompts;
 pub mod readings;
+mod resources;
 pub mod server;
 pub mod settings;
 mod standard;
@@ -305,9 +306,7 @@ impl Gateway {
         let (input, bytes) = (request.input, sample.get().len());
         if bytes <= limits::SAMPLE_KEPT {
             let mut answer = (question.report)(input, sample.get())?;
-            if question.name == Status::NAME {
-                self.past.describe(&mut answer).await;
-            }
+            self.add_past(question, &mut answer).await;
             return Ok((answer, bytes));
         }
         // A long one takes a while to read; others are answered meanwhile.
@@ -321,7 +320,18 @@ impl Gateway {
             })
         });
         let failed = |_| wire::Error::Panicked(question.name.into());
-        Ok(reported.await.map_err(failed)??)
+        let (mut answer, bytes) = reported.await.map_err(failed)??;
+        self.add_past(question, &mut answer).await;
+        Ok((answer, bytes))
+    }
+
+    /// Adds what the recording knows of it to an answer about now.
+    async fn add_past(&self, question: &Question, answer: &mut Answer) {
+        match question.name {
+            Status::NAME => self.past.describe(answer).await,
+            Diagnose::NAME => self.past.mention(answer).await,
+            _ => {}
+        }
     }
 }
 

@@ -1,21 +1,78 @@
 //! Questions about the past: the recording is read here, by the gateway itself.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
 
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::Failure;
 use crate::{
     answer, limits,
     recorder::{
         replay,
-        store::{Kind, Recording, Sqlite},
+        store::{Incident, Kind, Recording, Sqlite, connections_of},
         time::{self, Period},
     },
+    sync::lock,
     tools::{Answer, Question},
     wire::Error,
 };
+
+const HOUR: time::Micros = 3_600 * time::SECOND;
+
+impl Followed {
+    /// Reads the state until nobody follows it. The files say by their times whether there is anything new.
+    async fn read(self: Arc<Self>, path: PathBuf) {
+        let mut tick = tokio::time::interval(limits::RECORDING_FOLLOWED_EVERY);
+        let mut seen = None;
+        loop {
+            tick.tick().await;
+            {
+                let mut is_read = lock(&self.is_read);
+                if self.state.receiver_count() == 0 {
+                    *is_read = false;
+                    self.state.send_replace(None);
+                    return;
+                }
+            }
+            let written = written(&path);
+            if seen.replace(written.clone()) == Some(written) {
+                continue;
+            }
+            let path = path.clone();
+            let read = tokio::task::spawn_blocking(move || Sqlite::read(&path)?.revision());
+            let state = read.await.ok().and_then(Result::ok).unwrap_or_default();
+            self.state.send_if_modified(|last| last.replace(state) != Some(state));
+        }
+    }
+}
+
+/// When a recording and its journal were written last, and how long they are.
+fn written(path: &Path) -> Vec<Option<(SystemTime, u64)>> {
+    let state = |path: &PathBuf| {
+        let data = fs::metadata(path).ok()?;
+        Some((data.modified().ok()?, data.len()))
+    };
+    connections_of(path)[..2].iter().map(state).collect()
+}
+
+/// Where a finding is: its code, its owner but for the process' number, and what its evidence names.
+fn place_of(finding: &Value) -> (Value, Value, Vec<Value>) {
+    const NAMES: [&str; 8] = ["interface", "name", "server", "gateway", "reason", "service", "destination", "remote"];
+    let evidence = &finding["evidence"];
+    let mut owner = evidence["owner"].clone();
+    owner.as_object_mut().map(|owner| owner.shift_remove("pid"));
+    (finding["code"].clone(), owner, NAMES.map(|name| evidence[name].clone()).to_vec())
+}
+
+fn place_of_recorded(incident: &Incident) -> (Value, Value, Vec<Value>) {
+    place_of(&serde_json::from_str(&incident.finding).unwrap_or_default())
+}
 
 /// Where the recording is, unless the settings say.
 pub const RECORDING: &str = "/var/lib/netmon/recording.sqlite";
@@ -29,7 +86,18 @@ pub struct Past {
     path: PathBuf,
     /// One question at a time: each may take as much memory as a window of a busy host.
     place: Semaphore,
+    /// The state of the incidents, while somebody follows it: one task reads it for all.
+    followed: Arc<Followed>,
 }
+
+#[derive(Default)]
+struct Followed {
+    state: watch::Sender<Option<Revision>>,
+    is_read: Mutex<bool>,
+}
+
+/// Another one whenever an incident began or ended. There is one of a recording that cannot be read, too.
+pub type Revision = (i64, i64);
 
 /// The period that a call is about, as the caller wrote it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,7 +108,50 @@ pub struct Asked {
 
 impl Past {
     pub fn new(path: PathBuf) -> Self {
-        Past { path, place: Semaphore::new(1) }
+        Past { path, place: Semaphore::new(1), followed: Arc::default() }
+    }
+
+    /// The state of the incidents from now on; `None` until it was read for the first time.
+    pub fn follow(&self) -> watch::Receiver<Option<Revision>> {
+        let mut is_read = lock(&self.followed.is_read);
+        let receiver = self.followed.state.subscribe();
+        if !std::mem::replace(&mut *is_read, true) {
+            tokio::spawn(Arc::clone(&self.followed).read(self.path.clone()));
+        }
+        receiver
+    }
+
+    /// Says in a diagnosis since when its findings are recorded, and how many other incidents the last hour had.
+    pub async fn mention(&self, answer: &mut Answer) {
+        let path = self.path.clone();
+        let period = Period { begin_us: time::now() - HOUR, end_us: time::now() };
+        let read = tokio::task::spawn_blocking(move || Sqlite::read(&path)?.incidents(period));
+        let Ok(Ok(incidents)) = read.await else { return }; // `status` says what is wrong with the recording
+        let mut others: Vec<_> = incidents.iter().collect();
+        let mut lines = String::new();
+        for finding in answer.structured["findings"].as_array_mut().into_iter().flatten() {
+            let place = place_of(finding);
+            let (here, elsewhere) = others.into_iter().partition(|incident| place_of_recorded(incident) == place);
+            others = elsewhere;
+            let here: Vec<&Incident> = here;
+            let Some(newest) = here.first() else { continue };
+            let (from, to) = (time::shown(newest.begin_us), newest.closed.then(|| time::shown(newest.end_us)));
+            let until = to.as_deref().map_or("and goes on".into(), |to| format!("to {to}"));
+            lines += &format!("  {} from {from} {until}\n", newest.code);
+            let recorded = match to {
+                Some(to) => json!({"from": from, "to": to}),
+                None => json!({"from": from}),
+            };
+            finding["evidence"].as_object_mut().map(|evidence| evidence.insert("recorded".into(), recorded));
+        }
+        if !lines.is_empty() {
+            answer.text += &format!("\nRecorded in the last hour:\n{lines}");
+        }
+        if !others.is_empty() {
+            let count = answer::count(others.len() as u64, "other incident", "other incidents");
+            answer.text += &format!("\n{count} in the last hour: netmon-mcp incidents since=-1h\n");
+            answer.structured["other_incidents"] = others.len().into();
+        }
     }
 
     pub fn path(&self) -> &Path {

@@ -2,7 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -14,22 +14,24 @@ use rmcp::{
         ArgumentInfo, CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
         CompleteResult, CompletionInfo, ContentBlock, CustomRequest, CustomResult, ErrorCode, GetPromptRequestParams,
         GetPromptResponse, Implementation, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
-        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities,
-        ServerConfig, Tool,
+        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam,
+        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, SubscribeRequestParams,
+        SubscriptionFilter, Tool, UnsubscribeRequestParams,
     },
-    service::RequestContext,
+    service::{RequestContext, SubscriptionContext},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Continuation, Failure, Gateway, Place, audit,
     hosts::{Host, look},
     http::callers::{Room, Sender},
     offer, prompts,
+    resources::{self, Subscriber},
 };
-use crate::{limits, tools::Answer, untrusted, wire};
+use crate::{limits, sync::lock, tools::Answer, untrusted, wire};
 
 /// One client's MCP session.
 #[derive(Clone)]
@@ -38,11 +40,13 @@ pub struct Server {
     /// Cancelled when this server ends, and open windows with it.
     ended: CancellationToken,
     last: Arc<Continuation>,
+    /// Ends the notifications of a session that has subscribed.
+    subscribed: Arc<Mutex<Option<DropGuard>>>,
 }
 
 impl Server {
     pub fn new(gateway: Arc<Gateway>, ended: CancellationToken) -> Self {
-        Server { gateway, ended, last: Arc::default() }
+        Server { gateway, ended, last: Arc::default(), subscribed: Arc::default() }
     }
 
     /// Answers a call, and leaves a line about it in the log.
@@ -155,6 +159,17 @@ impl Server {
         Ok(prompts::complete(argument, &answer.structured))
     }
 
+    /// Whoever may call the tool may follow the resource.
+    fn may_follow(&self, context: &RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        match sender(context) {
+            Some(sender) if !sender.scope.allows_tool(resources::TOOL) => Err(ErrorData::invalid_request(
+                format!("these credentials do not allow {}, and so not {}", resources::TOOL, resources::INCIDENTS),
+                None,
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn listed(&self) -> &[Tool] {
         self.gateway.tools.get_or_init(|| offer::tools(self.gateway.hosts()))
     }
@@ -180,7 +195,14 @@ async fn notify(context: &RequestContext<RoleServer>, seconds: f64, total: f64, 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
         let implementation = Implementation::new("netmon-mcp", env!("CARGO_PKG_VERSION")).with_title("Network monitor");
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().enable_prompts().enable_completions().build())
+        let capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_prompts()
+            .enable_completions()
+            .enable_resources()
+            .enable_resources_subscribe()
+            .build();
+        ServerConfig::new(capabilities)
             .with_server_info(implementation)
             .with_instructions(offer::instructions(!self.gateway.hosts().is_empty()))
     }
@@ -208,16 +230,74 @@ impl ServerHandler for Server {
             .with_cache_scope(CacheScope::Public))
     }
 
-    /// There are none. Some clients ask without looking at the capabilities, and take an error for a fault.
     async fn list_resources(
         &self,
         _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        Ok(ListResourcesResult::default())
+        Ok(resources::list(sender(&context).is_none_or(|sender| sender.scope.allows_tool(resources::TOOL))))
     }
 
-    /// As [`Self::list_resources`].
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        resources::check(&request.uri)?;
+        let (begun, sender) = (Instant::now(), sender(&context));
+        let read = async {
+            let _room = self.room(sender, resources::TOOL, Some(None), true).await?;
+            self.gateway.make(self.gateway.prepare(resources::TOOL, JsonObject::new())?, sender).await
+        };
+        let result = read.await;
+        let arguments = audit::Arguments::of(&JsonObject::new());
+        let entry = audit::Entry { tool: resources::TOOL, arguments, sender, took: begun.elapsed() };
+        entry.write(&result, &self.gateway.metrics);
+        result.map(|answer| resources::contents(&answer).into()).map_err(refused)
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        Some(resources::accepted(requested))
+    }
+
+    /// Notifies until the client ends it, or this server ends.
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        self.may_follow(context.request_context())?;
+        let subscriber = Subscriber::Sink(context.sink().clone());
+        tokio::select! {
+            () = subscriber.follow(self.gateway.past.follow()) => {}
+            () = context.cancelled() => {}
+            () = self.ended.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    /// The same before 2026-07-28: until the session ends.
+    async fn subscribe(
+        &self,
+        request: SubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        resources::check(&request.uri)?;
+        self.may_follow(&context)?;
+        let (ended, state) = (self.ended.child_token(), self.gateway.past.follow());
+        *lock(&self.subscribed) = Some(ended.clone().drop_guard());
+        let subscriber = Subscriber::Session(context.peer);
+        tokio::spawn(async move { ended.run_until_cancelled(subscriber.follow(state)).await });
+        Ok(())
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: UnsubscribeRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        resources::check(&request.uri)?;
+        lock(&self.subscribed).take();
+        Ok(())
+    }
+
+    /// There are none. Some clients ask without looking at the capabilities, and take an error for a fault.
     async fn list_resource_templates(
         &self,
         _: Option<PaginatedRequestParams>,
@@ -247,7 +327,7 @@ impl ServerHandler for Server {
         entry.write_outcome(result.as_ref().map(|_| ()), None, &self.gateway.metrics);
         match result {
             Ok(info) => Ok(CompleteResult::new(info)),
-            Err(e @ (Failure::Busy(_) | Failure::Forbidden(_))) => Err(ErrorData::invalid_request(e.to_string(), None)),
+            Err(e @ (Failure::Busy(_) | Failure::Forbidden(_))) => Err(refused(e)),
             Err(_) => Ok(CompleteResult::default()), // without a daemon there is nothing to offer
         }
     }
@@ -291,6 +371,14 @@ impl ServerHandler for Server {
                 "the tool failed inside netmon-mcp, which goes on; its log has the details. Please report this".into(),
             ),
         }
+    }
+}
+
+/// Why a resource was not read.
+fn refused(e: Failure) -> ErrorData {
+    match e {
+        Failure::Busy(_) | Failure::Forbidden(_) => ErrorData::invalid_request(e.to_string(), None),
+        _ => ErrorData::internal_error(e.to_string(), None),
     }
 }
 

@@ -104,6 +104,11 @@ fn a_fault_that_has_ended_is_found_with_since() {
     assert_eq!(found.len(), 1, "{diagnosis:#}");
     assert!(found[0]["evidence"]["first_seen"].is_string(), "{found:#?}");
     assert_eq!(diagnosis["recorded"]["gaps"], json!([]), "{diagnosis:#}");
+    // Filters narrow what is judged.
+    for (filter, count) in [("port=21190", 1), ("port=21191", 0), ("remote=10.77.0.2", 1), ("remote=10.77.0.9", 0)] {
+        let narrowed = ask_past(&daemon.socket, &path, &format!("diagnose limit=1000 {filter}"), fault);
+        assert_eq!(findings(&narrowed, &pair.a, "connection_refused").len(), count, "{filter}: {narrowed:#}");
+    }
     // The tools that were asked answer each for itself, narrowed as ever.
     let connections = ask_past(&daemon.socket, &path, "trace_connections port=21190 outcome=failed", fault);
     assert_eq!(connections["outcomes"]["refused"], 20, "{connections:#}");
@@ -186,6 +191,75 @@ fn an_incident_begins_and_ends_and_a_program_is_told() {
     assert_eq!(status["recording"]["lost_windows"], 0);
     let changes = client.call("changes", json!({})).unwrap();
     assert!(changes["not_enough"].as_str().unwrap().contains("not enough recorded"), "{changes}");
+}
+
+/// What a client without sessions sends with every request.
+fn meta() -> Value {
+    json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "0"},
+    })
+}
+
+/// Over a session, and over a request that lasts.
+#[test]
+fn incidents_are_a_resource_that_notifies() {
+    const URI: &str = "netmon://incidents";
+    let (_folder, path) = recording();
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let _recorder = Recorder::start(&daemon.socket, &path, &[]);
+    until("a window is recorded", || facts(&path)?.period);
+    let gateway = || {
+        let mut command = Command::new(GATEWAY);
+        command.arg("--socket").arg(&daemon.socket).arg("--recording").arg(&path);
+        command
+    };
+    let mut session = Client::connect_to(gateway());
+    let listed = session.request("resources/list", json!({}));
+    assert_eq!(listed["result"]["resources"][0]["uri"], URI, "{listed}");
+    assert_eq!(session.request("resources/subscribe", json!({"uri": URI}))["result"], json!({}));
+    let refused = session.request("resources/subscribe", json!({"uri": "netmon://nothing"}));
+    assert!(refused["error"]["message"].as_str().unwrap().contains(URI), "{refused}");
+    let mut modern = Client::spawn(gateway());
+    let filter = json!({"resourceSubscriptions": [URI]});
+    modern.begin("subscriptions/listen", json!({"notifications": filter, "_meta": meta()}));
+    let accepted = modern.notified("notifications/subscriptions/acknowledged");
+    assert_eq!(accepted["params"]["notifications"]["resourceSubscriptions"], json!([URI]), "{accepted}");
+    let period = fault(&pair, 21_195);
+    for client in [&mut session, &mut modern] {
+        assert_eq!(client.notified("notifications/resources/updated")["params"]["uri"], URI);
+    }
+    let read = session.request("resources/read", json!({"uri": URI}));
+    let contents = &read["result"]["contents"][0];
+    assert_eq!((&contents["uri"], &contents["mimeType"]), (&json!(URI), &json!("application/json")), "{read}");
+    let incidents: Value = serde_json::from_str(contents["text"].as_str().unwrap()).unwrap();
+    assert!(!incidents["incidents"].as_array().unwrap().is_empty(), "{incidents:#}");
+    assert_eq!(session.request("resources/unsubscribe", json!({"uri": URI}))["result"], json!({}));
+}
+
+#[test]
+fn a_live_diagnosis_mentions_incidents_of_the_last_hour() {
+    let (_folder, path) = recording();
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let _recorder = Recorder::start(&daemon.socket, &path, &[]);
+    until("a window is recorded", || facts(&path)?.period);
+    let earlier = fault(&pair, 21_196);
+    until_recorded(&path);
+    let mut client = Client::connect_to({
+        let mut command = Command::new(GATEWAY);
+        command.arg("--socket").arg(&daemon.socket).arg("--recording").arg(&path);
+        command
+    });
+    let asked = json!({"duration_ms": 3_000, "limit": 1_000, "netns": pair.a.inode()});
+    let call = client.begin_call("diagnose", asked);
+    client.until_open("diagnose", 2); // the recorder's is the other one
+    fault(&pair, 21_196);
+    let diagnosis = client.end_call(call).unwrap();
+    let found = findings(&diagnosis, &pair.a, "connection_refused");
+    assert_eq!(found.len(), 1, "{diagnosis:#}");
+    let from = found[0]["evidence"]["recorded"]["from"].as_str().unwrap_or_else(|| panic!("{diagnosis:#}"));
+    assert!(from <= time::shown(earlier.end_us).as_str(), "{from}");
 }
 
 /// A daemon that says the same sample again and again, whenever it is told to for the n-th stream.

@@ -194,5 +194,7 @@ pub trait Recording {
     fn gaps(&self, period: Period) -> Result<Vec<Gap>, Trouble>;
     /// Findings that were there in a period, the newest first.
     fn incidents(&self, period: Period) -> Result<Vec<Incident>, Trouble>;
+    /// A pair that changes whenever an incident begins or ends.
+    fn revision(&self) -> Result<(i64, i64), Trouble>;
     fn series(&self, period: Period) -> Result<Vec<Minute>, Trouble>;
 }

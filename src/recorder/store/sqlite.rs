@@ -340,6 +340,11 @@ impl Recording for Sqlite {
         self.rows(&sql, period, super::upkeep::incident)
     }
 
+    fn revision(&self) -> Result<(i64, i64), Trouble> {
+        let newest = "SELECT coalesce(max(id), 0), coalesce(sum(closed), 0) FROM findings";
+        self.of(self.db.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))))
+    }
+
     fn series(&self, period: Period) -> Result<Vec<Minute>, Trouble> {
         let minute = |row: &rusqlite::Row| {
             let figure = Figure { subject: row.get(1)?, name: row.get(2)?, value: row.get(3)?, count: row.get(4)? };

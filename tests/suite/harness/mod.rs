@@ -288,6 +288,20 @@ impl Client {
         }
     }
 
+    /// The next notification of this method; panics if there is none within 100 s.
+    pub fn notified(&mut self, method: &str) -> Value {
+        loop {
+            if let Some(place) = self.notifications.iter().position(|message| message["method"] == method) {
+                return self.notifications.remove(place);
+            }
+            let message = self.messages.recv_timeout(Duration::from_secs(100)).expect(method);
+            match message["id"].as_i64() {
+                Some(id) => drop(self.answers.insert(id, message)),
+                None => self.notifications.push(message),
+            }
+        }
+    }
+
     /// Whether the server says nothing more within `time`.
     pub fn is_silent(&mut self, time: Duration) -> bool {
         self.messages.recv_timeout(time).is_err()
