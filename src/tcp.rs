@@ -44,10 +44,10 @@ impl Unread {
     /// What an answer says of it.
     pub fn limits(self) -> impl Iterator<Item = Limitation> {
         let thing = "connection in accept queues of other network namespaces";
-        let why = format!("not read. The first {} per listener are, from Linux 5.17 on.", limits::WAITING);
+        let why = format!("not read. Linux 5.17 and newer: the first {} per listener are.", limits::WAITING);
         let waiting = Limitation::counted(Code::WaitingConnectionsUnread, self.waiting, thing, &why);
-        let thing = "orphan in other network namespaces (closed by the process, still sending)";
-        let why = format!("not read. At most {} that closed during a window are.", limits::ORPHANS);
+        let thing = "orphan in other network namespaces (closed, still sending)";
+        let why = format!("not read. Limit: {} that close during a window.", limits::ORPHANS);
         let orphans = Limitation::counted(Code::OrphansUnread, self.orphans, thing, &why);
         waiting.into_iter().chain(orphans).chain(rings(self.rings))
     }
@@ -61,8 +61,8 @@ impl Unread {
 
 /// What an answer says of sockets in rings that could not be read.
 pub fn rings(unread: u64) -> Option<Limitation> {
-    let thing = "file registered with io_uring that is a socket, or may be";
-    let why = format!("not read. Of each ring the first {} sockets are, from Linux 5.17 on.", limits::RING_SOCKETS);
+    let thing = "file registered with io_uring that may be a socket";
+    let why = format!("not read. Linux 5.17 and newer: the first {} sockets of each ring are.", limits::RING_SOCKETS);
     Limitation::counted(Code::RingSocketsUnread, unread, thing, &why)
 }
 

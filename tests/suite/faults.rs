@@ -143,7 +143,7 @@ fn no_space_in_a_map() {
 
 #[test]
 fn a_program_that_the_verifier_refuses() {
-    refused_with(&Faulty::refusing(&[PROG_LOAD], libc::EACCES), "EACCES: a policy of this kernel refuses it");
+    refused_with(&Faulty::refusing(&[PROG_LOAD], libc::EACCES), "EACCES: a kernel policy denies it");
 }
 
 #[test]

@@ -264,7 +264,7 @@ fn what_the_kernel_refuses_does_not_stop_the_rest() {
     let mut client = Client::connect(&socket);
     let status = client.tool_status("network-monitor");
     assert_eq!(status["available"], false, "{status}");
-    assert!(status["reason"].as_str().unwrap().contains("does not hold CAP_PERFMON"), "{status}");
+    assert!(status["reason"].as_str().unwrap().contains("lacks CAP_PERFMON"), "{status}");
     let text = client.call("network-monitor", json!({"operation": "incoming"})).unwrap_err();
     assert!(text.contains("network-monitor is not available on this host"), "{text}");
     assert!(client.call("snapshot_interfaces", json!({"duration_ms": 100})).is_ok());

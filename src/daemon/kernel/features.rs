@@ -27,7 +27,7 @@ use crate::{answer::errno_name, daemon::kernel::btf::Kernel, sandbox, sync::lock
 pub enum Support {
     /// It has; while serving, its programs need these capabilities.
     Available(CapsHashSet),
-    /// It has not, or refuses it; the reason is a phrase, such as "EPERM: netmond does not hold CAP_BPF".
+    /// It has not, or refuses it; the reason is a phrase, such as "EPERM: netmond lacks CAP_BPF".
     Refused(String),
     /// The probe failed for a reason that says nothing about the kernel, such as EMFILE.
     Unknown(String),
@@ -141,7 +141,8 @@ impl Features {
 
 fn no_btf(e: &io::Error) -> Support {
     Support::Refused(format!(
-        "/sys/kernel/btf/vmlinux does not read ({e}): the kernel needs CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels have it since 2021"
+        "/sys/kernel/btf/vmlinux is unreadable ({e}): boot a kernel with CONFIG_DEBUG_INFO_BTF=y, which distributions \
+            set since 2021"
     ))
 }
 
@@ -156,7 +157,7 @@ impl Prober<'_> {
             return explain(feature, &denial.error());
         }
         let Some(kernel) = self.kernel else {
-            return Support::Refused("the kernel does not describe its types (see btf)".into());
+            return Support::Refused("the kernel has no BTF type information (see btf)".into());
         };
         let known = |function: &str| match kernel.has_function(function) {
             true => Support::Available(CapsHashSet::new()),
@@ -206,10 +207,10 @@ fn refusal(feature: Feature, errno: i32, running: Release, missing: Vec<String>)
             "cgroup v2 is not mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified".into()
         }
         name if [libc::EPERM, libc::EACCES].contains(&errno) && !missing.is_empty() => {
-            format!("{name}: netmond does not hold {}", missing.join(" and "))
+            format!("{name}: netmond lacks {}", missing.join(" and "))
         }
         name if [libc::EPERM, libc::EACCES].contains(&errno) => {
-            format!("{name}: a policy of this kernel refuses it; Linux {running} is new enough")
+            format!("{name}: a kernel policy denies it; Linux {running} is new enough")
         }
         name => format!("{name}: this kernel was built without it"),
     }
@@ -231,8 +232,8 @@ mod tests {
         let text = |errno, running, missing: &[&str]| {
             refusal(Feature::Fexit, errno, running, missing.iter().map(ToString::to_string).collect())
         };
-        assert!(text(libc::EPERM, Release(6, 18), &[]).starts_with("EPERM: a policy of this kernel refuses it"));
-        assert_eq!(text(libc::EPERM, Release(6, 18), &["CAP_BPF"]), "EPERM: netmond does not hold CAP_BPF");
+        assert!(text(libc::EPERM, Release(6, 18), &[]).starts_with("EPERM: a kernel policy denies it"));
+        assert_eq!(text(libc::EPERM, Release(6, 18), &["CAP_BPF"]), "EPERM: netmond lacks CAP_BPF");
         assert_eq!(text(524, Release(6, 18), &[]), "ENOTSUPP: this kernel was built without it");
         let unmounted = refusal(Feature::Cgroup, libc::ENOENT, Release(6, 18), Vec::new());
         assert!(unmounted.starts_with("cgroup v2 is not mounted"), "{unmounted}");

@@ -36,18 +36,16 @@ pub mod lacks {
     /// What processes hold, in every network namespace.
     pub const HELD: Option<(Code, &str)> = Some((
         Code::OtherNamespacesNotSeen,
-        "Sockets of other network namespaces than netmond's are not read, and owners are known only as far as they were seen",
+        "Sockets in other network namespaces are unavailable, and some owners are unknown",
     ));
     /// What is in the daemon's own network namespace, held or not.
     pub const UNHELD: Option<(Code, &str)> = Some((
         Code::UnheldTcpNotSeen,
-        "TCP sockets that no process holds are not read: those that wait to be accepted, and those that were closed and still send",
+        "TCP sockets without a process are unavailable: those in accept queues, and closed ones that still send",
     ));
     /// Orphans of other network namespaces.
-    pub const ORPHANS: Option<(Code, &str)> = Some((
-        Code::OrphansUnread,
-        "TCP sockets of other network namespaces that were closed and still send are not read",
-    ));
+    pub const ORPHANS: Option<(Code, &str)> =
+        Some((Code::OrphansUnread, "Closed TCP sockets that still send are unavailable in other network namespaces"));
 }
 
 /// Collects what a tool loads, so that `status` can say what it costs.
@@ -99,7 +97,7 @@ impl Loader {
                     if let Some((code, text)) = optional.lacks
                         && !self.lacks.iter().any(|limit| limit.code == code)
                     {
-                        self.lacks.push(Limitation::new(code, format!("{text}: this needs {reason}.")));
+                        self.lacks.push(Limitation::new(code, format!("{text}: requires {reason}.")));
                     }
                     self.refused.push((name, reason));
                 }
@@ -122,7 +120,7 @@ impl Loader {
         let tracepoint = || {
             let name = section.strip_prefix("tp_btf/")?;
             let missing = self.features.tracepoint(name).is_none();
-            missing.then(|| format!("the tracepoint {name}, which Linux {} does not have", Release::running()))
+            missing.then(|| format!("the tracepoint {name}, which is missing in Linux {}", Release::running()))
         };
         refused.or_else(tracepoint)
     }
@@ -200,8 +198,7 @@ fn note_failure(message: &str) {
 fn failure(e: libbpf_rs::Error) -> Error {
     let denied = matches!(e.kind(), libbpf_rs::ErrorKind::PermissionDenied);
     let missing = if denied { missing_capabilities() } else { Vec::new() };
-    let lacks =
-        if missing.is_empty() { String::new() } else { format!("; netmond does not hold {}", missing.join(" and ")) };
+    let lacks = if missing.is_empty() { String::new() } else { format!("; netmond lacks {}", missing.join(" and ")) };
     match (FAILED.take(), Error::from(e)) {
         (Some((program, errno)), Error::Kernel(text)) => {
             Error::Kernel(format!("program {program} ({errno}): {text}{lacks}"))

@@ -252,7 +252,8 @@ impl Watched<'_> {
     fn lacks(&self) -> Result<Vec<Limitation>, Error> {
         let unread: u32 = kernel::field(&self.census.bss, offset_of!(types::bss, neighbors_unread))?;
         let neighbors = (unread != 0).then(|| {
-            let text = "Tables of neighbors are read on Linux 6.13 and newer; before, only who claims an address in the window is seen.";
+            let text = "Neighbor tables are unavailable before Linux 6.13: only address claims in the window are \
+                visible.";
             Limitation::new(answer::Code::NeighborsUnread, text)
         });
         Ok(self.census.lacks.iter().cloned().chain(neighbors).collect())

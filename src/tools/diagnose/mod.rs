@@ -146,12 +146,12 @@ impl Tool for Diagnose {
         Optional {
             programs: &["networks"],
             needs: &[Feature::Loop],
-            lacks: Some((answer::Code::NetworksUnread, "Links, addresses, neighbors and routes are not read")),
+            lacks: Some((answer::Code::NetworksUnread, "Links, addresses, neighbors and routes are unavailable")),
         },
         Optional {
             programs: &["arp_arrives", "neighbor_learned"],
             needs: &[],
-            lacks: Some((answer::Code::ClaimsNotSeen, "Who claims which address on a link is not seen")),
+            lacks: Some((answer::Code::ClaimsNotSeen, "Address claims on links are unavailable")),
         },
     ];
     type Input = Input;

@@ -230,8 +230,7 @@ fn connection(row: trace_connections::Connection) -> Connection {
 pub fn elsewhere(evidence: &Evidence) -> Option<String> {
     let namespaces: BTreeSet<_> = evidence.sockets.iter().filter_map(|socket| socket.owner.netns).collect();
     (namespaces.len() > 1).then(|| {
-        "Counters of interfaces are of netmond's own network namespace; in the others only queues and packets seen to be dropped \
-         tell of them."
+        "Interface counters cover only netmond's network namespace; other namespaces: queues and traced drops only."
             .into()
     })
 }

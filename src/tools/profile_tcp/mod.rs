@@ -311,7 +311,7 @@ impl Tool for ProfileTcp {
         Optional {
             programs: &["reset_sent", "reset_sent_with_reason", "reset_received"],
             needs: &[],
-            lacks: Some((Code::ResetsNotSeen, "Not all resets are counted")),
+            lacks: Some((Code::ResetsNotSeen, "Some resets are not counted")),
         },
         Optional { programs: &["list_held", "list_rtts_held", "forget_held"], needs: &[], lacks: lacks::HELD },
         Optional { programs: &["list_tcp", "list_rtts_tcp", "forget_tcp"], needs: &[], lacks: lacks::UNHELD },

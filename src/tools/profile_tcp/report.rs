@@ -27,7 +27,7 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     measured.limits.extend(sample.lacks.iter().cloned());
     let owners_cut =
         remotes.iter().map(|group| group.owners.len().saturating_sub(limits::OWNERS_OF_A_REMOTE) as u64).sum();
-    let why = "not listed. Set `process` to see them.";
+    let why = "not listed. Set `process` to list them.";
     measured.limits.extend(Limitation::counted(Code::OwnersCut, owners_cut, "owner", why));
     let mut shown = Counts::default();
     remotes.iter().for_each(|group| shown += group.counts);
@@ -261,13 +261,13 @@ fn explanation(reason: &str) -> Option<&'static str> {
 }
 
 fn unseen(gaps: &Gaps) -> Vec<Limitation> {
-    let sockets = format!("not in the round trips. {} connections at once are.", limits::RTT_SOCKETS);
-    let closed = format!("only in `other`. {} closed connections per window have rows.", limits::PROFILED_CLOSED);
+    let sockets = format!("without round trips. Limit: {} connections at the same time.", limits::RTT_SOCKETS);
+    let closed = format!("only in `other`. Limit: {} closed connections per window.", limits::PROFILED_CLOSED);
     let closed_rtts =
-        format!("without round trips. {} closed connections per window have some.", limits::PROFILED_CLOSED_RTTS);
-    let waiting = format!("without round trips. The first {} per listener have some.", limits::WAITING_RTTS);
-    let resets = format!("not listed. {} kinds per window are.", limits::RESET_KINDS);
-    let older = "without their segments. They opened before the window and could not be read when it began.";
+        format!("without round trips. Limit: {} closed connections per window.", limits::PROFILED_CLOSED_RTTS);
+    let waiting = format!("without round trips. Limit: {} per listener.", limits::WAITING_RTTS);
+    let resets = format!("not listed. Limit: {} kinds per window.", limits::RESET_KINDS);
+    let older = "without segment counts. They opened before the window and were unreadable when it began.";
     let queued = "connection in accept queues of other network namespaces";
     let counted = [
         Limitation::counted(Code::RoundTripsUntracked, gaps.rtts_untracked, "segment", &sockets),
@@ -277,8 +277,7 @@ fn unseen(gaps: &Gaps) -> Vec<Limitation> {
         Limitation::counted(Code::OlderConnections, gaps.unknown, "connection", older),
         Limitation::counted(Code::WaitingRoundTripsUnread, gaps.unread_rtts, queued, &waiting),
     ];
-    let reasons =
-        "This kernel does not say why it sends a reset, nor that a closed port sends one (Linux 6.12 and newer do).";
+    let reasons = "Reasons of sent resets, and resets from closed ports, are unavailable before Linux 6.12.";
     let reasons = gaps.reasons_unknown.then(|| Limitation::new(Code::ResetReasonsUnknown, reasons));
     counted.into_iter().flatten().chain(reasons).chain(gaps.unread.limits()).collect()
 }

@@ -312,17 +312,14 @@ impl Tool for SnapshotSockets {
         Optional {
             programs: &["list_files"],
             needs: &[],
-            lacks: Some((
-                Code::OwnersUnknown,
-                "Owners are unknown, and only the network namespace of netmond is listed",
-            )),
+            lacks: Some((Code::OwnersUnknown, "Owners and other network namespaces are unavailable")),
         },
         Optional {
             programs: &["list_tcp"],
             needs: &[],
             lacks: Some((
                 Code::UnheldTcpNotSeen,
-                "TCP sockets that no process holds are not listed: those that wait to be accepted, and those that were closed and still send",
+                "TCP sockets without a process are unavailable: those in accept queues, and closed ones that still send",
             )),
         },
         // For `diagnose` alone, which judges without it what packets and our own namespace's counters show.
@@ -332,7 +329,7 @@ impl Tool for SnapshotSockets {
             needs: &[],
             lacks: Some((
                 Code::UnheldUdpNotSeen,
-                "UDP sockets that no process holds, such as the kernel's own, are not listed",
+                "UDP sockets without a process, such as the kernel's own, are unavailable",
             )),
         },
     ];

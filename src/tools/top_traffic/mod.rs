@@ -36,7 +36,7 @@ skeleton!("top_traffic");
 const ROWS: usize = 12;
 
 /// What answers lack without the programs that see remotes.
-const REMOTES_UNKNOWN: &str = "The remotes of UDP sockets that are not connected are not known";
+const REMOTES_UNKNOWN: &str = "Remotes of unconnected UDP sockets are unavailable";
 
 /// The daemon's side: what was loaded.
 pub struct TopTraffic(Arc<sample::Counting>);

@@ -179,9 +179,9 @@ pub enum Shows {
 
 impl Shows {
     fn limit(self) -> Option<Limitation> {
-        let routes = "Not seen, since this kernel refuses fexit programs: connects that a policy (cgroup eBPF, security module, \
-            `ip rule`) denies, and connects without a route by io_uring or 32-bit code.";
-        let nothing = "Not seen on this kernel: connects that fail before their first packet (no route, denied).";
+        let routes = "This kernel refuses fexit programs. Missing: connects that a policy (cgroup eBPF, security \
+            module, `ip rule`) denies, and connects without a route from io_uring or 32-bit code.";
+        let nothing = "Unavailable on this kernel: connects that fail before their first packet (no route, denied).";
         match self {
             Shows::Returns => None,
             Shows::Routes => Some(Limitation::new(Code::DeniedConnectsNotSeen, routes)),

@@ -170,7 +170,7 @@ impl Tool for TraceDns {
     const OPTIONAL: &'static [Optional] = &[Optional {
         programs: &["open_sockets"],
         needs: &[],
-        lacks: Some((Code::HoldersUnknown, "Owners are known only of queries that their process sent in the window")),
+        lacks: Some((Code::HoldersUnknown, "Owners are known only for queries sent in the window")),
     }];
     type Input = Input;
     type Sample = Sample;

@@ -262,12 +262,12 @@ impl Tool for TraceDrops {
         Optional {
             programs: &["open_sockets"],
             needs: &[],
-            lacks: Some((Code::HoldersUnknown, "No process is named, and no listener")),
+            lacks: Some((Code::HoldersUnknown, "Processes and listeners are unavailable")),
         },
         Optional {
             programs: &["symbols"],
             needs: &[],
-            lacks: Some((Code::LocationsUnknown, "Kernel functions are not named")),
+            lacks: Some((Code::LocationsUnknown, "Kernel function names are unavailable")),
         },
     ];
     type Input = Input;

@@ -25,7 +25,7 @@ pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Samp
     let mut untold = untold(sample);
     if !filter.matches_everything() && !untold.is_empty() {
         let packets: u64 = untold.drain(..).map(|row| row.count).sum();
-        let why = "perhaps of these rows. The flow table was full, so the filters could not be applied.";
+        let why = "not filtered. The flow table was full; they may belong to these rows.";
         measured.limits.extend(Limitation::counted(Code::DropsUnfiltered, packets, "packet", why));
     }
     if !untold.is_empty() {
@@ -107,21 +107,21 @@ pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
 fn limitations(rows: &[Dropped], sample: &Sample) -> Vec<Limitation> {
     let mut limits = Vec::new();
     if !sample.receivers && rows.iter().any(|row| row.owner.pid.is_none()) {
-        let text = "This kernel does not name the socket that a dropped packet was for (Linux 6.11 and newer do).";
+        let text = "The receiving socket of a dropped packet is unavailable before Linux 6.11.";
         limits.push(Limitation::new(Code::DropReceiversUnknown, text));
     }
     if rows.iter().any(|row| row.reason == "NETFILTER_DROP" && row.rule.is_none()) {
-        let text = "The kernel does not tell which firewall rule dropped a packet: `nft monitor trace` does.";
+        let text = "The firewall rule is unavailable from the kernel: run `nft monitor trace`.";
         limits.push(Limitation::new(Code::FirewallRulesUnknown, text));
     }
     let elsewhere = |netns: Option<u32>| netns.is_some_and(|netns| netns != sample.netns);
     if rows.iter().any(|row| elsewhere(row.owner.netns))
         || sample.listeners.iter().any(|l| elsewhere(l.process.owner().netns))
     {
-        let text = "`counters` are of netmond's own network namespace; some drops are of others.";
+        let text = "`counters` cover only netmond's network namespace; some drops are in others.";
         limits.push(Limitation::new(Code::CountersOfOneNamespace, text));
     }
-    let why = "with an XDP program, which sees packets first. Those that it drops are not seen here: no packet buffer was made for them yet.";
+    let why = "with an XDP program. Packets that it drops are not listed: they have no packet buffer yet.";
     limits.extend(Limitation::counted(Code::XdpVerdictsNotSeen, sample.xdp_interfaces, "interface", why));
     limits
 }

@@ -216,5 +216,5 @@ fn a_listener_that_drops_is_no_good_news() {
     let output = answer(json!({}), Sample { listeners: vec![listener(50)], ..sample(vec![]) });
     let text = TraceDrops::text(&output);
     assert!(text.starts_with("Listener 0.0.0.0:80") && text.contains("dropped 50"), "{text}");
-    assert!(text.contains("of netmond's own network namespace"), "its counters are another's: {text}");
+    assert!(text.contains("only netmond's network namespace"), "its counters are another's: {text}");
 }
