@@ -90,6 +90,6 @@ fn add(asked: &Asked, replies: &Replies, window: Duration, evidence: &mut Eviden
     match replies.get(asked.name) {
         Some(Reply::Samples(samples)) => (asked.read)(asked, samples, window, evidence),
         Some(Reply::Error(reason)) => Err(reason.clone()),
-        None => Err("the daemon did not ask it; it is of another release".into()),
+        None => Err("netmond did not run it: netmond has another version; restart both".into()),
     }
 }

@@ -71,7 +71,7 @@ pub fn recall(input: &Input, samples: &mut Samples<'_, Sample>, is_whole: bool) 
         past.add(input, window);
     }
     if past.windows == 0 {
-        return Err(Error::Gone("nothing was recorded then".into()));
+        return Err(Error::Gone("nothing was recorded in this period".into()));
     }
     Ok(past.output(input, is_whole))
 }

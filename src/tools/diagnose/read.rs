@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub fn one<T: Tool>(asked: &Asked, samples: &[Box<RawValue>], window: Duration) -> Result<T::Output, String> {
-    report::<T>(asked, samples.first().ok_or("it said nothing")?, window)
+    report::<T>(asked, samples.first().ok_or("no sample")?, window)
 }
 
 /// The tool's own answer to its own sample.

@@ -36,9 +36,9 @@ pub fn duplicate_address(evidence: &Evidence) -> Vec<Finding> {
         let with = match (also.first(), strangers.first()) {
             (Some(other), _) => other.clone(),
             (None, Some(stranger)) => stranger.to_string(),
-            (None, None) => "another machine, as duplicate address detection found".into(),
+            (None, None) => "another machine (found by duplicate address detection)".into(),
         };
-        let summary = format!("{} is an address of {} and of {with}", address.address, place::of(evidence, link));
+        let summary = format!("duplicate address {}: {} and {with}", address.address, place::of(evidence, link));
         let hardware = [link.hardware].into_iter().chain(others.iter().map(|other| other.hardware)).flatten();
         let hardware: BTreeSet<_> = hardware.chain(strangers.iter().copied()).map(|one| one.to_string()).collect();
         let finding = place::at(evidence, Finding::new(Code::DuplicateAddress, Severity::Warning, summary), link)
@@ -126,7 +126,7 @@ fn has_another(evidence: &Evidence, fabric: &Fabric, hardware: Hardware, address
 fn seen(evidence: &Evidence, fabric: &Fabric, code: Code, address: IpAddr, contests: &[Contest]) -> Finding {
     let hardware: BTreeSet<_> = contests.iter().flat_map(|one| one.hardware).map(|one| one.to_string()).collect();
     let all = hardware.iter().cloned().collect::<Vec<_>>().join(" and ");
-    let summary = format!("{all} claim {address} in turn");
+    let summary = format!("{all} alternately claim {address}");
     let finding = Finding::new(code, Severity::Warning, summary)
         .with("address", address)
         .with("link_layer_addresses", hardware)
@@ -157,7 +157,7 @@ pub fn duplicate_mac(evidence: &Evidence) -> Vec<Finding> {
         }
         let others: Vec<_> = rest.iter().map(|link| place::of(evidence, link)).collect();
         let summary = format!(
-            "{} and {} have the same link-layer address {hardware} on one wire",
+            "{} and {} have the same link-layer address {hardware} on one link",
             place::of(evidence, first),
             others.join(" and ")
         );
@@ -232,7 +232,7 @@ fn poisoned(evidence: &Evidence, fabric: &Fabric, owner: &Link, at: Place, hardw
     let who = liar.map_or_else(|| hardware.to_string(), |link| format!("{} ({hardware})", place::of(evidence, link)));
     let victim = fabric.link(at).map(|link| place::of(evidence, link));
     let shown = address.map_or_else(|| "an address".into(), |address| address.to_string());
-    let summary = format!("{shown} of {} is said to be at {who}", place::of(evidence, owner));
+    let summary = format!("false address claim: {shown} of {} is at {who}", place::of(evidence, owner));
     let finding = Finding::new(Code::ArpPoisoning, Severity::Warning, summary);
     // The node at fault is who lies; where nobody here has the address, who believes it.
     let finding = match liar.or(fabric.link(at)) {

@@ -67,9 +67,9 @@ pub fn connect_timeout(evidence: &Evidence) -> Vec<Finding> {
         };
         let waited = rows.iter().map(|row| row.waited).max().unwrap_or_default();
         let summary = format!(
-            "{remote} does not answer {}: {}, or gave up",
+            "{remote} does not answer {}: {} or timed out",
             quoted(&owner),
-            count(rows.len() as u64, "connect waits", "connects wait")
+            count(rows.len() as u64, "connect is waiting", "connects are waiting")
         );
         let finding = Finding::new(Code::ConnectTimeout, severity, summary)
             .owner(&owner)
@@ -94,9 +94,9 @@ pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
         // A host without IPv6 says so at once to everyone who tries it first: the connect over IPv4 follows at once.
         let severity = if other_family_works(evidence, &key) { Severity::Info } else { Severity::Warning };
         let prohibited = rows[0].errno.as_deref() == Some("EACCES");
-        let why = if prohibited { "since a route or a policy prohibits it" } else { "for want of a route" };
+        let why = if prohibited { "a route or a policy prohibits it" } else { "no route" };
         let summary = format!(
-            "{} cannot reach {remote}: {} failed, {why}",
+            "{} cannot reach {remote}: {} failed ({why})",
             quoted(&owner),
             count(rows.len() as u64, "connect", "connects")
         );
@@ -133,7 +133,7 @@ fn forwarded_without_route(evidence: &Evidence) -> Vec<Finding> {
         // Strangers may ask for any address; who sends from here is a client of ours.
         let ours = rows.iter().any(|row| row.source.is_some_and(|source| evidence.is_ours(&source.address)));
         let count: u64 = rows.iter().map(|row| row.count).sum();
-        let summary = format!("{count} packets to {address} were dropped for want of a route");
+        let summary = format!("{count} packets to {address} were dropped: no route");
         found.push(
             Finding::new(Code::NoRoute, if ours { Severity::Warning } else { Severity::Info }, summary)
                 .owner(&common(rows.iter().map(|row| &row.owner)))

@@ -34,7 +34,7 @@ fn throttled(evidence: &Evidence, group: &Throttled) -> Option<Finding> {
     // A job that has nothing to do with the network is slow, and that is nobody's connection.
     let owner = listeners.iter().map(|l| &l.owner).chain(sockets.iter().map(|s| &s.owner)).next()?;
     let summary = format!(
-        "{} waits for its quota of CPU: {} was throttled in {:.0} % of its periods",
+        "{} has too little CPU quota: the kernel throttled {} in {:.0} % of the periods",
         quoted(owner),
         group.cgroup,
         100.0 * periods
@@ -52,7 +52,7 @@ fn throttled(evidence: &Evidence, group: &Throttled) -> Option<Finding> {
             .into_iter()
             .fold(finding, Finding::at)
             .step(&format!("cat /sys/fs/cgroup{0}/cpu.stat /sys/fs/cgroup{0}/cpu.max", group.cgroup))
-            .step("raise the quota (CPUQuota= of its unit, the CPU limit of its container), or give it less work"),
+            .step("raise the quota (CPUQuota= of the unit, CPU limit of the container), or reduce the load"),
     )
 }
 
@@ -67,7 +67,7 @@ pub fn softirq_saturated(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     }
     let severity = warning_from(dropped, PACKETS);
-    let summary = format!("{dropped} packets found a CPU's backlog full: it takes packets more slowly than they come");
+    let summary = format!("the kernel dropped {dropped} packets: the backlog of a CPU is full");
     let finding = match rows.is_empty() {
         true => Finding::new(Code::SoftirqSaturated, severity, summary).with("packets", dropped),
         false => about(evidence, Code::SoftirqSaturated, severity, summary, &rows),
@@ -78,7 +78,7 @@ pub fn softirq_saturated(evidence: &Evidence) -> Vec<Finding> {
     vec![
         ends.into_iter()
             .fold(finding, Finding::at)
-            .step("cat /proc/net/softnet_stat  # a line a CPU: second column dropped, third out of time")
+            .step("cat /proc/net/softnet_stat  # one line per CPU; column 2: dropped, column 3: time squeeze")
             .step(
                 "sysctl net.core.netdev_max_backlog net.core.netdev_budget  # then spread the load: RPS, more queues",
             ),

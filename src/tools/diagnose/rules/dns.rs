@@ -35,7 +35,7 @@ fn judged(code: Code, server: Option<Endpoint>, bad: &[&Query], of: usize, share
     let names: BTreeSet<_> = bad.iter().map(|query| query.name.as_str()).take(64).collect();
     let shown = |name: &str| if dns::is_hostname(name) { name.into() } else { format!("not a hostname: {name}") };
     let names: Vec<String> = names.into_iter().take(3).map(shown).collect();
-    let summary = format!("DNS server {server} {what}: {} of {of} queries, asked by {}", bad.len(), quoted(&owner));
+    let summary = format!("DNS server {server} {what}: {} of {of} queries, sent by {}", bad.len(), quoted(&owner));
     Some(
         Finding::new(code, severity, summary)
             .owner(&owner)
@@ -131,7 +131,7 @@ fn failures(evidence: &Evidence) -> Vec<Finding> {
         let needed: Vec<_> = missing.iter().copied().filter(|query| names.is_needed(query)).collect();
         if needed.len() >= NXDOMAINS {
             let of = answered.len() - (missing.len() - needed.len());
-            let what = "answers NXDOMAIN to nearly everything that must exist";
+            let what = "answers NXDOMAIN for nearly all names that must exist";
             found.extend(judged(Code::DnsFailure, server, &needed, of, SHARE_NXDOMAIN, what));
         }
     }
@@ -152,7 +152,7 @@ fn delays(evidence: &Evidence) -> Vec<Finding> {
         let mut latencies: Vec<_> = slow.iter().filter_map(|query| query.latency).collect();
         latencies.sort();
         let Some(median) = latencies.get(latencies.len() / 2) else { continue };
-        let what = format!("is slow ({:.2} s at the median of the slow ones)", median.as_secs_f64());
+        let what = format!("is slow (median of the slow answers: {:.2} s)", median.as_secs_f64());
         let finding = judged(Code::DnsSlow, server, &slow, answered.len(), SHARE, &what);
         found.extend(finding.map(|finding| finding.with("latency_ms_median", median.as_millis() as u64)));
     }

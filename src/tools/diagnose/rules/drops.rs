@@ -120,7 +120,7 @@ pub fn conntrack_full(evidence: &Evidence) -> Vec<Finding> {
     if dropped == 0 {
         return Vec::new();
     }
-    let summary = format!("the connection tracking table is full: {dropped} new connections were dropped");
+    let summary = format!("the connection tracking table is full: the kernel dropped {dropped} new connections");
     let finding = match rows.is_empty() {
         true => Finding::new(Code::ConntrackFull, Severity::Critical, summary),
         false => about(evidence, Code::ConntrackFull, Severity::Critical, summary, &rows),
@@ -190,7 +190,7 @@ pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
         }
         let owner = socket.map(|s| s.owner.clone()).unwrap_or_else(|| whose(&rows));
         finding.summary = format!(
-            "{} does not read {local} fast enough: {count} datagrams found its receive buffer full",
+            "{} reads {local} too slowly: its receive buffer was full and {count} datagrams were dropped",
             quoted(&owner)
         );
         let finding = finding.with("local", local).at(local);
@@ -200,7 +200,7 @@ pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
                     "snapshot_sockets",
                     &[("protocol", "udp".into()), ("port", local.port.unwrap_or_default().to_string())],
                 )
-                .step("sysctl net.core.rmem_max  # the bound of SO_RCVBUF"),
+                .step("sysctl net.core.rmem_max  # the maximum of SO_RCVBUF"),
         );
     }
     found

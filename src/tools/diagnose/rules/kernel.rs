@@ -16,7 +16,7 @@ pub fn checksum_errors(evidence: &Evidence) -> Vec<Finding> {
     let found = of(evidence, is_checksum, Code::ChecksumErrors);
     found
         .into_iter()
-        .map(|f| f.step("ethtool -k INTERFACE  # checksum offloads; then the cables, and who rewrites packets"))
+        .map(|f| f.step("ethtool -k INTERFACE  # check the checksum offloads, then the cables and middleboxes"))
         .collect()
 }
 
@@ -76,7 +76,7 @@ fn of(evidence: &Evidence, meant: impl Fn(&DroppedPackets) -> bool, code: Code) 
     for ((_, reason, location, service), rows) in groups(suffered, place) {
         let to = service.map_or_else(String::new, |end| format!(" of {end}"));
         let summary = format!(
-            "{}{to} dropped by the kernel: {reason} at {location}. {}",
+            "the kernel dropped {}{to}: {reason} at {location}. {}",
             count(total(&rows), "packet", "packets"),
             rows[0].explanation
         );

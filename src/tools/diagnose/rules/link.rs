@@ -59,12 +59,12 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         let why = match rows[0].location.contains("xdp") || reason.starts_with("XDP") {
             true => "by an XDP program or its driver",
             false if reason.starts_with("TC_") => "by a tc program or filter",
-            false => "for want of room, or for their form",
+            false => "because the queue was full or the packets were invalid",
         };
         let finding = Finding::new(
             Code::InterfaceDrops,
             warning_from(count, DEVICE_DROPS),
-            format!("{count} packets were dropped at {name}, {why}"),
+            format!("{count} packets were dropped at {name} {why}"),
         )
         .owner(&whose(&rows))
         .with("interface", interface)
@@ -168,7 +168,8 @@ fn hog(talkers: &[&Talker], full: &[Finding]) -> Option<Finding> {
     let severity = if saturated.is_some() && others > 0 { Severity::Warning } else { Severity::Info };
     let owner = common(rows.iter().map(|row| &row.owner));
     let percent = 100.0 * most / total;
-    let summary = format!("{} has {percent:.0} % of its namespace's traffic, {}", quoted(&owner), bit_rate(most));
+    let summary =
+        format!("{} uses {percent:.0} % of the traffic in its network namespace, {}", quoted(&owner), bit_rate(most));
     Some(
         Finding::new(Code::BandwidthHog, severity, summary)
             .owner(&owner)

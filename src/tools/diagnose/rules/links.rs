@@ -39,7 +39,7 @@ pub fn link_down(evidence: &Evidence) -> Vec<Finding> {
         if harm.wants.is_empty() && (went.is_none() || harm.sockets == 0) {
             return None;
         }
-        let why = if link.up { "has no carrier" } else { "is set down" };
+        let why = if link.up { "has no carrier" } else { "is administratively down" };
         let summary = format!("{} {why}: {}", place::of(evidence, link), needed(&harm));
         let finding = Finding::new(Code::LinkDown, Severity::Warning, summary)
             .with("state", if link.up { "no carrier" } else { "set down" })
@@ -60,7 +60,7 @@ pub fn link_flap(evidence: &Evidence) -> Vec<Finding> {
             return None;
         }
         let summary = format!(
-            "{} went down {} in the window and came up again: {}",
+            "{} went down {} in the window and came back: {}",
             place::of(evidence, link),
             count(times.into(), "time", "times"),
             needed(&harm)
@@ -107,9 +107,9 @@ pub fn interface_removed(evidence: &Evidence) -> Vec<Finding> {
     for netns in out.into_iter().filter(bare) {
         let harm = Harm { wants: wants.iter().filter(|want| want.netns == netns).collect(), sockets: 0 };
         let named = Named::new(evidence, netns);
-        let summary = format!("{named} has no interface but its loopback: {}", needed(&harm));
+        let summary = format!("{named} has no interface except loopback: {}", needed(&harm));
         let finding = named.on(Finding::new(Code::InterfaceRemoved, Severity::Warning, summary));
-        found.push(place::wanted(finding, &harm.wants).step("ip link show  # the interface that leads out is missing"));
+        found.push(place::wanted(finding, &harm.wants).step("ip link show  # an interface to other hosts is missing"));
     }
     found
 }
@@ -254,7 +254,10 @@ fn needed(harm: &Harm) -> String {
             "traffic to {first} and {} needs it",
             count(to.len() as u64 - 1, "other address", "other addresses")
         ),
-        None => format!("{} an address of it", count(harm.sockets as u64, "open socket has", "open sockets have")),
+        None => format!(
+            "{} an address of this interface",
+            count(harm.sockets as u64, "open socket has", "open sockets have")
+        ),
     }
 }
 

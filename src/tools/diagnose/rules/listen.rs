@@ -102,7 +102,7 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     let found = evidence.listeners.iter().filter(overflows).map(|listener| {
         let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
         let summary = format!(
-            "{} does not accept fast enough on {at}: {} connections wait for accept(), {} are allowed, {} were dropped",
+            "{} accepts too slowly on {at}: {} connections wait for accept() (maximum {}), {} were dropped",
             quoted(&listener.owner),
             listener.accept_queue,
             listener.accept_queue_max,
@@ -111,7 +111,7 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
         // Full, and nobody was turned away in the window: the next client will be.
         let severity = if listener.dropped > 0 { Severity::Critical } else { Severity::Warning };
         about(listener, Code::ListenQueueOverflow, severity, summary, evidence)
-            .step("sysctl net.core.somaxconn  # then the program's own backlog, and why it does not accept")
+            .step("sysctl net.core.somaxconn  # then check the program's listen() backlog, and why it does not accept")
     });
     let found: Vec<_> = found.collect();
     let overflows = evidence.counters.listen_overflows;
@@ -127,15 +127,14 @@ fn overflowed_meanwhile(evidence: &Evidence, overflows: u64) -> Finding {
     let was_full = |listener: &&Listener| dropped(listener) > 0 || listener.made_wait();
     let here = evidence.listeners.iter().filter(|listener| listener.owner.netns == evidence.netns);
     let Some(listener) = here.filter(was_full).max_by_key(|l| (dropped(l), l.accept_queue_peak)) else {
-        let summary =
-            format!("{overflows} connections found an accept queue full, of a listener that was gone when we looked");
+        let summary = format!("an accept queue overflowed for {overflows} connections; its listener has closed since");
         return Finding::new(Code::ListenQueueOverflow, Severity::Warning, summary)
             .with("listen_overflows", overflows)
             .look("snapshot_sockets", &[("state", "listen".into())]);
     };
     let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
     let summary = format!(
-        "the accept queue of {} on {at} was full for a part of the window: {overflows} connections found it so",
+        "the accept queue of {} on {at} was full for part of the window: {overflows} connections overflowed",
         quoted(&listener.owner)
     );
     about(listener, Code::ListenQueueOverflow, warning_from(overflows, DROPS), summary, evidence)
@@ -150,9 +149,7 @@ pub fn syn_flood(evidence: &Evidence) -> Vec<Finding> {
     let found = evidence.listeners.iter().filter(flooded).map(|listener| {
         let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
         let Listener { half_open, dropped, .. } = listener;
-        let summary = format!(
-            "{at} is flooded with SYNs: {half_open} handshakes were begun and not completed, {dropped} were dropped"
-        );
+        let summary = format!("SYN flood at {at}: {half_open} handshakes are incomplete, {dropped} were dropped");
         about(listener, Code::SynFlood, Severity::Critical, summary, evidence)
             .with("syn_cookies_sent", evidence.counters.syn_cookies_sent)
             .step("sysctl net.ipv4.tcp_syncookies net.ipv4.tcp_max_syn_backlog")
@@ -162,7 +159,7 @@ pub fn syn_flood(evidence: &Evidence) -> Vec<Finding> {
     if !found.is_empty() || cookies == 0 || evidence.listeners.iter().any(Listener::is_full) {
         return found;
     }
-    let summary = format!("the kernel answered {cookies} SYNs with cookies: a queue of handshakes was full");
+    let summary = format!("the kernel sent {cookies} SYN cookies: a SYN queue was full");
     vec![
         Finding::new(Code::SynFlood, warning_from(cookies, COOKIES), summary)
             .with("syn_cookies_sent", cookies)

@@ -41,7 +41,8 @@ fn too_big(evidence: &Evidence) -> Vec<Finding> {
             continue;
         }
         let summary = format!(
-            "packets from {source} to {destination} are too big for a link on their way, and {source} goes on sending them: {count} were dropped"
+            "packets from {source} to {destination} exceed the MTU of a link on the path, and {source} keeps sending \
+                them: {count} were dropped"
         );
         let finding = about(evidence, Code::MtuBlackHole, Severity::Warning, summary, &rows).at(source).at(destination);
         found.push(sizes(finding, destination.address));
@@ -75,7 +76,7 @@ fn swallowed(evidence: &Evidence) -> impl Iterator<Item = Finding> {
         let address = row.remote.filter(fits)?;
         let place = HostPort { address, port: row.port };
         let summary = format!(
-            "full segments from {} to {place} are sent again and never acknowledged, and small ones pass: they are too big for a link on the way",
+            "{place} never acknowledges full segments from {}, but small ones pass: a link on the path has a smaller MTU",
             quoted(&row.owner)
         );
         let finding = Finding::new(Code::MtuBlackHole, Severity::Warning, summary)
@@ -95,7 +96,8 @@ fn sizes(finding: Finding, destination: IpAddr) -> Finding {
     const ETHERNET: u32 = 1_500;
     let size = ETHERNET - if destination.is_ipv4() { 20 + 8 } else { 40 + 8 };
     finding.step(&format!(
-        "ping -M do -s {size} {destination}  # the largest size that passes; let ICMP \"fragmentation needed\" and \"packet too big\" through"
+        "ping -M do -s {size} {destination}  # find the largest size that passes; allow ICMP \"fragmentation needed\" \
+            and \"packet too big\""
     ))
 }
 

@@ -61,7 +61,7 @@ pub fn gateway_unreachable(evidence: &Evidence) -> Vec<Finding> {
         found.push(
             finding
                 .step(&format!("ip neigh show {gateway}"))
-                .step("ip route show  # which routes lead there; is the gateway up, on this link and VLAN?"),
+                .step("ip route show  # check the routes to it; is the gateway up, on this link and VLAN?"),
         );
     }
     found
@@ -73,9 +73,9 @@ pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
     for (address, rows) in groups(on_link, |drop| drop.destination.map(|end| end.address)) {
         let severity = if is_missed(evidence, &rows) { Severity::Warning } else { Severity::Info };
-        let to = address.map_or_else(|| "a neighbour".into(), |address| address.to_string());
+        let to = address.map_or_else(|| "a neighbor".into(), |address| address.to_string());
         let summary = format!(
-            "no neighbour answers for {to}: the kernel dropped {} that waited for its link-layer address",
+            "no neighbor answers for {to}: the kernel dropped {} that waited for its link-layer address",
             count(total(&rows), "packet", "packets")
         );
         let finding = about(evidence, Code::NeighborUnreachable, severity, summary, &rows);
@@ -96,7 +96,7 @@ fn unreached(evidence: &Evidence) -> Vec<Finding> {
         let Some(remote) = remote else { continue };
         let owner = common(rows.iter().map(|row| &row.owner));
         let summary = format!(
-            "no neighbour answers on the way of {} to {remote}: {} waited for nothing",
+            "the next hop from {} to {remote} does not answer: {} failed",
             quoted(&owner),
             count(rows.len() as u64, "connect", "connects")
         );
@@ -115,7 +115,7 @@ fn unreached(evidence: &Evidence) -> Vec<Finding> {
 fn next_hop(finding: Finding, to: &str) -> Finding {
     finding
         .step(&format!("ip route get {to}"))
-        .step("ip neigh show nud failed  # the next hop, and whether it is on that link")
+        .step("ip neigh show nud failed  # is the next hop listed, and is it on that link?")
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub fn connection_refused(evidence: &Evidence) -> Vec<Finding> {
         let ours = evidence.is_ours(&remote.address);
         let listening = ours.then(|| evidence.listener(remote, owner.netns).is_some());
         let summary = format!(
-            "{} was refused {} times by {remote}: nothing listens there, or a firewall rejects it",
+            "{remote} refused {} {} times: nothing listens there, or a firewall rejects it",
             quoted(&owner),
             rows.len()
         );
@@ -70,7 +70,7 @@ fn scans(refused: &[&Connection]) -> (BTreeSet<ScanKey>, Vec<Finding>) {
         }
         let Some(address) = key.1 else { continue };
         let owner = common(rows.iter().map(|row| &row.owner));
-        let summary = format!("{} tried {} closed ports of {address}: a port scan", quoted(&owner), ports.len());
+        let summary = format!("port scan by {}: {} closed ports of {address}", quoted(&owner), ports.len());
         found.push(
             Finding::new(Code::ConnectionRefused, Severity::Info, summary)
                 .owner(&owner)
@@ -105,7 +105,7 @@ fn udp_refused(evidence: &Evidence) -> Vec<Finding> {
             continue; // strangers knock at closed ports all day
         }
         let owner = sender.unwrap_or_default();
-        let summary = format!("{} sent {count} datagrams to {destination}, where no socket is open", quoted(&owner));
+        let summary = format!("{} sent {count} datagrams to {destination}, which has no open socket", quoted(&owner));
         found.push(
             Finding::new(Code::ConnectionRefused, warning_from(count, REFUSALS), summary)
                 .owner(&owner)

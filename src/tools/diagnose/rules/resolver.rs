@@ -92,9 +92,9 @@ fn judged(evidence: &Evidence, netns: Option<u32>, server: Endpoint, rows: &[&Qu
     }
     let owner = common(rows.iter().map(|query| &query.owner));
     let named = files(evidence, netns).find(|file| file.servers.contains(&server.address)).map(|file| &file.file);
-    let by = named.map_or_else(String::new, |file| format!(" that {file} names"));
+    let by = named.map_or_else(String::new, |file| format!(" in {file}"));
     let summary = format!(
-        "the resolver {server}{by} answers none of {} queries of {}, and others answer",
+        "the resolver {server}{by} answers none of {} queries from {}; other resolvers answer",
         rows.len(),
         quoted(&owner)
     );

@@ -32,7 +32,7 @@ pub fn blackhole_route(evidence: &Evidence) -> Vec<Finding> {
     let found = by_route.into_iter().map(|(route, harmed)| {
         let named = Named::new(evidence, route.netns);
         let summary = format!(
-            "the route \"{route}\" of {named} refuses {}",
+            "the route \"{route}\" in {named} rejects {}",
             count(harmed.iter().map(|want| want.count).sum(), "packet or connect", "packets or connects")
         );
         let finding = named
@@ -41,7 +41,7 @@ pub fn blackhole_route(evidence: &Evidence) -> Vec<Finding> {
             .with("kind", route.kind)
             .with("protocol", protocol(route.protocol));
         let finding = place::wanted(finding, &harmed);
-        finding.step(&format!("ip route show match {}  # who has set this route?", harmed[0].to))
+        finding.step(&format!("ip route show match {}  # find out what set this route", harmed[0].to))
     });
     found.collect()
 }
@@ -98,7 +98,7 @@ pub fn route_withdrawn(evidence: &Evidence) -> Vec<Finding> {
             continue;
         }
         let named = Named::new(evidence, route.netns);
-        let summary = format!("the route \"{route}\" of {named} disappeared in the window, and traffic needs it");
+        let summary = format!("the route \"{route}\" in {named} disappeared in the window, and traffic needs it");
         let interface = fabric.link((route.netns, route.link)).map(|link| link.name.clone());
         let finding = named
             .on(Finding::new(Code::RouteWithdrawn, Severity::Warning, summary))

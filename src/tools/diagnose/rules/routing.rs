@@ -22,7 +22,7 @@ pub fn reverse_path_filter(evidence: &Evidence) -> Vec<Finding> {
         let from = source.map_or_else(|| "several sources".into(), |source| source.to_string());
         let on = interface.as_ref().map_or_else(|| "an interface".into(), String::clone);
         let summary = format!(
-            "the reverse-path filter of {on} dropped {} from {from}: the route back to that source leads elsewhere",
+            "the reverse-path filter of {on} dropped {} from {from}: the route back uses another interface",
             count(total(&rows), "packet", "packets")
         );
         let back = rows.iter().find_map(|row| row.course.route_back.as_ref());
@@ -34,7 +34,8 @@ pub fn reverse_path_filter(evidence: &Evidence) -> Vec<Finding> {
         let finding =
             source.into_iter().fold(finding, |f, source| f.at(source).step(&format!("ip route get {source}")));
         found.push(finding.step(&format!(
-            "sysctl net.ipv4.conf.all.rp_filter net.ipv4.conf.{}.rp_filter  # 1 wants the same interface, 2 any",
+            "sysctl net.ipv4.conf.all.rp_filter net.ipv4.conf.{}.rp_filter  # 1 requires the same interface, 2 allows \
+                any",
             interface.filter(|name| crate::untrusted::is_plain(name)).unwrap_or_else(|| "default".into())
         )));
     }
@@ -75,11 +76,9 @@ pub fn routing_loop(evidence: &Evidence) -> Vec<Finding> {
         let to = address.map_or_else(|| "several addresses".into(), |address| address.to_string());
         let count = total(&rows);
         let summary = match circles {
-            true => format!(
-                "packets to {to} go round in a routing loop until their TTL (hop limit) ends: {count} died here"
-            ),
+            true => format!("routing loop for packets to {to}: the TTL (hop limit) of {count} expired here"),
             false => {
-                format!("{count} packets to {to} died here of their TTL (hop limit): a traceroute, or a routing loop")
+                format!("the TTL (hop limit) of {count} packets to {to} expired here: a traceroute, or a routing loop")
             }
         };
         let interfaces: BTreeSet<_> =

@@ -91,7 +91,7 @@ fn by_queues(evidence: &Evidence) -> Vec<Finding> {
     let full = |queue: &&QueueCourse| queue.is_standing() || queue.dropped >= QUEUE_DROPS;
     let found = evidence.queues.iter().filter(full).filter(|queue| !is_told(queue)).map(|queue| {
         let summary = format!(
-            "{} is saturated: what is sent waits {} ms in its queue, {} packets were dropped",
+            "{} is saturated: packets wait {} ms in its queue, {} were dropped",
             queue.interface,
             queue.delay.as_millis(),
             queue.dropped
@@ -145,7 +145,7 @@ fn by_counters(evidence: &Evidence) -> Vec<Finding> {
     let links = evidence.links.iter().filter(full);
     let found = links.filter(|link| !told.contains(link.name.as_str()) && !in_readings(link)).map(|link| {
         let summary = format!(
-            "{} is saturated: {:.0} ms of packets wait in its queue, {} were dropped",
+            "{} is saturated: its queue holds {:.0} ms of packets, {} were dropped",
             link.name,
             link.backlog_s() * 1e3,
             link.qdisc_dropped
@@ -198,7 +198,7 @@ pub fn incast(evidence: &Evidence) -> Vec<Finding> {
         }
         let name = interface.clone().unwrap_or_else(|| "an interface".into());
         let summary = format!(
-            "{} senders to {to} overrun the queue of {name} together: {count} packets were dropped",
+            "{} senders to {to} overflow the queue of {name} together: {count} packets were dropped",
             senders.len()
         );
         let finding = Finding::new(Code::Incast, warning_from(count, QUEUE_DROPS), summary)
@@ -209,7 +209,7 @@ pub fn incast(evidence: &Evidence) -> Vec<Finding> {
             .with("queue_drops", count)
             .with("source_addresses", senders.iter().take(5).collect::<Vec<_>>())
             .at(*to);
-        let queue_step = "a longer queue, ECN, or senders that do not all answer at once";
+        let queue_step = "use a longer queue or ECN, or spread the senders' answers over time";
         found.push(next(at_ends(finding, most)).step(queue_step));
     }
     found
