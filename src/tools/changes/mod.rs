@@ -27,7 +27,7 @@ pub struct Changes;
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// RFC 3339, or ago; default -5m.
+    /// RFC 3339 or -2h; default -5m.
     #[serde(default)]
     pub since: Option<String>,
     #[serde(default)]
@@ -92,7 +92,8 @@ impl Recollects for Changes {
     const NAME: &'static str = "changes";
     const TITLE: &'static str = "Find what changed";
     const WHEN: &'static str = "what is different from before";
-    const DESCRIPTION: &'static str = "What changed: a period (the last 5 minutes) against a baseline (the hour before), from the recording. Nothing on a steady host.";
+    const DESCRIPTION: &'static str = "Compares a period (default: the last 5 minutes) with a baseline (the hour \
+        before), from the recording. Empty if steady.";
     type Input = Input;
     type Sample = Sample;
     type Output = Output;

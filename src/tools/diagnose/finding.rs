@@ -94,9 +94,9 @@ pub struct Finding {
     pub code: Code,
     pub severity: Severity,
     pub summary: String,
-    /// Who, where, how much.
+    /// Owner, place, figures.
     pub evidence: Map<String, Value>,
-    /// Commands; `netmon-mcp call TOOL key=value` is this server's tool.
+    /// Commands; `netmon-mcp call TOOL key=value` calls this server's tool.
     pub next_step: String,
     /// Where it happens, for telling causes from symptoms.
     #[serde(skip)]

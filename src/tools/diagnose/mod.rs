@@ -65,7 +65,7 @@ pub struct Diagnose(Result<Census, String>);
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// A fault must show within it.
+    /// The fault must occur in it.
     #[serde(default)]
     duration_ms: WindowMs<10_000>,
     /// Findings.
@@ -105,7 +105,7 @@ pub struct Sample {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// false: a finding is above info. null: none is, and not all checks were judged for 2 s.
+    /// false: a finding is above info. null: none is, but some checks ran less than 2 s.
     pub healthy: Option<bool>,
     pub checks: Checks,
     // The caller ended the window before its time.
@@ -115,7 +115,7 @@ pub struct Output {
     // Every code that was judged.
     #[schemars(with = "Vec<String>")]
     pub checked: Vec<Code>,
-    /// What could not be seen.
+    /// What was unavailable.
     pub blind_spots: Vec<String>,
     pub measured: Measured,
     /// Of all findings, shown or not.
@@ -139,8 +139,9 @@ impl Tool for Diagnose {
     const NAME: &'static str = "diagnose";
     const TITLE: &'static str = "Find what is wrong with the network";
     const WHEN: &'static str = "something fails or is slow, and it is not clear what";
-    const DESCRIPTION: &'static str = "What is wrong with this host's network, if anything? Watches everything for 10 s; returns findings, worst first, with \
-        evidence and next steps, and how many checks could run. Ask it first, while something fails or is slow.";
+    const DESCRIPTION: &'static str = "Finds what is wrong with this host's network. Watches everything for 10 s; \
+        returns findings, worst first, with evidence and next steps, and how many checks ran. Call it first, while \
+        something fails or is slow.";
     const FEATURES: &'static [Feature] = &[Feature::TracepointBtf, Feature::IterateMaps, Feature::Loop];
     const OPTIONAL: &'static [Optional] = &[
         Optional {

@@ -53,10 +53,10 @@ pub struct Input {
     pub pid: Option<Pid>,
     #[serde(default)]
     pub remote: Option<AddressRange>,
-    /// Of either end.
+    /// At either end.
     #[serde(default)]
     pub port: Option<Port>,
-    /// Rows of each list.
+    /// Rows per list.
     #[serde(default)]
     pub limit: Limit<ROWS>,
 }
@@ -208,10 +208,10 @@ pub struct Reset {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// The largest share of retransmits first, then the highest RTT.
+    /// Highest retransmit share first, then highest RTT.
     pub remotes: Vec<RemoteRow>,
     pub resets: Vec<ResetRow>,
-    /// What `remotes` leaves out: connections, segments_out, retransmits.
+    /// Omitted remotes: connections, segments_out, retransmits.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub other: Other,
     pub measured: Measured,
@@ -224,15 +224,15 @@ pub struct RemoteRow {
     /// At most 2, each with connections, segments_out, retransmits.
     #[schemars(with = "Vec<Owner>")]
     pub owners: Vec<OwnerRow>,
-    /// The kernel's samples, delayed acknowledgements included: min, p50, p90, p99, max, samples. Percentiles: at most 25 % too high.
+    /// The kernel's samples, with delayed ACKs: min, p50, p90, p99, max, samples. Percentiles: at most 25 % too high.
     #[schemars(with = "Option<BTreeMap<String, u64>>")]
     pub rtt_us: Option<Rtt>,
     #[serde(skip)]
     pub prompt: Prompt,
-    /// All, also acknowledgements.
+    /// Includes pure ACKs.
     pub segments_out: u64,
     pub retransmits: u64,
-    /// Of these: had arrived (DSACK), so nothing was lost.
+    /// Retransmits that were not needed (DSACK).
     pub spurious: u64,
     /// Of segments_out.
     pub retransmit_percent: f64,
@@ -285,7 +285,7 @@ pub struct ResetRow {
     pub remote: Endpoint,
     pub sent_by: Side,
     pub count: u64,
-    /// The kernel's name; in lower case: our conclusion.
+    /// The kernel's name; lower case: inferred.
     pub reason: Option<String>,
     pub explanation: Option<String>,
 }
@@ -302,8 +302,9 @@ impl Tool for ProfileTcp {
     const NAME: &'static str = "profile_tcp";
     const TITLE: &'static str = "Find why TCP is slow";
     const WHEN: &'static str = "why TCP is slow (RTT, retransmits, what limits senders), who resets";
-    const DESCRIPTION: &'static str = "Finds why TCP is slow: by remote the RTT distribution, retransmits, and what limited the sender \
-        (receiver, send buffer, network, application); who reset connections and why. Whole host, containers included.";
+    const DESCRIPTION: &'static str = "Finds why TCP is slow. Per remote: RTT distribution, retransmits, what limited \
+        the sender (receiver, send buffer, network, application). Also resets: sender and reason. Whole host, \
+        containers included.";
     const SINCE: Release = Release(5, 15);
     const FEATURES: &'static [Feature] =
         &[Feature::TracepointBtf, Feature::IterateFiles, Feature::IterateTcp, Feature::IterateMaps];

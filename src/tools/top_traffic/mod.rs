@@ -72,7 +72,7 @@ pub struct Input {
     pub pid: Option<Pid>,
     #[serde(default)]
     pub remote: Option<AddressRange>,
-    /// Of either end.
+    /// At either end.
     #[serde(default)]
     pub port: Option<Port>,
     #[serde(default)]
@@ -203,9 +203,9 @@ pub struct CommonRemote {
 pub struct Output {
     /// Most bytes first.
     pub rows: Vec<Row>,
-    /// What the rows leave out: with them it adds up to `total`.
+    /// Sum of the omitted rows.
     pub other: Other,
-    /// Payload: no headers. What two sockets of this host send each other counts at both.
+    /// Payload without headers. Traffic between two sockets of this host counts twice.
     pub total: Bytes,
     pub measured: Measured,
 }
@@ -220,13 +220,13 @@ pub struct Other {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Row {
-    /// Of several owners, what they have in common.
+    /// Several owners: their common fields.
     pub owner: Owner,
     /// absent: both.
     pub protocol: Option<Protocol>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<Endpoint>,
-    /// Absent also where the process did not ask who sent a datagram.
+    /// Also absent if the process does not request sender addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<CommonRemote>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -64,7 +64,7 @@ pub struct Input {
     pub pid: Option<Pid>,
     #[serde(default)]
     pub remote: Option<AddressRange>,
-    /// Of either end.
+    /// At either end.
     #[serde(default)]
     pub port: Option<Port>,
     #[serde(default)]
@@ -79,7 +79,7 @@ pub enum Direction {
     Inbound,
 }
 
-/// What became of a connection.
+/// Result of the connect.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -233,7 +233,7 @@ pub struct Row {
 pub struct Output {
     /// Failures first, then the slowest.
     pub connections: Vec<Connection>,
-    /// Also of those cut from the list.
+    /// Includes rows cut by `limit`.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub outcomes: BTreeMap<Outcome, u64>,
     pub measured: Measured,
@@ -257,7 +257,7 @@ pub struct Connection {
     /// From connect() to its outcome; outbound only.
     pub connect_latency_us: Option<u64>,
     pub closed: bool,
-    /// To its end, or so far.
+    /// Until it closed, or now.
     pub duration_us: Option<u64>,
     /// Payload, each byte once.
     pub rx_bytes: u64,
@@ -271,8 +271,9 @@ impl Tool for TraceConnections {
     const NAME: &'static str = "trace_connections";
     const TITLE: &'static str = "Trace TCP connections";
     const WHEN: &'static str = "who connects where, what fails and why, how long it takes";
-    const DESCRIPTION: &'static str = "Who connects where, what fails and why, how long it takes: every TCP connection of every process and \
-        namespace, outbound and inbound, that opened, failed or closed in the window; short-lived ones too.";
+    const DESCRIPTION: &'static str = "Lists every TCP connection that opened, failed or closed in the window: owner, \
+        ends, outcome, error, latency. All processes and network namespaces, outbound and inbound, short-lived ones \
+        too.";
     const SINCE: Release = Release(5, 15);
     const FEATURES: &'static [Feature] =
         &[Feature::TracepointBtf, Feature::Fexit, Feature::IterateFiles, Feature::IterateTcp, Feature::IterateMaps];

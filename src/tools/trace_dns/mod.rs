@@ -163,8 +163,9 @@ impl Tool for TraceDns {
     const NAME: &'static str = "trace_dns";
     const TITLE: &'static str = "Watch DNS queries and their answers";
     const WHEN: &'static str = "names do not resolve, or slowly";
-    const DESCRIPTION: &'static str = "Is name resolution failing or slow, and who asks? Every DNS query over UDP or TCP (ports 53 and \
-        5353), of any process and network namespace, loopback included: name, server, rcode, latency, or that no answer came.";
+    const DESCRIPTION: &'static str = "Is name resolution failing or slow? Lists every DNS query over UDP or TCP \
+        (ports 53 and 5353) of any process and network namespace, loopback included: owner, name, server, rcode, \
+        latency, unanswered.";
     const SINCE: Release = Release(5, 17);
     const FEATURES: &'static [Feature] = &[Feature::TracepointBtf, Feature::IterateFiles];
     const OPTIONAL: &'static [Optional] = &[Optional {
