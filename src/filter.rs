@@ -58,7 +58,7 @@ impl FromStr for AddressRange {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{}` is not an IPv4 or IPv6 address, nor a range like 10.0.0.0/8 or fd00::/16",
+                "invalid address `{}`: expected an IPv4 or IPv6 address, or a range such as 10.0.0.0/8 or fd00::/16",
                 untrusted::clean(text)
             )
         };
@@ -132,7 +132,7 @@ impl<'de> Deserialize<'de> for Comm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         if name.is_empty() || name.len() > 64 || name.contains('\0') {
-            return Err(de::Error::custom("a process name is 1 to 64 bytes long, as in `ps -o comm`"));
+            return Err(de::Error::custom("invalid process name: expected 1 to 64 bytes, as in `ps -o comm`"));
         }
         Ok(Comm(name))
     }
@@ -165,7 +165,7 @@ macro_rules! number {
             }
 
             fn read(text: &str) -> Result<Self, String> {
-                text.parse().map($name).map_err(|_| format!("{} is not {}", untrusted::clean(text), $allowed))
+                text.parse().map($name).map_err(|_| format!("invalid value {}: expected {}", untrusted::clean(text), $allowed))
             }
         }
 

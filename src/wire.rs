@@ -74,11 +74,11 @@ pub fn tell_opened(mut client: &UnixStream) {
 pub enum Error {
     /// The gateway and the daemon are of different releases.
     #[error(
-        "the daemon speaks version {daemon} of the socket protocol and the gateway version {gateway}; restart whichever of netmond and netmon-mcp is the older"
+        "netmond speaks version {daemon} of the socket protocol, netmon-mcp version {gateway}; restart the older one"
     )]
     Version { daemon: u32, gateway: u32 },
     /// No such tool in this release.
-    #[error("no tool named {0}; `netmon-mcp tools` lists them")]
+    #[error("unknown tool {0}; `netmon-mcp tools` lists the tools")]
     UnknownTool(String),
     /// The kernel refused the tool's BPF object when the daemon started.
     #[error("{tool} is not available on this host: {reason}")]
@@ -102,10 +102,10 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// The daemon was told to stop.
-    #[error("netmond is shutting down and ended the measurement; call again when it is back")]
+    #[error("netmond is shutting down and stopped the measurement; call again after the restart")]
     ShuttingDown,
     /// A bug, in a tool.
-    #[error("{0} failed inside netmond, which goes on; its log has the details. Please report this")]
+    #[error("internal error in {0}: see netmond's log, and please report it. netmond keeps running")]
     Panicked(String),
 }
 
@@ -129,13 +129,13 @@ impl From<libbpf_rs::Error> for Error {
 fn remedy(kind: io::ErrorKind, errno: Option<i32>) -> &'static str {
     match (kind, errno) {
         (io::ErrorKind::OutOfMemory, _) => {
-            ". There is no memory for netmond's maps: give it more (MemoryMax= of its unit), or leave a tool out (--without)"
+            ". netmond has too little memory for its maps: raise MemoryMax= of its unit, or leave a tool out (--without)"
         }
         (_, Some(libc::EMFILE | libc::ENFILE)) => {
-            ". netmond may have no more open files: raise LimitNOFILE= of its unit, or ask less at once"
+            ". netmond reached its limit of open files: raise LimitNOFILE= of its unit, or make fewer calls at once"
         }
         (io::ErrorKind::StorageFull, _) => {
-            ". A map or a table of the kernel is full: ask less at once, and report this"
+            ". A kernel map or table is full: make fewer calls at once, and please report this"
         }
         _ => "",
     }

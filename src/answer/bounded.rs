@@ -122,7 +122,7 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D, things: &str, min: u64, max
     if n.fract() == 0.0 {
         Ok(n as u64)
     } else {
-        Err(de::Error::custom(format!("{n} is not {allowed} from {min} to {max}")))
+        Err(de::Error::custom(format!("invalid value {n}: expected {allowed} from {min} to {max}")))
     }
 }
 
@@ -133,7 +133,7 @@ fn bounded<'de, D: Deserializer<'de>>(deserializer: D, allowed: &str, min: f64, 
         Some(n) if (min..=max).contains(&n) => Ok(n),
         _ => {
             let given = untrusted::clean(&value.to_string());
-            Err(de::Error::custom(format!("{given} is not {allowed} from {min} to {max}")))
+            Err(de::Error::custom(format!("invalid value {given}: expected {allowed} from {min} to {max}")))
         }
     }
 }

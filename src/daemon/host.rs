@@ -127,10 +127,10 @@ impl Loaded {
                 Loaded { programs: loader.programs, keeps, tool: Ok(tool) }
             }
             Ok(Err(e)) => {
-                tracing::warn!(tool = sampler.name, "not available: {e}");
+                tracing::warn!(tool = sampler.name, "unavailable: {e}");
                 let running = Release::running();
                 let age = if running < sampler.since {
-                    format!("; it needs Linux {} or newer, and this is {running}", sampler.since)
+                    format!("; it needs Linux {} or newer, and this host runs {running}", sampler.since)
                 } else {
                     String::new()
                 };
@@ -190,7 +190,7 @@ impl Host {
         lock(&host.queue).left = samplers.len();
         for sampler in samplers {
             if without.iter().any(|name| name == sampler.name) {
-                host.publish(sampler, Loaded::unavailable("it was left out with --without".into()));
+                host.publish(sampler, Loaded::unavailable("disabled with --without".into()));
             } else if sampler.features.is_empty() {
                 host.publish(sampler, Loaded::load(sampler, &host.features));
             } else {
@@ -208,13 +208,13 @@ impl Host {
                 // Nobody is told of the tool before this thread has nothing left to misuse.
                 let loaded = match sandbox::cut_to(&CapsHashSet::new()) {
                     Ok(()) => loaded,
-                    Err(e) => Loaded::unavailable(format!("capabilities could not be given up: {e}")),
+                    Err(e) => Loaded::unavailable(format!("dropping capabilities failed: {e}")),
                 };
                 host.finish(sampler, loaded);
             }
         };
         if let Err(e) = thread::Builder::new().name(format!("load {}", sampler.name)).spawn(work) {
-            let loaded = Loaded::unavailable(format!("netmond could start no thread to load it: {e}"));
+            let loaded = Loaded::unavailable(format!("netmond could not start a thread to load it: {e}"));
             self.publish(sampler, loaded);
         }
     }
@@ -315,7 +315,7 @@ impl Host {
     pub fn open<'a>(&'a self, tool: &str, input: &Value) -> Result<Measurement<'a>, Error> {
         let (name, slot) = self.slots.get_key_value(tool).ok_or_else(|| Error::UnknownTool(untrusted::clean(tool)))?;
         let unavailable = |reason: &str| Error::Unavailable { tool: tool.into(), reason: reason.into() };
-        let loaded = slot.loaded.get().ok_or_else(|| unavailable("it is not loaded yet"))?;
+        let loaded = slot.loaded.get().ok_or_else(|| unavailable("still loading"))?;
         let tool = loaded.tool.as_ref().map_err(|reason| unavailable(reason))?;
         let open = guarded(name, || tool.open(input, self))?;
         let windows = (!open.duration.is_zero()).then_some(&slot.windows);

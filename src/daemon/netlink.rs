@@ -53,10 +53,7 @@ pub fn interface_named(name: &str) -> Result<Interface, crate::wire::Error> {
     let names: Vec<_> = all.iter().map(|i| i.name.clone()).collect();
     all.into_iter().find(|i| i.name == name).ok_or_else(|| {
         let name = crate::untrusted::clean(name);
-        crate::wire::Error::InvalidInput(format!(
-            "no interface is named \"{name}\" here; there are: {}",
-            names.join(", ")
-        ))
+        crate::wire::Error::InvalidInput(format!("unknown interface \"{name}\"; interfaces: {}", names.join(", ")))
     })
 }
 
@@ -241,9 +238,7 @@ fn whole<T>(mut ask: impl FnMut() -> io::Result<(T, bool)>) -> io::Result<T> {
     }
     Err(io::Error::new(
         io::ErrorKind::Interrupted,
-        format!(
-            "the kernel's list of links, addresses or routes changed {ATTEMPTS} times while it was read; ask again"
-        ),
+        format!("the kernel's list of links, addresses or routes changed during each of {ATTEMPTS} reads; try again"),
     ))
 }
 
@@ -274,7 +269,7 @@ fn dump_once(question: RouteNetlinkMessage) -> io::Result<(Vec<RouteNetlinkMessa
                 Ok(NetlinkPayload::Error(e)) if e.code.is_some() => return Err(e.to_io()),
                 Ok(NetlinkPayload::InnerMessage(message)) => found.push(message),
                 Ok(_) => {}
-                Err(e) => tracing::warn!("a netlink message was not understood: {e}"),
+                Err(e) => tracing::warn!("invalid netlink message: {e}"),
             }
             rest = &rest[length.next_multiple_of(4).min(rest.len())..];
         }

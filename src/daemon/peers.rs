@@ -72,16 +72,16 @@ impl Peers {
     fn take_on(&self, uid: u32, pid: i32) -> Result<Peer<'_>, Error> {
         if !self.allowed.is_empty() && uid != 0 && !self.allowed.contains(&uid) {
             return Err(Error::Forbidden(format!(
-                "uid {uid} may not ask this netmond, which was started with --allow-uid for others; add it there"
+                "uid {uid} may not use netmond: add --allow-uid {uid} to netmond's command line"
             )));
         }
         let mut at_work = lock(&self.at_work);
         if at_work.values().sum::<usize>() >= limits::REQUESTS {
-            return Err(busy("netmond is", limits::REQUESTS));
+            return Err(busy("netmond", limits::REQUESTS));
         }
         let own = at_work.entry(uid).or_default();
         if *own >= limits::REQUESTS_OF_A_USER {
-            return Err(busy(&format!("for uid {uid} netmond is"), limits::REQUESTS_OF_A_USER));
+            return Err(busy(&format!("uid {uid}"), limits::REQUESTS_OF_A_USER));
         }
         *own += 1;
         Ok(Peer { peers: self, uid, pid })
@@ -155,8 +155,8 @@ impl Peer<'_> {
             Full::Total => ("all answers".into(), limits::SAMPLES_BYTES),
         };
         Error::Busy(format!(
-            "{whose} take the {} MB of netmond's memory that there are for them: read the answers that you wait for, ask for \
-             fewer rows (limit), and try again",
+            "{whose} exceed netmond's memory limit of {} MB: read the pending answers, request fewer rows (limit), \
+             and try again",
             limit >> 20
         ))
     }
@@ -185,7 +185,7 @@ fn credentials(stream: &UnixStream) -> io::Result<libc::ucred> {
 }
 
 fn busy(who: &str, limit: usize) -> Error {
-    Error::Busy(format!("{who} at work on {limit} requests, which is its limit; try again when some have ended"))
+    Error::Busy(format!("{who} reached the limit of {limit} simultaneous requests; try again when some have ended"))
 }
 
 impl Drop for Peer<'_> {
@@ -272,7 +272,7 @@ mod tests {
         let peers = Peers::new(vec![]);
         let first: Vec<_> = (0..limits::REQUESTS_OF_A_USER).map(|_| peers.take_on(1000, 1).ok().unwrap()).collect();
         let refusal = peers.take_on(1000, 1).err().unwrap().to_string();
-        assert!(refusal.contains("for uid 1000"), "{refusal}");
+        assert!(refusal.contains("uid 1000 reached the limit"), "{refusal}");
         let others = |_| (1001..).find_map(|uid| peers.take_on(uid, 2).ok());
         let second: Vec<_> = (0..limits::REQUESTS - limits::REQUESTS_OF_A_USER).filter_map(others).collect();
         assert!(matches!(peers.take_on(2000, 2), Err(Error::Busy(_))), "all places are taken");

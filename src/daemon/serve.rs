@@ -76,7 +76,7 @@ impl Listener {
             }
             None => {
                 tracing::warn!(
-                    "there is no group {group}, so only root may ask; `groupadd --system {group}` makes one"
+                    "group {group} does not exist, so only root can connect; create it with `groupadd --system {group}`"
                 );
                 // Root's gateway has given root up by the time it asks.
                 let given = sandbox::group_of_root().is_some_and(|gid| chown(path, None, Some(gid)).is_ok());
@@ -144,7 +144,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
                 Ok(_) => {}
             }
             if !fds[0].revents().is_empty() {
-                tracing::info!("told to stop");
+                tracing::info!("stopping");
                 break;
             }
             if fds[1].revents().is_empty() {
@@ -156,7 +156,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
                 Err(e) => {
                     // EMFILE and the like pass; a loop that spins on them would not help.
                     if let Some(skipped) = TROUBLE.admit() {
-                        tracing::warn!(skipped, "a connection was not taken: {e}");
+                        tracing::warn!(skipped, "accepting a connection failed: {e}");
                     }
                     thread::sleep(std::time::Duration::from_millis(10));
                     continue;
@@ -175,7 +175,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
             let work = move || {
                 let (stream, lines) = (&*asked, Lines::new(&asked));
                 let conversation = Conversation { lines, stream, peer: &peer, stop, host, progress, is_last };
-                let _ = conversation.hold().inspect_err(|e| tracing::debug!("a client left: {e}"));
+                let _ = conversation.hold().inspect_err(|e| tracing::debug!("a client disconnected: {e}"));
                 memory::give_back();
             };
             if let Err(e) =
@@ -183,7 +183,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
             {
                 refuse(
                     &stream,
-                    Error::Busy(format!("netmond could start no thread for this request: {e}; try again")),
+                    Error::Busy(format!("netmond could not start a thread for this request: {e}; try again")),
                     peers,
                 );
             }
@@ -307,7 +307,7 @@ fn every(ms: u64) -> Result<Duration, Error> {
         return Ok(every);
     }
     let [min, max] = [limits::WINDOW_MIN, limits::WINDOW_MAX].map(|bound| bound.as_millis());
-    Err(Error::InvalidInput(format!("every_ms is {min} to {max}")))
+    Err(Error::InvalidInput(format!("invalid every_ms: expected {min} to {max}")))
 }
 
 /// What a client asked is not for the log, and the error of a wrong question repeats it.
@@ -322,7 +322,10 @@ fn for_the_log(error: &Error) -> String {
 /// A request, or what is wrong with the line.
 pub fn parse(line: &[u8]) -> Result<Request, Error> {
     if line.last() != Some(&b'\n') {
-        return Err(Error::InvalidInput(format!("a request is one line of at most {} bytes", limits::REQUEST_BYTES)));
+        return Err(Error::InvalidInput(format!(
+            "invalid request: expected one line of at most {} bytes",
+            limits::REQUEST_BYTES
+        )));
     }
     // The version first: a request of another release may have other fields.
     #[derive(serde::Deserialize)]
@@ -330,7 +333,7 @@ pub fn parse(line: &[u8]) -> Result<Request, Error> {
         version: u32,
     }
     let bad =
-        |e: serde_json::Error| Error::InvalidInput(format!("not a request: {}", untrusted::clean(&e.to_string())));
+        |e: serde_json::Error| Error::InvalidInput(format!("invalid request: {}", untrusted::clean(&e.to_string())));
     let Versioned { version } = serde_json::from_slice(line).map_err(bad)?;
     if version != wire::VERSION {
         return Err(Error::Version { daemon: wire::VERSION, gateway: version });

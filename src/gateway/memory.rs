@@ -80,12 +80,12 @@ pub fn too_long_an_answer() -> String {
 fn refusal(full: Full) -> String {
     let megabytes = |bytes: usize| bytes >> 20;
     let (whose, limit) = match full {
-        Full::Share => ("your answers take", megabytes(limits::ANSWERS_BYTES_OF_A_CALLER)),
-        Full::Total => ("all answers take", megabytes(limits::ANSWERS_BYTES)),
+        Full::Share => ("your answers", megabytes(limits::ANSWERS_BYTES_OF_A_CALLER)),
+        Full::Total => ("all answers together", megabytes(limits::ANSWERS_BYTES)),
     };
     format!(
-        "{whose} more than the {limit} MB of memory that there are for them: ask for fewer rows (limit) or fewer sockets (the \
-         filters), read the answers that you wait for, and try again"
+        "{whose} exceed the memory limit of {limit} MB: request fewer rows (limit) or narrow the filters, read the \
+         pending answers, and try again"
     )
 }
 

@@ -74,14 +74,14 @@ impl fmt::Display for Failure {
         match self {
             Failure::UnknownTool(name) => {
                 let names: Vec<_> = QUESTIONS.iter().map(|question| question.name).collect();
-                write!(f, "no tool named {name}; there are: {}", names.join(", "))
+                write!(f, "unknown tool {name}; tools: {}", names.join(", "))
             }
             Failure::Daemon(e) => f.write_str(&untrusted::lines(&e.to_string())), // it may name an interface
             Failure::Absent(text) | Failure::Busy(text) | Failure::Forbidden(text) | Failure::Elsewhere(text) => {
                 f.write_str(text)
             }
             Failure::Ending => {
-                f.write_str("netmon-mcp is shutting down and ended the measurement; call again when it is back")
+                f.write_str("netmon-mcp is shutting down and stopped the measurement; call again after the restart")
             }
         }
     }
@@ -196,8 +196,7 @@ impl Gateway {
         let known = self.hosts.iter().find(|host| name == host.named.name.as_str());
         known.cloned().map(Some).ok_or_else(|| {
             let names: Vec<_> = self.hosts.iter().map(|host| host.named.name.as_str()).collect();
-            let text =
-                format!("no host is named {}; there are: {}", untrusted::clean(&name.to_string()), names.join(", "));
+            let text = format!("unknown host {}; hosts: {}", untrusted::clean(&name.to_string()), names.join(", "));
             wire::Error::InvalidInput(text).into()
         })
     }
@@ -230,12 +229,11 @@ impl Gateway {
     /// Begins a measurement on this host that is read every so often.
     pub async fn watch(&self, call: Call, every: Duration) -> Result<Readings, Failure> {
         match call.host() {
-            Some(host) => Err(wire::Error::InvalidInput(format!(
-                "{host} is another host, and only this one can be watched; on that host, it can be watched as well"
-            ))
-            .into()),
+            Some(host) => {
+                Err(wire::Error::InvalidInput(format!("--watch works on this host only: run it on {host}")).into())
+            }
             None if call.past.is_some() => {
-                Err(wire::Error::InvalidInput("the past cannot be watched: leave out since and until".into()).into())
+                Err(wire::Error::InvalidInput("--watch measures now: leave out since and until".into()).into())
             }
             None => Readings::begin(&self.daemon, call.question, call.input, every).await,
         }

@@ -84,7 +84,7 @@ fn table<'de, T: Entry, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>,
 }
 
 fn name_and_file(text: &str) -> Result<(String, PathBuf), String> {
-    let (name, file) = text.split_once('=').ok_or("a host's token is NAME=FILE")?;
+    let (name, file) = text.split_once('=').ok_or("expected NAME=FILE")?;
     Ok((name.into(), file.into()))
 }
 
@@ -335,7 +335,7 @@ mod tests {
                 "ADDRESS:PORT",
             ),
             ("[http]\nport = 70000\n", 2, "http.port", "u16"),
-            ("transport = \"carrier pigeon\"\n", 1, "transport", "stdio, http"),
+            ("transport = \"carrier pigeon\"\n", 1, "transport", "stdio or http"),
             ("[http]\nunix_mode = \"rwx\"\n", 2, "http.unix_mode", "0660"),
             ("\n[http]\nlisten_on = []\n", 3, "http.listen_on", "unknown field"),
             ("[hosts]\na = \"ssh:x\"\n\"b c\" = \"ssh:x\"\n", 1, "hosts", "b c"),

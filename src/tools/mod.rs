@@ -101,7 +101,8 @@ pub trait Tool: Sized + Send + Sync + 'static {
         past: &mut Samples<'_, Self::Sample>,
         _is_whole: bool,
     ) -> Result<Self::Output, Error> {
-        let sum = past::fold(past, Self::merge)?.ok_or_else(|| Error::Gone("nothing was recorded then".into()))?;
+        let sum =
+            past::fold(past, Self::merge)?.ok_or_else(|| Error::Gone("nothing was recorded in this period".into()))?;
         let sample = Self::narrow(&input, sum);
         Ok(Self::report(input, sample))
     }
@@ -323,7 +324,7 @@ fn whole_or_short<T: Tool>(input: &Value, mut output: T::Output) -> Answer {
 }
 
 fn read<S: DeserializeOwned>(sample: &str) -> Result<S, Error> {
-    serde_json::from_str(sample).map_err(|e| Error::Kernel(format!("netmond's sample does not read: {e}")))
+    serde_json::from_str(sample).map_err(|e| Error::Kernel(format!("invalid sample from netmond: {e}")))
 }
 
 fn encode(sample: &impl Serialize) -> Result<Box<RawValue>, Error> {

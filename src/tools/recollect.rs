@@ -70,8 +70,7 @@ pub struct FromTo {
 
 /// The gateway's half of such a tool.
 pub const fn question<R: Recollects>() -> Question {
-    const MEASURED: fn() -> Error =
-        || Error::InvalidInput("this tool measures nothing: the recording answers it".into());
+    const MEASURED: fn() -> Error = || Error::InvalidInput("this tool reads the recording and measures nothing".into());
     Question {
         name: R::NAME,
         title: R::TITLE,

@@ -374,7 +374,7 @@ fn no_more_threads() {
     let mut client = Client::connect(&daemon.socket);
     let group = OneThread::of(daemon.pid());
     let text = client.call("snapshot_interfaces", json!({"duration_ms": 100})).unwrap_err();
-    assert!(text.contains("no thread") && text.contains("try again"), "{text}");
+    assert!(text.contains("could not start a thread") && text.contains("try again"), "{text}");
     group.allow("max");
     the_rest_works(&mut client);
 }

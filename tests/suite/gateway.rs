@@ -66,7 +66,7 @@ fn who_is_not_in_the_group_hears_how_to_join_it() {
     let mut command = Command::new(gateway);
     command.arg("--socket").arg(&daemon.socket).args(["call", "network-monitor", "operation=incoming"]);
     let output = as_user(command).output().unwrap();
-    fails_with(1, &output, &["may not ask", "usermod -aG netmon", "sudo"]);
+    fails_with(1, &output, &["no permission to use netmond", "usermod -aG netmon", "sudo"]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn the_gateway_outlives_its_daemon_and_finds_the_next_one() {
     other.until_open("network-monitor", 1);
     daemon.kill();
     let text = client.end_call(id).unwrap_err();
-    assert!(text.contains("went away in the middle") && text.contains("call again"), "{text}");
+    assert!(text.contains("disconnected during the measurement") && text.contains("call again"), "{text}");
     let text = client.call("snapshot_interfaces", json!({"duration_ms": 100})).unwrap_err();
     assert!(text.contains("not running"), "{text}");
     daemon.restart();
@@ -141,10 +141,10 @@ fn fake_daemon(line: &'static str) -> (TempDir, std::path::PathBuf) {
 #[test]
 fn a_daemon_of_another_release_or_none_at_all_is_told_apart() {
     let cases = [
-        ("{\"version\":99,\"sample\":{}}\n", "restart whichever"),
-        ("{\"version\":1,\"error\":{\"version\":{\"daemon\":1,\"gateway\":2}}}\n", "restart whichever"),
-        ("HTTP/1.1 400 Bad Request\n", "not netmond"),
-        ("", "went away"),
+        ("{\"version\":99,\"sample\":{}}\n", "restart the older"),
+        ("{\"version\":1,\"error\":{\"version\":{\"daemon\":1,\"gateway\":2}}}\n", "restart the older"),
+        ("HTTP/1.1 400 Bad Request\n", "not from netmond"),
+        ("", "disconnected"),
     ];
     for (line, expected) in cases {
         let (_folder, socket) = fake_daemon(line);
@@ -283,7 +283,7 @@ fn the_command_line_prints_tables_json_and_clear_errors() {
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "duration_ms=1"]).output().unwrap();
     fails_with(2, &output, &["duration_ms", "from 100 to 60000"]);
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "interface=nosuch0"]).output().unwrap();
-    fails_with(1, &output, &["no interface is named", "lo"]);
+    fails_with(1, &output, &["unknown interface", "lo"]);
     let output = cli(&daemon.socket, &["call", "nosuch"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "a usage error");
     assert!(text(&output.stderr).contains("snapshot_interfaces"));

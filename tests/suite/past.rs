@@ -279,5 +279,5 @@ fn a_period_that_was_not_recorded_is_an_error_that_says_what_there_is() {
     assert!(ask("diagnose since=soon").contains("such as -10m"));
     assert!(ask("diagnose since=-1m until=-2m").contains("is not before until"));
     assert!(ask("network-monitor operation=incoming since=-1m").contains("is not recorded"));
-    assert!(ask("diagnose since=-1m --watch").contains("the past cannot be watched"));
+    assert!(ask("diagnose since=-1m --watch").contains("--watch measures now"));
 }

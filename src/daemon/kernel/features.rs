@@ -67,8 +67,8 @@ impl Features {
             let support = prober.support(feature);
             match &support {
                 Support::Available(_) => {}
-                Support::Refused(reason) => tracing::info!(feature = feature.name(), "not available: {reason}"),
-                Support::Unknown(reason) => tracing::warn!(feature = feature.name(), "could not be probed: {reason}"),
+                Support::Refused(reason) => tracing::info!(feature = feature.name(), "unavailable: {reason}"),
+                Support::Unknown(reason) => tracing::warn!(feature = feature.name(), "probing failed: {reason}"),
             }
             found.insert(feature, support);
         }

@@ -106,7 +106,7 @@ impl<K: Pod> Drop for Listed<'_, K> {
     fn drop(&mut self) {
         for key in &self.keys {
             if let Err(e) = self.map.delete(bytes(key)) {
-                tracing::warn!("a key stays in a list of the kernel's: {e}");
+                tracing::warn!("deleting a map key failed: {e}");
             }
         }
     }

@@ -42,7 +42,7 @@ pub async fn watch(gateway: &Gateway, tool: &str, call: Call, every: Duration, f
                     }
                 }
                 Ok(None) if is_enough => break None,
-                Ok(None) => break Some(gone("it hung up")),
+                Ok(None) => break Some(gone("it closed the connection")),
                 Err(e) => break Some(e),
             },
             () = told => match std::mem::replace(&mut is_enough, true) {
@@ -54,7 +54,7 @@ pub async fn watch(gateway: &Gateway, tool: &str, call: Call, every: Duration, f
     drop(screen);
     if let Some(sum) = readings.sum()?.filter(|_| form == Form::Text) {
         let seconds = sum.structured["measured"]["window_ms"].as_f64().map(|ms| format!(", {:.1} s", ms / 1e3));
-        put(&format!("All of it{}:\n\n{}", seconds.unwrap_or_default(), written(tool, sum, form)?))?;
+        put(&format!("Total{}:\n\n{}", seconds.unwrap_or_default(), written(tool, sum, form)?))?;
     }
     lost.map_or(Ok(ExitCode::SUCCESS), |e| Err(e.into()))
 }

@@ -92,7 +92,7 @@ impl Message {
         let left = limits::ANSWER_GRACE.saturating_sub(begun.elapsed());
         tokio::time::timeout(left, next).await.unwrap_or_else(|_| {
             let seconds = limits::ANSWER_GRACE.as_secs();
-            Err(io::Error::new(io::ErrorKind::TimedOut, format!("a message was not whole within {seconds} s")))
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("an incomplete message after {seconds} s")))
         })
     }
 }
@@ -149,6 +149,6 @@ mod tests {
         message.grow(1).await.unwrap();
         message.begun = Instant::now().checked_sub(limits::ANSWER_GRACE);
         let reason = message.in_time(std::future::pending::<io::Result<()>>()).await.unwrap_err().to_string();
-        assert!(reason.contains("not whole"), "{reason}");
+        assert!(reason.contains("incomplete"), "{reason}");
     }
 }

@@ -23,7 +23,7 @@ pub const TITLE: &str = "Other hosts";
 
 /// When to use it.
 pub const DESCRIPTION: &str =
-    "Lists the other hosts that every tool can ask (argument host), and says whether they answer now.";
+    "Lists the other hosts that every tool can measure (argument host), and whether they answer now.";
 
 /// Its answer.
 #[derive(Serialize, JsonSchema)]
@@ -57,7 +57,7 @@ pub async fn states(hosts: &[Arc<Host>]) -> Answer {
         let more = host.reason.clone().or_else(|| host.version.clone()).unwrap_or_default();
         [host.name.clone(), host.target.clone(), state.into(), more]
     });
-    let text = answer::table(["host", "target", "state", "version, or why not"], rows);
+    let text = answer::table(["host", "target", "state", "version, or error"], rows);
     Answer { structured: serde_json::to_value(States { hosts }).unwrap_or_default(), text }
 }
 

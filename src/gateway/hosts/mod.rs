@@ -42,7 +42,7 @@ pub use named::{Named, NamedParser, Target, check_name};
 pub use ssh::reach;
 
 /// What to do when a host cannot be asked: a client calls the tool, a person at a shell the command.
-const SHOWS_STATES: &str = "`hosts` (at a shell: `netmon-mcp call hosts`) shows the state of all";
+const SHOWS_STATES: &str = "`hosts` (in a shell: `netmon-mcp call hosts`) shows the state of all hosts";
 
 /// How hosts are reached, beside where.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +124,7 @@ impl Host {
             Err(_) => Err(self.absent(&format!("no answer within {} s", limit.as_secs()))),
             Ok(Err(_)) => Err(self.absent("the connection broke")),
             Ok(Ok(Ok(ServerResult::CallToolResult(result)))) => self.read(result),
-            Ok(Ok(Ok(_))) => Err(self.absent("what answers is not netmon-mcp")),
+            Ok(Ok(Ok(_))) => Err(self.absent("the answer is not from netmon-mcp")),
             Ok(Ok(Err(ServiceError::McpError(e)))) => Err(Failure::Elsewhere(self.quoted(&e.message))),
             Ok(Ok(Err(e))) => Err(self.absent(&e.to_string())),
         }
@@ -148,7 +148,7 @@ impl Host {
 
     fn absent(&self, reason: &str) -> Failure {
         let reason = untrusted::clean(reason);
-        Failure::Absent(format!("{} cannot be asked: {reason}. {SHOWS_STATES}", self.named.name))
+        Failure::Absent(format!("host {} is unreachable: {reason}. {SHOWS_STATES}", self.named.name))
     }
 
     /// The connection, made anew if there is none. After a failure the next attempt waits a little, and who
@@ -176,7 +176,7 @@ impl Host {
                 Ok(peer)
             }
             failed => {
-                let late = || format!("it did not answer within {} s", limits::HOST_CONNECT.as_secs());
+                let late = || format!("no answer within {} s", limits::HOST_CONNECT.as_secs());
                 let reason =
                     untrusted::clean(&failed.map_or_else(|_| late(), |result| result.err().unwrap_or_default()));
                 session.failed = Some((Instant::now(), reason.clone()));
@@ -203,7 +203,7 @@ impl Host {
             }
             Target::Http(_) | Target::Unix(_) => {
                 let url = if let Target::Http(url) = &self.named.target { url } else { "http://localhost/mcp" };
-                let missing = "no HTTP client could be made; the log of the start has the reason";
+                let missing = "the HTTP client failed to start; see the log";
                 let client = client(self.http.clone().ok_or(missing)?);
                 ().serve_with_lifecycle(transport::http(client, url, token), lifecycle).await.map_err(failed)
             }
@@ -234,7 +234,7 @@ fn read_token(path: &Path) -> Result<String, String> {
     let words: Vec<&str> = text.lines().next().unwrap_or_default().split_whitespace().collect();
     match words[..] {
         [token] | [_, token, ..] if !token.starts_with('#') => Ok(token.into()),
-        _ => Err(format!("{}: its first line is neither TOKEN nor NAME TOKEN", path.display())),
+        _ => Err(format!("{}: invalid first line: expected TOKEN or NAME TOKEN", path.display())),
     }
 }
 

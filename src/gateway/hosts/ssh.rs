@@ -60,7 +60,7 @@ pub fn reach(hosts: &[Arc<Host>]) -> Reach {
         }
         let name = untrusted::clean(&next);
         let text = settings(&next, config).unwrap_or_else(|reason| {
-            tracing::warn!("ssh may not reach {name}: {reason}");
+            tracing::warn!("the sandbox keeps ssh from {name}: {reason}");
             String::new()
         });
         match Needs::of(&text, &home) {
@@ -76,7 +76,7 @@ pub fn reach(hosts: &[Arc<Host>]) -> Reach {
         seen.push(next);
     }
     if let Some(path) = program().filter(|path| !Reach::has_program(path)) {
-        reach.unknown = Some(format!("{} is not in a folder of the system's programs", path.display()));
+        reach.unknown = Some(format!("{} is not in a system program directory", path.display()));
     }
     reach
 }
@@ -94,7 +94,7 @@ fn make(path: &Path) {
 
 /// What ssh prints of a destination. It connects to nothing.
 fn settings(to: &str, config: Option<&Path>) -> Result<String, String> {
-    let failed = |e: std::io::Error| format!("`ssh -G` could not be started: {e}");
+    let failed = |e: std::io::Error| format!("starting `ssh -G` failed: {e}");
     let (mut read, write) = std::io::pipe().map_err(failed)?;
     let mut command = command(config);
     command.args(["-v", "-G", "--", to]).stdin(Stdio::null());
@@ -140,11 +140,11 @@ impl Needs {
                 continue;
             }
             if line.contains("Executing command: ") {
-                return Err("ssh's settings run programs (Match exec)".into());
+                return Err("the ssh configuration runs programs (Match exec)".into());
             }
             let Some((key, value)) = line.split_once(' ') else { continue };
             if PROGRAMS.iter().any(|(name, none)| *name == key && *none != value) {
-                return Err(format!("ssh's settings run programs ({key})"));
+                return Err(format!("the ssh configuration runs programs ({key})"));
             }
             match key {
                 "port" => needs.port = value.parse().ok(),
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn what_a_program_reads_nobody_knows() {
         for text in ["proxycommand nc %h %p\n", "knownhostscommand /x\n", "debug1: Executing command: 'test -f /x'\n"] {
-            assert!(of(text).unwrap_err().contains("run programs"), "{text}");
+            assert!(of(text).unwrap_err().contains("runs programs"), "{text}");
         }
         assert!(of("proxycommand none\nproxyjump none\n").is_ok());
     }

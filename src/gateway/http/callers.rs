@@ -70,7 +70,7 @@ impl Caller {
             && let Err(wait) = lock(&self.answers).owes(self.bytes_per_second(), Instant::now())
         {
             return Err(Failure::Busy(format!(
-                "your answers were longer than {:.1} MB a second: try again in {} s, and ask for fewer rows (limit)",
+                "your answers exceed {:.1} MB per second: try again in {} s, and request fewer rows (limit)",
                 self.bytes_per_second() / 1e6,
                 wait.as_secs() + 1
             )));
@@ -81,7 +81,7 @@ impl Caller {
         };
         let Ok((Ok(own), working)) = tokio::time::timeout(limits::CALL_WAIT, own).await else {
             return Err(Failure::Busy(format!(
-                "{} of your calls are under way, which is a client's limit (max_calls); try again when one has ended",
+                "limit of {} simultaneous calls per client reached (max_calls); try again when one has ended",
                 self.max_calls
             )));
         };
@@ -100,9 +100,9 @@ impl Caller {
 
     /// Room for a request of this client, until it is answered.
     pub fn begin(&self) -> Result<OwnedSemaphorePermit, String> {
-        Arc::clone(&self.requests).try_acquire_owned().map_err(|_| {
-            format!("{} of your requests are not answered yet, which is a client's limit", self.max_requests)
-        })
+        Arc::clone(&self.requests)
+            .try_acquire_owned()
+            .map_err(|_| format!("limit of {} pending requests per client reached", self.max_requests))
     }
 
     /// Takes one request off what this client may send, or says how long until it may again.
@@ -270,7 +270,7 @@ mod tests {
         let callers = Callers::new(1, 2, 1);
         let (one, other) = (callers.get(&Identity::Uid(1)), callers.get(&Identity::Uid(2)));
         let begun = (one.begin().unwrap(), one.begin().unwrap());
-        assert!(one.begin().unwrap_err().contains("2 of your requests") && other.begin().is_ok());
+        assert!(one.begin().unwrap_err().contains("limit of 2 pending requests") && other.begin().is_ok());
         drop(begun);
         assert!(one.begin().is_ok());
     }

@@ -115,7 +115,7 @@ impl Connections {
     pub fn place(&self) -> Result<OwnedSemaphorePermit, String> {
         Arc::clone(&self.requests).try_acquire_owned().map_err(|_| {
             let limit = self.max - limits::CONNECTIONS_KEPT;
-            format!("{limit} requests are not answered yet, which is the limit (max_connections)")
+            format!("limit of {limit} pending requests reached (max_connections)")
         })
     }
 
@@ -144,7 +144,7 @@ impl Connections {
                     Err(e) => {
                         // Too many open files and the like pass; a loop that spins on them would not help.
                         if let Some(skipped) = self.complaints.admit() {
-                            tracing::warn!(skipped, "a connection was not accepted: {e}");
+                            tracing::warn!(skipped, "accepting a connection failed: {e}");
                         }
                         tokio::time::sleep(limits::ACCEPT_PAUSE).await;
                         continue;
@@ -187,7 +187,7 @@ impl Connections {
             }
             if leaving.is_empty() {
                 if let Some(skipped) = self.complaints.admit() {
-                    tracing::warn!(%peer, skipped, "all {} connections are at work; this one was closed", self.max);
+                    tracing::warn!(%peer, skipped, "limit of {} connections reached; the new one was closed", self.max);
                 }
                 return None;
             }
@@ -236,7 +236,7 @@ async fn secured(
         () = close.cancelled() => None,
         () = tokio::time::sleep(limits::HANDSHAKE_TIME) => None,
         secured = tls::secure(acceptor, stream) => {
-            secured.inspect_err(|e| tracing::debug!("no TLS with a client: {e}")).ok()
+            secured.inspect_err(|e| tracing::debug!("TLS handshake failed: {e}")).ok()
         }
     }
 }
@@ -265,7 +265,7 @@ async fn talk(stream: Pin<Box<dyn Stream>>, connection: Arc<Connection>, router:
         }
     };
     if let Err(e) = ended {
-        tracing::debug!("a connection ended: {e}");
+        tracing::debug!("connection closed: {e}");
     }
 }
 

@@ -107,7 +107,7 @@ impl Scope {
     /// Adds a tool that the client may use; an error if there is none of this name.
     pub fn add_tool(&mut self, name: &str) -> Result<(), String> {
         if Question::named(name).is_none() && name != HOSTS_TOOL {
-            return Err(format!("no tool is named {}; `netmon-mcp tools` lists them", untrusted::clean(name)));
+            return Err(format!("unknown tool {}; `netmon-mcp tools` lists the tools", untrusted::clean(name)));
         }
         self.tools.get_or_insert_default().insert(name.into());
         Ok(())

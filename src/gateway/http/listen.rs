@@ -82,7 +82,7 @@ impl Listener {
             let failed = |e: io::Error| {
                 let hint = match e.kind() {
                     io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => {
-                        "; name a place that this user may use (--listen), or let systemd open it"
+                        "; choose an address or path that this user may open (--listen), or let systemd open it"
                     }
                     _ => "",
                 };
@@ -189,8 +189,8 @@ fn bind_unix(path: &Path, settings: &Http) -> io::Result<UnixListener> {
 
 /// Gives a socket to a group.
 fn give_to(path: &Path, group: &str) -> io::Result<()> {
-    let gid = sandbox::group(group).ok_or_else(|| io::Error::other(format!("there is no group {group}")))?;
-    chown(path, None, Some(gid)).map_err(|e| io::Error::other(format!("it cannot be given to the group {group}: {e}")))
+    let gid = sandbox::group(group).ok_or_else(|| io::Error::other(format!("group {group} does not exist")))?;
+    chown(path, None, Some(gid)).map_err(|e| io::Error::other(format!("changing its group to {group} failed: {e}")))
 }
 
 fn adopt(fd: OwnedFd) -> io::Result<(Listen, Listener)> {

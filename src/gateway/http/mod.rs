@@ -81,7 +81,7 @@ impl Http {
         let (credentials, tls) = check(settings)?;
         if settings.tokens.is_none() && credentials.tokens.is_some() {
             tracing::info!(
-                "the tokens are systemd's copy (LoadCredential=): restart the service when their file changes"
+                "tokens come from systemd (LoadCredential=): restart the service after you change their file"
             );
         }
         let places = listen::places(settings, credentials.are_wanted());
@@ -90,7 +90,8 @@ impl Http {
         protected(&credentials, settings, open())?; // systemd's sockets are not in the settings
         if let Some(place) = place::tcp(open()).filter(|_| !credentials.are_wanted()) {
             tracing::warn!(
-                "--insecure-no-auth: whoever reaches {place} can ask everything, every user and program of this host included"
+                "--insecure-no-auth: everyone who reaches {place} can use every tool, including every user and \
+                    program of this host"
             );
         }
         Ok((Http::new(settings, credentials, tls, listen::addresses(&listeners), gateway), listeners))
@@ -242,7 +243,7 @@ impl Serving {
             tracing::info!("serving {}", place.to_string().replacen("http", scheme, 1));
             if tls.is_none() && place::exposed([&place]).is_some() {
                 tracing::warn!(
-                    "tokens for {place} travel in the clear: set tls_certificate and tls_key, or put a proxy before it"
+                    "tokens for {place} are sent unencrypted: set tls_certificate and tls_key, or put a proxy in front"
                 );
             }
             accepting.spawn(Arc::clone(&http.connections).serve(listener, tls, router.clone(), ending.clone()));

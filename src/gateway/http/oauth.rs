@@ -90,13 +90,13 @@ struct Claims {
 
 /// A URL that nobody on the way can change, without a password in it. The error does not show the URL: it may have one.
 fn secure(what: &str, url: &str) -> Result<reqwest::Url, String> {
-    let parsed = reqwest::Url::parse(url).map_err(|e| format!("{what} is not a URL: {e}"))?;
+    let parsed = reqwest::Url::parse(url).map_err(|e| format!("{what}: invalid URL: {e}"))?;
     if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err(format!("{what} has a user name or a password in it; remove it"));
+        return Err(format!("{what} contains a user name or a password; remove it"));
     }
     let local = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     if parsed.scheme() != "https" && !(local && parsed.scheme() == "http") {
-        return Err(format!("{what} is not https: anybody on the way could change what it says"));
+        return Err(format!("{what}: expected an https URL, because plain http can be changed in transit"));
     }
     Ok(parsed)
 }
@@ -174,7 +174,7 @@ impl OAuth {
         match known {
             Some(key) => Ok(key),
             None if within(keys.tried, limits::JWKS_MIN_AGE) && keys.fetched.is_some() => {
-                Err(Denied::Invalid("the authorization server has no such key".into()))
+                Err(Denied::Invalid("unknown signing key".into()))
             }
             None => {
                 self.wanted.notify_one();
@@ -201,7 +201,7 @@ impl OAuth {
         keys.tried = Some(Instant::now());
         match fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", limits::JWKS_TIME.as_secs()))) {
             Ok(set) => (keys.set, keys.fetched) = (set, keys.tried),
-            Err(e) => tracing::warn!("the keys of {} were not fetched: {}", self.issuer, untrusted::clean(&e)),
+            Err(e) => tracing::warn!("fetching the keys of {} failed: {}", self.issuer, untrusted::clean(&e)),
         }
     }
 
@@ -252,22 +252,22 @@ impl OAuth {
 pub fn header(token: &str) -> Result<Header, &'static str> {
     let header = decode_header(token).map_err(|_| "not a JWT")?;
     if !ALGORITHMS.contains(&header.alg) {
-        return Err("its signature algorithm is not accepted: use one with a public key");
+        return Err("unsupported signature algorithm: use one with a public key");
     }
     if header.crit.is_some() {
-        return Err("it has critical header parameters (crit), and none is understood here");
+        return Err("unsupported critical header parameters (crit)");
     }
     let kind = header.typ.as_deref().unwrap_or(TYPES[0]).to_ascii_lowercase();
     if !TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind)) {
-        return Err("it is not an access token (typ)");
+        return Err("not an access token (typ)");
     }
     Ok(header)
 }
 
 /// Who it is about. Names that look alike in a log, or are too long for one, are refused, and never cut.
 fn subject(sub: Option<String>) -> Result<String, &'static str> {
-    let sub = sub.filter(|sub| !sub.is_empty()).ok_or("it has no subject (sub)")?;
-    if untrusted::clean(&sub) == sub { Ok(sub) } else { Err("its subject (sub) is not 1 to 255 printable characters") }
+    let sub = sub.filter(|sub| !sub.is_empty()).ok_or("no subject (sub)")?;
+    if untrusted::clean(&sub) == sub { Ok(sub) } else { Err("invalid sub: expected 1 to 255 printable characters") }
 }
 
 /// What it allows.
@@ -305,7 +305,7 @@ fn metadata_urls(issuer: &str) -> Vec<String> {
 
 /// The keys of a set, without those that we do not understand (RFC 7517, section 5).
 fn keys(value: Value) -> Result<Vec<Jwk>, String> {
-    let list = value.get("keys").and_then(Value::as_array).ok_or("it is not a set of keys (JWKS)")?;
+    let list = value.get("keys").and_then(Value::as_array).ok_or("not a key set (JWKS)")?;
     Ok(list.iter().filter_map(|key| Jwk::deserialize(key).ok()).collect())
 }
 

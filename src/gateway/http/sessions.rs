@@ -116,8 +116,7 @@ impl Sessions {
         let (Some(id), false) = (message.id, message.method.is_empty()) else { return Ok(None) };
         let request = id.to_string();
         if !open.waiting.insert(request.clone()) {
-            let reason =
-                "a request with this id is not answered yet: every request of a session needs an id of its own";
+            let reason = "duplicate request id: an earlier request with this id is still pending";
             return Err(Refusal::new(StatusCode::CONFLICT, reason));
         }
         Ok(Some(What::Waiting { session, request }))
@@ -131,14 +130,13 @@ impl Sessions {
             + table.opening.get(identity).copied().unwrap_or_default();
         let later = |status, reason| Refusal::later(status, limits::SESSION_RETRY.as_secs(), reason);
         if own >= self.share {
-            let reason =
-                format!("{own} of your sessions are open, which is a client's share of {} (max_sessions)", self.max);
+            let reason = format!("limit of {own} sessions per client reached, of {} in total (max_sessions)", self.max);
             return Err(later(StatusCode::TOO_MANY_REQUESTS, reason));
         }
         let all = table.open.len() + table.opening.values().sum::<usize>();
         let kept = if own < limits::SESSIONS_FEW { 0 } else { self.max / limits::SESSION_SHARES };
         if all + kept >= self.max {
-            let reason = format!("{all} sessions are open, and the limit is {} (max_sessions)", self.max);
+            let reason = format!("{all} sessions are open; limit: {} (max_sessions)", self.max);
             return Err(later(StatusCode::SERVICE_UNAVAILABLE, reason));
         }
         *table.opening.entry(identity.clone()).or_default() += 1;
@@ -160,7 +158,7 @@ impl Sessions {
         for id in closed {
             lock(&self.table).open.remove(&id);
             if let Err(e) = self.manager.close_session(&id.into()).await {
-                tracing::debug!("a session did not end: {e}");
+                tracing::debug!("closing a session failed: {e}");
             }
         }
     }

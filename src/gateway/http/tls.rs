@@ -49,10 +49,10 @@ impl Tls {
         if changed.contains(&true) {
             match read(&self.certificate.path, &self.key.path) {
                 Ok(new) => {
-                    tracing::info!("read the TLS certificate again");
+                    tracing::info!("TLS certificate reloaded");
                     *acceptor = new;
                 }
-                Err(e) => tracing::warn!("the TLS certificate stays as it was: {e}"),
+                Err(e) => tracing::warn!("reloading the TLS certificate failed, the old one stays in use: {e}"),
             }
         }
         acceptor.clone()

@@ -58,7 +58,7 @@ impl Tokens {
             return Err(io::Error::other(format!("{}: {fault}", path.display())));
         }
         if tokens.is_empty() {
-            tracing::warn!("{} lists no token, so nobody may come in with one", path.display());
+            tracing::warn!("{} has no tokens: no client can authenticate with one", path.display());
         }
         Ok(Tokens { known: Mutex::new(tokens), file })
     }
@@ -120,7 +120,7 @@ impl Tokens {
             }
         }
         if changed {
-            tracing::info!(tokens = tokens.len(), "read the token file again");
+            tracing::info!(tokens = tokens.len(), "token file reloaded");
         }
         *known = tokens;
     }
@@ -152,11 +152,11 @@ fn parse(text: &str) -> Parsed {
         }
         let token = parse_line(line).and_then(|token| {
             let twice = parsed.tokens.iter().any(|known| known.name == token.name);
-            if twice { Err(format!("{} has a token in an earlier line already", token.name)) } else { Ok(token) }
+            if twice { Err(format!("duplicate name {}", token.name)) } else { Ok(token) }
         });
         match token {
             Ok(token) => parsed.tokens.push(token),
-            Err(reason) => parsed.faults.push(format!("line {number}: {reason}; this line does not count")),
+            Err(reason) => parsed.faults.push(format!("line {number} ignored: {reason}")),
         }
     }
     parsed
@@ -167,15 +167,16 @@ fn parse_line(line: &str) -> Result<Token, String> {
     let mut words = line.split_whitespace();
     let (Some(name), Some(token)) = (words.next(), words.next()) else { return Err(FORM.into()) };
     if untrusted::clean(name) != name {
-        return Err(format!("{} is not a name: use printable characters", untrusted::clean(name)));
+        return Err(format!("invalid name {}: use printable characters", untrusted::clean(name)));
     }
     let digest = match token.strip_prefix(DIGEST) {
         Some(hexadecimal) => {
-            decoded(hexadecimal).ok_or_else(|| format!("the digest of {name} is not 64 hexadecimal digits"))?
+            decoded(hexadecimal).ok_or_else(|| format!("invalid digest of {name}: expected 64 hexadecimal digits"))?
         }
         None if token.len() < limits::TOKEN_BYTES_MIN => {
             return Err(format!(
-                "the token of {name} has fewer than {} characters; `netmon-mcp token {name}` makes a new one",
+                "the token of {name} is too short: expected at least {} characters; `netmon-mcp token {name}` makes a \
+                    new one",
                 limits::TOKEN_BYTES_MIN
             ));
         }
@@ -216,7 +217,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 /// A new token: 256 bits of the kernel's randomness, in hexadecimal.
 pub fn generate() -> io::Result<String> {
     let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| io::Error::other("the kernel gave no random bytes"))?;
+    rand::fill(&mut bytes).map_err(|_| io::Error::other("getrandom failed"))?;
     Ok(hexadecimal(&bytes))
 }
 

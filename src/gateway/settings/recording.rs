@@ -55,12 +55,12 @@ impl Recording {
             Some(Ok(interval)) if allowed.contains(&interval) => interval,
             Some(_) => {
                 let given = self.interval_s.unwrap_or_default();
-                return Err(format!("interval_s: {given} is not a number of seconds from 1 to 60"));
+                return Err(format!("interval_s: invalid value {given}: expected 1 to 60 seconds"));
             }
         };
         let bytes = self.max_bytes.unwrap_or(limits::RECORDING_BYTES);
         if bytes < limits::RECORDING_BYTES_MIN {
-            return Err(format!("max_bytes: {bytes} is too few: {} or more", limits::RECORDING_BYTES_MIN));
+            return Err(format!("max_bytes: invalid value {bytes}: expected at least {}", limits::RECORDING_BYTES_MIN));
         }
         let day = Duration::from_secs(24 * 3_600);
         let age = self.max_age_days.map_or(limits::RECORDING_AGE, |days| day * days.max(1));
