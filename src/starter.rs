@@ -128,7 +128,7 @@ impl Plan {
             // SAFETY: both lists end with a null pointer, and their strings live as long as `self`.
             unsafe { libc::execve(self.program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
             let e = io::Error::last_os_error();
-            eprintln!("{} could not be started: {e}", self.program.to_string_lossy());
+            eprintln!("starting {} failed: {e}", self.program.to_string_lossy());
         }
         // SAFETY: it ends this process, without what the parent would do at its end.
         unsafe { libc::_exit(1) }

@@ -43,7 +43,7 @@ impl Supervisor {
     pub fn from_environment() -> Self {
         let channel = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             connect(name.as_bytes())
-                .inspect_err(|e| tracing::warn!("systemd will not hear of us through {}: {e}", name.display()))
+                .inspect_err(|e| tracing::warn!("cannot notify systemd through {}: {e}", name.display()))
                 .ok()
         });
         let watchdog = watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id());
@@ -72,7 +72,7 @@ impl Supervisor {
         if let Some(channel) = &self.channel
             && let Err(e) = channel.send(message.as_bytes())
         {
-            tracing::warn!("systemd did not hear {message}: {e}");
+            tracing::warn!("notifying systemd of {message} failed: {e}");
         }
     }
 }
@@ -106,7 +106,7 @@ impl<'a> Watchdog<'a> {
         if !stalled {
             self.supervisor.alive();
         } else if !self.complained {
-            tracing::error!("a measurement has not ended when it should; if none ends soon, systemd restarts netmond");
+            tracing::error!("a measurement is overdue; if none ends soon, systemd restarts netmond");
         }
         self.complained = stalled;
     }
@@ -172,7 +172,7 @@ pub fn activated() -> io::Result<Option<UnixListener>> {
     match (passed.pop(), passed.len()) {
         (None, _) => Ok(None),
         (Some(fd), 0) => adopt(fd).map(Some),
-        (_, more) => Err(io::Error::other(format!("systemd passed {} sockets, and one is served", more + 1))),
+        (_, more) => Err(io::Error::other(format!("systemd passed {} sockets: expected 1", more + 1))),
     }
 }
 
@@ -195,7 +195,7 @@ pub fn remove_dead_socket(path: &Path) -> io::Result<()> {
         Ok(meta) if !meta.file_type().is_socket() => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "it exists and is not a socket, so it was left alone",
+                "the file exists and is not a socket; it was not replaced",
             ));
         }
         Ok(_) => {}
@@ -203,7 +203,7 @@ pub fn remove_dead_socket(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(e) => Err(e),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it already")),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process already listens there")),
     }
 }
 
@@ -212,7 +212,9 @@ fn adopt(fd: OwnedFd) -> io::Result<UnixListener> {
         && sockopt::socket_type(&fd)? == SocketType::STREAM
         && sockopt::socket_acceptconn(&fd)?;
     if !listens {
-        return Err(io::Error::other("what systemd passed is not a Unix stream socket that listens (ListenStream=)"));
+        return Err(io::Error::other(
+            "systemd passed something else than a listening Unix stream socket (ListenStream=)",
+        ));
     }
     fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
     Ok(UnixListener::from(fd))

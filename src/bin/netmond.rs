@@ -79,7 +79,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => match supervisor::activated()? {
             Some(listener) => Listener::Socket(listener),
             None => Listener::bind(&arguments.socket, &arguments.group)
-                .map_err(|e| anyhow::anyhow!("{} cannot be served: {e}", arguments.socket.display()))?,
+                .map_err(|e| anyhow::anyhow!("cannot listen at {}: {e}", arguments.socket.display()))?,
         },
     };
     // Before the sandbox closes: it is a connection to systemd's socket.

@@ -34,7 +34,7 @@ impl Coverage {
     pub fn text(&self) -> String {
         let [from, to] = [self.period.begin_us, self.period.end_us].map(shown);
         let mut text = format!("\nRecorded on {} from {from} to {to}", self.host);
-        text += if self.gaps.is_empty() { ", without a gap.\n" } else { "; nothing is known of:\n" };
+        text += if self.gaps.is_empty() { ", no gaps.\n" } else { "; gaps:\n" };
         for Told { period, reason } in &self.gaps {
             let [from, to] = [period.begin_us, period.end_us].map(shown);
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();

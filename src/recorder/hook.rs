@@ -30,7 +30,7 @@ impl Hook {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(COMMAND).arg("--").args(argv).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut helper = command.spawn()?;
-        let lines = helper.stdin.take().ok_or_else(|| io::Error::other("no way to the program"))?;
+        let lines = helper.stdin.take().ok_or_else(|| io::Error::other("the program has no standard input"))?;
         let flags = fcntl_getfl(lines.as_fd())?;
         fcntl_setfl(lines.as_fd(), flags | OFlags::NONBLOCK)?; // recording never waits for it
         Ok(Some(Hook { lines, _helper: helper, missed: 0 }))
@@ -45,7 +45,7 @@ impl Hook {
         match (sent, std::mem::take(&mut self.missed)) {
             (true, 0) => {}
             (true, missed) => {
-                tracing::warn!(missed, "on_incident was not told of incidents: it was busy, or they were too long")
+                tracing::warn!(missed, "on_incident did not get all incidents: it was busy, or they were too long")
             }
             (false, missed) => self.missed = missed + 1,
         }
@@ -57,7 +57,7 @@ pub const COMMAND: &str = "incident-hook";
 
 /// The helper: runs the program for every line, with the line on its standard input, until there are no more.
 pub fn serve(argv: &[String]) -> anyhow::Result<()> {
-    let (program, arguments) = argv.split_first().ok_or_else(|| anyhow::anyhow!("no program"))?;
+    let (program, arguments) = argv.split_first().ok_or_else(|| anyhow::anyhow!("no program given"))?;
     let rate = Throttle::new(limits::HOOKS_PER_SECOND);
     let (mut minute, mut count) = (Instant::now(), 0);
     for line in io::stdin().lock().lines() {
@@ -67,7 +67,7 @@ pub fn serve(argv: &[String]) -> anyhow::Result<()> {
         }
         count += 1;
         if count > limits::HOOKS_PER_MINUTE || rate.admit().is_none() {
-            tracing::warn!(program, "not run: more than {} incidents in a minute", limits::HOOKS_PER_MINUTE);
+            tracing::warn!(program, "not started: more than {} incidents per minute", limits::HOOKS_PER_MINUTE);
             continue;
         }
         if let Err(e) = run(program, arguments, &line) {
@@ -95,7 +95,7 @@ fn run(program: &str, arguments: &[String], line: &str) -> io::Result<()> {
             None => {
                 child.kill()?;
                 child.wait()?;
-                return Err(io::Error::other(format!("it was ended after {} s", limits::HOOK_TIME.as_secs())));
+                return Err(io::Error::other(format!("stopped after {} s", limits::HOOK_TIME.as_secs())));
             }
         }
     }

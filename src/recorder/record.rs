@@ -131,7 +131,7 @@ impl Recorder {
                 Err(reason) => reason,
             };
             if !std::mem::replace(&mut complained, true) {
-                tracing::warn!("nothing is recorded: {reason}. It goes on as soon as netmond answers");
+                tracing::warn!("recording is paused: {reason}. It continues when netmond answers");
             }
             self.begin_gap(&reason);
             supervisor.alive();
@@ -157,13 +157,13 @@ impl Recorder {
                 Next::Opened => {
                     is_open = true;
                     if std::mem::take(complained) {
-                        tracing::info!("recording goes on");
+                        tracing::info!("recording continues");
                     }
                     self.open();
                 }
                 Next::Sample(sample) => {
                     if let Err(reason) = self.take(sample.get()) {
-                        tracing::warn!("a reading was not recorded: {reason}");
+                        tracing::warn!("recording a reading failed: {reason}");
                         self.last = None;
                     }
                     supervisor.alive();
@@ -193,7 +193,7 @@ impl Recorder {
         let begin_us = self.last.take().map(|last| last.wall_us);
         if let (None, Some(begin_us)) = (&self.gap, begin_us) {
             let period = Period { begin_us, end_us: begin_us };
-            self.gap = Some(Gap { period, reason: format!("netmond was away: {reason}") });
+            self.gap = Some(Gap { period, reason: format!("netmond was unavailable: {reason}") });
         }
     }
 
@@ -249,7 +249,7 @@ impl Recorder {
             let way = if step > 0 { "forward" } else { "back" };
             format!("the clock was set {way} by {} s", step.abs() / 1_000_000)
         };
-        tracing::warn!(from = shown(last.wall_us), to = shown(begin_us), "{reason}; nothing is lost of the recording");
+        tracing::warn!(from = shown(last.wall_us), to = shown(begin_us), "{reason}; the recording is complete");
         if begin_us > last.wall_us && self.gap.is_none() {
             self.gap = Some(Gap { period: Period { begin_us: last.wall_us, end_us: begin_us }, reason });
         }
@@ -268,7 +268,7 @@ impl Recorder {
             return;
         }
         if self.told.take().is_some() {
-            tracing::info!(written = self.pending.len(), lost = self.lost, "the recording is written again");
+            tracing::info!(written = self.pending.len(), lost = self.lost, "writing the recording works again");
         }
         self.pending.clear();
         if self.lost > 0 && self.store.lost(self.lost).is_ok() {
@@ -295,7 +295,7 @@ impl Recorder {
     fn complain(&mut self, trouble: &Trouble) {
         if self.told.replace(trouble.kind) != Some(trouble.kind) {
             let kept = limits::RECORDING_PENDING;
-            tracing::error!("{trouble}. The last {kept} windows are kept in memory until they can be written");
+            tracing::error!("{trouble}. The last {kept} windows stay in memory until writing works");
         }
     }
 }

@@ -30,7 +30,7 @@ pub fn answer(path: &Path, question: &Question, input: Value, period: Period) ->
         let recorded: Vec<_> =
             crate::tools::QUESTIONS.iter().map(|q| q.name).filter(|name| is_recorded(name)).collect();
         return Err(Error::InvalidInput(format!(
-            "{} is not recorded: leave since and until out to ask about now. Recorded are {}",
+            "{} is not recorded: leave out since and until to measure now. Recorded: {}",
             question.name,
             recorded.join(", ")
         )));
@@ -43,17 +43,18 @@ pub fn answer(path: &Path, question: &Question, input: Value, period: Period) ->
     let spans = if is_snapshot { std::slice::from_ref(last) } else { &spans[..] };
     let bound = if question.name == REST { limits::JUDGED_BYTES } else { limits::RECALLED_BYTES };
     let mut bytes = 0;
-    let mut windows = spans.iter().filter_map(|span| sample(&recording, question.name, span).transpose()).map(|window| {
-        let window = window?;
-        bytes += window.sample.len() as u64;
-        if bytes > bound {
-            return Err(Error::Busy(format!(
-                "the recording of this period is too long for one answer (more than {} MB of samples): ask about a shorter one",
-                bound >> 20
-            )));
-        }
-        Ok(window)
-    });
+    let mut windows =
+        spans.iter().filter_map(|span| sample(&recording, question.name, span).transpose()).map(|window| {
+            let window = window?;
+            bytes += window.sample.len() as u64;
+            if bytes > bound {
+                return Err(Error::Busy(format!(
+                    "the period is too long for one answer (more than {} MB of samples): use a shorter period",
+                    bound >> 20
+                )));
+            }
+            Ok(window)
+        });
     let length_us = spans.iter().map(|span| span.length_us).sum();
     let past = Recollection { windows: &mut windows, length_us, is_whole: coverage.gaps.is_empty() };
     let mut answer = (question.recall)(input, past)?;
@@ -80,7 +81,7 @@ fn sample(recording: &Sqlite, tool: &str, span: &Span) -> Result<Option<Recorded
 
 fn joined(parts: &[Part]) -> Result<String, Error> {
     let pairs: Vec<_> = parts.iter().map(|part| (part.part.as_str(), part.sample.as_str())).collect();
-    parts::join(pairs).map_err(|e| Error::Gone(format!("a recorded window does not read: {e}")))
+    parts::join(pairs).map_err(|e| Error::Gone(format!("invalid recorded window: {e}")))
 }
 
 /// The sample of several adjacent windows together.
@@ -101,7 +102,7 @@ fn nothing(recording: &impl Recording, path: &Path, period: Period) -> Error {
     let [from, to] = [period.begin_us, period.end_us].map(shown);
     let there = match recording.facts().ok().and_then(|facts| facts.period) {
         Some(known) => format!("it has {} to {}", shown(known.begin_us), shown(known.end_us)),
-        None => "it is empty so far: wait for the first window".into(),
+        None => "it is empty: wait for the first window".into(),
     };
     Error::Gone(format!("nothing was recorded from {from} to {to} in {}: {there}", path.display()))
 }

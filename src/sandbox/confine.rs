@@ -41,7 +41,7 @@ pub fn layers() -> Vec<Layer> {
 fn no_core_dumps() -> Layer {
     let applied = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
         .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
-    let text = "no core dumps, no debugger: other processes of its user cannot read its memory";
+    let text = "no core dumps, no debugger: other processes of this user cannot read the memory";
     Layer::new("dumps", applied.map(|()| text.into()).map_err(|e| e.to_string()))
 }
 
@@ -53,16 +53,16 @@ pub fn allow_locking() {
 /// Keeps what the kernel told us out of swap. Only pages that are in use are held.
 fn memory(role: Role) -> Layer {
     let result = if role == Role::Recorder {
-        Ok("writes to disk what it holds".to_owned())
+        Ok("writes its data to disk".to_owned())
     } else if !matches!(role, Role::Daemon) {
-        Ok("holds no kernel data beyond one answer".to_owned())
+        Ok("keeps kernel data for one answer only".to_owned())
     } else if getrlimit(Resource::Memlock).current.is_some() {
         // Locked beyond the limit, a later allocation would fail: better swap than an answer lost.
-        Err("it may be swapped; to lock it needs an unlimited RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)".into())
+        Err("memory may be swapped: locking requires an unlimited RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)".into())
     } else {
         // SAFETY: no pointer is passed.
         match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } {
-            0 => Ok("locked: never swapped".to_owned()),
+            0 => Ok("memory is locked, never swapped".to_owned()),
             _ => Err(io::Error::last_os_error().to_string()),
         }
     };

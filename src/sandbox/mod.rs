@@ -109,7 +109,7 @@ pub fn give_up_root(account: &Account, group: Option<u32>) -> io::Result<()> {
     GAVE_UP_ROOT.store(true, Ordering::Relaxed);
     let held = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     if is_root() || !held.is_empty() {
-        return Err(io::Error::other("root could not be given up"));
+        return Err(io::Error::other("dropping root failed"));
     }
     Ok(())
 }
@@ -149,7 +149,7 @@ pub fn with_module_types<R>(load: impl FnOnce() -> R) -> R {
     let raised = caps::raise(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).is_ok();
     let loaded = load();
     if raised && let Err(e) = caps::drop(None, CapSet::Effective, Capability::CAP_SYS_ADMIN) {
-        tracing::warn!("CAP_SYS_ADMIN stays in effect until this thread has loaded its tool: {e}");
+        tracing::warn!("CAP_SYS_ADMIN stays effective until this thread has loaded its tool: {e}");
     }
     loaded
 }
@@ -170,7 +170,7 @@ pub fn cut_to(wanted: &CapsHashSet) -> io::Result<()> {
         let held = caps::read(None, set).map_err(io::Error::other)?;
         if held != *expected {
             return Err(io::Error::other(format!(
-                "{set:?} capabilities are {held:?} and not {expected:?}, as was asked"
+                "dropping {set:?} capabilities failed: they are {held:?}, expected {expected:?}"
             )));
         }
     }
@@ -183,7 +183,7 @@ pub fn cut_to(wanted: &CapsHashSet) -> io::Result<()> {
 pub fn needed(rehearsal: impl Fn() -> io::Result<()> + Sync) -> io::Result<CapsHashSet> {
     use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON};
     let choices: [&[Capability]; 4] = [&[], &[CAP_BPF, CAP_PERFMON], &[CAP_NET_ADMIN], &LOADING];
-    let mut refusal = io::Error::other("attaching could not be tried");
+    let mut refusal = io::Error::other("testing the attachment failed");
     for choice in choices {
         let set: CapsHashSet = choice.iter().copied().collect();
         let attempt = || caps::set(None, CapSet::Effective, &set).is_ok().then(&rehearsal);

@@ -179,7 +179,7 @@ fn a_read_only_file_system() {
     let read_only = "mount -t tmpfs none /run; mount -o remount,ro,bind /run";
     let output = in_own_mounts(read_only, &netmond(Path::new("/run/netmon/netmond.sock"))).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("cannot be served") && text.contains("Read-only"), "{text}");
+    assert!(!output.status.success() && text.contains("cannot listen at") && text.contains("Read-only"), "{text}");
     // Where its socket is elsewhere, nothing else of it writes.
     let daemon = Faulty::after("mount --bind $SOCKET $SOCKET; mount -o remount,ro,bind /");
     let mut client = Client::connect(&daemon.socket);

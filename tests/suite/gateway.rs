@@ -225,7 +225,7 @@ fn root_is_gone_in_every_mode_before_a_byte_is_read() {
 fn root_asks_no_other_hosts() {
     require_root();
     let hosts = ["--host=a=ssh:x", "--ssh-config=/dev/null", "call", "status"];
-    fails_with(1, &cli(Path::new("/none"), &hosts).output().unwrap(), &["ordinary user", "without sudo"]);
+    fails_with(1, &cli(Path::new("/none"), &hosts).output().unwrap(), &["not available as root", "without sudo"]);
 }
 
 /// What only root can read is not sent anywhere, nor shown.

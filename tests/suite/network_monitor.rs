@@ -99,7 +99,7 @@ fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
     let mut other = Client::connect(&daemon.socket);
     let refused =
         other.call(TOOL, json!({"operation": "incoming", "interface": "v0", "mode": "xdp_native"})).unwrap_err();
-    assert!(refused.contains("XDP program of someone else") && refused.contains("leave `mode` out"), "{refused}");
+    assert!(refused.contains("already has an XDP program") && refused.contains("leave out `mode`"), "{refused}");
     // tcx counts beside XDP, and says so where the program is not the daemon's own.
     let elsewhere = daemon_for(TOOL, &pair.b);
     for (daemon, expected) in [(&daemon, false), (&elsewhere, true)] {

@@ -117,10 +117,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let allowed = limits::WINDOW_MIN..=limits::WINDOW_MAX;
     let [least, most] = [allowed.start(), allowed.end()].map(Duration::as_secs_f64);
-    time.filter(|time| allowed.contains(time)).ok_or_else(|| format!("it is {least} to {most}"))
+    time.filter(|time| allowed.contains(time)).ok_or_else(|| format!("expected {least} to {most}"))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("arguments are key=value, such as duration=2s")?;
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as duration=2s")?;
     Ok((key.into(), value.into()))
 }

@@ -28,7 +28,7 @@ use crate::{
 pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
     let (form, exit_code) = (how.form(), how.exit_code);
     if exit_code && tool != DIAGNOSE {
-        let text = format!("--exit-code is about findings, which only {DIAGNOSE} has; {tool} has none");
+        let text = format!("--exit-code works with {DIAGNOSE} only, not with {tool}");
         return usage_error(&text, form);
     }
     if let Ok(terminal) = rustix::termios::tcgetwinsize(io::stdout()) {
@@ -37,7 +37,7 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
     let arguments = typed(tool, how.arguments);
     if how.watch.is_some() && (exit_code || !matches!(form, Form::Text | Form::Ndjson) || tool == look::TOOL) {
         return usage_error(
-            "--watch goes with a tool that measures, as text or as -o ndjson, and without --exit-code",
+            "--watch works only with tools that measure, with -o text or -o ndjson, and without --exit-code",
             form,
         );
     }

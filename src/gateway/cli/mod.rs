@@ -143,7 +143,8 @@ pub async fn run() -> ExitCode {
     };
     if starter::was_root() && !settings.hosts.is_empty() {
         return fail(
-            "other hosts are asked as an ordinary user, with that user's keys and settings of ssh: run netmon-mcp without sudo",
+            "other hosts are not available as root, because ssh uses your user's keys and settings: run netmon-mcp \
+                without sudo",
         );
     }
     if let Some(depth) = arguments.check_config {
@@ -202,7 +203,10 @@ fn record(settings: &Settings, socket: PathBuf) -> anyhow::Result<()> {
     // Whoever reads is of the recorder's group.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     let own = vec![recorder::folder(&options.path).with_context(|| {
-        format!("{}: its folder cannot be used; make it, or name another file with --recording", options.path.display())
+        format!(
+            "{}: its directory is not usable; create it, or choose another file with --recording",
+            options.path.display()
+        )
     })?];
     let daemon = Daemon::new(socket, Role::Recorder, Reach { own, ..Reach::default() });
     let confine = || daemon.confine(Reach::default());
@@ -222,12 +226,13 @@ fn tools(gateway: &Gateway, name: Option<&str>) -> ExitCode {
     print(&text).map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS)
 }
 
-const NO_HOSTS: &str = "no other host is configured: give --host NAME=TARGET (such as --host web1=ssh:root@web1), or [hosts] in the settings";
+const NO_HOSTS: &str = "no other host is configured: use --host NAME=TARGET (such as --host web1=ssh:root@web1), or \
+    [hosts] in the settings";
 
 /// What `MCP_TRANSPORT` or the file of settings says, where no command does.
 fn default_command(transport: Option<Transport>) -> Command {
     if transport == Some(Transport::Sse) {
-        tracing::warn!("the transport sse was replaced by http in MCP 2025-03-26; serving http");
+        tracing::warn!("MCP 2025-03-26 replaced the transport sse with http; serving http");
     }
     match transport {
         None | Some(Transport::Stdio) => Command::Stdio,
@@ -242,7 +247,7 @@ fn check(settings: &Settings, depth: Check) -> ExitCode {
         Check::Syntax => http::check_syntax(&settings.http),
     };
     match checked {
-        Ok(()) => print("The settings are good.\n").map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS),
+        Ok(()) => print("The settings are valid.\n").map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS),
         Err(e) => fail(&e.to_string()),
     }
 }
@@ -255,7 +260,7 @@ fn token(name: &str, digest: bool) -> anyhow::Result<()> {
         return print(&format!("{name} {token}\n"));
     }
     print(&format!("{name} {}\n", tokens::digest_of(&token)))?;
-    eprintln!("The token of {name}, which is shown only now: {token}");
+    eprintln!("The token of {name} (shown only once): {token}");
     Ok(())
 }
 
@@ -264,7 +269,7 @@ fn put(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(e).context("the answer could not be written"),
+        Err(e) => Err(e).context("writing the answer failed"),
         Ok(()) => Ok(true),
     }
 }
@@ -291,7 +296,7 @@ fn written(tool: &str, answer: Answer, form: Form) -> anyhow::Result<String> {
 
 /// Ctrl-C, as it comes.
 fn interrupts() -> Result<Signal, Failure> {
-    signal(SignalKind::interrupt()).map_err(|e| Failure::Absent(format!("no signals: {e}")))
+    signal(SignalKind::interrupt()).map_err(|e| Failure::Absent(format!("signal setup failed: {e}")))
 }
 
 fn fail(text: &str) -> ExitCode {

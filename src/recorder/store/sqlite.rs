@@ -61,7 +61,7 @@ impl Sqlite {
         let mut sqlite = match Sqlite::open_to_write(path, bounds) {
             Err(e) if e.kind == Kind::Corrupt => {
                 set_aside(path)?;
-                tracing::warn!("{e}. It is kept as {}, and a new recording begins", aside(path).display());
+                tracing::warn!("{e}. It was renamed to {}, and a new recording begins", aside(path).display());
                 Sqlite::open_to_write(path, bounds)?
             }
             opened => opened?,
@@ -83,7 +83,7 @@ impl Sqlite {
         self._lock = None;
         set_aside(&self.path)?;
         tracing::warn!(
-            "{} is damaged. It is kept as {}, and a new recording begins",
+            "{} is damaged. It was renamed to {}, and a new recording begins",
             self.path.display(),
             aside(&self.path).display()
         );
@@ -134,7 +134,7 @@ impl Sqlite {
         let sqlite = Sqlite { path: path.into(), db, bounds, _lock: None };
         sqlite.check_schema()?;
         if sqlite.version()? == 0 {
-            return Err(Trouble { kind: Kind::Corrupt, path: path.into(), reason: "it holds nothing yet".into() });
+            return Err(Trouble { kind: Kind::Corrupt, path: path.into(), reason: "it is empty".into() });
         }
         Ok(sqlite)
     }
@@ -148,9 +148,9 @@ impl Sqlite {
         let tables: i64 = self.of(self.db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)))?;
         let wrong = |kind, reason| Err(Trouble { kind, path: self.path.clone(), reason });
         match version {
-            0 if tables > 0 => wrong(Kind::Corrupt, "it is a database of something else".into()),
+            0 if tables > 0 => wrong(Kind::Corrupt, "it is another database".into()),
             0..=SCHEMA => Ok(()),
-            newer => wrong(Kind::Newer, format!("its schema is {newer}, and this release knows {SCHEMA}")),
+            newer => wrong(Kind::Newer, format!("its schema version is {newer}, expected at most {SCHEMA}")),
         }
     }
 
@@ -210,7 +210,7 @@ fn lock(path: &Path) -> Result<File, Trouble> {
     let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|e| {
         let absent = e.kind() == std::io::ErrorKind::NotFound;
         let folder = path.parent().unwrap_or(Path::new(".")).display();
-        let reason = if absent { format!("there is no folder {folder}") } else { e.to_string() };
+        let reason = if absent { format!("directory {folder} does not exist") } else { e.to_string() };
         let kind = if absent { Kind::Denied } else { io_trouble(path, &e).kind };
         Trouble { kind, path: path.into(), reason }
     })?;

@@ -110,7 +110,7 @@ impl Sqlite {
             let parts = windows.iter().map(|(id, ..)| self.parts(*id, None)).collect::<Result<Vec<_>, _>>()?;
             match merge(parts) {
                 Ok(parts) => merged = Some(parts),
-                Err(reason) => tracing::warn!("a minute of the recording stays as it is, in single windows: {reason}"),
+                Err(reason) => tracing::warn!("merging a minute of the recording failed: {reason}"),
             }
         }
         let ids: Vec<i64> = windows.iter().map(|(id, ..)| *id).collect();

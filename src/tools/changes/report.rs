@@ -53,7 +53,7 @@ pub fn report(input: &Input, sample: Result<Sample, String>) -> Output {
     let (before, after) = (sample.before.minutes.len(), sample.after.minutes.len());
     if before < BASELINE || after == 0 {
         let reason = format!(
-            "not enough recorded: {before} minutes of the baseline, where {BASELINE} are needed, and {after} of the period, where 1 is"
+            "too little recorded: baseline {before} minutes (at least {BASELINE}), period {after} minutes (at least 1)"
         );
         return Output { not_enough: Some(reason), ..periods };
     }
@@ -181,10 +181,10 @@ fn rounded(value: f64) -> f64 {
 
 fn summary(subject: &str, name: &str, before: f64, after: f64, factor: Option<f64>) -> String {
     let shown = |value: f64| match subject {
-        "traffic" => format!("{} a minute", answer::bytes(value as u64)),
+        "traffic" => format!("{} per minute", answer::bytes(value as u64)),
         "rtt" => answer::micros(value as u64),
         "retransmits" => format!("{value:.1} %"),
-        _ => format!("{value:.1} a minute"),
+        _ => format!("{value:.1} per minute"),
     };
     if kind(subject) == Kind::Presence {
         let what = if after > before { "is new" } else { "is gone" };

@@ -239,23 +239,23 @@ fn from_state(state: u8) -> &'static str {
 
 fn explanation(reason: &str) -> Option<&'static str> {
     Some(match reason {
-        "refused" => "Nothing listens there, or a firewall rejects.",
-        "aborted" => "The peer gave the connection up.",
-        "aborted_while_closing" => "The peer had closed, and data still came or was left unread.",
+        "refused" => "Nothing listens there, or a firewall rejects it.",
+        "aborted" => "The peer aborted the connection.",
+        "aborted_while_closing" => "The peer had closed, and data arrived later or stayed unread.",
         "NO_SOCKET" => "Nothing listens on the local port.",
         "TCP_STATE" => "Closed with SO_LINGER 0, or disconnected.",
-        "TCP_ABORT_ON_CLOSE" => "Closed before all that had come was read.",
-        "TCP_ABORT_ON_DATA" => "Data came after the process had closed.",
-        "TCP_ABORT_ON_LINGER" => "Nobody waits any more for what it had to say.",
+        "TCP_ABORT_ON_CLOSE" => "Closed with unread data.",
+        "TCP_ABORT_ON_DATA" => "Data arrived after the process had closed.",
+        "TCP_ABORT_ON_LINGER" => "The linger timeout expired.",
         "TCP_ABORT_ON_MEMORY" => "Too many orphaned sockets, or too little memory for TCP.",
         "TCP_KEEPALIVE_TIMEOUT" => "The peer did not answer keepalives.",
         "TCP_DISCONNECT_WITH_DATA" => "Disconnected with data unsent.",
-        "TCP_TIMEWAIT_SOCKET" => "A segment came for a connection in TIME_WAIT.",
-        "INVALID_SYN" => "A SYN came in the middle of a connection.",
+        "TCP_TIMEWAIT_SOCKET" => "A segment arrived for a connection in TIME_WAIT.",
+        "INVALID_SYN" => "A SYN arrived in an open connection.",
         "TCP_INVALID_ACK_SEQUENCE" | "TCP_TOO_OLD_ACK" | "TCP_OLD_ACK" | "TCP_ACK_UNSENT_DATA" => {
-            "The peer acknowledged what was not sent: another connection's segments, or one that restarted."
+            "The peer acknowledged data that was not sent: it restarted, or the segments belong to another connection."
         }
-        "TCP_FLAGS" => "The segment's flags are not valid.",
+        "TCP_FLAGS" => "Invalid TCP flags.",
         _ => return None,
     })
 }

@@ -17,7 +17,7 @@ pub fn text(output: &Output) -> String {
         rate(output.total.tx_bytes),
     );
     if output.rows.is_empty() {
-        text += "No socket moved anything.\n";
+        text += "No socket sent or received data.\n";
     } else {
         text += &answer::table(
             ["who", "", ">received", ">sent", ">share", ">sockets", "unit"],

@@ -48,7 +48,7 @@ fn domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
     let name = Option::<String>::deserialize(deserializer)?;
     match name.as_ref().is_none_or(|name| (1..=dns::NAME_BYTES).contains(&name.len())) {
         true => Ok(name),
-        false => Err(de::Error::custom(format!("a DNS name is 1 to {} bytes long", dns::NAME_BYTES))),
+        false => Err(de::Error::custom(format!("invalid DNS name: expected 1 to {} bytes", dns::NAME_BYTES))),
     }
 }
 

@@ -83,7 +83,7 @@ impl DropTracer {
         let features = loader.features();
         let receivers = match features.tracepoint("kfree_skb") {
             Some(arguments @ 3..) => arguments > 3,
-            Some(_) => return Err(Error::Kernel("the tracepoint kfree_skb of this kernel gives no reasons".into())),
+            Some(_) => return Err(Error::Kernel("the tracepoint kfree_skb of this kernel has no drop reasons".into())),
             None => false, // then loading says why
         };
         let reasons = features.kernel(|kernel| kernel.names("skb_drop_reason", "SKB_DROP_REASON_"));

@@ -27,7 +27,7 @@ impl Verdicts {
     pub fn load(loader: &mut Loader) -> Option<Self> {
         let loaded = sandbox::with_module_types(|| Self::try_load(loader));
         loaded.unwrap_or_else(|e| {
-            tracing::debug!("chains of nftables are not named: {e}");
+            tracing::debug!("nftables chain names are unavailable: {e}");
             None
         })
     }
