@@ -19,11 +19,11 @@ pub enum Format {
     /// The journal if systemd connected us to it, else text.
     #[default]
     Auto,
-    /// A line for a person.
+    /// Lines for people.
     Text,
-    /// A JSON object a line, for a collector.
+    /// One JSON object per line.
     Json,
-    /// The journal's own protocol, with fields.
+    /// The native protocol of the journal, with fields.
     Journal,
 }
 

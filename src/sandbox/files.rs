@@ -122,10 +122,9 @@ fn apply(ruleset: Result<RulesetCreated, RulesetError>) -> Result<String, String
     let others = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count().saturating_sub(1));
     let status = ruleset.and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
     match status.ruleset {
-        RulesetStatus::FullyEnforced if others > 0 => Ok(format!(
-            "enforced, except for {others} threads that started \
-            earlier"
-        )),
+        RulesetStatus::FullyEnforced if others > 0 => {
+            Ok(format!("enforced, except for {others} threads that started earlier"))
+        }
         RulesetStatus::FullyEnforced => Ok("enforced".into()),
         RulesetStatus::PartiallyEnforced => Ok("partly enforced: this kernel supports only a part".into()),
         RulesetStatus::NotEnforced => {

@@ -315,7 +315,7 @@ fn it_teaches_what_may_be_asked() {
     assert!(print("tools status").contains("no arguments"));
     assert!(print("call --help").contains("Ctrl-C") && print("call --help").contains("outcome=failed"));
     let page = print("man");
-    for words in ["call", "\\-\\-json", "The file of the token that a host wants", "TOOL"] {
+    for words in ["call", "\\-\\-json", "The token file for a host", "TOOL"] {
         assert!(page.contains(words), "{words} in {page}");
     }
     assert!(!page.contains("netmon\\-mcp\\-call(1)"), "no page of that name is installed");

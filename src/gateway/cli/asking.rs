@@ -25,21 +25,21 @@ Exit codes: 0 answer, 1 error, 2 usage error, 3 a fault was found (with --exit-c
 /// What is asked, and how the answer is printed.
 #[derive(Args)]
 pub struct How {
-    /// The tool's arguments, as key=value; `netmon-mcp tools TOOL` explains them. A time may have a unit: duration=2s.
+    /// The tool's arguments, as key=value; see `netmon-mcp tools TOOL`. Times can have a unit: duration=2s.
     #[arg(value_name = "KEY=VALUE", value_parser = key_value, add = completion::arguments())]
     pub arguments: Vec<(String, String)>,
-    /// How the answer is printed, on standard output. An error is JSON, on standard error, where the answer would be.
+    /// Output format, on standard output. With json or ndjson, errors on standard error are JSON, too.
     #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
     output: Form,
-    /// The same as `--output json`.
+    /// Same as `--output json`.
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// Measure until Ctrl-C, and show what happened in each so many seconds (1 if none are given); then the sum of all.
+    /// Measure until Ctrl-C. Print an answer every SECONDS (default: 1), and the total at the end.
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
           value_parser = seconds)]
     pub watch: Option<Duration>,
-    /// Exit with 3 if `diagnose` finds a fault: a finding above info. 0 means that none was seen; `healthy` in the
-    /// structured answer is null where not every check could run.
+    /// Exit with 3 if `diagnose` has a finding above info. 0 means that no fault was seen; `healthy` in the structured
+    /// answer is null if some checks could not run.
     #[arg(long)]
     pub exit_code: bool,
 }
@@ -53,14 +53,14 @@ impl How {
 /// How an answer is printed.
 #[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
 pub enum Form {
-    /// A table or some lines, for people.
+    /// Tables and lines for people.
     #[default]
     Text,
     /// The structured answer.
     Json,
-    /// The structured answer in one line.
+    /// The structured answer on one line.
     Ndjson,
-    /// The rows of the answer's first list that has any, with a line of names above them.
+    /// The first non-empty list of the answer, with a header line.
     Csv,
 }
 

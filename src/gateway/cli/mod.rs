@@ -38,9 +38,9 @@ mod watch;
 use asking::{Asking, Form, How, tool_names};
 use call::call;
 
-/// Measures this host's network in the kernel, with eBPF, and answers over MCP.
+/// Measures this host's network in the kernel, with eBPF, and serves the results over MCP.
 ///
-/// Without a command it is an MCP server on standard input and output, for a client that starts it.
+/// Without a command, it is an MCP server on standard input and output, which a client starts.
 #[derive(Parser)]
 #[command(
     name = "netmon-mcp",
@@ -49,19 +49,19 @@ use call::call;
   netmon-mcp diagnose
   netmon-mcp top_traffic duration=10s
   netmon-mcp snapshot_sockets state=listen -o csv
-  netmon-mcp trace_connections --help        (what may be asked, and in which words)
-  sudo netmon-mcp status                     (no service: starts a daemon for the call)"
+  netmon-mcp trace_connections --help        (the arguments of a tool)
+  sudo netmon-mcp status                     (without the service: starts netmond for the call)"
 )]
 pub struct Arguments {
-    /// The file of settings [default: /etc/netmon/netmon.toml, if it is there].
+    /// The settings file [default: /etc/netmon/netmon.toml, if it exists].
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Check the settings, say what is wrong with them, and do nothing else.
+    /// Check the settings, print what is wrong, and exit.
     #[arg(long, value_enum, value_name = "DEPTH", num_args = 0..=1, require_equals = true, default_missing_value = "full")]
     check_config: Option<Check>,
     #[command(flatten)]
     settings: Settings,
-    /// How to log, on standard error: `auto` is the journal under systemd, else text.
+    /// Log format, on standard error; `auto`: the journal under systemd, else text.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: logging::Format,
     #[command(subcommand)]
@@ -71,44 +71,44 @@ pub struct Arguments {
 /// How deep `--check-config` looks.
 #[derive(Clone, Copy, ValueEnum)]
 enum Check {
-    /// The settings and every file that they name.
+    /// The settings and every file in them.
     Full,
-    /// Only what is written: no other file is opened. For settings that are checked before they are on their host.
+    /// Only the settings, no other file. For settings of another host.
     Syntax,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve MCP on standard input and output (what happens without a command).
+    /// Serve MCP on standard input and output (the default).
     Stdio,
-    /// Serve MCP over HTTP: with tokens at http://127.0.0.1:8080/mcp, else on a Unix socket for the group netmon.
+    /// Serve MCP over HTTP: with tokens at http://127.0.0.1:8080/mcp, without on a Unix socket for the group netmon.
     Http,
-    /// Make a bearer token for a client, and print its line for the token file.
+    /// Create a bearer token for a client, and print its line for the token file.
     Token {
-        /// What the log calls the client.
+        /// The client's name in the log.
         name: String,
-        /// Print a line with the token's digest, which nobody can use, and the token itself on standard error.
+        /// Print a line with the token's digest, which is not a secret, and the token on standard error.
         #[arg(long)]
         digest: bool,
     },
     #[command(flatten)]
     Tool(Asking),
-    /// Ask one tool and print its answer, as the tool's own command does.
+    /// Call a tool and print its answer; same as `netmon-mcp TOOL`.
     #[command(after_help = asking::EXAMPLES)]
     Call {
-        /// The tool; `netmon-mcp tools` tells them apart.
+        /// The tool; `netmon-mcp tools` lists the tools.
         #[arg(value_parser = tool_names())]
         tool: String,
         #[command(flatten)]
         how: How,
     },
-    /// List the tools, or one of them with its arguments.
+    /// List the tools, or the arguments of one tool.
     Tools {
-        /// The tool whose arguments are explained.
+        /// The tool.
         #[arg(value_parser = tool_names())]
         tool: Option<String>,
     },
-    /// Record what every tool that diagnose asks sees, for questions about the past (`since`, `until`), until SIGTERM.
+    /// Record measurements for `since` and `until`, until SIGTERM.
     Record,
     /// Run a program for each line of standard input, for a recorder that may not.
     #[command(hide = true)]
@@ -116,13 +116,13 @@ enum Command {
         #[arg(last = true)]
         argv: Vec<String>,
     },
-    /// Say what this host allows, what is missing, and how to fix it.
+    /// Check this host: what works, what is missing, and how to fix it.
     Doctor,
-    /// Show how to point MCP clients at this server.
+    /// Print the configuration of MCP clients for this server.
     Clients,
-    /// Print a completion script for a shell: commands, tools, their arguments, names of processes and interfaces.
+    /// Print a completion script for a shell: commands, tools, arguments, process and interface names.
     Completions {
-        /// Where it is to complete, such as in `eval "$(netmon-mcp completions bash)"`.
+        /// The shell, for example: `eval "$(netmon-mcp completions bash)"`.
         #[arg(value_parser = completion::shells())]
         shell: String,
     },

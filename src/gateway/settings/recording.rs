@@ -16,21 +16,22 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "Recording")]
 pub struct Recording {
-    /// The file of the recording, which `record` writes and questions about the past read [default:
+    /// The recording file: `record` writes it, `since` and `until` read it [default:
     /// /var/lib/netmon/recording.sqlite].
     #[arg(id = "recording", long = "recording", global = true, value_name = "FILE")]
     pub path: Option<PathBuf>,
-    /// Seconds from one recorded window to the next, 1 to 60 [default: 10].
+    /// Seconds per recorded window, 1 to 60 [default: 10].
     #[arg(long = "interval", global = true, value_name = "SECONDS")]
     pub interval_s: Option<f64>,
-    /// Bytes that the recording may take, from 16777216 on; the oldest goes first [default: 1073741824].
+    /// Maximum size of the recording in bytes, at least 16777216; the oldest windows are deleted first
+    /// [default: 1073741824].
     #[arg(long = "recording-max-bytes", global = true, value_name = "N", hide_short_help = true)]
     pub max_bytes: Option<u64>,
-    /// Days that a recorded window is kept [default: 30].
+    /// Days to keep a recorded window [default: 30].
     #[arg(long = "recording-max-age", global = true, value_name = "DAYS", hide_short_help = true)]
     pub max_age_days: Option<u32>,
-    /// A program that `record` runs when an incident begins or ends, with the incident as JSON on its standard input. Once for
-    /// the program and once for each of its arguments; no shell is in between.
+    /// A program that `record` runs when an incident begins or ends, with the incident as JSON on its standard input. Repeat
+    /// the option for each argument of the program. It runs without a shell.
     #[arg(
         long = "on-incident",
         global = true,

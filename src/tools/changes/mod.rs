@@ -91,7 +91,7 @@ pub struct Change {
 impl Recollects for Changes {
     const NAME: &'static str = "changes";
     const TITLE: &'static str = "Find what changed";
-    const WHEN: &'static str = "what is different from before";
+    const WHEN: &'static str = "what changed since an earlier period";
     const DESCRIPTION: &'static str = "Compares a period (default: the last 5 minutes) with a baseline (the hour \
         before), from the recording. Empty if steady.";
     type Input = Input;

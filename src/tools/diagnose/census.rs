@@ -252,8 +252,8 @@ impl Watched<'_> {
     fn lacks(&self) -> Result<Vec<Limitation>, Error> {
         let unread: u32 = kernel::field(&self.census.bss, offset_of!(types::bss, neighbors_unread))?;
         let neighbors = (unread != 0).then(|| {
-            let text = "Neighbor tables are unavailable before Linux 6.13: only address claims in the window are \
-                visible.";
+            let text =
+                "Neighbor tables are unavailable before Linux 6.13: only address claims in the window are visible.";
             Limitation::new(answer::Code::NeighborsUnread, text)
         });
         Ok(self.census.lacks.iter().cloned().chain(neighbors).collect())

@@ -138,7 +138,7 @@ pub struct Checks {
 impl Tool for Diagnose {
     const NAME: &'static str = "diagnose";
     const TITLE: &'static str = "Find what is wrong with the network";
-    const WHEN: &'static str = "something fails or is slow, and it is not clear what";
+    const WHEN: &'static str = "something fails or is slow, cause unknown";
     const DESCRIPTION: &'static str = "Finds what is wrong with this host's network. Watches everything for 10 s; \
         returns findings, worst first, with evidence and next steps, and how many checks ran. Call it first, while \
         something fails or is slow.";

@@ -74,7 +74,7 @@ pub struct Row {
 impl Recollects for Incidents {
     const NAME: &'static str = "incidents";
     const TITLE: &'static str = "List what went wrong, and when";
-    const WHEN: &'static str = "what went wrong earlier, from when to when";
+    const WHEN: &'static str = "past incidents, with begin and end";
     const DESCRIPTION: &'static str = "Lists past incidents with begin and end: recorded diagnose findings above info.";
     type Input = Input;
     type Sample = Sample;

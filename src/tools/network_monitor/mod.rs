@@ -209,7 +209,7 @@ pub struct Connection {
 impl Tool for NetworkMonitor {
     const NAME: &'static str = "network-monitor";
     const TITLE: &'static str = "Watch one interface, or the next connection";
-    const WHEN: &'static str = "packets a second on one interface, or who opens the next TCP connection";
+    const WHEN: &'static str = "packets per second on one interface, or the next TCP connection";
     const DESCRIPTION: &'static str = "operation=incoming: packets and bits per second on an interface, by protocol, \
         counted as on the wire. operation=outgoing: waits for the next TCP connection of any process: owner, remote, \
         outcome, latency.";

@@ -301,7 +301,7 @@ pub enum Side {
 impl Tool for ProfileTcp {
     const NAME: &'static str = "profile_tcp";
     const TITLE: &'static str = "Find why TCP is slow";
-    const WHEN: &'static str = "why TCP is slow (RTT, retransmits, what limits senders), who resets";
+    const WHEN: &'static str = "why TCP is slow (RTT, retransmits, what limits senders), who resets connections";
     const DESCRIPTION: &'static str = "Finds why TCP is slow. Per remote: RTT distribution, retransmits, what limited \
         the sender (receiver, send buffer, network, application). Also resets: sender and reason. Whole host, \
         containers included.";

@@ -93,7 +93,7 @@ pub struct Qdisc {
 impl Tool for SnapshotInterfaces {
     const NAME: &'static str = "snapshot_interfaces";
     const TITLE: &'static str = "List network interfaces with their traffic";
-    const WHEN: &'static str = "which links are there, are they up, errors, rates";
+    const WHEN: &'static str = "network interfaces: state, errors, rates";
     const DESCRIPTION: &'static str = "Lists network interfaces: kind, state, addresses, default route, bytes and \
         packets with rates, errors, drops, and qdisc backlog. Costs nothing; call it first if you suspect a link.";
     const OPEN_WORLD: bool = false;

@@ -104,7 +104,7 @@ pub struct Program {
 impl Tool for Status {
     const NAME: &'static str = "status";
     const TITLE: &'static str = "What this server can see, and its cost";
-    const WHEN: &'static str = "a tool is unavailable, or an answer names limits";
+    const WHEN: &'static str = "a tool is unavailable, or an answer has limits";
     const DESCRIPTION: &'static str = "Lists which tools work on this host, why others do not, the daemon's \
         privileges, and the eBPF programs attached now with their cost. Costs nothing; call it if a tool is \
         unavailable or an answer has limits.";

@@ -270,7 +270,7 @@ pub struct Connection {
 impl Tool for TraceConnections {
     const NAME: &'static str = "trace_connections";
     const TITLE: &'static str = "Trace TCP connections";
-    const WHEN: &'static str = "who connects where, what fails and why, how long it takes";
+    const WHEN: &'static str = "who connects where, what fails and why, connect latency";
     const DESCRIPTION: &'static str = "Lists every TCP connection that opened, failed or closed in the window: owner, \
         ends, outcome, error, latency. All processes and network namespaces, outbound and inbound, short-lived ones \
         too.";

@@ -162,7 +162,7 @@ pub struct Latency {
 impl Tool for TraceDns {
     const NAME: &'static str = "trace_dns";
     const TITLE: &'static str = "Watch DNS queries and their answers";
-    const WHEN: &'static str = "names do not resolve, or slowly";
+    const WHEN: &'static str = "names do not resolve, or resolve slowly";
     const DESCRIPTION: &'static str = "Is name resolution failing or slow? Lists every DNS query over UDP or TCP \
         (ports 53 and 5353) of any process and network namespace, loopback included: owner, name, server, rcode, \
         latency, unanswered.";

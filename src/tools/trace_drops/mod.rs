@@ -249,7 +249,7 @@ pub struct ListenerDrops {
 impl Tool for TraceDrops {
     const NAME: &'static str = "trace_drops";
     const TITLE: &'static str = "Find where packets are dropped, and why";
-    const WHEN: &'static str = "packets do not arrive, who drops them and why";
+    const WHEN: &'static str = "packets do not arrive: what drops them, and why";
     const DESCRIPTION: &'static str = "Lists packets dropped on this host, in any network namespace: reason, kernel \
         function, endpoints, interface, process, what to check. Firewall, closed port, full buffer or queue, MTU, \
         route, neighbor, tc, XDP; also counters of accept queues, conntrack, NIC. Use if traffic does not arrive.";
