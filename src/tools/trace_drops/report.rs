@@ -252,42 +252,42 @@ fn explain(row: &mut Dropped, flow: &Flow, sample: &Sample) {
             say(explanation, check, false);
         }
         "NO_SOCKET" if matches!(row.kind.as_deref(), Some("echo reply")) => {
-            say("An answer to a ping that has ended; raw sockets have their own copy.", "Nothing to do.", true);
+            say("A late answer to a ping; raw sockets have their own copy.", "Nothing to do.", true);
         }
         "NO_SOCKET" if to_many => {
-            say("Multicast or broadcast that no socket of this host asked for.", "Nothing to do.", true);
+            say("Multicast or broadcast without a receiver on this host.", "Nothing to do.", true);
         }
         "IP_INNOROUTES" if to_many && is("icmpv6") => {
-            say("IPv6 starts on the interface: it has no route for its own multicast yet.", "Nothing to do.", true);
+            say("IPv6 is starting on the interface: no multicast route yet.", "Nothing to do.", true);
         }
         "NO_SOCKET"
             if is("tcp") && row.kind.as_ref().is_some_and(|kind| !kind.split(' ').any(|flag| flag == "SYN")) =>
         {
-            say("It belongs to a connection that is over.", "Nothing to do, unless a peer keeps on sending.", true);
+            say("It belongs to a closed connection.", "Nothing to do, unless a peer keeps sending.", true);
         }
         "NETFILTER_DROP" if flow.location == "nf_hook_slow" => {
             let own = flow.process.netns == sample.netns;
             match (own, sample.counters.conntrack_drops) {
                 (true, Some(1..)) => say(
                     "The connection tracking table is full (conntrack_drops grew).",
-                    "net.netfilter.nf_conntrack_max; who opens so many connections: trace_connections.",
+                    "net.netfilter.nf_conntrack_max; trace_connections shows who opens the connections.",
                     false,
                 ),
                 (true, _) => {
                     say("A firewall rule (iptables) dropped it.", "`iptables-save -c`, `ip6tables-save -c`.", false)
                 }
                 (false, _) => say(
-                    "A firewall rule (iptables) dropped it, or that namespace's connection tracking table is full.",
-                    "There: `iptables-save -c`; `cat /proc/net/stat/nf_conntrack`.",
+                    "A firewall rule (iptables) dropped it, or the connection tracking table of its namespace is full.",
+                    "In that namespace: `iptables-save -c`; `cat /proc/net/stat/nf_conntrack`.",
                     false,
                 ),
             }
         }
         "NETFILTER_DROP" => {
             let hook = match row.path {
-                Some(Path::Input) => " on its way in",
-                Some(Path::Output) => " on its way out",
-                Some(Path::Forward) => " that was to be forwarded",
+                Some(Path::Input) => " on input",
+                Some(Path::Output) => " on output",
+                Some(Path::Forward) => " on forward",
                 None => "",
             };
             // A chain's policy is the rule that it ends with.
