@@ -91,7 +91,7 @@ pub fn merge(windows: Vec<Vec<Part>>) -> Result<Vec<Part>, String> {
         RawValue::from_string(sample).map_err(|e| e.to_string())
     };
     let samples = windows.iter().map(whole).collect::<Result<Vec<_>, _>>()?;
-    let question = Question::named(REST).ok_or("there is no diagnose")?;
+    let question = Question::named(REST).ok_or("unknown tool diagnose")?;
     let sum = (question.fold)(samples).map_err(|e| e.to_string())?;
     let of = |part: parts::Part| Part { part: part.part.into(), tool: part.tool.into(), sample: part.sample };
     Ok(parts::split(sum.get())?.0.into_iter().map(of).collect())

@@ -20,7 +20,7 @@ impl Named {
     pub fn new(evidence: &Evidence, netns: u32) -> Named {
         let file =
             evidence.netns_files.get(&netns).and_then(|path| path.rsplit('/').next()).map(crate::untrusted::clean);
-        let own = || (evidence.netns == Some(netns)).then(|| "netmond's".to_owned());
+        let own = || (evidence.netns == Some(netns)).then(|| "of netmond".to_owned());
         let owners = evidence.sockets.iter().map(|socket| &socket.owner);
         let mut owners = owners.chain(evidence.listeners.iter().map(|listener| &listener.owner));
         let mut inhabitant = || owners.find(|owner| owner.netns == Some(netns))?.process.clone();
