@@ -1,7 +1,7 @@
-//! Reading DNS messages, from bytes that anyone may have sent. Runs in the gateway.
+//! Reads DNS messages from untrusted bytes. Runs in the gateway.
 //!
-//! Only what a measurement needs: the header, the question, and whose records an answer has (multicast
-//! DNS is matched by these). RFC 1035; `parse` takes any bytes, so a fuzzer can call it.
+//! It reads only what a measurement needs: the header, the question, and the owner names of the answer's records, which
+//! match multicast DNS. RFC 1035; `parse` accepts any bytes, so a fuzzer can call it.
 
 use std::fmt::Write;
 

@@ -150,7 +150,7 @@ impl JsonSchema for Comm {
     }
 }
 
-/// A number of a socket or a process that a question names: whole, and not 0, which is nobody's.
+/// A socket's port or a process number in a question: an integer other than 0.
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $number:ty, $nonzero:ty, $allowed:literal, $schema:tt) => {
         $(#[$doc])*

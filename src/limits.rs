@@ -11,7 +11,7 @@ pub const WINDOW_MAX: Duration = Duration::from_secs(60);
 
 /// Requests that `netmond` works on at once; each is a thread with a small stack, and its unit allows 256.
 pub const REQUESTS: usize = 192;
-/// Of these, the most for one user: a gateway alone makes up to [`CALLS`], and two who flood leave as many.
+/// The share of one user: a gateway alone makes up to [`CALLS`], and two users who flood leave as many for others.
 pub const REQUESTS_OF_A_USER: usize = 64;
 /// How long after the time in it a record of the kernel may reach the daemon.
 pub const LATE: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ pub const CALLS: usize = 64;
 pub const COMPLETION_ROWS: usize = 1_000;
 /// One line of JSON-RPC. A tool's arguments are small; rmcp's own bound is 16 MiB.
 pub const LINE_BYTES: usize = 1 << 20;
-/// How often a waiting client hears of progress.
+/// The interval of progress notifications to a waiting client.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// The memory for all answers over HTTP at once, and for those of one client: with everything else that is bounded here
@@ -78,7 +78,7 @@ pub const ANSWERS_BURST_S: f64 = 4.0;
 /// Calls of one client at once that do not watch but work.
 pub const WORKING_CALLS: usize = 4;
 
-/// Users whose lines in netmond's log are bounded one by one.
+/// Users with a separate limit of lines in netmond's log.
 pub const USERS_LOGGED: usize = 1_000;
 /// Lines a second that the log takes of requests; beyond them a flood of clients would be one of the log.
 pub const LOG_LINES_PER_SECOND: u32 = 20;
@@ -104,7 +104,7 @@ pub const NETWORK_CHANGES: usize = 1_000;
 /// Processes that are looked at for the network namespaces that they are in; each costs a few microseconds.
 pub const NAMESPACE_PROCESSES: usize = 10_000;
 
-/// Network namespaces whose overflows of accept queues are read at both ends of a window, 0.1 ms each.
+/// Network namespaces where netmond reads accept queue overflows at both ends of a window, 0.1 ms each.
 pub const LISTENING_NAMESPACES: usize = 256;
 
 /// Interfaces measured at once, and places that are tried for one.
@@ -127,8 +127,8 @@ pub const CGROUP_WALKS_PER_SECOND: u32 = 20;
 pub const WORKERS: usize = 2;
 /// HTTP connections at once. An idle one costs about 10 KB, one in the middle of a header up to [`HEADER_BYTES`] more.
 pub const CONNECTIONS: usize = 2_048;
-/// Of these, the ones that requests under way may not take: there is always one that gives way to a newcomer, who may
-/// only want to know whether we are well.
+/// Reserved for new clients: requests under way cannot take these, so one connection can always give way, for example
+/// to a health check.
 pub const CONNECTIONS_KEPT: usize = 16;
 /// The least that `max_connections` can be set to.
 pub const CONNECTIONS_MIN: usize = 2 * CONNECTIONS_KEPT;
@@ -136,8 +136,8 @@ pub const CONNECTIONS_MIN: usize = 2 * CONNECTIONS_KEPT;
 pub const CONNECTIONS_GIVE_WAY: usize = 32;
 /// A request's header, with a long token in it.
 pub const HEADER_BYTES: usize = 16 << 10;
-/// A request's header must be whole this soon after the connection or the last answer: what is slower is
-/// an attack, or idle; clients open a new connection without asking anybody.
+/// The time for a complete request header after the connection or the last answer. A slower client is an attack or
+/// idle; clients reconnect by themselves.
 pub const HEADER_TIME: Duration = Duration::from_secs(30);
 /// A request's body: a tool's arguments. rmcp's own bound is 4 MiB.
 pub const BODY_BYTES: usize = 1 << 20;
@@ -161,7 +161,7 @@ pub const SESSIONS_FEW: usize = 4;
 pub const SESSION_IDLE: Duration = Duration::from_secs(300);
 /// For how long a session keeps an answer for a client that lost it.
 pub const SESSION_CACHE: Duration = Duration::from_secs(5);
-/// What a client that finds every session taken is told to wait.
+/// The `Retry-After` of a client that finds no free session.
 pub const SESSION_RETRY: Duration = Duration::from_secs(30);
 /// Tool calls of one client at once: half of [`CALLS`], so that no client takes the place of all others.
 pub const CALLS_PER_CALLER: usize = 32;
@@ -174,7 +174,7 @@ pub const CALL_WAIT: Duration = Duration::from_secs(10);
 pub const RATE: u32 = 200;
 /// Seconds of a rate that a client may have saved up: what dashboards and load tests send at once.
 pub const BURST_S: f64 = 10.0;
-/// Clients whose rate is remembered.
+/// Clients with a remembered rate.
 pub const CALLERS: usize = 10_000;
 /// A token file: a thousand lines, with room.
 pub const TOKEN_FILE_BYTES: u64 = 1 << 20;
@@ -211,7 +211,7 @@ pub const TCP_CLOSED_KEPT: usize = 65_536;
 
 /// Connections that wait to be accepted, of one listener in another network namespace.
 pub const WAITING: u64 = numbers::accept_queue::WAITING as u64;
-/// Of these, the ones whose round trips are read.
+/// Of these, the connections with readable round trips.
 pub const WAITING_RTTS: u64 = numbers::profile_tcp::WAITING_RTTS as u64;
 /// Sockets that a process uses through io_uring only, of one ring: an iterator may write 32 KiB for one file.
 pub const RING_SOCKETS: u64 = numbers::ring_files::RING_SOCKETS as u64;
@@ -220,13 +220,13 @@ pub const READERS: usize = numbers::below::ROOMS as usize;
 /// Sockets in other network namespaces that their process has closed and that are followed.
 pub const ORPHANS: u64 = numbers::orphans::ORPHANS as u64;
 
-/// Sockets whose round trips `profile_tcp` tells apart at once: 32 MB if they are all busy.
+/// Sockets with separate round trips in `profile_tcp`: 32 MB if all are busy.
 pub const RTT_SOCKETS: u64 = numbers::round_trips::RTTS as u64;
 /// Connections that closed in its window: 12 MB when full.
 pub const PROFILED_CLOSED: usize = 65_536;
-/// Of these, the ones whose round trips are kept: 7 MB when full.
+/// Of these, the connections with stored round trips: 7 MB when full.
 pub const PROFILED_CLOSED_RTTS: u64 = numbers::profile_tcp::CLOSED_RTTS as u64;
-/// Kinds of resets that are told apart: 0.6 MB when full.
+/// Distinct kinds of resets: 0.6 MB when full.
 pub const RESET_KINDS: u64 = numbers::resets::RESETS as u64;
 /// Owners named of one remote: those with the most retransmits. With more, five remotes would not stay under 8 KB.
 pub const OWNERS_OF_A_REMOTE: usize = 2;
@@ -235,7 +235,7 @@ pub const OWNERS_OF_A_REMOTE: usize = 2;
 pub const HOST_CONNECT: Duration = Duration::from_secs(10);
 /// For how long a host that could not be reached is not tried again.
 pub const HOST_RETRY: Duration = Duration::from_secs(5);
-/// Destinations of ssh's whose settings are looked at, the hosts on the way included: 10 ms each.
+/// ssh destinations with parsed settings, jump hosts included: 10 ms each.
 pub const SSH_DESTINATIONS: usize = 1_000;
 /// What is read of a complaint of ssh's.
 pub const COMPLAINT_BYTES: u64 = 64 << 10;
@@ -259,13 +259,13 @@ pub const JWKS_MIN_AGE: Duration = Duration::from_secs(10);
 /// By how much its clock and ours may differ.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
 
-/// Dropped flows that are told apart at once, all CPUs together: 0.9 MB. More are counted by place only.
+/// Distinct dropped flows, all CPUs together: 0.9 MB. Further flows are counted by place only.
 pub const DROP_FLOWS: usize = 4_096;
-/// On a host of many CPUs each still tells some flows apart: packets may arrive at a few of them only.
+/// The minimum of distinct flows per CPU on a host with many CPUs: packets may arrive at a few CPUs only.
 pub const DROP_FLOWS_PER_CPU_MIN: usize = 128;
 /// Their ids are one value of a per-CPU map, which may have 32 KiB.
 pub const DROP_FLOWS_PER_CPU_MAX: usize = numbers::trace_drops::FLOWS as usize;
-/// Sockets whose owner is looked for among all open files.
+/// Sockets for which netmond searches the owner among all open files.
 pub const SOCKETS_WANTED: usize = numbers::holders::WANTED as usize;
 /// Kernel symbols that one answer asks for. Some 50 are usual.
 pub const SYMBOLS: usize = numbers::trace_drops::SYMBOLS as usize;
@@ -279,7 +279,7 @@ pub const DNS_MESSAGES: usize = 8_192;
 pub const DNS_SEGMENTS: usize = DNS_MESSAGES / 2;
 /// Bytes of a DNS message that are surely captured: all but the longest headers, 128 bytes, and a length over TCP.
 pub const DNS_CAPTURE: usize = numbers::trace_dns::CAPTURE as usize - 128 - 2;
-/// TCP connections whose DNS messages are put together.
+/// TCP connections with DNS messages that are reassembled at the same time.
 pub const DNS_STREAMS: usize = 1_024;
 /// Parts of such a connection that wait for what is between them: as many segments as come out of order.
 pub const DNS_PIECES: usize = 16;
@@ -321,9 +321,9 @@ pub const RECORDER_INTERVAL_MIN: Duration = Duration::from_secs(1);
 pub const RECORDER_INTERVAL: Duration = Duration::from_secs(10);
 /// Names of a subject that a minute keeps one by one; the others are one.
 pub const SERIES_NAMES: usize = 50;
-/// Incidents that are open at once: beyond them nobody reads them one by one.
+/// Maximum of open incidents: nobody reads more of them one by one.
 pub const INCIDENTS_OPEN: usize = 200;
-/// How long the program that is told of an incident may take, and how many are run.
+/// The time limit of the incident program, and its rate limits.
 pub const HOOK_TIME: Duration = Duration::from_secs(10);
 pub const HOOKS_PER_SECOND: u32 = 5;
 pub const HOOKS_PER_MINUTE: u32 = 30;

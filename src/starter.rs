@@ -1,9 +1,9 @@
-//! How root ends: the first thing that a gateway does that root has started.
+//! Drops root: the first thing that a gateway does if root started it.
 //!
-//! A gateway reads what clients send, settings, tokens and names of hosts, and none of that is for root. So before it
-//! reads anything, its arguments included, it leaves a starter behind and becomes nobody. The starter is a copy of this
-//! process with nothing of the caller's: no environment, no descriptor, no working directory. It waits until the gateway
-//! hands over a first connection, reads nothing of it, and becomes netmond.
+//! A gateway reads client data, settings, tokens and host names, and must not read them as root. So before it reads
+//! anything, including its arguments, it forks a starter and becomes nobody. The starter is a copy of this process
+//! without anything of the caller: no environment, no descriptor, no working directory. It waits until the gateway
+//! hands over a first connection, reads nothing from it, and becomes netmond.
 
 use std::{
     ffi::{CString, OsStr},
@@ -59,7 +59,7 @@ pub fn give_up_root() -> io::Result<()> {
     sandbox::give_up_root(&Account::system("nobody"), sandbox::group(GROUP))
 }
 
-/// The starter, if one was left: who takes it has it alone.
+/// The starter, if there is one. The caller that takes it owns it.
 pub fn take() -> Option<Starter> {
     lock(&STARTER).take()
 }
@@ -69,7 +69,7 @@ pub fn was_root() -> bool {
     sandbox::gave_up_root()
 }
 
-/// Whether netmond runs as a service. One whose queue is full does.
+/// Whether netmond runs as a service; a full queue counts as running.
 fn a_service_answers() -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)

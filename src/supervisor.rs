@@ -31,7 +31,7 @@ use crate::{limits, sync::lock};
 /// The first descriptor that systemd passes, by its convention.
 const FIRST: i32 = 3;
 
-/// Whoever started this process and watches it; nobody, if it is not a service.
+/// The service manager that started this process; none if it is not a service.
 #[derive(Default)]
 pub struct Supervisor {
     channel: Option<UnixDatagram>,
@@ -130,8 +130,7 @@ impl Progress {
         Begun(self, number)
     }
 
-    /// Whether the oldest has taken longer than any may. What the client does, who may read slowly,
-    /// is not part of it.
+    /// Whether the oldest measurement is overdue. The time that a slow client needs to read does not count.
     fn stalled(&self, longest: Duration) -> bool {
         lock(&self.begun).1.first_key_value().is_some_and(|(_, at)| at.elapsed() > longest)
     }

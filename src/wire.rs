@@ -63,12 +63,12 @@ impl Response {
     }
 }
 
-/// Says that the window has opened. A client that is gone is noticed by who waits for the window's end.
+/// Reports that the window has opened. The thread that waits for the window's end notices a disconnected client.
 pub fn tell_opened(mut client: &UnixStream) {
     let _ = client.write_all(&Response { version: VERSION, opened: true, ..Response::default() }.line());
 }
 
-/// Why the daemon has no sample. The message tells the reader what to do next.
+/// Why the daemon has no sample. The message includes the next step.
 #[derive(Serialize, Deserialize, thiserror::Error, Clone, Debug, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Error {
@@ -98,10 +98,10 @@ pub enum Error {
     /// The kernel said no to something that it allowed before.
     #[error("the kernel refused: {0}")]
     Kernel(String),
-    /// The client hung up, so nobody reads this.
+    /// The client disconnected, so nobody reads this.
     #[error("cancelled")]
     Cancelled,
-    /// The daemon was told to stop.
+    /// The daemon is stopping.
     #[error("netmond is shutting down and stopped the measurement; call again after the restart")]
     ShuttingDown,
     /// A bug, in a tool.

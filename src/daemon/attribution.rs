@@ -24,7 +24,7 @@ pub fn own_netns() -> u32 {
     fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32)
 }
 
-/// The files by whose names network namespaces are known (`ip netns`, Docker), by inode.
+/// The files that name network namespaces (`ip netns`, Docker), by inode.
 pub fn netns_files() -> HashMap<u32, String> {
     let folders = ["/run/docker/netns", "/run/netns"].into_iter().filter_map(|folder| fs::read_dir(folder).ok());
     let files = folders.flatten().flatten().take(limits::CGROUPS).map(|file| file.path());

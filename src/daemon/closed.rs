@@ -21,7 +21,7 @@ use crate::{
 
 /// A connection that closed, as a program hands it in.
 pub trait Ended: Pod {
-    /// The sum of those for which there is no room.
+    /// The sum of those that do not fit.
     type Beyond: Clone + Default + Send;
 
     fn cookie(&self) -> u64;

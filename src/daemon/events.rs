@@ -1,7 +1,7 @@
 //! Rare events from a ring buffer, fanned out to every open window.
 //!
-//! The first subscription attaches the programs, maps the ring and starts a thread that reads it; with the last one
-//! the programs are detached, the thread ends, and the ring is unmapped. So nothing runs or is held while nobody asks.
+//! The first subscription attaches the programs, maps the ring and starts a thread that reads it. With the last one the
+//! programs are detached, the thread ends, and the ring is unmapped. So nothing runs or is held without an open window.
 
 use std::{
     sync::{

@@ -205,7 +205,7 @@ impl Host {
         let work = move || {
             if host.wait_for_turn(sampler.name) {
                 let loaded = Loaded::load(sampler, &host.features);
-                // Nobody is told of the tool before this thread has nothing left to misuse.
+                // The tool is announced only after this thread has dropped its capabilities.
                 let loaded = match sandbox::cut_to(&CapsHashSet::new()) {
                     Ok(()) => loaded,
                     Err(e) => Loaded::unavailable(format!("dropping capabilities failed: {e}")),
@@ -261,7 +261,7 @@ impl Host {
         self.changed.notify_all();
     }
 
-    /// Lets the loading go on with the tools that nobody has asked for yet.
+    /// Continues loading with the tools that were not requested yet.
     pub fn load_rest(&self) {
         lock(&self.queue).rest = true;
         self.changed.notify_all();
@@ -276,7 +276,7 @@ impl Host {
         }
     }
 
-    /// Nothing more is loaded, and nobody waits for it any more.
+    /// Loading has stopped, and nothing waits for it.
     pub fn close(&self) {
         lock(&self.queue).closed = true;
         self.changed.notify_all();

@@ -23,9 +23,9 @@ use crate::{
     wire::Error,
 };
 
-/// Everybody who asks now.
+/// The users with requests under way.
 pub struct Peers {
-    /// The only users who may ask, besides root; anyone who may open the socket if there are none.
+    /// The users that may connect, besides root; empty: every user who can open the socket.
     allowed: Vec<u32>,
     at_work: Mutex<BTreeMap<u32, usize>>,
     /// The memory of answers, from before they are made until they are taken.
@@ -63,7 +63,7 @@ impl Peers {
         }
     }
 
-    /// Takes a connection on, by what the kernel says of who made it (`SO_PEERCRED`).
+    /// Accepts a connection by its credentials (`SO_PEERCRED`).
     pub fn admit(&self, stream: &UnixStream) -> Result<Peer<'_>, Error> {
         let credentials = credentials(stream)?;
         self.take_on(credentials.uid, credentials.pid)
@@ -95,13 +95,13 @@ fn hangs_up(client: &UnixStream, time: Duration) -> bool {
     poll(&mut fds, Some(&timeout)).is_ok() && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
-/// Who made a connection; nobody, if the kernel does not say.
+/// The user of a connection; none, if the kernel does not know it.
 pub fn uid(stream: &UnixStream) -> u32 {
     credentials(stream).map_or(u32::MAX, |credentials| credentials.uid)
 }
 
 impl Peers {
-    /// What this user may add to the log. Users who ask nothing now are forgotten when there are many.
+    /// The log budget of this user. Idle users are removed when there are many.
     pub fn log(&self, uid: u32) -> Arc<Log> {
         let mut logs = lock(&self.logs);
         if logs.len() >= limits::USERS_LOGGED && !logs.contains_key(&uid) {

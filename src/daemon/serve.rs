@@ -37,7 +37,7 @@ use crate::{
     wire::{self, Error, Request, Response},
 };
 
-/// Bounds the lines about connections that could not be taken, whoever made them.
+/// Limits the log lines about connections that could not be accepted.
 static TROUBLE: Throttle = Throttle::new(limits::LOG_LINES_PER_SECOND);
 
 /// A connection that was taken.
@@ -49,7 +49,7 @@ struct Accepted {
 
 /// Where connections come from.
 pub enum Listener {
-    /// Anyone who may open the socket's path.
+    /// Every user who can open the socket's path.
     Socket(UnixListener),
     /// The gateway that started us: it sends one end of a socket pair for each request, and closes
     /// this channel when it ends.
@@ -128,7 +128,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
     }
-    // It has no settings to read again, and a terminal that closes is no reason to end a service.
+    // It has no settings to reload, and a terminal that closes must not end a service.
     signal_hook::flag::register(libc::SIGHUP, Arc::default())?;
     let (stop, stopping) = rustix::pipe::pipe()?;
     let progress = Progress::default();
@@ -224,7 +224,7 @@ impl Conversation<'_> {
             }
             let line = self.lines.next(limits::REQUEST_BYTES, limits::REQUEST_TIME)?;
             if line.is_empty() {
-                return Ok(()); // somebody only looked whether we are there, or has asked everything
+                return Ok(()); // a health check, or the client is done
             }
             match parse(&line) {
                 Ok(request) => self.answer(&request)?,

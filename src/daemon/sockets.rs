@@ -25,7 +25,7 @@ const CLAIM_UNREAD: u8 = owner::CLAIM_UNREAD as u8;
 /// What an iterator writes of a socket.
 pub trait Row: Pod + Sync {
     fn cookie(&self) -> u64;
-    /// Of the process that holds it; 0 = nobody does.
+    /// The process that holds it; 0: none.
     fn pid(&self) -> u32;
     /// Whose it is of several processes that hold it: the lowest, which is 0 (`enum claim` of `owner.h`).
     fn claim(&self) -> u8;

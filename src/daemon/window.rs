@@ -1,4 +1,4 @@
-//! A window: the time in which a tool watches, on behalf of a client who may hang up at any moment.
+//! A window: the time in which a tool measures, for a client that may disconnect at any moment.
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -25,8 +25,8 @@ impl<'a> Window<'a> {
         Window { client, stop }
     }
 
-    /// Sleeps until `end` (true), or until the client wants the answer as it is now (false); fails as soon as nobody
-    /// waits for the answer any more.
+    /// Sleeps until `end` (true), or until the client wants the answer early (false); fails as soon as the client is
+    /// gone.
     pub fn sleep_until(&self, end: Instant) -> Result<bool, Error> {
         self.until(end, None).map(|woken| woken != Woken::ByClient)
     }

@@ -78,9 +78,9 @@ impl Daemon {
         sandbox::confine(self.role, &self.reach.clone().and(more));
     }
 
-    /// Sends a request and waits for its sample. Dropping the future closes the connection, which ends
-    /// the measurement; `enough` ends it early, with what was seen so far. `opened` is set when the window opens. `room`
-    /// is told how long the answer is by now, and says whether there is memory for it.
+    /// Sends a request and waits for its sample. Dropping the future closes the connection, which ends the measurement;
+    /// `enough` ends it early, with a partial answer. `opened` is set when the window opens. `room` gets the current
+    /// length of the answer, and checks that there is memory for it.
     pub async fn ask(
         &self,
         request: &Request,

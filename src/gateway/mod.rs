@@ -50,14 +50,14 @@ use past::{Asked, Past};
 pub use places::{Place, Places};
 use readings::Readings;
 
-/// Why there is no answer. The message tells the reader what to do next.
+/// Why there is no answer. The message includes the next step.
 #[derive(Debug)]
 pub enum Failure {
-    /// There is no such tool: the one error that MCP wants as a protocol error.
+    /// There is no such tool: the only error that MCP requires as a protocol error.
     UnknownTool(String),
     /// The daemon has no sample.
     Daemon(wire::Error),
-    /// There is no daemon to ask, or it went away.
+    /// netmond is unavailable, or it disconnected.
     Absent(String),
     /// A bound of the gateway was reached.
     Busy(String),
@@ -65,7 +65,7 @@ pub enum Failure {
     Forbidden(String),
     /// Another host has no answer; its own words.
     Elsewhere(String),
-    /// The gateway was told to stop.
+    /// The gateway is stopping.
     Ending,
 }
 
@@ -239,13 +239,13 @@ impl Gateway {
         }
     }
 
-    /// Makes a call for whoever runs this gateway. Dropping the future ends the measurement.
+    /// Makes a call for the user that runs this gateway. Dropping the future ends the measurement.
     pub async fn call(&self, call: Call) -> Result<Answer, Failure> {
         let _place = self.places.take(0)?;
         self.make(call, None).await
     }
 
-    /// Makes a call whose caller has a place for it. What its answer takes is the sender's until it is sent.
+    /// Makes a call that has a place already. The memory of its answer counts for the sender until it is sent.
     async fn make(&self, call: Call, sender: Option<&Sender>) -> Result<Answer, Failure> {
         let question = call.question;
         let mut held = match sender {

@@ -1,4 +1,4 @@
-//! What a client is told before it calls: instructions and tools.
+//! What a client reads before it calls: instructions and tools.
 
 use std::sync::Arc;
 

@@ -48,7 +48,7 @@ impl Readings {
         }
     }
 
-    /// The answer about the time since the last reading; none when the daemon has told the last one.
+    /// The answer for the time since the last reading; none after the daemon's last reading.
     pub async fn next(&mut self) -> Result<Option<Answer>, Failure> {
         let Some(line) = self.line().await? else { return Ok(None) };
         let sample = read(&line)?;

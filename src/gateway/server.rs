@@ -60,8 +60,8 @@ impl Server {
         result
     }
 
-    /// Makes a call when its sender has room for one, tells of its progress, and ends it when the client
-    /// cancels or goes away.
+    /// Makes a call when its sender has room for one, sends progress, and ends it when the client cancels or
+    /// disconnects.
     async fn call(
         &self,
         name: &str,

@@ -216,8 +216,8 @@ impl Settings {
         Reach { read, ports: self.ports(), ..Reach::default() }
     }
 
-    /// The TCP ports to which it connects then: of the hosts, and of the authorization server, whose keys may be on
-    /// another machine, but not on another port than its own and that of HTTPS.
+    /// The TCP ports of outgoing connections: of the hosts, and of the authorization server. Its keys may be on another
+    /// machine, but only on its own port or that of HTTPS.
     fn ports(&self) -> Vec<u16> {
         let http = &self.http;
         let server = [&http.oauth_issuer, &http.oauth_jwks].into_iter().flatten().map(String::as_str);

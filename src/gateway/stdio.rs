@@ -48,8 +48,8 @@ pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
     }
 }
 
-/// Input that tells of its end. rmcp waits for open calls before it tells them that the client is gone,
-/// so a window would hold the process for seconds.
+/// Input that reports its end. rmcp waits for open calls before it reports a disconnected client, so a window would
+/// keep the process alive for seconds.
 struct UntilEnd<R> {
     input: R,
     ended: CancellationToken,

@@ -26,7 +26,7 @@ pub struct Told {
     pub reason: Option<String>,
 }
 
-/// Less than this between two windows is no gap: a line of the daemon under way.
+/// A smaller distance between two windows is not a gap: the line of the daemon is still on its way.
 const SLACK: Micros = SECOND;
 
 impl Coverage {

@@ -1,5 +1,5 @@
-//! The program that is told of incidents. It is started by a helper, which the recorder starts before it gives up the right
-//! to start programs: the helper reads a line for each incident, and knows nothing else.
+//! The program that runs for incidents. A helper starts it. The recorder starts the helper before it drops the right to
+//! start programs; the helper reads a line per incident, and knows nothing else.
 
 use std::{
     io::{self, BufRead, Write},
@@ -17,12 +17,12 @@ use crate::{limits, logging::Throttle};
 pub struct Hook {
     lines: ChildStdin,
     _helper: Child,
-    /// Told to nobody, since the last that was.
+    /// Incidents that the program did not get, since the last one that it got.
     missed: u64,
 }
 
 impl Hook {
-    /// Starts the helper for this program and its arguments; none if there is no program.
+    /// Starts the helper for this program and its arguments; nothing if there is no program.
     pub fn start(argv: &[String]) -> io::Result<Option<Hook>> {
         if argv.is_empty() {
             return Ok(None);
@@ -83,7 +83,7 @@ fn run(program: &str, arguments: &[String], line: &str) -> io::Result<()> {
     if let Some(mut stdin) = child.stdin.take() {
         match writeln!(stdin, "{line}") {
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
-            _ => {} // who does not read it does not want it
+            _ => {} // the program may ignore its input
         }
     }
     let end = Instant::now() + limits::HOOK_TIME;

@@ -28,7 +28,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// As a program reads it that is told of it.
+    /// The form that the incident program reads.
     pub fn json(&self) -> String {
         let (event, incident) = match self {
             Event::Begun(incident) => ("begun", incident),

@@ -26,7 +26,7 @@ pub struct Options {
     pub path: PathBuf,
     pub bounds: Bounds,
     pub interval: Duration,
-    /// The program that is told of incidents, with its arguments; nothing if there is none.
+    /// The incident program with its arguments; empty if there is none.
     pub on_incident: Vec<String>,
 }
 
@@ -93,7 +93,7 @@ struct Recorder {
     pending: Vec<Entry>,
     /// Windows that could not be written and are forgotten.
     lost: u64,
-    /// The trouble that was told last.
+    /// The last logged trouble.
     told: Option<Kind>,
 }
 
@@ -117,7 +117,7 @@ impl Recorder {
         Ok(Recorder { options, store, boot, host, tracker, hook, last, gap, pending, lost: 0, told: None })
     }
 
-    /// Records until it is told to stop. netmond may come and go.
+    /// Records until SIGTERM. netmond may restart meanwhile.
     fn record(&mut self, dial: &mut Dial, signals: &UnixStream, supervisor: &Supervisor) {
         let mut complained = false;
         loop {

@@ -1,7 +1,7 @@
-//! What a process gives up once it has everything open: the second half of its life is the long one.
+//! What a process gives up once everything is open.
 //!
-//! Each layer is tried, and `status` and the log say which of them this kernel did not apply. A layer
-//! that is missing is no reason not to serve: the capabilities, which are, have been dropped before.
+//! Each layer is tried, and `status` and the log show the layers that this kernel did not apply. A missing layer does
+//! not stop the service: the capabilities were dropped before.
 
 use std::{io, sync::OnceLock};
 
@@ -37,7 +37,7 @@ pub fn layers() -> Vec<Layer> {
     LAYERS.get().cloned().unwrap_or_default()
 }
 
-/// What the kernel told us is not for a file that anybody may find, nor for another process of our user.
+/// Kernel data must not reach a core file, nor another process of this user.
 fn no_core_dumps() -> Layer {
     let applied = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
         .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
@@ -50,7 +50,7 @@ pub fn allow_locking() {
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
-/// Keeps what the kernel told us out of swap. Only pages that are in use are held.
+/// Keeps kernel data out of swap. Only pages in use are locked.
 fn memory(role: Role) -> Layer {
     let result = if role == Role::Recorder {
         Ok("writes its data to disk".to_owned())

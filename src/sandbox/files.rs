@@ -34,7 +34,7 @@ const RESOLVE: [&str; 4] = ["/etc", "/run/systemd/resolve", "/run/resolvconf", "
 /// What ssh is, and the programs that it starts: all of them stay in this sandbox.
 const PROGRAMS: [&str; 8] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/run/current-system", "/etc/profiles"];
-/// What it reads to find out who it is, and which descriptors it has.
+/// The files that show its identity and its descriptors.
 const RUNTIME: [&str; 5] = ["/proc", "/dev/urandom", "/run/systemd/userdb", "/var/lib/sss/mc", "/run/nscd"];
 /// The port of DNS, which is asked by TCP where an answer is long.
 const DNS: u16 = 53;
@@ -53,7 +53,7 @@ pub struct Reach {
     pub own: Vec<PathBuf>,
     /// TCP ports to which it connects.
     pub ports: Vec<u16>,
-    /// Why nobody knows what it needs.
+    /// Why the required files are unknown.
     pub unknown: Option<String>,
 }
 

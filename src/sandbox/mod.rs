@@ -59,8 +59,8 @@ pub fn group(name: &str) -> Option<u32> {
     })
 }
 
-/// The number of the group that root's own gateways are in after they have become nobody. It has no purpose in the table of
-/// "Users, Groups, UIDs and GIDs on systemd Systems" (60578 to 61183 are unused). None if /etc/group gives it to a group.
+/// The group ID of gateways that root started and that became nobody. The table of "Users, Groups, UIDs and GIDs on
+/// systemd Systems" assigns no purpose to it (60578 to 61183 are unused). None if /etc/group assigns it to a group.
 pub fn group_of_root() -> Option<u32> {
     const NUMBER: u32 = 61_183;
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();

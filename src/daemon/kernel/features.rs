@@ -1,8 +1,8 @@
 //! What this kernel lets us load, found out once.
 //!
-//! Kernels differ: an old one lacks a kind of program, a vendor's refuses one by policy. A two-instruction program of each
-//! kind tells, in about 0.1 ms. What is refused is left out of every object before it is loaded, so that no object is
-//! tried twice; [`status`](crate::tools::status) shows the list.
+//! Kernels differ: an old one lacks a kind of program, a vendor's refuses one by policy. A two-instruction program of
+//! each kind shows it, in about 0.1 ms. Refused programs are left out of every object before it is loaded, so that no
+//! object is loaded twice; [`status`](crate::tools::status) has the list.
 
 use std::{
     collections::HashMap,

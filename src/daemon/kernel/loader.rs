@@ -176,7 +176,7 @@ thread_local! {
     static FAILED: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
 }
 
-/// Sends what libbpf says to the log: its complaints about an object are for who debugs it, ours says what it means.
+/// Sends libbpf's messages to the log: they are for debugging; our errors are for users.
 pub fn adopt_libbpf() {
     libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, text| {
         note_failure(&text);

@@ -61,7 +61,7 @@ pub fn set<K: Pod, V: Pod>(map: &MapHandle, key: K, value: &V) -> libbpf_rs::Res
     map.update(bytes(&key), bytes(value), MapFlags::ANY)
 }
 
-/// Deletes the entries whose value nobody needs, and returns their keys. An entry that is gone meanwhile is no error.
+/// Deletes entries with unused values, and returns their keys. An entry that disappeared meanwhile is not an error.
 pub fn remove<K: Pod, V: Pod>(map: &MapHandle, unneeded: impl Fn(&V) -> bool) -> io::Result<Vec<K>> {
     let entries = entries::<K, V>(map)?;
     let keys: Vec<K> = entries.into_iter().filter(|(_, value)| unneeded(value)).map(|(key, _)| key).collect();

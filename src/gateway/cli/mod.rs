@@ -197,7 +197,7 @@ pub async fn run() -> ExitCode {
     }
 }
 
-/// Records until it is told to stop.
+/// Records until SIGTERM.
 fn record(settings: &Settings, socket: PathBuf) -> anyhow::Result<()> {
     let options = settings.recording.options().map_err(anyhow::Error::msg)?;
     // Whoever reads is of the recorder's group.
@@ -240,7 +240,7 @@ fn default_command(transport: Option<Transport>) -> Command {
     }
 }
 
-/// Whether the settings would do: those of a file were read already, and what they name must be there.
+/// Prints; false if the reader has closed the pipe.
 fn check(settings: &Settings, depth: Check) -> ExitCode {
     let checked = match depth {
         Check::Full => http::check(&settings.http).map(|_| ()),
@@ -264,7 +264,7 @@ fn token(name: &str, digest: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints: whether somebody still reads.
+/// Prints, and ignores a closed pipe; a full disk is an error.
 fn put(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

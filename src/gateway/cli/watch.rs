@@ -11,8 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{INTERRUPTED, asking::Form, interrupts, put, written};
 use crate::gateway::{Call, Gateway, readings::gone};
 
-/// Watches until Ctrl-C or SIGTERM, and prints the sum; a second one does without. If netmond goes away, that is an error
-/// behind the sum of what it had told.
+/// Prints readings until Ctrl-C or SIGTERM, then the total; a second one skips the total. If netmond disconnects, the
+/// total up to then is printed, and an error.
 pub async fn watch(gateway: &Gateway, tool: &str, call: Call, every: Duration, form: Form) -> anyhow::Result<ExitCode> {
     let (mut interrupt, mut terminate) = (interrupts()?, signal(SignalKind::terminate())?);
     let mut readings = tokio::select! {

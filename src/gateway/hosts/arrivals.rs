@@ -1,5 +1,4 @@
-//! What comes from another host, counted against the memory for answers while it comes: before anybody can read it, and
-//! whatever the other host is by now.
+//! Messages from another host, counted against the memory for answers while they arrive: the other host is not trusted.
 
 use std::{io, sync::Arc, time::Instant};
 

@@ -1,7 +1,7 @@
-//! Other hosts: their gateways, which are asked in MCP, over ssh, HTTPS or a Unix socket.
+//! Other hosts: their gateways, over MCP with ssh, HTTPS or a Unix socket.
 //!
-//! Each has its own connection, made when it is first needed and again when it broke, so that one that is
-//! down delays nobody but who asks for it.
+//! Each host has its own connection, which opens on first use and reopens after a failure. A host that is down slows
+//! only calls to it.
 
 use std::{
     path::{Path, PathBuf},
@@ -61,7 +61,7 @@ pub struct Host {
     arrivals: Arrivals,
     /// Made at the start: to make one reads the host's certificates, which the sandbox closes off.
     http: Option<reqwest::Client>,
-    /// Held while connecting: who asks meanwhile waits for that, and not for other hosts.
+    /// Held while connecting: other calls to this host wait, calls to other hosts do not.
     session: tokio::sync::Mutex<Session>,
     /// What is known of it without waiting.
     state: Mutex<State>,
@@ -151,8 +151,8 @@ impl Host {
         Failure::Absent(format!("host {} is unreachable: {reason}. {SHOWS_STATES}", self.named.name))
     }
 
-    /// The connection, made anew if there is none. After a failure the next attempt waits a little, and who
-    /// asks meanwhile hears of the failure at once.
+    /// The connection; opens one if there is none. After a failure the next attempt waits a little, and calls in the
+    /// meantime fail at once.
     async fn peer(&self) -> Result<Peer<RoleClient>, String> {
         let mut session = self.session.lock().await;
         if let Some(running) = session.running.take_if(|running| running.is_closed() || running.is_transport_closed()) {
@@ -215,13 +215,13 @@ impl Host {
         (state.connected, state.reason, state.version) = (connected, reason, version);
     }
 
-    /// Its state, after an attempt to reach it: [`limits::HOST_CONNECT`] at most, if nobody else is trying.
+    /// Its state, after an attempt to connect: takes at most [`limits::HOST_CONNECT`], if nothing else is connecting.
     async fn look(&self) -> State {
         let _ = self.peer().await; // the state has the reason
         lock(&self.state).clone()
     }
 
-    /// Whether somebody waits for the connection.
+    /// Whether something waits for the connection.
     fn is_connecting(&self) -> bool {
         self.session.try_lock().is_err()
     }
@@ -238,7 +238,7 @@ fn read_token(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Tells the other side when nobody waits for its answer any more.
+/// Cancels the call on the other side when its caller is gone.
 struct CancelOnDrop {
     call: Option<(Peer<RoleClient>, RequestId)>,
 }

@@ -131,7 +131,7 @@ struct Needs {
 }
 
 impl Needs {
-    /// Reads what `ssh -v -G` says, or says why nobody can know what is needed.
+    /// Parses the output of `ssh -v -G`, or returns why the required files are unknown.
     fn of(text: &str, home: &Path) -> Result<Needs, String> {
         let mut needs = Needs::default();
         for line in text.lines() {

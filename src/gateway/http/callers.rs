@@ -1,4 +1,4 @@
-//! What each client may use of us, and each source of connections that has not said yet who it is.
+//! Limits per client, and per source of connections that are not authenticated yet.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ pub struct Caller {
     max_requests: usize,
     /// Of these, those that work all the time: a window sleeps.
     working: Arc<Semaphore>,
-    /// Requests a second; 0 is no limit.
+    /// Requests per second; 0: no limit.
     rate: u32,
     bucket: Mutex<Bucket>,
     /// Of bytes of its answers.
@@ -174,7 +174,7 @@ impl Stranger {
     }
 }
 
-/// Entries by key, of which those that nobody uses are forgotten when there are many.
+/// Entries by key. Unused entries are removed when there are many.
 struct Known<K, V>(Mutex<HashMap<K, Arc<V>>>);
 
 impl<K: Eq + Hash + Clone, V> Known<K, V> {

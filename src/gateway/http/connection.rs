@@ -36,7 +36,7 @@ pub struct Connection {
     source: Source,
     /// Whose it is, once a request on it had good credentials. A proxy's connection stays with its first client.
     owner: OnceLock<Identity>,
-    /// Requests that came whole from a known client and whose answers are not out yet, event streams included.
+    /// Complete requests of a known client that still wait for their answer, including event streams.
     busy: AtomicUsize,
     /// Those of them that a client waits for: calls, not streams that only listen.
     owed: Arc<AtomicUsize>,
@@ -57,7 +57,7 @@ impl Connection {
         self.source
     }
 
-    /// Notes whose it is: such a connection gives way to a stranger's last.
+    /// Notes the owner of the connection: known clients keep theirs longer than strangers.
     pub fn belongs_to(&self, identity: &Identity) {
         self.owner.get_or_init(|| identity.clone());
     }
@@ -205,9 +205,9 @@ impl Connections {
     }
 }
 
-/// The connections that give way to new ones: of a stranger before those of a known client, of who has most before
-/// others, the oldest first. They are half open, slow or idle, and a client that still wants one connects again.
-/// Several at once, since to look for them takes a while.
+/// The connections to close for new ones: strangers' before known clients', then those of the client with most, oldest
+/// first. They are half open, slow or idle, and a client can connect again. Several are chosen at the same time,
+/// because the search takes a while.
 fn give_way(open: &BTreeMap<u64, Arc<Connection>>) -> Vec<u64> {
     #[derive(PartialEq, Eq, Hash)]
     enum Whose<'a> {
@@ -241,7 +241,7 @@ async fn secured(
     }
 }
 
-/// HTTP/1.1 with one client, until it leaves, dawdles, or is told to end.
+/// HTTP/1.1 with one client, until it disconnects, times out, or the server stops.
 async fn talk(stream: Pin<Box<dyn Stream>>, connection: Arc<Connection>, router: Router, ending: CancellationToken) {
     let close = connection.close.clone();
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -269,8 +269,8 @@ async fn talk(stream: Pin<Box<dyn Stream>>, connection: Arc<Connection>, router:
     }
 }
 
-/// A stream whose writes fail when the other side takes nothing for [`limits::WRITE_TIME`]: a client that
-/// does not read would hold its answers in our memory for ever.
+/// A stream with a write timeout ([`limits::WRITE_TIME`]): a client that does not read would keep its answers in our
+/// memory for ever.
 struct Impatient {
     stream: Pin<Box<dyn Stream>>,
     patience: Option<Pin<Box<Sleep>>>,

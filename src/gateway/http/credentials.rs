@@ -109,7 +109,7 @@ fn certificate_and_key(settings: &settings::Http) -> anyhow::Result<Option<(&Pat
     }
 }
 
-/// Refuses to let anybody in by TCP without a question: a port of loopback is open to every user of this host.
+/// Refuses TCP without credentials: every user of this host can connect to a loopback port.
 pub fn protected<'a>(
     credentials: &Credentials,
     settings: &settings::Http,

@@ -1,5 +1,5 @@
-//! What every HTTP request passes before it reaches MCP: is it meant for us, who sends it, may they, is
-//! it small enough. And the line in the log if it does not pass.
+//! The checks of every HTTP request before it reaches MCP: host and origin, credentials, rate and size. Failed requests
+//! are logged.
 
 use std::{
     pin::Pin,
@@ -36,7 +36,7 @@ static STRANGERS: Throttle = Throttle::new(limits::REFUSALS_OF_STRANGERS_PER_SEC
 /// A request that may go on.
 struct Admitted {
     request: Request,
-    /// Nothing of a request to what is for everybody.
+    /// Holds nothing: the path is open to everyone.
     claim: Option<Claimed>,
 }
 
@@ -127,8 +127,8 @@ impl<T: Unpin> HttpBody for Answer<T> {
 
 type Refused = (Option<Arc<Caller>>, Refusal);
 
-/// The request, ready for its handler, or why not, and whose it was if that is known. Until it is whole, and of a
-/// known client, it waits for nothing but its own body, and its connection gives way to others.
+/// The request, ready for its handler, or the refusal with the caller if that is known. Before it is complete and
+/// authenticated, a request waits only for its own body, and its connection gives way to others.
 async fn admit(http: &Http, connection: &Arc<Connection>, request: Request) -> Result<Admitted, Refused> {
     let stranger = |refusal| (None, refusal);
     meant_for_us(http, request.headers(), request.uri()).map_err(stranger)?;

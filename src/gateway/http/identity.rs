@@ -131,7 +131,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// A grant of everything, which nobody withdraws.
+    /// A grant of everything, which cannot be revoked.
     pub fn full(identity: Identity) -> Self {
         Grant { identity, scope: Arc::default(), withdrawn: CancellationToken::new(), expires: None }
     }

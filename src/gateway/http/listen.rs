@@ -42,7 +42,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Whom it shares with, as long as nobody knows who it is.
+    /// The shared limit of clients that are not authenticated yet.
     pub fn source(&self) -> Source {
         match self {
             Peer::Tcp(address) => address.ip().into(),
@@ -123,8 +123,8 @@ impl Listener {
     }
 }
 
-/// The places that the settings name. Where they name none: a port on loopback if clients show credentials (or need
-/// none, or a port is named), else a Unix socket, whose group decides who comes in.
+/// The addresses in the settings. The default is a port on loopback with credentials (or if none are required, or a
+/// port is set), else a Unix socket, which its group protects.
 pub fn places(settings: &Http, credentials: bool) -> Vec<Listen> {
     if !settings.listen.is_empty() {
         return settings.listen.clone();

@@ -179,7 +179,7 @@ pub async fn serve(settings: &settings::Http, gateway: Gateway) -> anyhow::Resul
     let (http, listeners) = Http::open(settings, Arc::clone(&gateway))?;
     gateway.confine();
     if let Some(oauth) = &http.credentials.oauth {
-        oauth.fetch_keys().await; // nobody is served yet, so nobody waits
+        oauth.fetch_keys().await; // nothing is served yet, so nothing waits
     }
     let windows = ended.clone();
     let workers = Workers::start()?; // Landlock is a thread's own until Linux 7.0: they inherit it
@@ -258,7 +258,7 @@ impl Serving {
         Serving { http, ending, streams, _accepting: accepting }
     }
 
-    /// Ends, in this order: nobody new comes in, windows (which wait for `ended`) end and are answered, then the
+    /// The order of the shutdown: stop accepting, end windows (which wait for `ended`) and answer them, then close the
     /// streams that only listen.
     pub async fn end(self, ended: &CancellationToken) {
         self.ending.cancel();
@@ -373,7 +373,7 @@ pub fn answer_to(bytes: &[u8]) -> Vec<u8> {
     })
 }
 
-/// A connection is a descriptor, and the usual soft limit of 1,024 is for who uses select(2).
+/// A connection is a descriptor, and the usual soft limit of 1,024 is for programs with select(2).
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

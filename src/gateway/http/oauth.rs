@@ -1,8 +1,8 @@
-//! OAuth 2.1: this server as a protected resource. Tokens are JWTs of one authorization server, checked
-//! against the keys that it publishes; we issue none, and pass none on.
+//! OAuth 2.1: this server as a protected resource. Tokens are JWTs of one authorization server, checked against its
+//! published keys. This server issues no tokens and forwards none.
 //!
-//! A request never waits for the authorization server: a task fetches its keys, and who needs one that is not
-//! here yet is told to come back.
+//! A request never waits for the authorization server: a task fetches the keys, and a request with a new key gets an
+//! answer to try again.
 
 use std::{
     sync::{Arc, Mutex},
@@ -25,10 +25,10 @@ pub const SCOPE: &str = "netmon:read";
 /// Scopes that narrow a token to some tools, and to some hosts.
 const TOOL_SCOPE: &str = "netmon:tool:";
 const HOST_SCOPE: &str = "netmon:host:";
-/// Where clients find out whom to ask for a token (RFC 9728).
+/// The address of the metadata about the authorization server (RFC 9728).
 pub const METADATA: &str = "/.well-known/oauth-protected-resource";
 
-/// Signatures with a public key. A shared secret would let whoever can check a token make one.
+/// Signatures with a public key. With a shared secret, everyone who can check a token could make one.
 const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::EdDSA,
     Algorithm::ES256,
@@ -53,7 +53,7 @@ pub struct OAuth {
     jwks: Option<String>,
     client: reqwest::Client,
     keys: Mutex<Keys>,
-    /// Rung by a request whose key is not known.
+    /// A request with an unknown key wakes the task.
     wanted: Notify,
 }
 
@@ -88,7 +88,8 @@ struct Claims {
     exp: f64,
 }
 
-/// A URL that nobody on the way can change, without a password in it. The error does not show the URL: it may have one.
+/// An https URL (nobody can change it in transit) without a password. The error does not show the URL, because it may
+/// contain one.
 fn secure(what: &str, url: &str) -> Result<reqwest::Url, String> {
     let parsed = reqwest::Url::parse(url).map_err(|e| format!("{what}: invalid URL: {e}"))?;
     if !parsed.username().is_empty() || parsed.password().is_some() {

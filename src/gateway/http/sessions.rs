@@ -1,4 +1,4 @@
-//! Sessions, which clients of MCP 2025-11-25 and older have: how many, whose, and what they wait for.
+//! Sessions of clients of MCP 2025-11-25 and older: their number, their owners, and their pending requests.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -89,8 +89,8 @@ impl Sessions {
         self.manager.sessions.read().await.len()
     }
 
-    /// Refuses a session beyond the caps, the use of a stranger's, and a request whose id waits for an answer
-    /// already: rmcp would never answer the first. `body` is there for requests that have one.
+    /// Refuses a session beyond the limits, another client's session, and a duplicate id of a pending request: rmcp
+    /// would never answer the first. `body` is there for requests that have one.
     pub async fn check(
         &self,
         identity: &Identity,
@@ -143,7 +143,7 @@ impl Sessions {
         Ok(What::Opening(identity.clone()))
     }
 
-    /// Remembers whose a new session is.
+    /// Remembers the owner of a new session.
     pub fn note(&self, owner: &Identity, id: String) {
         let new = || Open { owner: owner.clone(), waiting: HashSet::new() };
         lock(&self.table).open.entry(id).or_insert_with(new);

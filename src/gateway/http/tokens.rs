@@ -1,5 +1,5 @@
-//! Bearer tokens: who may come in, by name. Kept as digests, compared in constant time, read again when
-//! the file changes. What the file no longer lists is refused from then on, whatever is wrong with the file.
+//! Bearer tokens by client name. They are stored as digests, compared in constant time, and reloaded when the file
+//! changes. A token that is removed from the file is refused at once, even if the file has errors.
 
 use std::{
     io,
@@ -49,7 +49,7 @@ struct Parsed {
 }
 
 impl Tokens {
-    /// The tokens of the file. At the start a fault in any line is an error, since somebody is there to read it.
+    /// The tokens of the file. At startup, a fault in any line is an error, because an administrator reads it.
     pub fn load(path: &Path) -> io::Result<Tokens> {
         let file = Watched::new(path.into());
         file.changed();
@@ -97,8 +97,8 @@ impl Tokens {
         self.file.forget();
     }
 
-    /// Reads the file again if it has changed, and withdraws the tokens that it no longer lists. A file that is
-    /// missing, unreadable or open to everybody lists none.
+    /// Reloads the file if it has changed, and revokes removed tokens. A file that is missing, unreadable or
+    /// world-readable has no tokens.
     pub fn refresh(&self) {
         if !self.file.changed() {
             return;
@@ -135,7 +135,7 @@ fn sha256(text: &str) -> [u8; digest::SHA256_OUTPUT_LEN] {
 fn read(path: &Path) -> io::Result<Parsed> {
     let (text, mode) = watched::read(path, limits::TOKEN_FILE_BYTES)?;
     let parsed = parse(&text);
-    // Digests are no secret: nobody comes in with one.
+    // Digests are not secret: they cannot be used to authenticate.
     if parsed.tokens.iter().any(|token| token.plain) || mode & 0o002 != 0 {
         watched::keeps_a_secret(path, mode)?;
     }
@@ -221,7 +221,7 @@ pub fn generate() -> io::Result<String> {
     Ok(hexadecimal(&bytes))
 }
 
-/// What a file holds instead of this token, if those who may read the file are not to learn it.
+/// The form of this token in the file if readers of the file must not learn it.
 pub fn digest_of(token: &str) -> String {
     format!("{DIGEST}{}", hexadecimal(&sha256(token)))
 }

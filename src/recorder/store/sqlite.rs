@@ -39,7 +39,7 @@ pub struct Sqlite {
     pub(super) path: PathBuf,
     pub(super) db: Connection,
     pub(super) bounds: Bounds,
-    /// Held by who writes.
+    /// The writer's lock.
     _lock: Option<File>,
 }
 
@@ -119,12 +119,12 @@ impl Sqlite {
         Ok(sqlite)
     }
 
-    /// Opens the file to read, beside who writes it.
+    /// Opens the file to read, beside its writer.
     pub fn read(path: &Path) -> Result<Self, Trouble> {
         let of = |e: rusqlite::Error| trouble(path, &e);
         std::fs::metadata(path).map_err(|e| io_trouble(path, &e))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        // A copy of the file alone has no journal, and a folder that cannot be written takes none: then nobody writes.
+        // A copy of the file alone has no journal, and a read-only directory cannot have one: then there is no writer.
         let alone = !with_suffix(path, "-wal").exists();
         let uri = format!("file:{}?{}", escaped(path), if alone { "immutable=1" } else { "mode=ro" });
         let db = Connection::open_with_flags(uri, flags).map_err(of)?;
@@ -169,8 +169,8 @@ impl Sqlite {
         self.of(lengths.collect::<Result<Vec<_>, _>>()).map(drop)
     }
 
-    /// Leaves the journal when the last connection ends: who may not write in the folder could not make it again, and
-    /// could not read.
+    /// Keeps the journal when the last connection ends: a reader without write access to the directory could not create
+    /// it, and could not read.
     fn keep_journal(&self) {
         let mut on: std::ffi::c_int = 1;
         // SAFETY: the connection is open, the name of the schema ends with 0, and the call reads and writes one int.
