@@ -53,9 +53,9 @@ pub enum Code {
     OlderConnections,
     /// They closed when the table of closed connections was full.
     ClosedConnectionsMerged,
-    /// Of these, the ones whose counters are missing as well.
+    /// Of these, the ones with missing counters.
     ClosedConnectionsUncounted,
-    /// Segments of connections whose round trips there was no room for.
+    /// Segments of connections without room for their round trips.
     RoundTripsUntracked,
     /// Connections that closed when the table of their round trips was full.
     ClosedRoundTripsUntracked,
@@ -68,7 +68,7 @@ pub enum Code {
     RecordedByRemote,
 
     // What goes past TCP and UDP.
-    /// TCP connections whose data programs of a sockmap redirect.
+    /// TCP connections with data that sockmap programs redirect.
     SockmapPartlyCounted,
     /// AF_XDP sockets.
     XdpSocketsNotCounted,
@@ -174,7 +174,7 @@ impl fmt::Display for Limitation {
     }
 }
 
-// A list of 30 names in the schema of every tool would cost each client more than it tells.
+// A list of 30 names in the schema of every tool costs each client more than it helps.
 impl JsonSchema for Code {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Code".into()

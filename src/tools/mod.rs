@@ -46,7 +46,7 @@ pub trait Tool: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// What people call it.
     const TITLE: &'static str;
-    /// What a user wants to know who needs it: its line of the server's instructions.
+    /// A user's question for this tool: its line in the server's instructions.
     const WHEN: &'static str;
     /// When to use it; the first sentence decides.
     const DESCRIPTION: &'static str;
@@ -186,7 +186,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether both forms are short enough for a caller who set no `limit`.
+    /// Whether both forms are within the budget of a caller without `limit`.
     pub fn is_short(&self) -> bool {
         self.structured_bytes() <= limits::ANSWER_UNASKED && self.text.len() <= limits::TEXT_UNASKED
     }
@@ -381,7 +381,7 @@ pub mod tests {
         assert_eq!(value, json!({"b": [{"d": 0}], "e": {}}));
     }
 
-    /// However long its rows are, an answer is short where nobody asked for more, and says how many rows it has not.
+    /// An answer is short by default, however long its rows are, and shows how many rows it omits.
     pub fn is_short_unless_asked<T: Tool>(sample: &T::Sample, lists: &[&str]) {
         let (question, sample) = (Question::named(T::NAME).unwrap(), serde_json::to_string(sample).unwrap());
         let ask = |input| (question.report)(input, &sample).unwrap();

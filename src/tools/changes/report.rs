@@ -12,7 +12,7 @@ use crate::{
 
 /// So many minutes of a baseline tell how much it varies.
 const BASELINE: usize = 10;
-/// A difference of so many standard errors is no chance, whatever the many figures of a host are.
+/// A difference of this many standard errors is not chance, even with the many figures of a host.
 const ERRORS: f64 = 6.0;
 
 /// How the figures of a subject are compared.
@@ -85,7 +85,7 @@ fn compare(sample: &Sample) -> Vec<Change> {
             Kind::Presence => presence(&before, &after, sample),
         };
         let Some((before, after, significance)) = found else { continue };
-        // One transfer is a process, a unit, a remote and a port: it is told once.
+        // One transfer is a process, a unit, a remote and a port: it is reported once.
         let same = |other: &Change| {
             let (a, b) = (after - before, other.after - other.before);
             other.subject == subject && subject == "traffic" && (a - b).abs() <= 0.05 * a.abs()

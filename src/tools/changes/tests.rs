@@ -66,7 +66,7 @@ fn nothing_is_told_of_a_steady_host() {
     }
 }
 
-/// Each of these changes in one of many hosts: all are told, and nothing else is.
+/// Each of these changes in one of many hosts: all are reported, and nothing else is.
 #[test]
 fn a_labelled_change_is_told_and_no_other() {
     let changes: [(&str, &str, f64, i64); 8] = [

@@ -275,7 +275,7 @@ impl Watched<'_> {
     }
 }
 
-/// What of one namespace differs between two readings: what went with the namespace itself is nothing that anybody misses.
+/// What differs between two readings of one namespace: what disappeared with the namespace itself is not missing.
 fn changes(before: &Snapshot, now: &Snapshot) -> Vec<What> {
     let alive: BTreeSet<u32> = now.links.keys().map(|(netns, _)| *netns).collect();
     let mut found = Vec::new();

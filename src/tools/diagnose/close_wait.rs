@@ -1,4 +1,4 @@
-//! Sockets whose peer has closed.
+//! Sockets in CLOSE_WAIT: the peer has closed them.
 
 use std::collections::BTreeMap;
 

@@ -98,7 +98,7 @@ pub struct Connection {
     pub errno: Option<String>,
     /// From connect to its outcome, or until the window's end.
     pub waited: Duration,
-    /// It began before anyone watched, and nobody knows when.
+    /// It began before the window, at an unknown time.
     pub before: bool,
     /// From connect to close, if both were seen.
     pub lived: Option<Duration>,
@@ -185,7 +185,7 @@ pub struct DroppedPackets {
     pub explanation: String,
     pub benign: bool,
     pub course: Course,
-    /// The chain of nftables that dropped them, where the kernel tells.
+    /// The nftables chain that dropped them, if the kernel shows it.
     pub rule: Option<String>,
     pub count: u64,
 }
@@ -280,7 +280,7 @@ impl Connection {
         self.outcome == Outcome::Unanswered && self.waited >= HEAD_START
     }
 
-    /// A SYN that nobody answered for longer than a slow path or a lost packet explains.
+    /// A SYN without an answer for longer than a slow path or a lost packet explains.
     pub fn hangs(&self) -> bool {
         /// The first retransmission is after 1 s; a round trip around the world takes 0.3 s.
         const NO_ANSWER: Duration = Duration::from_millis(900);
@@ -305,8 +305,7 @@ pub fn groups<'a, T, K: Ord>(rows: impl IntoIterator<Item = &'a T>, key: impl Fn
     found
 }
 
-/// The owner of a group: with its pid, if all have the same. Those of whom nothing is known do not count, unless there
-/// are no others.
+/// The owner of a group: with its pid, if all have the same. Unknown owners do not count, unless there are no others.
 pub fn common<'a>(owners: impl IntoIterator<Item = &'a Owner>) -> Owner {
     let (known, unknown): (Vec<_>, Vec<_>) = owners.into_iter().partition(|owner| is_known(owner));
     let Some(first) = known.first().or(unknown.first()) else { return Owner::default() };

@@ -1,4 +1,4 @@
-//! How the links of this host hang together: which are on one wire, whose an address is, where a packet leaves.
+//! How the links of this host are connected: which share a link layer, which owns an address, which a packet leaves by.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},

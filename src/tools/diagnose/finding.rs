@@ -18,9 +18,9 @@ use crate::{
 pub enum Severity {
     // A service is unreachable, or refuses everyone, now.
     Critical,
-    // Something fails or is slow for somebody.
+    // Something fails or is slow.
     Warning,
-    // Worth knowing; nobody is harmed.
+    // Worth knowing; no harm.
     Info,
 }
 
@@ -101,7 +101,7 @@ pub struct Finding {
     /// Where it happens, for telling causes from symptoms.
     #[serde(skip)]
     pub places: Vec<HostPort>,
-    /// The network namespaces whose traffic it harms; none where that is not known.
+    /// The network namespaces with traffic that it harms; none if they are unknown.
     #[serde(skip)]
     pub harms: Vec<u32>,
 }
@@ -170,7 +170,7 @@ impl Finding {
         self
     }
 
-    /// Says whose it is, if anything is known of them.
+    /// Adds the owner, if it is known.
     pub fn owner(self, owner: &Owner) -> Self {
         if *owner == Owner::default() { self } else { self.with("owner", owner) }
     }

@@ -127,7 +127,7 @@ impl Past {
         let judged = Judged { findings, checked, blind_spots, lost_events, tool_missing };
         let length = Duration::from_nanos(length_ns);
         let mut output = report::output(input, judged, Measured::window(length));
-        // Of a period with a gap in it nobody can say that nothing was wrong.
+        // With a gap in the period, "nothing was wrong" cannot be said.
         output.healthy = output.healthy(length).filter(|healthy| !healthy || is_whole);
         output
     }

@@ -52,7 +52,7 @@ pub fn series(readings: Vec<Output>) -> Vec<Series> {
     sockets.into_values().collect()
 }
 
-/// The remotes that somebody sent to in the window, with all that sent to them.
+/// The remotes that received data in the window, with all their senders.
 pub fn remotes(series: &[Series], evidence: &Evidence) -> Vec<TcpPath> {
     let key = |socket: &Socket| (socket.local, socket.remote);
     let ends: BTreeMap<_, _> = series.iter().filter_map(|series| Some((key(series.last()?), series))).collect();
@@ -175,7 +175,7 @@ fn waits(first: &Socket, last: &Socket, figure: fn(&TcpInfo) -> u32) -> u32 {
     of(last).wrapping_sub(of(first))
 }
 
-/// Round trips that were measured in the window: who sends nothing measures nothing, and its old figure stands.
+/// Round trips measured in the window: an idle sender measures nothing, and its old figure stays.
 fn rtts(series: &Series, of: fn(&TcpInfo) -> bool) -> Vec<u64> {
     let sent = series.windows(2).filter(|pair| pair[0].tx_bytes < pair[1].tx_bytes);
     let measured = sent.map(|pair| &pair[1]).filter(|socket| socket.tcp.as_ref().is_some_and(of));

@@ -51,8 +51,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// How much of what it dropped is no handshake of a client that wants to be served: a reset that comes instead of the
-    /// last packet (HAProxy's checks end so), or a late FIN, is the listener's to drop, and counts.
+    /// The number of its drops that are not handshakes of real clients: a reset instead of the last packet (HAProxy's
+    /// checks end like that), or a late FIN, counts as a drop of the listener, too.
     pub fn strays(&self, drops: &[DroppedPackets]) -> u64 {
         let ends = |drop: &&DroppedPackets| drop.kind.split(' ').any(|flag| flag == "RST" || flag == "FIN");
         let taken =

@@ -1,8 +1,8 @@
-//! What arrives at an interface, and who opens the next connection: the two questions to begin with.
+//! What arrives at an interface, and who opens the next connection: the original two questions.
 //!
-//! `incoming` counts packets as they are on the wire, at tcx: the counters are per CPU and only grow, a
-//! window is the difference of two readings, so any number of windows share one link. `outgoing`
-//! waits for the next TCP connect of any process in any network namespace, and for its outcome.
+//! `incoming` counts packets as they are on the wire, at tcx: the counters are per CPU and only grow, a window is the
+//! difference of two readings, so any number of windows share one link. `outgoing` waits for the next TCP connect of
+//! any process in any network namespace, and for its outcome.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ pub enum Sample {
     },
 }
 
-/// A connect whose outcome is known.
+/// A connect with a known outcome.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct Connect {
     process: Process,

@@ -1,7 +1,7 @@
-//! Why TCP is slow: round trips, what is sent again, what limits the senders, who resets connections.
+//! Why TCP is slow: round trips, retransmits, what limits the senders, who resets connections.
 //!
-//! TCP's own counters are read at both ends of a window; what closes in between hands its counters in. Round trips
-//! are the very samples from which TCP makes its average, counted by bucket in the kernel while a window is open.
+//! TCP's own counters are read at both ends of a window; a connection that closes in between reports its counters then.
+//! Round trips are TCP's own RTT samples, counted by bucket in the kernel while a window is open.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -98,16 +98,16 @@ pub struct Gaps {
     rtts_untracked: u64,
     /// Connections that closed when there was no room. What they sent is in the total if they opened in the window.
     closed_untracked: u64,
-    /// Connections that closed, and whose round trips there was no room for.
+    /// Closed connections without room for their round trips.
     closed_rtts_untracked: u64,
     resets_untracked: u64,
     /// The kernel does not say why it sends a reset, and says nothing of those that no socket sends.
     reasons_unknown: bool,
-    /// Connections whose counters at the window's beginning are not known: they could not be read then.
+    /// Connections with unknown counters at the window's beginning: they were unreadable then.
     unknown: u64,
     #[serde(default)]
     unread: Unread,
-    /// Connections that wait to be accepted, beyond those of one listener whose round trips are read.
+    /// Connections in accept queues beyond those of one listener with readable round trips.
     #[serde(default)]
     unread_rtts: u64,
 }

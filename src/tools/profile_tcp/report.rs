@@ -228,7 +228,7 @@ fn reset(reset: Reset) -> ResetRow {
     }
 }
 
-/// What the state tells in which a reset found the socket: the segment itself has no reason.
+/// The reason that follows from the socket's state at a reset: the segment itself has no reason.
 fn from_state(state: u8) -> &'static str {
     match i64::from(state) {
         uapi::TCP_SYN_SENT => "refused",

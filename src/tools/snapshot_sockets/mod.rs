@@ -282,7 +282,7 @@ pub struct TcpInfo {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Listener {
-    /// Names the socket, for who joins answers.
+    /// Identifies the socket, to join answers.
     #[serde(skip)]
     pub socket: u64,
     pub owner: Owner,

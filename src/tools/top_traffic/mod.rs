@@ -107,7 +107,7 @@ pub struct Gaps {
     /// Of those of remotes that there was no slot for, since their socket has too many.
     #[serde(default)]
     udp_merged: u64,
-    /// UDP sockets of which some datagrams have no remote: their process does not ask who sends.
+    /// UDP sockets with some datagrams without a remote: their process does not request sender addresses.
     #[serde(default)]
     udp_unasked: u64,
     /// TCP connections that closed when there was no room. Their bytes are in the total …
@@ -126,10 +126,10 @@ pub struct Gaps {
     missed: u64,
 }
 
-/// Sockets whose data goes past TCP and UDP.
+/// Sockets with data that bypasses TCP and UDP.
 #[derive(Serialize, Deserialize, Debug, Default, Clone, PartialEq)]
 pub struct Past {
-    /// TCP sockets in a sockmap whose data is not counted, or in part.
+    /// TCP sockets in a sockmap with uncounted or partly counted data.
     sockmap: u64,
     /// AF_XDP.
     xdp: u64,
@@ -181,7 +181,7 @@ pub struct Group {
 #[serde(rename_all = "snake_case")]
 pub enum Key {
     Process(u32),
-    /// The cgroup of a socket whose process is not known.
+    /// The cgroup of a socket without a known process.
     Unowned(u64),
     Socket(u64),
     Remote(IpAddr),

@@ -67,7 +67,7 @@ impl Ended for flow {
 const FIRST_SLOT: usize = slots::FIRST_SLOT as usize;
 const FIRST_TCP: usize = slots::TCP_UNTRACKED as usize;
 
-/// What was loaded, and who uses it.
+/// The loaded programs, and their users.
 pub struct Counting {
     tcp_state: Program,
     /// On a kernel with the tracepoints.

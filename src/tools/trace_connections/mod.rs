@@ -193,7 +193,7 @@ impl Shows {
 #[derive(Serialize, Deserialize, Debug, Default)]
 pub struct Sample {
     rows: Vec<Row>,
-    /// What connections have moved by now that are open, and that an earlier reading told of.
+    /// The bytes so far of open connections that an earlier reading reported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     updates: Vec<Row>,
     counts: BTreeMap<Outcome, u64>,

@@ -55,10 +55,10 @@ fn domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
 #[derive(Serialize, Deserialize, Debug, Default)]
 pub struct Sample {
     messages: Vec<Seen>,
-    /// Those of the last seconds before it, of which other readings told: an answer finds its query here.
+    /// Messages of the last seconds before the window, which earlier readings reported: an answer finds its query here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<Seen>,
-    /// Another reading follows, which tells of what is not decided yet.
+    /// Another reading follows, which reports undecided queries.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     goes_on: bool,
     /// Messages for which there was no room in the kernel's buffer, …

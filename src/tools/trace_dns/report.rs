@@ -76,7 +76,8 @@ fn missing(sample: &Sample) -> Vec<Limitation> {
     limits
 }
 
-/// Whether this sample tells of the query: not one before that has its answer, nor one after, if it has none yet.
+/// Whether this sample reports the query: not an earlier query that has its answer, nor a later one without an answer
+/// yet.
 fn is_of(sample: &Sample, exchange: &Exchange, end_ns: i64) -> bool {
     let is_young = end_ns - exchange.asked_ns < limits::DNS_UNDECIDED.as_nanos() as i64;
     match exchange.answered_ns {

@@ -91,7 +91,7 @@ pub struct Sample {
     netns: u32,
     /// Drops that could not be counted.
     missed: u64,
-    /// Interfaces whose XDP program sees packets first.
+    /// Interfaces with an XDP program, which sees packets first.
     #[serde(default)]
     xdp_interfaces: u64,
     #[serde(default)]
@@ -107,7 +107,7 @@ pub struct DropSite {
     packets: u64,
 }
 
-/// The part of it that was told apart.
+/// The part of it with flows of their own.
 #[derive(Serialize, Deserialize, Debug, Clone, Default)]
 pub struct Flow {
     /// The same for the same flow while a session is open.
@@ -118,7 +118,7 @@ pub struct Flow {
     packets: u64,
     protocol: u16,
     family: u16,
-    /// `process` is whom the packets were for, and not who sent them.
+    /// `process` is the receiver of the packets, not their sender.
     receiver: bool,
     /// They came in by an interface; otherwise they were made here.
     arrived: bool,
@@ -233,7 +233,7 @@ pub enum Path {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct ListenerDrops {
-    /// Names the socket, for who joins answers.
+    /// Identifies the socket, to join answers.
     #[serde(skip)]
     pub socket: u64,
     pub owner: Owner,

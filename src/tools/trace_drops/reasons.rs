@@ -167,8 +167,9 @@ pub const EXPIRED: (&str, &str) = (
     "Find the loop: `ip route get ADDRESS` at each router.",
 );
 
-/// Whether a packet died since its hops were used up. The kernel has no reason for that, and gives the one of headers that
-/// are not valid, or none; but such headers are seen before anybody looks for a route, and a router looks at hops after.
+/// Whether a packet was dropped because its hop limit expired. The kernel has no reason for that: it gives that of
+/// invalid headers, or none. But invalid headers are detected before the route lookup, and a router checks the hop
+/// limit after it.
 pub fn is_expired(reason: &str, path: Option<Path>, hops: Option<u8>) -> bool {
     let silent = matches!(reason, "IP_INHDR" | "NOT_SPECIFIED");
     silent && path == Some(Path::Forward) && hops.is_some_and(|hops| hops <= 1)

@@ -86,7 +86,7 @@ pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
     later.flows = flows.into_values().collect();
     later.flows.sort_by_key(|flow| (Reverse(flow.packets), flow.id));
     later.flows.truncate(limits::DROP_FLOWS);
-    // A queue that is not full any more is no news; what it dropped is.
+    // A queue that is no longer full is not news; its drops are.
     for before in earlier.listeners.into_iter().filter(|before| before.dropped > 0) {
         let same = |l: &&mut Listener| {
             (l.socket, l.local, l.process.netns) == (before.socket, before.local, before.process.netns)
@@ -126,7 +126,7 @@ fn limitations(rows: &[Dropped], sample: &Sample) -> Vec<Limitation> {
     limits
 }
 
-/// What died in a place beyond the flows that were told apart there.
+/// Drops of a place beyond the flows with rows of their own.
 fn untold(sample: &Sample) -> Vec<Dropped> {
     let mut told = HashMap::<_, u64>::new();
     for flow in &sample.flows {
@@ -158,7 +158,7 @@ fn untold(sample: &Sample) -> Vec<Dropped> {
 }
 
 fn row(flow: &Flow, sample: &Sample) -> Dropped {
-    // One whose header does not read is a packet, too, whoever made it.
+    // A packet with an unreadable header counts, too, whoever made it.
     let packet = packet::parse(flow.protocol, &flow.header.0).or_else(|| packet::parse(flow.protocol, &[]));
     let (source, destination, kind) = match &packet {
         Some(p) => {
@@ -200,7 +200,7 @@ fn row(flow: &Flow, sample: &Sample) -> Dropped {
     row
 }
 
-/// Whether a question is about these packets. Their owner is who the row says, if it says one.
+/// Whether a question matches these packets. The row's owner counts, if it has one.
 fn wants(filter: &Filter, flow: &Flow, row: &Dropped) -> bool {
     let ends = [row.source, row.destination];
     let address =
@@ -233,7 +233,7 @@ fn path(flow: &Flow, is_packet: bool) -> Option<Path> {
     }
 }
 
-/// The table's words, or better ones where the packet tells more than its reason.
+/// The table's texts, or better ones if the packet has more details than its reason.
 fn explain(row: &mut Dropped, flow: &Flow, sample: &Sample) {
     let meaning = reasons::meaning(&row.reason, &row.location);
     (row.explanation, row.check, row.benign) = (meaning.explanation.into(), meaning.check.into(), meaning.benign);

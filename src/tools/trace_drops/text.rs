@@ -9,7 +9,7 @@ use std::{
 use super::{Output, PartialEndpoint};
 use crate::answer;
 
-/// Listeners that the text tells of: the rest is in the structured answer.
+/// Maximum of listeners in the text; the structured answer has all of them.
 const LISTENERS_TOLD: usize = 5;
 
 /// The answer for a person.

@@ -155,7 +155,7 @@ fn misled(address: &Address, expected: u8, want: &Want) -> bool {
     let should_be_on_link = |other: IpAddr| is_within(other, address.address, expected);
     let here = want.netns == address.at.0;
     if address.prefix < expected {
-        // It asks for the link-layer address of somebody who is not there.
+        // It asks for the link-layer address of a host that does not exist.
         return here
             && want.how == How::Neighbor
             && want.hop.is_none()

@@ -20,7 +20,7 @@ pub fn cpu_throttled(evidence: &Evidence) -> Vec<Finding> {
 }
 
 fn throttled(evidence: &Evidence, group: &Throttled) -> Option<Finding> {
-    /// Bursts use a quota up now and then and nobody notices; in a quarter of the periods (of 100 ms) it is the rule.
+    /// A burst uses up the quota now and then without harm; in a quarter of the periods (of 100 ms) it is a fault.
     const PERIODS: f64 = 0.25;
     const SHARE: f64 = 0.1;
     let share = group.throttled_us as f64 / 1e6 / evidence.window.as_secs_f64().max(0.1);
@@ -31,7 +31,7 @@ fn throttled(evidence: &Evidence, group: &Throttled) -> Option<Finding> {
     let is_in = |owner: &Owner| owner.pid.is_some_and(|pid| group.pids.contains(&pid));
     let listeners: Vec<_> = evidence.listeners.iter().filter(|listener| is_in(&listener.owner)).collect();
     let sockets: Vec<_> = evidence.sockets.iter().filter(|socket| is_in(&socket.owner)).collect();
-    // A job that has nothing to do with the network is slow, and that is nobody's connection.
+    // A throttled job without sockets slows no connection.
     let owner = listeners.iter().map(|l| &l.owner).chain(sockets.iter().map(|s| &s.owner)).next()?;
     let summary = format!(
         "{} has too little CPU quota: the kernel throttled {} in {:.0} % of the periods",

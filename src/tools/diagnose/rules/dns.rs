@@ -17,7 +17,7 @@ fn by_server(evidence: &Evidence) -> Vec<(Option<Endpoint>, Vec<&Query>)> {
     groups(evidence.queries.iter().filter(|q| q.server.is_some_and(|s| s.port != 5353 && s.port != 5355)), |q| q.server)
 }
 
-/// Which servers the asker was told to ask: a container has a file of its own.
+/// The resolver configuration of the process: a container has its own file.
 fn resolvers(asker: Option<u32>) -> String {
     asker.map_or("cat /etc/resolv.conf".into(), |pid| format!("cat /proc/{pid}/root/etc/resolv.conf"))
 }
@@ -61,8 +61,8 @@ pub fn dns_slow(evidence: &Evidence) -> Vec<Finding> {
     of(evidence, Code::DnsSlow)
 }
 
-/// The findings of one code. A resolver of this host (systemd-resolved, dnsmasq) passes on what ails the server that it
-/// asks, in the same words or in others: that is told where it comes from.
+/// The findings of one code. A resolver of this host (systemd-resolved, dnsmasq) forwards the failures of its upstream
+/// server, in the same or other words: the fault is reported at its source.
 fn of(evidence: &Evidence, code: Code) -> Vec<Finding> {
     let mut found = [silence(evidence), failures(evidence), delays(evidence)].concat();
     let sources: Vec<_> = found.iter().map(|relay| found.iter().position(|f| passes_on(evidence, relay, f))).collect();
@@ -114,7 +114,7 @@ fn silence(evidence: &Evidence) -> Vec<Finding> {
 fn failures(evidence: &Evidence) -> Vec<Finding> {
     /// SERVFAIL, REFUSED and the like: a fifth of the answers, as above.
     const SHARE: f64 = 0.2;
-    /// Of names that somebody needs. Beyond nine of ten nearly none of them exists.
+    /// Of the names that are needed. Above nine of ten, nearly none of them exists.
     const SHARE_NXDOMAIN: f64 = 0.9;
     const NXDOMAINS: usize = 5;
     let (mut found, names) = (Vec::new(), Names::of(&evidence.queries));

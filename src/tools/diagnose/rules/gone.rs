@@ -1,4 +1,4 @@
-//! Connections that were established, and whose peer does not answer any more.
+//! Established connections with a peer that no longer answers.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ pub fn peer_gone(evidence: &Evidence) -> Vec<Finding> {
         let remote = row.remote?;
         Some(HostPort { address: remote.address, port: (!row.inbound).then_some(remote.port) })
     };
-    // With both ends on this host, the client's tells of the service.
+    // If both ends are on this host, the client's end identifies the service.
     let is_other_end = |row: &Silent| {
         row.inbound && evidence.silent.iter().any(|other| (other.local, other.remote) == (row.remote, row.local))
     };

@@ -22,8 +22,8 @@ impl Listener {
         (full && many) || self.half_open_share >= LASTS
     }
 
-    /// Far more handshakes fail than succeed, though nobody who completed his had to wait: their SYNs cannot be answered, or
-    /// nobody is there to take the answer.
+    /// Far more handshakes fail than succeed, though completed ones do not wait in the accept queue: the SYNs have
+    /// forged sources, or the answers are lost.
     fn fails_handshakes(&self, evidence: &Evidence) -> bool {
         // Others that listen at the same address have connections of their own.
         let of_another = |c: &Connection| {
@@ -38,7 +38,7 @@ impl Listener {
         self.dropped >= FAILED && self.dropped >= 10 * made && !self.made_wait()
     }
 
-    /// Whether many who had completed their handshakes were seen to wait.
+    /// Whether many completed handshakes had to wait.
     fn made_wait(&self) -> bool {
         2 * self.accept_queue_peak >= self.accept_queue_max
     }
@@ -48,8 +48,8 @@ impl Listener {
     }
 }
 
-/// A handshake takes a round trip. This many waiting at once, or dropped, are no ordinary clients, unless the accept queue is full
-/// as well: then the kernel keeps ordinary clients half-open.
+/// A handshake takes a round trip. This many waiting at once, or dropped, are not ordinary clients, unless the accept
+/// queue is full as well: then the kernel keeps ordinary clients half-open.
 const HALF_OPEN: u64 = 16;
 
 /// A short queue is full with fewer. But ordinary clients complete their handshakes, and it empties at once: one that is
@@ -60,10 +60,10 @@ const LASTS: f64 = 0.5;
 /// full any more, this many are needed.
 const DROPS: u64 = 5;
 
-/// This many handshakes that fail, ten for each that succeeds, are no bad luck.
+/// This many failed handshakes, ten for each success, are not chance.
 const FAILED: u64 = 100;
 
-/// A listener's finding: where, who, its queue.
+/// A listener's finding: place, owner, queue.
 fn about(listener: &Listener, code: Code, severity: Severity, summary: String, evidence: &Evidence) -> Finding {
     let mut finding = Finding::new(code, severity, summary)
         .owner(&listener.owner)
@@ -92,7 +92,7 @@ fn about(listener: &Listener, code: Code, severity: Severity, summary: String, e
 pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     let overflows = |listener: &&Listener| {
         let flooded = listener.is_flooded() || listener.fails_handshakes(evidence);
-        // A SYN that cannot be answered, for want of a route back, is the listener's to drop as well.
+        // A SYN without a route back counts as a drop of the listener, too.
         let here = listener.owner.netns == evidence.netns && evidence.counters.listen_overflows > 0;
         let known = evidence.overflows.get(&listener.owner.netns);
         let queued = known.map_or_else(|| here || listener.made_wait(), |overflows| *overflows > 0);
@@ -108,7 +108,7 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
             listener.accept_queue_max,
             listener.dropped
         );
-        // Full, and nobody was turned away in the window: the next client will be.
+        // Full, but without a drop in the window: the next client will be dropped.
         let severity = if listener.dropped > 0 { Severity::Critical } else { Severity::Warning };
         about(listener, Code::ListenQueueOverflow, severity, summary, evidence)
             .step("sysctl net.core.somaxconn  # then check the program's listen() backlog, and why it does not accept")
@@ -121,7 +121,7 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     vec![overflowed_meanwhile(evidence, overflows)]
 }
 
-/// Of a queue that is not full any more: whose it was, if that can be told.
+/// A queue that is no longer full: its listener, if that is known.
 fn overflowed_meanwhile(evidence: &Evidence, overflows: u64) -> Finding {
     let dropped = |listener: &Listener| evidence.dropped.get(&listener.socket).copied().unwrap_or_default();
     let was_full = |listener: &&Listener| dropped(listener) > 0 || listener.made_wait();

@@ -18,8 +18,8 @@ pub fn mtu_black_hole(evidence: &Evidence) -> Vec<Finding> {
 
 /// They die on this host.
 fn too_big(evidence: &Evidence) -> Vec<Finding> {
-    /// The first packet that is too big is how a sender learns the path's MTU; it then sends smaller ones. Who goes on
-    /// was not told: its ICMP got lost.
+    /// The first packet that is too big tells the sender the path's MTU; it then sends smaller ones. A sender that
+    /// continues did not get the ICMP message.
     const PACKETS: u64 = 3;
     let too_big = evidence.drops.iter().filter(|drop| drop.reason == "PKT_TOO_BIG");
     let mut found = Vec::new();
@@ -50,8 +50,8 @@ fn too_big(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
-/// They die elsewhere, and nobody says so: full segments are sent again and again, and nothing else, while what is small
-/// passes. Where packets to that remote are seen to die on this host, that is the cause.
+/// Full segments are dropped elsewhere, without an ICMP message: they are retransmitted again and again, while small
+/// ones pass. If this host drops packets to that remote, that is the cause instead.
 fn swallowed(evidence: &Evidence) -> impl Iterator<Item = Finding> {
     /// What a connection sends that is sent in full segments, for the most part.
     const FULL: u64 = 4_000;

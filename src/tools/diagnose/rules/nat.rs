@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Two look-ups that are sent at once may clash (of UDP, one is dropped and asked again); so many are no such accident.
+/// Two lookups at the same time may clash (UDP: one is dropped and sent again); this many are not chance.
 const CLASHES: u64 = 3;
 
 /// Entries that could not be inserted since others are like them: of our own network namespace the counter is known, of

@@ -27,7 +27,7 @@ pub fn port_exhaustion(evidence: &Evidence) -> Vec<Finding> {
             continue;
         }
         let owner = common(rows.iter().map(|row| &row.owner));
-        // Sockets are read at the window's end: then who held the ports may be gone.
+        // Sockets are read at the window's end: the holders of the ports may be gone by then.
         let held = if open == 0 { String::new() } else { format!(", {open} sockets to it are open") };
         let summary = format!(
             "{} has no free local port for {remote}: {} failed{held}",

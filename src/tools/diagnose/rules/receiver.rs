@@ -14,9 +14,9 @@ use crate::{
 
 /// For this share of the time that it had data, the sender waited. Less comes and goes with every burst.
 pub(super) const WAITED: f64 = 0.3;
-/// A sender that gets this much through is slowed by nobody who would notice.
+/// A sender above this rate is not slowed noticeably.
 pub(super) const FAST_BITS: f64 = 1e9;
-/// A reader that takes this much is at work, or was told how fast to go (a download with a limit): worth knowing.
+/// A reader above this rate is busy, or has a rate limit (a download with a limit): worth knowing.
 const BRISK_BITS: f64 = 100e6;
 
 fn waits_for_receiver(row: &TcpPath) -> bool {

@@ -14,9 +14,9 @@ use crate::{
     },
 };
 
-/// Somebody is told "nobody listens here".
+/// Connects or datagrams that were refused: nothing listens.
 pub fn connection_refused(evidence: &Evidence) -> Vec<Finding> {
-    /// One refusal is a service that restarts, two a retry; who is refused three times is not being served.
+    /// One refusal is a restarting service, two are a retry; three refusals are a fault.
     const REFUSALS: u64 = 3;
     let refused: Vec<_> = outbound(evidence).filter(|c| c.outcome == Outcome::Refused).collect();
     let (scanners, mut found) = scans(&refused);
@@ -84,7 +84,7 @@ fn scans(refused: &[&Connection]) -> (BTreeSet<ScanKey>, Vec<Finding>) {
     (scanners, found)
 }
 
-/// Datagrams to a port that nobody has open, from a sender of this host: it is told by ICMP.
+/// Datagrams from this host to a closed port: ICMP reports it.
 fn udp_refused(evidence: &Evidence) -> Vec<Finding> {
     /// As for TCP; a stray datagram or two follow the end of any service.
     const REFUSALS: u64 = 3;
@@ -131,7 +131,7 @@ fn sender(evidence: &Evidence, source: HostPort, destination: HostPort, netns: O
         if source.address.is_loopback() && netns.is_some() && owner.netns != netns {
             return false;
         }
-        // Of several ports the kernel's row keeps none; then whoever sends there is meant.
+        // The kernel's row has no port if there were several; then every sender to the address counts.
         let sends = local.is_some_and(|local| source.port.is_none_or(|port| port == local.port));
         sends && remote.map_or(source.port.is_some(), |remote| HostPort::from(remote) == destination)
     };

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// A route whose kind is to refuse catches traffic: of who sends, of a router on the way, or the answers of a server.
+/// A rejecting route catches traffic: of a local sender, of a router on the path, or the answers of a server.
 pub fn blackhole_route(evidence: &Evidence) -> Vec<Finding> {
     let (fabric, wants) = (Fabric::of(&evidence.network), evidence.wants());
     let mut by_route = BTreeMap::<&Route, Vec<&Want>>::new();
@@ -80,7 +80,7 @@ pub fn route_withdrawn(evidence: &Evidence) -> Vec<Finding> {
         What::RouteGone(route) => Some((change.after_ms, route)),
         _ => None,
     }) {
-        // What went with its link or its address is told of these.
+        // Routes that disappeared with their link or address are reported with these.
         let works = fabric.link((route.netns, route.link)).is_some_and(|link| link.works());
         let has_address = evidence
             .network

@@ -16,7 +16,7 @@ pub fn reverse_path_filter(evidence: &Evidence) -> Vec<Finding> {
         |drop: &DroppedPackets| (drop.owner.netns, drop.interface.clone(), drop.source.map(|source| source.address));
     let mut found = Vec::new();
     for ((_, interface, source), rows) in groups(filtered, place) {
-        // It is there to keep made-up sources out: only who converses with us is missed.
+        // The filter exists to drop forged sources: only real conversations count.
         let converses = rows.iter().any(|row| is_conversation(evidence, row));
         let severity = if converses { Severity::Warning } else { Severity::Info };
         let from = source.map_or_else(|| "several sources".into(), |source| source.to_string());
@@ -42,9 +42,9 @@ pub fn reverse_path_filter(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
-/// Whether somebody waits for what was refused.
+/// Whether a local socket waits for the dropped packet.
 fn is_conversation(evidence: &Evidence, drop: &DroppedPackets) -> bool {
-    /// Who makes his sources up has no reason to take one twice; who wants to be served sends again.
+    /// A forger has no reason to use a source twice; a real client sends again.
     const INSISTS: u64 = 3;
     let (Some(source), Some(destination)) = (drop.source, drop.destination) else {
         return drop.course.sources.iter().any(|source| asks(evidence, drop, (*source).into()));
@@ -54,7 +54,7 @@ fn is_conversation(evidence: &Evidence, drop: &DroppedPackets) -> bool {
     asks(evidence, drop, source) || (drop.count >= INSISTS && (evidence.is_ours(&source.address) || served()))
 }
 
-/// Whether somebody on this host waits for what `source` says.
+/// Whether a local socket waits for packets from `source`.
 fn asks(evidence: &Evidence, drop: &DroppedPackets, source: HostPort) -> bool {
     let there = |remote: Option<crate::answer::Endpoint>| remote.is_some_and(|remote| source.covers(&remote.into()));
     let here = |local: Option<crate::answer::Endpoint>| {
@@ -108,7 +108,7 @@ fn circles(evidence: &Evidence, address: Option<IpAddr>, rows: &[&DroppedPackets
     let there = |remote: Option<crate::answer::Endpoint>| remote.map(|remote| remote.address) == address;
     let to = || evidence.connections.iter().filter(|c| c.outbound && there(c.remote));
     if address.is_some() && to().any(|c| matches!(c.outcome, Outcome::Established | Outcome::Refused)) {
-        return false; // somebody gets through
+        return false; // some get through
     }
     // A router sends them back where they came from.
     let back: u64 = rows.iter().filter(|row| row.course.returns).map(|row| row.count).sum();

@@ -34,7 +34,7 @@ impl QueueCourse {
 /// A network namespace, and an interface of it.
 type Device = (Option<u32>, Option<String>);
 
-/// The devices whose queues dropped packets, and those packets.
+/// The links with queues that dropped packets, and those packets.
 fn dropping(evidence: &Evidence) -> Vec<(Device, Vec<&DroppedPackets>)> {
     groups(evidence.drops.iter().filter(is_queue), |drop| (drop.owner.netns, drop.interface.clone()))
 }
@@ -83,7 +83,7 @@ fn is_before(queue: &QueueCourse, netns: Option<u32>, interface: Option<&str>) -
     Some(queue.netns) == netns && Some(queue.interface.as_str()) == interface
 }
 
-/// Queues that were seen to stand, in whichever network namespace, and of which no packet told.
+/// Standing queues, in all network namespaces, without traced drops.
 fn by_queues(evidence: &Evidence) -> Vec<Finding> {
     let told = dropping(evidence);
     let is_told =
@@ -108,7 +108,7 @@ fn by_queues(evidence: &Evidence) -> Vec<Finding> {
             .with("queue_drops", queue.dropped)
             .with("tx_bits_per_second", queue.bits_per_second.round())
             .with("destination", most.and_then(|row| row.remote));
-        // A router's own sockets say nothing: whose rate may be a part of what leaves here is taken to pass it.
+        // A router's own sockets prove nothing: a sender with a part of the link's rate is assumed to pass it.
         let rate = queue.bits_per_second;
         let passes = |row: &&Talker| row.tx_bits_per_second >= 0.1 * rate && row.tx_bits_per_second <= 1.2 * rate;
         let others = evidence.talkers.iter().filter(|row| most.is_none() && passes(row) && is_outside(row));

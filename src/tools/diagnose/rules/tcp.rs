@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// A remote's finding: who talks to it, where, and how to look closer.
+/// A remote's finding: owner, place, and how to look closer.
 pub(super) fn about(row: &TcpPath, code: Code, severity: Severity, summary: String) -> Finding {
     let finding = Finding::new(code, severity, summary)
         .owner(&row.owner)
@@ -38,8 +38,8 @@ pub(super) fn name(row: &TcpPath) -> String {
     }
 }
 
-/// A connection with both ends on this host has two rows. What is wrong between them is told once, from the client's
-/// end, which knows the service.
+/// A connection with both ends on this host has two rows. Its fault is reported once, from the client's end, which
+/// knows the service.
 fn seen_once<'a>(evidence: &Evidence, rows: impl Iterator<Item = &'a TcpPath>) -> Vec<&'a TcpPath> {
     let rows: Vec<_> = rows.collect();
     let serves = |client: &TcpPath, server: &TcpPath| {
@@ -124,7 +124,7 @@ fn slowness(evidence: &Evidence, row: &TcpPath) -> Option<(&'static str, Severit
     match rtt.p50_us >= WAITS * best {
         false if best >= long || proven => Some(("the path is long", Severity::Warning)),
         true if proven || rtt.p50_us >= best + DELAYED_US => Some(("a queue on the path delays it", Severity::Warning)),
-        // What tells of the way is quick.
+        // The reliable samples are fast.
         _ if prompt.samples > 0 && 2 * slow <= prompt.samples => None,
         _ => Some(("the remote delays its acknowledgements, or a queue on the path delays it", Severity::Info)),
     }
