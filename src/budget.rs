@@ -8,7 +8,7 @@ use std::{
 
 use crate::sync::lock;
 
-/// How much may be held.
+/// The maximum size.
 pub struct Budget<K> {
     total: usize,
     share: usize,

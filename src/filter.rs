@@ -1,4 +1,4 @@
-//! What a question is narrowed to: a process by name, a remote by address or range.
+//! The filters of a question: a process by name, a remote by address or range.
 
 use std::{
     borrow::Cow,
@@ -208,7 +208,7 @@ number!(
     { "type": "integer", "minimum": 1 }
 );
 
-/// What a question about sockets is narrowed to; all of it is to hold.
+/// The filters of a question about sockets; all of them must match.
 #[derive(Clone, Copy, Default)]
 pub struct Filter<'a> {
     pub process: Option<&'a Comm>,

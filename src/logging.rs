@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, util:
 
 use crate::sync::lock;
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq)]
 pub enum Format {
     /// The journal if systemd connected us to it, else text.

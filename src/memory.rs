@@ -12,7 +12,7 @@ pub fn share_one_arena() {
     }
 }
 
-/// Gives the kernel back what is free: once an answer that took some is written, once clients have left.
+/// Returns free memory to the kernel: after a large answer is written, and after clients have disconnected.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes a number, and the allocator's own locks.

@@ -39,7 +39,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 pub struct Starter {
     /// The way to the netmond that it becomes: one end of a socket pair for each request.
     pub channel: OwnedFd,
-    /// What netmond has to say for itself.
+    /// The error output of netmond.
     pub complaints: OwnedFd,
 }
 

@@ -1,5 +1,5 @@
-//! What systemd and the daemon say to each other: the socket that it opened for us (sd_listen_fds(3)), and that we are
-//! ready, alive, stopping (sd_notify(3)).
+//! The protocol with systemd: the socket that it opened for us (sd_listen_fds(3)), and our states ready, alive and
+//! stopping (sd_notify(3)).
 //!
 //! The channel is opened once: a sandboxed process could not open it for every message.
 
@@ -35,7 +35,7 @@ const FIRST: i32 = 3;
 #[derive(Default)]
 pub struct Supervisor {
     channel: Option<UnixDatagram>,
-    /// How often it wants to hear that we are alive.
+    /// The interval at which systemd expects a sign of life.
     watchdog: Option<Duration>,
 }
 
@@ -50,7 +50,7 @@ impl Supervisor {
         Supervisor { channel, watchdog }
     }
 
-    /// How long to wait between signs of life: half of what systemd allows.
+    /// The interval between signs of life: half of systemd's limit.
     pub fn interval(&self) -> Option<Duration> {
         self.watchdog.map(|watchdog| watchdog / 2)
     }
@@ -159,7 +159,7 @@ fn variable<T: FromStr>(name: &str) -> Option<T> {
     env::var(name).ok()?.parse().ok()
 }
 
-/// What the variables mean to the process `pid`: they may have been inherited, meant for another.
+/// The meaning of the variables for the process `pid`: they may be inherited, and belong to another process.
 fn watchdog(microseconds: Option<u64>, of: Option<u32>, pid: u32) -> Option<Duration> {
     let period = Duration::from_micros(microseconds.filter(|microseconds| *microseconds > 0)?);
     of.is_none_or(|of| of == pid).then_some(period)
@@ -185,8 +185,8 @@ pub fn passed() -> Vec<OwnedFd> {
     (FIRST..FIRST + count).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
 }
 
-/// Makes way for a socket at `path`: one that a dead process left behind is removed. One that is served, and what is
-/// not a socket, stays, and is an error.
+/// Prepares `path` for a socket: removes the socket of a dead process. A socket in use, or another file, stays, and is
+/// an error.
 pub fn remove_dead_socket(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -77,9 +77,10 @@ pub fn value(value: Value) -> Value {
     }
 }
 
-/// What stands for a character that is not shown.
+/// The replacement for a hidden character.
 const REPLACEMENT: char = '\u{fffd}';
-/// Marks on one letter that are shown. Vietnamese and Hebrew have two or three; more hide what is above and below.
+/// The maximum of marks on one letter. Vietnamese and Hebrew have two or three; more marks hide the lines above and
+/// below.
 const MARKS: usize = 3;
 
 /// The character, or a replacement if it could act on its reader.

@@ -14,7 +14,7 @@ use serde_json::{Value, value::RawValue};
 /// Raised with every change that an older peer would misread.
 pub const VERSION: u32 = 2;
 
-/// What a gateway sends along with a connection to the daemon that it started: whether it will send another one.
+/// The byte that a gateway sends with a connection to the daemon that it started: whether another connection follows.
 pub const MORE: u8 = b'm';
 /// It will not: what the request does not need is not loaded.
 pub const LAST: u8 = b'l';
@@ -83,7 +83,7 @@ pub enum Error {
     /// The kernel refused the tool's BPF object when the daemon started.
     #[error("{tool} is not available on this host: {reason}")]
     Unavailable { tool: String, reason: String },
-    /// What was asked cannot be meant; the text says what is allowed.
+    /// Invalid input; the text has the allowed values.
     #[error("{0}")]
     InvalidInput(String),
     /// Who asked may not.
@@ -92,7 +92,7 @@ pub enum Error {
     /// A bound was reached.
     #[error("{0}")]
     Busy(String),
-    /// What was measured disappeared.
+    /// The measured object disappeared.
     #[error("{0}")]
     Gone(String),
     /// The kernel said no to something that it allowed before.
@@ -125,7 +125,7 @@ impl From<libbpf_rs::Error> for Error {
     }
 }
 
-/// What to do about a resource that ran out.
+/// The fix for an exhausted resource.
 fn remedy(kind: io::ErrorKind, errno: Option<i32>) -> &'static str {
     match (kind, errno) {
         (io::ErrorKind::OutOfMemory, _) => {

@@ -80,7 +80,7 @@ impl JsonSchema for WindowSeconds {
     }
 }
 
-/// How many rows a list may have, 1 to [`limits::ROWS_MAX`]; `DEFAULT` where the caller sets none.
+/// The maximum of rows in a list, 1 to [`limits::ROWS_MAX`]; `DEFAULT` is the caller's default.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq)]
 pub struct Limit<const DEFAULT: usize = { limits::ROWS_DEFAULT }>(usize);
 
@@ -126,7 +126,7 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D, things: &str, min: u64, max
     }
 }
 
-/// A JSON number within bounds; anything else is refused with what is allowed.
+/// A JSON number within bounds; errors state the allowed values.
 fn bounded<'de, D: Deserializer<'de>>(deserializer: D, allowed: &str, min: f64, max: f64) -> Result<f64, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     match value.as_f64() {

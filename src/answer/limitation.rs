@@ -17,7 +17,7 @@ pub struct Limitation {
     pub count: Option<u64>,
 }
 
-/// The kinds of what is missing. Clients rely on these names.
+/// The kinds of missing data. Clients rely on these names.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -67,7 +67,7 @@ pub enum Code {
     /// A recording keeps sums by remote, which a question about a process or a port cannot take apart.
     RecordedByRemote,
 
-    // What goes past TCP and UDP.
+    // Traffic that bypasses TCP and UDP.
     /// TCP connections with data that sockmap programs redirect.
     SockmapPartlyCounted,
     /// AF_XDP sockets.
@@ -79,7 +79,7 @@ pub enum Code {
     UdpNotCounted,
     /// Datagrams of sockets beyond those that are counted one by one.
     UdpSocketsMerged,
-    /// Of sockets that are not connected.
+    /// Of unconnected sockets.
     UdpRemotesUnknown,
     /// Datagrams of remotes beyond those that are counted one by one of each socket.
     UdpRemotesMerged,
@@ -107,7 +107,7 @@ pub enum Code {
     FirewallRulesUnknown,
     /// The counters are those of one network namespace.
     CountersOfOneNamespace,
-    /// What XDP programs drop, send back or redirect.
+    /// Packets that XDP programs drop, send back or redirect.
     XdpVerdictsNotSeen,
 
     // Packets of an interface.
@@ -123,7 +123,7 @@ pub enum Code {
     /// Queries that are too young to be called unanswered.
     DnsQueriesPending,
     DnsOverTcpIncomplete,
-    /// Messages of which the header is cut in two by a fragmentation.
+    /// Messages with a header that a fragmentation splits.
     DnsMessagesCut,
     /// Packets to a port that a translation has put in place of 53.
     DnsTranslated,

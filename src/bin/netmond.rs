@@ -1,4 +1,4 @@
-//! The daemon: loads every BPF object, gives its privileges up, and answers the gateway's questions.
+//! The daemon: loads every BPF object, drops its privileges, and answers the gateway's questions.
 
 use std::{
     os::fd::{FromRawFd, OwnedFd},

@@ -1,5 +1,5 @@
-//! Connections that closed while windows are open. The kernel hands each in by a ring buffer, which costs the connection
-//! a fifth of what an entry of a hash costs it; here they are kept until no window needs them.
+//! Connections that close while windows are open. The kernel reports each through a ring buffer, at a fifth of the cost
+//! of a hash entry; they are kept here until no window needs them.
 
 use std::{
     collections::HashMap,
@@ -74,7 +74,7 @@ impl<T: Ended> Closed<T> {
         lock(&self.kept).beyond.clone()
     }
 
-    /// Lets go of what closed before the oldest window began; without one, of all.
+    /// Drops the connections that closed before the oldest window began; without a window, all.
     pub fn clear(&self, oldest_ns: Option<u64>) {
         lock(&self.kept).clear(oldest_ns);
     }
@@ -116,7 +116,7 @@ pub struct Told {
 }
 
 impl Told {
-    /// Of a session that was opened then: what closed before is not for it.
+    /// For a session that opened at this time: connections that closed before are not included.
     pub fn since(opened_ns: u64) -> Self {
         Told { since_ns: opened_ns, ..Told::default() }
     }

@@ -128,7 +128,8 @@ impl<T: Pod> Events<T> {
         }
     }
 
-    /// Delivers what the ring holds now, and not what goes on coming: a flood that outruns us would never let go.
+    /// Delivers the current content of the ring, but not later events: a flood that is faster than this reader would
+    /// never end.
     fn drain(&self) {
         if let Some(ring) = &*lock(&self.ring) {
             ring.consume_raw_n(limits::RING_RECORDS);

@@ -38,7 +38,7 @@ pub trait Measures: Send + Sync {
 
 /// A session, whose samples are JSON.
 pub struct Opened<'a> {
-    /// How long the question wants it to watch before it is read.
+    /// The requested length of the window.
     pub duration: Duration,
     pub session: Box<dyn Session<Box<RawValue>> + 'a>,
 }
@@ -52,7 +52,7 @@ pub struct Measurement<'a> {
 }
 
 impl Measurement<'_> {
-    /// How long the question wants it to watch before it is read.
+    /// The requested length of the window.
     pub fn duration(&self) -> Duration {
         self.open.duration
     }
@@ -91,7 +91,7 @@ pub struct Sampler {
     pub load: fn(&mut Loader) -> Result<Box<dyn Measures>, Error>,
 }
 
-/// What the programs of all tools but those in `without` need of the kernel.
+/// The kernel features that the programs of all tools except those in `without` need.
 pub fn features(samplers: &'static [Sampler], without: &[String]) -> impl Iterator<Item = Feature> {
     let loaded = |sampler: &&Sampler| !without.iter().any(|name| name == sampler.name);
     samplers.iter().filter(loaded).flat_map(|sampler| sampler.features.iter().copied())
@@ -103,7 +103,7 @@ pub struct Loaded {
     pub programs: Vec<Program>,
     /// The capabilities that this kernel wants for it while serving.
     pub keeps: CapsHashSet,
-    /// How to ask, or why that is not possible.
+    /// The tool, or why it is unavailable.
     tool: Result<Box<dyn Measures>, String>,
 }
 
@@ -155,9 +155,9 @@ struct Queue {
     wanted: BTreeSet<&'static str>,
     /// Whether the others may be loaded as well.
     rest: bool,
-    /// How many are being loaded.
+    /// The number of tools that are being loaded.
     busy: usize,
-    /// How many are still to be loaded.
+    /// The number of tools that still wait to be loaded.
     left: usize,
     /// The daemon ends: nothing more is loaded.
     closed: bool,
@@ -175,8 +175,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Starts to load every tool but those in `without`: one that the kernel refuses does not stop the others. The
-    /// threads that do it have the capabilities that the caller has now, and give them up when they are done.
+    /// Starts to load every tool except those in `without`; a tool that the kernel refuses does not stop the others.
+    /// The loading threads inherit the caller's current capabilities, and drop them when they are done.
     pub fn start(samplers: &'static [Sampler], features: Features, without: &[String]) -> Arc<Host> {
         let slot = |sampler: &Sampler| (sampler.name, Slot { loaded: OnceLock::new(), windows: AtomicUsize::new(0) });
         let host = Arc::new(Host {
@@ -282,7 +282,7 @@ impl Host {
         self.changed.notify_all();
     }
 
-    /// What this kernel has.
+    /// The features of this kernel.
     pub fn features(&self) -> &Features {
         &self.features
     }

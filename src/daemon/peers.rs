@@ -31,12 +31,12 @@ pub struct Peers {
     /// The memory of answers, from before they are made until they are taken.
     memory: Arc<Budget<u32>>,
     logs: Mutex<BTreeMap<u32, Arc<Log>>>,
-    /// How long each tool's answer was at last: the best guess for the next one.
+    /// The length of each tool's last answer: the best guess for the next one.
     last: Mutex<BTreeMap<String, usize>>,
     long: Turns,
 }
 
-/// What one user may add to the log: what another one does is there all the same. Refusals do not hide requests.
+/// The log budget of one user: one user's lines do not hide another's. Refusals do not hide requests.
 pub struct Log {
     pub requests: Throttle,
     pub refusals: Throttle,
@@ -163,7 +163,7 @@ impl Peer<'_> {
 }
 
 impl Peers {
-    /// What an answer will probably take: as long as the last one of its tool, or as its rows.
+    /// The expected length of an answer: that of the tool's last answer, or of its rows.
     fn expected(&self, tool: &str, input: &Value) -> usize {
         let last = lock(&self.last).get(tool).copied().unwrap_or_default();
         let rows = input.get("limit").and_then(Value::as_u64).unwrap_or_default().min(limits::ROWS_MAX as u64) as usize;
@@ -200,7 +200,7 @@ impl Drop for Peer<'_> {
     }
 }
 
-/// What a client says, line by line.
+/// The lines of a client.
 pub struct Lines<'a> {
     stream: &'a UnixStream,
     /// Of the lines that come next.

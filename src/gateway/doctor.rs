@@ -1,4 +1,4 @@
-//! What this host allows, what is missing, and how to fix it.
+//! Checks of this host: what works, what is missing, and how to fix it.
 
 use std::{fmt::Write, path::Path};
 
@@ -10,7 +10,7 @@ use crate::starter;
 /// One thing that was looked at.
 struct Check {
     what: String,
-    /// How to fix it, if it is not well.
+    /// How to fix it, if it is broken.
     trouble: Option<String>,
 }
 

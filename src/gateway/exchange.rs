@@ -109,7 +109,7 @@ pub fn read(line: &str) -> Result<Box<RawValue>, Failure> {
     }
 }
 
-/// What is wrong with a line that holds neither: another release may have other fields.
+/// The error for a line with neither: another version may have other fields.
 fn foreign(line: &str) -> Failure {
     #[derive(serde::Deserialize)]
     struct Versioned {

@@ -1,4 +1,4 @@
-//! What explains the program: the tools with their arguments, and the manual page.
+//! Help texts: the tools with their arguments, and the manual page.
 
 use clap_mangen::roff::{Roff, bold, roman};
 use rmcp::model::Tool;
@@ -31,7 +31,7 @@ pub fn describe(tool: &Tool) -> String {
     format!("{}: {}\n\n{arguments}", tool.name, tool.description.as_deref().unwrap_or_default())
 }
 
-/// What an argument may be, in the words of a command line.
+/// The allowed values of an argument, in the syntax of the command line.
 fn allowed(property: &Value) -> String {
     let words = |values: &Vec<Value>| values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("|");
     if let Some(values) = property["enum"].as_array() {

@@ -16,13 +16,13 @@ use crate::{
     sync::lock,
 };
 
-/// What may be held, and what each tool's answer took at last: the best guess for the next one.
+/// The budget, and the size of each tool's last answer: the best guess for the next one.
 pub struct Memory {
     pub budget: Arc<Budget<Identity>>,
     last: Mutex<HashMap<&'static str, usize>>,
 }
 
-/// A budget of what answers may take.
+/// A budget for answers.
 pub fn budget() -> Arc<Budget<Identity>> {
     Budget::new(limits::ANSWERS_BYTES, limits::ANSWERS_BYTES_OF_A_CALLER)
 }

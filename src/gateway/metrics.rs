@@ -1,4 +1,4 @@
-//! What the gateway has done and what the daemon costs, as Prometheus text.
+//! The gateway's counters and the daemon's cost, as Prometheus text.
 
 use std::{
     collections::BTreeMap,
@@ -101,7 +101,7 @@ impl Metrics {
     }
 }
 
-/// What the `status` tool says of the daemon.
+/// Metrics from the `status` tool.
 fn daemon(page: &mut Page, status: &Value) {
     let connected = status["daemon"]["connected"] == true;
     page.family("netmond_up", "gauge", "Whether netmond answers.");
@@ -137,7 +137,7 @@ fn daemon(page: &mut Page, status: &Value) {
     }
 }
 
-/// What it says of the recording.
+/// Metrics of the recording.
 fn recording(page: &mut Page, recording: &Value) {
     page.family("netmon_recording_active", "gauge", "Whether a recorder is running.");
     page.sample("netmon_recording_active", &[], u8::from(recording["active"] == true));

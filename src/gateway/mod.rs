@@ -116,11 +116,11 @@ impl From<wire::Error> for Failure {
 /// The way to the daemon, for any number of clients.
 pub struct Gateway {
     daemon: Daemon,
-    /// What `interface` is where a tool takes one and the caller names none.
+    /// The default of the argument `interface`.
     interface: Option<String>,
     /// Of tool calls under way.
     pub places: Arc<Places>,
-    /// The memory of what is answered over HTTP.
+    /// The memory for answers over HTTP.
     memory: Memory,
     hosts: Vec<Arc<Host>>,
     /// The recording.
@@ -138,7 +138,7 @@ pub struct Call {
     host: Option<Arc<Host>>,
     /// The period of the past that it is about; none if it is about now.
     past: Option<Period>,
-    /// How long it will watch.
+    /// The length of its window.
     pub duration: Duration,
     /// Ends the window early, for an answer about the time until then.
     pub enough: Arc<Notify>,
@@ -323,7 +323,7 @@ impl Gateway {
     }
 }
 
-/// Where one client's last answer ended, for tools that can be continued.
+/// The end of one client's last answer, for tools that can be continued.
 #[derive(Default)]
 pub struct Continuation(Mutex<Option<(Instant, Value)>>);
 

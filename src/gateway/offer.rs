@@ -11,7 +11,7 @@ use super::{
 };
 use crate::tools::{QUESTIONS, Question};
 
-/// What a model reads before it picks a tool, around the lines of the tools.
+/// The server instructions, around the lines of the tools.
 const BEFORE: &str =
     "netmon-mcp measures the network of this Linux host in the kernel, with eBPF. Pick a tool by your question:";
 const AFTER: &str = "\

@@ -1,5 +1,4 @@
-//! MCP prompts: two ways of working that a person picks from a menu, with what to fill in completed from what is
-//! open on this host now.
+//! MCP prompts: two workflows that a person picks from a menu. Completions come from the open sockets of this host.
 
 use std::collections::BTreeSet;
 
@@ -133,12 +132,12 @@ pub fn asks(argument: &ArgumentInfo) -> Option<&'static str> {
     matches!(argument.name.as_str(), "remote" | "port" | "process").then_some("snapshot_sockets")
 }
 
-/// What that tool is asked.
+/// The question to that tool.
 pub fn question() -> JsonObject {
     JsonObject::from_iter([("limit".into(), limits::COMPLETION_ROWS.into()), ("protocol".into(), "tcp".into())])
 }
 
-/// What an argument may be, from the sockets that are open now.
+/// The possible values of an argument, from the open sockets.
 pub fn complete(argument: &ArgumentInfo, open: &Value) -> CompletionInfo {
     let candidates = match argument.name.as_str() {
         "seconds" => ["5", "10", "30", "60"].map(str::to_owned).into(),

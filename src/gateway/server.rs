@@ -80,7 +80,7 @@ impl Server {
         self.last.resume(&mut call);
         let (begun, total, question) = (Instant::now(), call.duration, call.question);
         let opened = Arc::clone(&call.opened);
-        // What takes no time is still answered to a client that has sent all it has to say (a pipe).
+        // A call without a window is answered even after the client has closed its input (a pipe).
         let ended =
             async { if !total.is_zero() { self.ended.cancelled().await } else { std::future::pending().await } };
         let mut ended = std::pin::pin!(ended);

@@ -29,7 +29,7 @@ pub use values::{Mode, Transport};
 /// The file that is read when none is named and this one exists.
 pub const FILE: &str = "/etc/netmon/netmon.toml";
 
-/// What the file holds at its top.
+/// The top level of the file.
 #[derive(Args, Deserialize, Clone, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -60,7 +60,7 @@ pub struct Settings {
     pub recording: Recording,
 }
 
-/// What a key and its string in a table make.
+/// The value of a key and its string in a table.
 trait Entry: Sized {
     fn entry(key: String, value: String) -> Result<Self, String>;
 }
@@ -183,7 +183,7 @@ macro_rules! merge {
 }
 
 impl Settings {
-    /// What the flags and the environment say, and for the rest what the file says.
+    /// The flags and the environment, completed from the file.
     pub fn over(mut self, file: Settings) -> Settings {
         let (flags, rest) = (&mut self.http, file.http);
         merge!(flags, rest;
@@ -195,7 +195,7 @@ impl Settings {
         self
     }
 
-    /// What the gateway has to be able to do, beside asking its daemon.
+    /// The privileges that the gateway needs, besides calling its daemon.
     pub fn role(&self) -> Role {
         let mut targets = self.hosts.iter().map(|named| &named.target);
         if targets.clone().any(|target| matches!(target, Target::Ssh(_))) {
@@ -207,10 +207,10 @@ impl Settings {
         }
     }
 
-    /// What the gateway reads and connects to while it serves; what ssh needs comes to that.
+    /// The files and ports that the gateway uses while it serves; ssh's are added.
     pub fn reach(&self) -> Reach {
         let tokens = self.host_tokens.iter().filter_map(|(_, path)| path.parent().map(Path::to_path_buf));
-        // Its journal is beside it. A folder that is not there yet is not reached once this process is confined.
+        // Its journal is beside it. A directory that does not exist yet is unreachable once this process is confined.
         let recording = record::folder(&self.recording.path()).ok();
         let read = self.http.files().into_iter().chain(tokens).chain(recording).collect();
         Reach { read, ports: self.ports(), ..Reach::default() }
@@ -258,7 +258,7 @@ impl Settings {
     }
 }
 
-/// What is wrong with a file of settings, and where.
+/// A fault in a settings file, with its place.
 #[derive(Debug)]
 pub struct Fault {
     path: PathBuf,
@@ -266,7 +266,7 @@ pub struct Fault {
     reason: String,
 }
 
-/// Where in a file of settings.
+/// A place in a settings file.
 #[derive(Debug, PartialEq)]
 pub struct Place {
     line: usize,
@@ -292,7 +292,7 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// What a file of settings says, or where it is wrong and why.
+/// The settings of a file, or the place and the reason of a fault.
 pub fn parse(text: &str) -> Result<Settings, (Place, String)> {
     let line = |e: &toml::de::Error| {
         let start = e.span().map_or(0, |span| span.start);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{limits, untrusted};
 
-/// What an answer about the past says of its recording.
+/// The recording's part of an answer about the past.
 #[derive(Serialize, Debug, PartialEq)]
 pub struct Coverage {
     #[serde(flatten)]
@@ -44,12 +44,12 @@ impl Coverage {
     }
 }
 
-/// The windows of a period, and what is missing of it.
+/// The windows of a period, and its gaps.
 pub fn coverage(recording: &dyn Recording, period: Period) -> Result<(Vec<Span>, Coverage), Trouble> {
     let spans = recording.spans(period)?;
     let interval_us = recording.facts()?.interval_ms * 1_000;
     let mut reasons = recording.gaps(period)?;
-    // What is under way now will be recorded at its end.
+    // The current window will be recorded at its end.
     let end_us = period.end_us.min(now());
     let under_way = if end_us == period.end_us && period.end_us < now() - interval_us - SLACK {
         SLACK
@@ -63,7 +63,7 @@ pub fn coverage(recording: &dyn Recording, period: Period) -> Result<(Vec<Span>,
         let slack = if span.begin_us == end_us { under_way } else { SLACK };
         let gap = Period { begin_us: until, end_us: span.begin_us };
         let known = reasons.iter().position(|known| overlap(known.period, gap) > 0);
-        // What the recorder wrote down as a gap is one, however short.
+        // A gap in the recording counts, however short.
         if gap.length() > slack || known.is_some() {
             let reason = known.map(|place| untrusted::clean(&reasons.remove(place).reason));
             gaps.push(Told { period: gap, reason });

@@ -33,7 +33,7 @@ pub struct Options {
 /// A way to ask the daemon; why there is none otherwise.
 pub type Dial<'a> = dyn FnMut() -> Result<UnixStream, String> + 'a;
 
-/// Records until SIGTERM or SIGINT. `confine` gives up what recording does not need.
+/// Records until SIGTERM or SIGINT. `confine` drops the privileges that recording does not need.
 pub fn run(options: Options, dial: &mut Dial, confine: impl FnOnce()) -> anyhow::Result<()> {
     let (signalled, on_signal) = UnixStream::pair()?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
@@ -89,7 +89,7 @@ struct Recorder {
     last: Option<Clocks>,
     /// Why nothing was recorded before the window that comes, and since when.
     gap: Option<Gap>,
-    /// What could not be written yet.
+    /// Windows that wait to be written.
     pending: Vec<Entry>,
     /// Windows that could not be written and are forgotten.
     lost: u64,
@@ -291,7 +291,7 @@ impl Recorder {
         }
     }
 
-    /// Says what is wrong, once for each kind of trouble.
+    /// Logs a trouble, once for each kind.
     fn complain(&mut self, trouble: &Trouble) {
         if self.told.replace(trouble.kind) != Some(trouble.kind) {
             let kept = limits::RECORDING_PENDING;
@@ -300,7 +300,7 @@ impl Recorder {
     }
 }
 
-/// The folder that the recorder writes in.
+/// The recorder's directory.
 pub fn folder(path: &std::path::Path) -> io::Result<PathBuf> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     fs::canonicalize(folder.unwrap_or(std::path::Path::new(".")))

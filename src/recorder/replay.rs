@@ -70,7 +70,7 @@ pub fn describe(answer: &mut Answer, coverage: &Coverage) {
     answer.text += &coverage.text();
 }
 
-/// What a tool saw in a window; nothing if it gave no answer then.
+/// A tool's sample in a window; empty if it gave none.
 fn sample(recording: &Sqlite, tool: &str, span: &Span) -> Result<Option<Recorded<String>>, Error> {
     let part = parts::part_of(tool);
     let parts = recording.parts(span.id, part).map_err(gone)?;

@@ -115,7 +115,7 @@ fn read(line: &[u8]) -> Next {
     }
 }
 
-/// What there is to do.
+/// The next event.
 pub enum Ready {
     Socket,
     Signal,

@@ -49,7 +49,7 @@ impl Serialize for Period {
 }
 
 impl Period {
-    /// How long it is.
+    /// Its length.
     pub fn length(&self) -> Micros {
         self.end_us - self.begin_us
     }

@@ -1,4 +1,4 @@
-//! How a tool is asked at a shell: `netmon-mcp TOOL key=value`, and the same behind `call`.
+//! The command line of a tool: `netmon-mcp TOOL key=value`, and the same after `call`.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub const EXAMPLES: &str = "Examples:
 Ctrl-C ends an open window and prints what was measured until then; a second one cancels.
 Exit codes: 0 answer, 1 error, 2 usage error, 3 a fault was found (with --exit-code), 130 cancelled.";
 
-/// What is asked, and how the answer is printed.
+/// The question, and the output format.
 #[derive(Args)]
 pub struct How {
     /// The tool's arguments, as key=value; see `netmon-mcp tools TOOL`. Times can have a unit: duration=2s.

@@ -109,7 +109,7 @@ async fn list_hosts(gateway: &Gateway) -> Result<Option<Answer>, Failure> {
     Ok(answer)
 }
 
-/// How often the progress is shown anew.
+/// The refresh interval of the progress bar.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The answer, or nothing if it was cancelled: the first Ctrl-C ends the window, a second one cancels.
@@ -150,7 +150,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// How much of the window has passed. What comes before it is no part of it.
+/// The elapsed part of the window. The time before it opens does not count.
 fn show(bar: &ProgressBar, opened: Option<&Instant>) {
     let Some(opened) = opened else { return bar.tick() };
     if bar.position() == 0 {

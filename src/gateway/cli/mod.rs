@@ -68,7 +68,7 @@ pub struct Arguments {
     command: Option<Command>,
 }
 
-/// How deep `--check-config` looks.
+/// The depth of `--check-config`.
 #[derive(Clone, Copy, ValueEnum)]
 enum Check {
     /// The settings and every file in them.
@@ -229,7 +229,7 @@ fn tools(gateway: &Gateway, name: Option<&str>) -> ExitCode {
 const NO_HOSTS: &str = "no other host is configured: use --host NAME=TARGET (such as --host web1=ssh:root@web1), or \
     [hosts] in the settings";
 
-/// What `MCP_TRANSPORT` or the file of settings says, where no command does.
+/// The command for `MCP_TRANSPORT` or the settings file, if the command line has none.
 fn default_command(transport: Option<Transport>) -> Command {
     if transport == Some(Transport::Sse) {
         tracing::warn!("MCP 2025-03-26 replaced the transport sse with http; serving http");
@@ -304,13 +304,13 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What clap exits with, too.
+/// The exit code of clap's errors, too.
 fn usage_error(text: &str, form: Form) -> ExitCode {
     complain(text, form);
     ExitCode::from(USAGE)
 }
 
-/// Says on standard error what is wrong: as JSON where the answer would have been JSON.
+/// Prints an error on standard error: as JSON if the answer would have been JSON.
 fn complain(text: &str, form: Form) {
     match form {
         Form::Json | Form::Ndjson => eprintln!("{}", serde_json::json!({ "error": text })),
@@ -327,7 +327,7 @@ const FAULT_FOUND: u8 = 3;
 /// An unknown tool or key, a value that is not allowed.
 const USAGE: u8 = 2;
 
-/// What a shell expects of a program that SIGINT has ended.
+/// The exit code that a shell expects after SIGINT.
 const INTERRUPTED: u8 = 128 + 2;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Readings at a shell: a table that is drawn anew at a terminal, else one reading below the other.
+//! Readings at a shell: a table that is redrawn at a terminal, else one reading after the other.
 
 use std::{
     io::{self, IsTerminal},

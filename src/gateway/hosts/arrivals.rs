@@ -27,7 +27,7 @@ impl Arrivals {
         Arrivals { budget, host: Identity::Host(host.into()), long: Arc::new(Semaphore::new(1)) }
     }
 
-    /// A message of which nothing has come yet.
+    /// A message without data so far.
     pub fn message(&self) -> Message {
         let held = Held::nothing(&self.budget, self.host.clone());
         Message { long: Arc::clone(&self.long), begun: None, held, bytes: 0, alone: None }

@@ -18,7 +18,7 @@ use crate::{
 /// The tool that lists them. It is the gateway's own, and only there if there are any.
 pub use crate::gateway::http::identity::HOSTS_TOOL as TOOL;
 
-/// What people call it.
+/// Its title.
 pub const TITLE: &str = "Other hosts";
 
 /// When to use it.
@@ -41,7 +41,7 @@ pub fn output() -> Value {
     output_schema::<States>()
 }
 
-/// Checks the arguments, of which there are none.
+/// Checks the arguments: there must be none.
 pub fn check(arguments: &Map<String, Value>) -> Result<(), Failure> {
     match arguments.iter().find(|(_, value)| !value.is_null()) {
         Some(_) => Err(wire::Error::InvalidInput(format!("{TOOL} takes no arguments")).into()),

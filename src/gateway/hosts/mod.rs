@@ -41,10 +41,10 @@ use named::without_password;
 pub use named::{Named, NamedParser, Target, check_name};
 pub use ssh::reach;
 
-/// What to do when a host cannot be asked: a client calls the tool, a person at a shell the command.
+/// The next step if a host is unreachable: a client calls the tool, a person runs the command.
 const SHOWS_STATES: &str = "`hosts` (in a shell: `netmon-mcp call hosts`) shows the state of all hosts";
 
-/// How hosts are reached, beside where.
+/// The connection settings of hosts.
 #[derive(Clone, Debug, Default)]
 pub struct Ways {
     /// ssh's settings (`ssh -F`).
@@ -63,7 +63,7 @@ pub struct Host {
     http: Option<reqwest::Client>,
     /// Held while connecting: other calls to this host wait, calls to other hosts do not.
     session: tokio::sync::Mutex<Session>,
-    /// What is known of it without waiting.
+    /// Its state, readable without waiting.
     state: Mutex<State>,
 }
 
@@ -77,7 +77,7 @@ struct Session {
 /// A host, as [`look`] shows it.
 #[derive(Serialize, JsonSchema, Clone, Debug, Default)]
 pub struct State {
-    /// What to give as `host`.
+    /// The value of `host`.
     pub name: String,
     pub target: String,
     pub connected: bool,
@@ -133,7 +133,7 @@ impl Host {
     fn read(&self, result: CallToolResult) -> Result<Answer, Failure> {
         let text = result.content.iter().find_map(|content| content.as_text()).map(|text| text.text.clone());
         match (result.structured_content, result.is_error) {
-            // What the host calls clean need not be, if the host is not what it was.
+            // The texts of a host are cleaned again: it may be compromised.
             (Some(structured), None | Some(false)) => Ok(Answer {
                 structured: untrusted::value(structured),
                 text: untrusted::lines(&text.unwrap_or_default()),

@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use crate::untrusted;
 
-/// Where another host's gateway answers.
+/// The address of another host's gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// A destination of ssh's: `user@host`, `//user@host:port`, or an alias of its settings.

@@ -1,5 +1,5 @@
-//! What ssh needs of this host to reach others, so that the sandbox leaves it that and no more. ssh itself says it:
-//! `ssh -v -G` prints its settings for a destination, and the files that it has read them from.
+//! The files and ports that ssh needs to reach other hosts: the sandbox allows only these. ssh lists them itself: `ssh
+//! -v -G` prints its settings for a destination, and the files that it read.
 
 use std::{
     fs::File,
@@ -39,8 +39,7 @@ pub fn destination(text: &str) -> String {
     if text.starts_with("//") { format!("ssh:{text}") } else { text.into() }
 }
 
-/// What it takes to reach those hosts that ssh reaches. Files that do not exist yet are not in it, but for the list of
-/// known hosts.
+/// The requirements of all ssh hosts. Files that do not exist yet are not included, except the list of known hosts.
 pub fn reach(hosts: &[Arc<Host>]) -> Reach {
     let ssh = hosts.iter().filter_map(|host| match &host.named.target {
         Target::Ssh(text) => Some((destination(text), host.ssh_config.as_deref())),
@@ -92,7 +91,7 @@ fn make(path: &Path) {
     let _ = File::options().append(true).create(true).mode(0o600).open(path); // without it no key is noted, as ssh says
 }
 
-/// What ssh prints of a destination. It connects to nothing.
+/// The output of ssh about a destination. It does not connect.
 fn settings(to: &str, config: Option<&Path>) -> Result<String, String> {
     let failed = |e: std::io::Error| format!("starting `ssh -G` failed: {e}");
     let (mut read, write) = std::io::pipe().map_err(failed)?;
@@ -118,7 +117,7 @@ fn settings(to: &str, config: Option<&Path>) -> Result<String, String> {
     if status.success() { Ok(text) } else { Err("`ssh -G` failed".into()) }
 }
 
-/// What one destination needs.
+/// The requirements of one destination.
 #[derive(Debug, Default, PartialEq)]
 struct Needs {
     read: Vec<PathBuf>,
@@ -126,7 +125,7 @@ struct Needs {
     /// Whether keys of hosts that are not known yet are noted without a question.
     notes_hosts: bool,
     port: Option<u16>,
-    /// Destinations on the way.
+    /// Jump hosts.
     jumps: Vec<String>,
 }
 

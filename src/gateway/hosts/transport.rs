@@ -25,7 +25,7 @@ use tokio::{
 use super::{Target, arrivals::Arrivals, client::Client, ssh};
 use crate::{limits, sync::lock};
 
-/// What ssh, or the other side through it, has to say for itself.
+/// The error output of ssh, or of the other side through it.
 pub struct Complaints {
     last: Arc<Mutex<Option<String>>>,
     reading: JoinHandle<()>,

@@ -30,7 +30,7 @@ pub struct Caller {
     /// HTTP requests at once, streams included.
     requests: Arc<Semaphore>,
     max_requests: usize,
-    /// Of these, those that work all the time: a window sleeps.
+    /// Of these, those that use CPU all the time: a window sleeps.
     working: Arc<Semaphore>,
     /// Requests per second; 0: no limit.
     rate: u32,
@@ -48,7 +48,7 @@ pub struct Sender {
     pub caller: Arc<Caller>,
     pub scope: Arc<Scope>,
     pub peer: Peer,
-    /// What its answer takes of the memory for answers, until the client has it.
+    /// The share of the answer in the memory for answers, until the client has read it.
     pub holds: Holds,
 }
 
@@ -89,7 +89,7 @@ impl Caller {
         Ok(Room { _own: own, _working: working.and_then(Result::ok), _place: places.take(others)? })
     }
 
-    /// Counts an answer of so many bytes.
+    /// Counts an answer of this many bytes.
     pub fn answered(&self, bytes: usize) {
         lock(&self.answers).spend(bytes as f64, self.bytes_per_second(), Instant::now());
     }
@@ -141,7 +141,7 @@ impl Bucket {
         self.tokens -= amount;
     }
 
-    /// How long until what was spent is there again.
+    /// The time until the spent budget is available again.
     fn owes(&mut self, rate: f64, now: Instant) -> Result<(), Duration> {
         self.fill(rate, limits::ANSWERS_BURST_S, now);
         if self.tokens >= 0.0 { Ok(()) } else { Err(Duration::from_secs_f64(-self.tokens / rate)) }
@@ -204,7 +204,7 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Of `max_calls` calls and `max_requests` requests at once, and `rate` requests a second, each.
+    /// `max_calls` calls and `max_requests` requests at the same time, and `rate` requests per second, each.
     pub fn new(max_calls: usize, max_requests: usize, rate: u32) -> Self {
         Callers {
             max_calls: max_calls.max(1),

@@ -106,7 +106,7 @@ impl Connections {
         }
     }
 
-    /// How many requests one client may have under way: half of all.
+    /// The maximum of pending requests per client: half of all.
     pub fn share(&self) -> usize {
         (self.max / 2).max(1)
     }

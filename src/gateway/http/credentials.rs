@@ -1,4 +1,4 @@
-//! What clients show to be let in: tokens of a file, or of an authorization server. And whether there have to be any.
+//! Client credentials: tokens of a file, or of an authorization server. And whether they are required.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::gateway::settings;
 
-/// What clients show to be let in: a token of the file, or one of the authorization server.
+/// Client credentials: a token of the file, or one of the authorization server.
 pub struct Credentials {
     pub tokens: Option<Tokens>,
     pub oauth: Option<OAuth>,
@@ -27,7 +27,7 @@ impl Credentials {
         self.tokens.is_some() || self.oauth.is_some()
     }
 
-    /// What the credentials in these headers are good for. Nothing here waits.
+    /// The grant for the credentials in these headers. Nothing here waits.
     pub fn grant(&self, headers: &HeaderMap, stranger: &Stranger) -> Result<Grant, Refusal> {
         let challenge = self.oauth.as_ref().map(OAuth::challenge).unwrap_or_default();
         let token = bearer(headers).ok_or_else(|| Refusal::unauthorized("bearer token required", &challenge))?;
@@ -64,7 +64,7 @@ impl Credentials {
     }
 }
 
-/// What can be said of the settings without opening a socket: the files that they name, or what is wrong.
+/// Checks the settings without opening a socket: reads their files, or returns what is wrong.
 pub fn check(settings: &settings::Http) -> anyhow::Result<(Credentials, Option<Arc<Tls>>)> {
     let tokens = settings.tokens_file().map(|path| Tokens::load(&path)).transpose()?;
     let oauth = authorization_server(settings)?.map(|(issuer, audience)| {
@@ -76,8 +76,8 @@ pub fn check(settings: &settings::Http) -> anyhow::Result<(Credentials, Option<A
     Ok((credentials, tls.transpose()?.map(Arc::new)))
 }
 
-/// What can be said of the settings without opening any file that they name. Whether a TCP address needs a token is not:
-/// tokens may come as a systemd credential.
+/// Checks the settings without opening their files. It does not check whether a TCP address has credentials: tokens may
+/// come as a systemd credential.
 pub fn check_syntax(settings: &settings::Http) -> anyhow::Result<()> {
     if let Some((issuer, audience)) = authorization_server(settings)? {
         oauth::check_urls(issuer, audience, settings.oauth_jwks.as_deref()).map_err(anyhow::Error::msg)?;

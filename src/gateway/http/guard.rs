@@ -40,7 +40,7 @@ struct Admitted {
     claim: Option<Claimed>,
 }
 
-/// What a request of a known client holds until its answer is out.
+/// The resources of a known client's request until its answer is sent.
 struct Claimed {
     grant: Grant,
     held: Kept,
@@ -90,7 +90,7 @@ fn bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
     value.as_ref().map(HeaderValue::as_bytes)
 }
 
-/// What a stranger sent, for the log.
+/// Untrusted text, for the log.
 fn shown(value: Option<&[u8]>) -> Option<String> {
     value.map(|value| untrusted::short(&String::from_utf8_lossy(value), limits::LOGGED_CHARS))
 }

@@ -44,8 +44,8 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Where a connection comes from, as far as one client can choose it: all of loopback, or all addresses of an
-/// IPv6 network, are one source.
+/// The source of a connection, as far as a client can choose it: all of loopback, or all addresses of an IPv6 network,
+/// are one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     Loopback,
@@ -119,7 +119,7 @@ impl Scope {
     }
 }
 
-/// What credentials were good for.
+/// The grant of credentials.
 #[derive(Clone, Debug)]
 pub struct Grant {
     pub identity: Identity,

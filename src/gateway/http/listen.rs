@@ -1,4 +1,4 @@
-//! Where HTTP is served: addresses, Unix sockets, and sockets that systemd opened for us.
+//! Listeners of HTTP: addresses, Unix sockets, and sockets that systemd opened.
 
 use std::{
     fmt, fs, io,
@@ -155,7 +155,7 @@ pub fn addresses(places: &[(Listen, Listener)]) -> Vec<String> {
     places.iter().filter_map(|(listen, _)| ip(listen)).map(name).collect()
 }
 
-/// A socket for its owner and a group. One that a dead process left behind is replaced; what is not a socket stays.
+/// A socket for its owner and a group. The socket of a dead process is replaced; another file stays.
 fn bind_unix(path: &Path, settings: &Http) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent()
         && !folder.exists()

@@ -58,7 +58,7 @@ const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 const METRICS: &str = "/metrics";
 const HEALTH: &str = "/healthz";
 
-/// What the requests share.
+/// The state that requests share.
 pub struct Http {
     credentials: Arc<Credentials>,
     tls: Option<Arc<Tls>>,
@@ -328,7 +328,7 @@ async fn own_sessions(State(http): State<Arc<Http>>, request: Request, next: Nex
     response
 }
 
-/// Where to get a token, if anywhere.
+/// The address of the metadata, if there is one.
 async fn metadata(State(http): State<Arc<Http>>) -> Response {
     match &http.credentials.oauth {
         Some(oauth) => ([(header::CONTENT_TYPE, "application/json")], oauth.metadata().to_string()).into_response(),

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::identity::{Grant, Identity, Scope};
 use crate::{limits, sync::lock, untrusted};
 
-/// What a token must allow.
+/// The required scope of a token.
 pub const SCOPE: &str = "netmon:read";
 /// Scopes that narrow a token to some tools, and to some hosts.
 const TOOL_SCOPE: &str = "netmon:tool:";
@@ -41,7 +41,7 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS512,
 ];
 
-/// What a token may call itself (`typ`, RFC 7519 and RFC 9068). Others are for something else: DPoP proofs, logouts.
+/// The accepted types of a token (`typ`, RFC 7519 and RFC 9068). Other types have other purposes: DPoP proofs, logouts.
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 
 /// An authorization server, and what its tokens must say.
@@ -49,7 +49,7 @@ pub struct OAuth {
     issuer: String,
     /// This server's own URL, as clients know it.
     audience: String,
-    /// Where the keys are, if not where the server's metadata says.
+    /// The URL of the keys, if it is not in the server's metadata.
     jwks: Option<String>,
     client: reqwest::Client,
     keys: Mutex<Keys>,
@@ -138,7 +138,7 @@ impl OAuth {
         })
     }
 
-    /// What a refusal adds to its challenge, so that a client finds the metadata.
+    /// The part of a challenge that leads clients to the metadata.
     pub fn challenge(&self) -> String {
         let url = reqwest::Url::parse(&self.audience).ok().map(|mut url| {
             let path = format!("{METADATA}{}", url.path().trim_end_matches('/'));
@@ -148,7 +148,7 @@ impl OAuth {
         format!(", resource_metadata=\"{}\", scope=\"{SCOPE}\"", url.unwrap_or_default())
     }
 
-    /// What this token is good for.
+    /// The grant of this token.
     pub fn grant(&self, token: &str) -> Result<Grant, Denied> {
         let header = header(token).map_err(|reason| Denied::Invalid(reason.into()))?;
         let key = self.key(&header)?;
@@ -271,7 +271,7 @@ fn subject(sub: Option<String>) -> Result<String, &'static str> {
     if untrusted::clean(&sub) == sub { Ok(sub) } else { Err("invalid sub: expected 1 to 255 printable characters") }
 }
 
-/// What it allows.
+/// The scope of a token.
 fn scope(text: &str) -> Result<Scope, Denied> {
     let (mut scope, mut reads) = (Scope::default(), false);
     for word in text.split_whitespace() {
@@ -289,8 +289,8 @@ fn scope(text: &str) -> Result<Scope, Denied> {
     if reads { Ok(scope) } else { Err(Denied::Scope) }
 }
 
-/// Where an authorization server may show its metadata: RFC 8414, OpenID Connect Discovery, and RFC 8414 as many
-/// have understood it. They differ if the issuer has a path.
+/// The possible URLs of an authorization server's metadata: RFC 8414, OpenID Connect Discovery, and a common misreading
+/// of RFC 8414. They differ if the issuer has a path.
 fn metadata_urls(issuer: &str) -> Vec<String> {
     const DOCUMENT: &str = ".well-known/oauth-authorization-server";
     let base = issuer.trim_end_matches('/');

@@ -18,7 +18,7 @@ const ID: &str = "mcp-session-id";
 /// The sessions that are open, and the client that opened each: another one may not use it.
 pub struct Sessions {
     max: usize,
-    /// Of these, the most of one client.
+    /// Of these, the maximum per client.
     share: usize,
     pub manager: Arc<LocalSessionManager>,
     table: Arc<Mutex<Table>>,
@@ -37,7 +37,7 @@ struct Open {
     waiting: HashSet<String>,
 }
 
-/// What a request holds of its session's table until it is answered.
+/// The entries of a request in its session's table until it is answered.
 pub struct Claim {
     table: Arc<Mutex<Table>>,
     what: What,
@@ -169,7 +169,7 @@ pub fn id(headers: &HeaderMap) -> Option<String> {
     headers.get(ID).and_then(|id| id.to_str().ok()).map(str::to_owned)
 }
 
-/// What matters here of a message.
+/// The relevant fields of a message.
 #[derive(Deserialize, Default)]
 struct Message {
     #[serde(default)]

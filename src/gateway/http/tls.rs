@@ -41,8 +41,8 @@ impl Tls {
         Ok(tls)
     }
 
-    /// For the next connection. Files that have changed are read first; what is not a pair changes nothing,
-    /// since the two are never replaced at once.
+    /// For the next connection. Changed files are reloaded first; if they are not a pair, the old ones stay, because
+    /// the two files are never replaced at the same moment.
     pub fn acceptor(&self) -> TlsAcceptor {
         let changed = [self.certificate.changed(), self.key.changed()];
         let mut acceptor = lock(&self.acceptor);

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{gateway::hosts, limits, sync::lock, untrusted};
 
-/// What a line has before a digest instead of a token.
+/// The prefix of a digest instead of a token.
 const DIGEST: &str = "sha256:";
 
 /// The tokens of a file: a line each, `NAME TOKEN [tools=…] [hosts=…]`.
@@ -42,7 +42,7 @@ impl Token {
     }
 }
 
-/// What a token file says, and what is wrong with the lines that do not count.
+/// The content of a token file, and the faults of ignored lines.
 struct Parsed {
     tokens: Vec<Token>,
     faults: Vec<String>,
@@ -70,7 +70,7 @@ impl Tokens {
         Tokens { file, known: Mutex::default() }
     }
 
-    /// What this token is good for.
+    /// The grant of this token.
     pub fn grant(&self, token: &str) -> Option<Grant> {
         self.refresh();
         let digest = sha256(token);
@@ -226,7 +226,7 @@ pub fn digest_of(token: &str) -> String {
     format!("{DIGEST}{}", hexadecimal(&sha256(token)))
 }
 
-/// How many tokens a text has as a token file, and what is wrong with its other lines.
+/// The number of valid tokens in a token file, and the faults of its other lines.
 pub fn read_text(text: &str) -> (usize, Vec<String>) {
     let Parsed { tokens, faults } = parse(text);
     (tokens.len(), faults)

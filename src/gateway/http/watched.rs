@@ -17,12 +17,12 @@ pub struct Watched {
     seen: Mutex<Seen>,
 }
 
-/// What the file was when it was last looked at.
+/// The file's state at the last check.
 #[derive(PartialEq, Clone, Copy)]
 enum Seen {
     /// Nobody has looked, or somebody asked for another look.
     Nothing,
-    /// No file, or one whose folder we may not search.
+    /// No file, or a directory that cannot be searched.
     Absent,
     /// A write changes the times or the size, a rename the inode, a change of its mode the second time.
     File { inode: u64, size: u64, times: [i64; 4] },

@@ -48,7 +48,7 @@ impl Recording {
         self.path.clone().unwrap_or_else(|| past::RECORDING.into())
     }
 
-    /// How to record, or what is wrong with the settings.
+    /// The recording options, or the fault in the settings.
     pub fn options(&self) -> Result<record::Options, String> {
         let allowed = limits::RECORDER_INTERVAL_MIN..=limits::WINDOW_MAX;
         let interval = match self.interval_s.map(Duration::try_from_secs_f64) {

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::untrusted;
 
-/// What to serve MCP over.
+/// The MCP transport.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Transport {
     Stdio,

@@ -1,4 +1,4 @@
-//! Where a recording is kept. One engine is here, SQLite; another one implements the same two traits.
+//! The storage of a recording. There is one engine, SQLite; another one implements the same two traits.
 
 use std::{fmt, path::PathBuf};
 
