@@ -103,13 +103,13 @@ impl<T: Ended> Kept<T> {
     }
 }
 
-/// The connections that a session has told of as closed, of those that another reading may find again. One that closed
-/// just before a reading may be handed in just after it.
+/// Connections that a session has reported as closed and that another reading may find again: one that closes just
+/// before a reading may be reported just after it.
 #[derive(Default)]
 pub struct Told {
     /// When the last reading was.
     since_ns: u64,
-    /// How long before that a connection may have closed that the reading did not find.
+    /// The maximum time between such a close and the reading that missed it.
     late_ns: u64,
     /// When each closed, by cookie.
     closed: HashMap<u64, u64>,

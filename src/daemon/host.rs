@@ -101,7 +101,7 @@ pub fn features(samplers: &'static [Sampler], without: &[String]) -> impl Iterat
 pub struct Loaded {
     /// Its programs.
     pub programs: Vec<Program>,
-    /// The capabilities that this kernel wants for it while serving.
+    /// The capabilities that the tool needs on this kernel while serving.
     pub keeps: CapsHashSet,
     /// The tool, or why it is unavailable.
     tool: Result<Box<dyn Measures>, String>,
@@ -151,7 +151,7 @@ struct Slot {
 /// Which tools may be loaded now.
 #[derive(Default)]
 struct Queue {
-    /// Those that a request waits for, first.
+    /// Those that a request waits for come first.
     wanted: BTreeSet<&'static str>,
     /// Whether the others may be loaded as well.
     rest: bool,

@@ -1,4 +1,4 @@
-//! Who may ask, how many questions at once, and how long one may take to be put and the answer to be taken.
+//! Access to the daemon: users, the number of simultaneous requests, and time limits for questions and answers.
 
 use std::{
     collections::BTreeMap,
@@ -203,7 +203,7 @@ impl Drop for Peer<'_> {
 /// The lines of a client.
 pub struct Lines<'a> {
     stream: &'a UnixStream,
-    /// Of the lines that come next.
+    /// Bytes of the next lines.
     ahead: Vec<u8>,
 }
 
@@ -212,7 +212,7 @@ impl<'a> Lines<'a> {
         Lines { stream, ahead: Vec::new() }
     }
 
-    /// Waits until the client says something, or hangs up; false if it says nothing for so long, or `stop` hangs up.
+    /// Waits until the client sends data, or disconnects; false after this time without data, or if `stop` is closed.
     pub fn wait(&self, stop: &OwnedFd, time: Duration) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.stream, PollFlags::IN), PollFd::new(stop, PollFlags::empty())];
         let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
@@ -220,8 +220,8 @@ impl<'a> Lines<'a> {
         Ok(ready && fds[1].revents().is_empty())
     }
 
-    /// What comes up to the end of the line, of the input, of `bytes` or of `time`: a timeout of the socket alone would let
-    /// a client send a byte now and then for ever.
+    /// The bytes up to the end of the line, of the input, of `bytes` or of `time`: a timeout of the socket alone would
+    /// let a client send one byte at a time for ever.
     pub fn next(&mut self, bytes: usize, time: Duration) -> io::Result<Vec<u8>> {
         let (end, mut chunk, mut stream) = (Instant::now() + time, [0; 4096], self.stream);
         loop {

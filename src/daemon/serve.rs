@@ -63,7 +63,7 @@ impl Listener {
             std::fs::create_dir_all(folder)?;
         }
         supervisor::remove_dead_socket(path)?;
-        // Nobody comes in before the group and the mode are right.
+        // No client can connect before the group and the mode are set.
         let before = rustix::process::umask(Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(path);
         rustix::process::umask(before);
@@ -204,7 +204,7 @@ fn refuse(mut stream: &UnixStream, error: Error, peers: &Peers) {
     let _ = stream.write_all(&encode(Err(error)));
 }
 
-/// What a connection is for: requests, one after the other.
+/// The requests of a connection, one after the other.
 struct Conversation<'a> {
     lines: Lines<'a>,
     stream: &'a UnixStream,
@@ -236,7 +236,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// One request. What the session held is let go after its last sample is on its way.
+    /// One request. The session's resources are released after its last sample is sent.
     fn answer(&self, request: &Request) -> io::Result<()> {
         let (asked, mut bytes) = (Instant::now(), 0);
         let measured = self.host.prepare(&request.tool).and_then(|()| {
@@ -310,7 +310,7 @@ fn every(ms: u64) -> Result<Duration, Error> {
     Err(Error::InvalidInput(format!("invalid every_ms: expected {min} to {max}")))
 }
 
-/// What a client asked is not for the log, and the error of a wrong question repeats it.
+/// The log must not contain the client's question, and an error about invalid input repeats it.
 fn for_the_log(error: &Error) -> String {
     match error {
         Error::InvalidInput(_) => "invalid input".into(),

@@ -36,8 +36,8 @@ impl<'a> Window<'a> {
         self.until(end, Some(bell))
     }
 
-    /// A client that hangs up cancels. One that only says that it will write nothing more (a half-close) has seen
-    /// enough and waits for the answer.
+    /// A disconnected client cancels. A client that only closes its sending side (a half-close) ends the window early
+    /// and waits for the answer.
     fn until(&self, end: Instant, bell: Option<&Bell>) -> Result<Woken, Error> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -66,7 +66,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// What ended a sleep.
+/// The reason why a sleep ended.
 #[derive(PartialEq)]
 pub enum Woken {
     AtEnd,

@@ -70,7 +70,7 @@ pub fn coverage(recording: &dyn Recording, period: Period) -> Result<(Vec<Span>,
         }
         until = until.max(span.end_us);
     }
-    // Of very many the longest; they stay in their order.
+    // If there are very many, the longest ones, in their order.
     while gaps.len() > limits::GAPS_SHOWN {
         let shortest = gaps.iter().enumerate().min_by_key(|(_, gap)| gap.period.length()).map(|(at, _)| at);
         shortest.map(|at| gaps.remove(at));

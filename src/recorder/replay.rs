@@ -62,7 +62,7 @@ pub fn answer(path: &Path, question: &Question, input: Value, period: Period) ->
     Ok(answer)
 }
 
-/// Adds what an answer about the past says of its recording.
+/// Adds the recording's part to an answer about the past.
 pub fn describe(answer: &mut Answer, coverage: &Coverage) {
     if let Some(answer) = answer.structured.as_object_mut() {
         answer.insert("recorded".into(), serde_json::to_value(coverage).unwrap_or_default());

@@ -14,15 +14,15 @@ use crate::{
     wire::{self, Request, Response},
 };
 
-/// What came of waiting.
+/// The result of waiting.
 pub enum Next {
     /// The daemon counts from now on.
     Opened,
     /// What happened since the last reading, as JSON.
     Sample(Box<RawValue>),
-    /// It is time to end.
+    /// The recorder must stop.
     Signal,
-    /// It is time to say that we are alive.
+    /// A sign of life is due.
     Quiet,
     /// There will be no more, and why.
     Gone(String),

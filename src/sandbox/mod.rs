@@ -114,8 +114,8 @@ pub fn give_up_root(account: &Account, group: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Before Linux 5.11 maps and programs counted as locked memory, of which a process has 64 KiB by default.
-/// Where this is refused (no CAP_SYS_RESOURCE) the limit is the service manager's to raise; newer kernels need neither.
+/// Before Linux 5.11, maps and programs count as locked memory, with a default limit of 64 KiB per process. Without
+/// CAP_SYS_RESOURCE, the service manager must raise the limit; newer kernels need neither.
 fn lock_memory_without_limit() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
@@ -154,8 +154,8 @@ pub fn with_module_types<R>(load: impl FnOnce() -> R) -> R {
     loaded
 }
 
-/// Leaves exactly `wanted` in the effective and permitted sets and nothing that a child could inherit,
-/// for good, and proves it. Fails, and then nothing may be served, if a set does not read back.
+/// Reduces the effective and permitted sets to exactly `wanted`, empties the inheritable set, and verifies the result.
+/// After an error nothing may be served.
 pub fn cut_to(wanted: &CapsHashSet) -> io::Result<()> {
     caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
     caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)?;

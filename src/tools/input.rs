@@ -1,4 +1,4 @@
-//! The caller's input. It may be written in more than one way; an error says what is allowed.
+//! The caller's input. Several spellings are accepted; an error states the allowed ones.
 
 use std::time::Duration;
 
@@ -68,14 +68,14 @@ pub fn decode<T: DeserializeOwned + JsonSchema>(value: &Value) -> Result<T, Erro
     })
 }
 
-/// What serde names, in a sentence of its own that begins so.
+/// The name in an error of serde that begins like this.
 fn quoted<'a>(reason: &'a str, begin: &str) -> Option<&'a str> {
     reason.strip_prefix(begin)?.split_once('`').map(|(name, _)| name)
 }
 
 /// Says which arguments there are, and which of them may have been meant.
 fn unknown(name: &str, schema: &Value) -> String {
-    /// As like as clap wants words to be that it proposes.
+    /// The similarity that clap requires for its own proposals.
     const ALIKE: f64 = 0.7;
     let known: Vec<_> = schema["properties"].as_object().into_iter().flat_map(|known| known.keys()).collect();
     let likeness = |known: &&&String| strsim::jaro(name, known);

@@ -52,7 +52,7 @@ pub trait Tool: Sized + Send + Sync + 'static {
     const DESCRIPTION: &'static str;
     /// The oldest Linux that loads all of its required programs.
     const SINCE: Release = Release(5, 10);
-    /// What its programs need of the kernel; nothing if it has none.
+    /// The kernel features that its programs need; empty without programs.
     const FEATURES: &'static [Feature] = &[];
     /// The programs without which it still answers.
     const OPTIONAL: &'static [Optional] = &[];
@@ -87,10 +87,10 @@ pub trait Tool: Sized + Send + Sync + 'static {
     /// How long to watch before the answer.
     fn duration(input: &Self::Input) -> Duration;
 
-    /// The sample of two adjacent periods together. Where no rows were cut, it is what one reading of both would be.
+    /// The combined sample of two adjacent periods. Without cut rows, it equals one reading of both.
     fn merge(earlier: Self::Sample, later: Self::Sample) -> Self::Sample;
 
-    /// What a question is about of a sample of everything, as it is recorded: what `open` would have looked for.
+    /// Reduces a recorded sample of everything to the question: the same that `open` would have sampled.
     fn narrow(_input: &Self::Input, sample: Self::Sample) -> Self::Sample {
         sample
     }
@@ -302,7 +302,7 @@ fn answer_of<T: Tool>(output: &T::Output) -> Answer {
     Answer { structured, text: T::text(output) }
 }
 
-/// Removes the fields without a value: they cost a reader tokens and say nothing.
+/// Removes the fields without a value: they cost tokens and contain nothing.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => members.retain(|_, member| {

@@ -33,7 +33,7 @@ pub trait Recollects: Sized + Send + Sync + 'static {
     /// Reads what the question is about.
     fn sample(input: &Self::Input, recording: &dyn Recording, now: Micros) -> Result<Self::Sample, Unread>;
 
-    /// Answers the question; a reason stands for a sample where nothing is recorded.
+    /// Answers the question; without a recording, a reason replaces the sample.
     fn report(input: &Self::Input, sample: Result<Self::Sample, String>) -> Self::Output;
 
     /// The answer for a person.

@@ -75,7 +75,7 @@ impl Features {
         Features { found, kernel: Mutex::new(kernel.ok()), denied }
     }
 
-    /// Of a kernel that was not asked, for tests.
+    /// Features without a kernel, for tests.
     #[cfg(test)]
     pub fn none() -> Features {
         Features { found: HashMap::new(), kernel: Mutex::default(), denied: Denied::default() }
@@ -94,7 +94,7 @@ impl Features {
         }
     }
 
-    /// The capabilities that programs which need these features want while serving.
+    /// The capabilities that programs with these features need while serving.
     pub fn keeps(&self, features: impl IntoIterator<Item = Feature>) -> CapsHashSet {
         let wanted = |feature| match self.support(feature) {
             Support::Available(needs) => needs.clone(),
@@ -103,12 +103,12 @@ impl Features {
         features.into_iter().flat_map(wanted).collect()
     }
 
-    /// What the kernel's types say; `None` if it has none, or once everything is loaded.
+    /// Reads the kernel's types; `None` if it has none, or after everything is loaded.
     pub fn kernel<T>(&self, ask: impl FnOnce(&Kernel) -> T) -> Option<T> {
         self.types().as_ref().map(ask)
     }
 
-    /// How many arguments a tracepoint gives; `None` if this kernel has no such tracepoint.
+    /// The number of arguments of a tracepoint; `None` if this kernel has no such tracepoint.
     pub fn tracepoint(&self, name: &str) -> Option<usize> {
         if self.denied.of(name).is_some() {
             return None;
@@ -183,7 +183,7 @@ impl Prober<'_> {
     }
 }
 
-/// What an error of a probe means.
+/// The meaning of a probe's error.
 fn explain(feature: Feature, e: &io::Error) -> Support {
     let errno = e.raw_os_error().unwrap_or(0);
     match errno {

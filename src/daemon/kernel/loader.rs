@@ -24,12 +24,12 @@ pub struct Optional {
     pub programs: &'static [&'static str],
     /// What they need besides their kind.
     pub needs: &'static [Feature],
-    /// What every answer says then, without the reason: a sentence that lacks its full stop. `None` where only some
-    /// questions need them, which are refused.
+    /// The limit in every answer without these programs: a sentence without its full stop and without the reason.
+    /// `None` if only some questions need them; those are refused.
     pub lacks: Option<(Code, &'static str)>,
 }
 
-/// What answers lack without one of the iterators that read the TCP sockets of the host.
+/// The limits of answers without one of the iterators over the host's TCP sockets.
 pub mod lacks {
     use super::Code;
 
@@ -69,7 +69,7 @@ impl Loader {
         &self.features
     }
 
-    /// What the answers of the tool lack for the programs that were left out: part of each sample.
+    /// The limits of the tool's answers without the programs that were left out: part of each sample.
     pub fn lacks(&self) -> Vec<Limitation> {
         self.lacks.clone()
     }

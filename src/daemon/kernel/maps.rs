@@ -91,7 +91,7 @@ pub struct Listed<'a, K: Pod> {
 }
 
 impl<'a, K: Pod> Listed<'a, K> {
-    /// Adds `keys`, each with `value`. Where one finds no room none stays.
+    /// Adds `keys`, each with `value`. If one does not fit, all of them are removed.
     pub fn add<V: Pod>(map: &'a MapHandle, keys: impl IntoIterator<Item = K>, value: &V) -> libbpf_rs::Result<Self> {
         let mut listed = Listed { map, keys: Vec::new() };
         for key in keys {

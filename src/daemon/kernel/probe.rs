@@ -25,7 +25,7 @@ const GOES_ON: i32 = 1;
 /// `XDP_PASS`.
 const PASS: i32 = 2;
 
-/// What the kernel must know about a kind.
+/// The attributes that the kernel requires for a kind.
 struct Shape {
     kind: bpf_prog_type,
     attach: bpf_attach_type,

@@ -1,4 +1,4 @@
-//! What changed: the figures of a period against those of one before it.
+//! Compares the figures of a period with those of an earlier one.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ pub struct Figures {
 pub struct Output {
     // The most significant first.
     pub changes: Vec<Change>,
-    // How many are not among them.
+    // The number of omitted changes.
     pub more: u64,
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub period: Option<FromTo>,

@@ -1,4 +1,4 @@
-//! Which figures differ by more than the baseline varies.
+//! Finds the figures that differ by more than the baseline varies.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ enum Kind {
     Sum(f64),
     /// A mean of its samples, with the least difference.
     Mean(f64),
-    /// It is there, or is not.
+    /// Present or absent.
     Presence,
 }
 
@@ -106,7 +106,7 @@ fn by_name(figures: &Figures) -> BTreeMap<(&str, &str), Minutes> {
     named
 }
 
-/// What each recorded minute has of it, as if all of the minute had been recorded.
+/// The figure of each recorded minute, extrapolated to the full minute.
 fn rates(minutes: &Minutes, of: &Figures) -> Vec<f64> {
     of.minutes.iter().map(|(minute, covered)| minutes.get(minute).map_or(0.0, |(value, _)| value / covered)).collect()
 }
@@ -131,7 +131,7 @@ fn differs(
     if high - low < least || high < factor * low {
         return None;
     }
-    // Of a baseline with bursts of its own the period has to leave what is usual there.
+    // With bursts in the baseline, the period has to exceed the usual range.
     let mut sorted = before.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
@@ -145,7 +145,7 @@ fn differs(
     (errors >= ERRORS).then(|| (was, is, errors / (errors + ERRORS)))
 }
 
-/// It came, and is still there; or it was always there, and is gone.
+/// It appeared and is still there; or it was always there and has disappeared.
 fn presence(before: &Minutes, after: &Minutes, sample: &Sample) -> Option<(f64, f64, f64)> {
     const SURE: f64 = 0.9;
     let (last, _) = sample.after.minutes.last()?;

@@ -92,7 +92,7 @@ impl Census {
         })
     }
 
-    /// Those that no window can be about.
+    /// Links that no window needs to consider.
     fn forget_old_claims(&self) -> Result<(), Error> {
         let oldest = monotonic_ns().saturating_sub((limits::WINDOW_MAX + limits::ANSWER_GRACE).as_nanos() as u64);
         kernel::remove::<types::claim, types::times>(&self.claims, |times| times.last_ns < oldest)?;
@@ -202,7 +202,7 @@ pub struct Watched<'a> {
     /// The same as CLOCK_MONOTONIC.
     since_ns: u64,
     lost: u64,
-    /// How often each carrier had gone when the window began.
+    /// The carrier-down count of each link at the beginning of the window.
     downs: BTreeMap<Place, u32>,
     last: Snapshot,
     changes: Vec<Change>,
@@ -225,7 +225,7 @@ impl Watched<'_> {
         Ok(())
     }
 
-    /// What is there now, and what has changed since the last time that this was asked.
+    /// The current state, and the changes since the last call.
     pub fn read(&mut self) -> Result<Network, Error> {
         self.look()?;
         let now: BTreeMap<_, _> = self.last.links.values().map(|link| (link.at, link.downs)).collect();

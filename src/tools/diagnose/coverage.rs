@@ -1,11 +1,11 @@
-//! How much of what the checks need was seen: the answers that came, and what they lack.
+//! The completeness of the evidence: the answers, and their gaps.
 
 use std::collections::BTreeSet;
 
 use super::{finding::Code, questions::Asked, rules};
 use crate::answer::{self, Measured};
 
-/// What an answer lacks that a check needs.
+/// The gaps of an answer that a check needs.
 pub fn incomplete(measured: &Measured) -> Vec<String> {
     let lost = (measured.lost_events, "event was lost", "events were lost");
     let cut = (measured.rows_cut, "row was cut", "rows were cut");
@@ -15,7 +15,7 @@ pub fn incomplete(measured: &Measured) -> Vec<String> {
     counted.map(|(n, one, more)| answer::count(n, one, more)).chain(blind).collect()
 }
 
-/// A line for each tool and reason, with the checks that were not judged for it.
+/// A line for each tool and reason, with the skipped checks.
 pub fn not_judged(missing: Vec<(&Asked, String)>) -> Vec<String> {
     let mut lines = Vec::<(&str, String, BTreeSet<Code>)>::new();
     for (asked, reason) in missing {

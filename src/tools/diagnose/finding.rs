@@ -1,4 +1,4 @@
-//! What `diagnose` says: findings, their codes, and how one reads.
+//! The result of `diagnose`: findings, their codes, and their text form.
 
 use std::{fmt, net::IpAddr};
 
@@ -98,7 +98,7 @@ pub struct Finding {
     pub evidence: Map<String, Value>,
     /// Commands; `netmon-mcp call TOOL key=value` calls this server's tool.
     pub next_step: String,
-    /// Where it happens, for telling causes from symptoms.
+    /// The places of the finding, to separate causes from symptoms.
     #[serde(skip)]
     pub places: Vec<HostPort>,
     /// The network namespaces with traffic that it harms; none if they are unknown.
@@ -161,7 +161,7 @@ impl Finding {
         }
     }
 
-    /// Adds a figure or a name to the evidence. What is not known is left out.
+    /// Adds a figure or a name to the evidence. Unknown values are left out.
     pub fn with(mut self, key: &str, value: impl Serialize) -> Self {
         match serde_json::to_value(value) {
             Ok(Value::Null) | Err(_) => {}
@@ -175,10 +175,11 @@ impl Finding {
         if *owner == Owner::default() { self } else { self.with("owner", owner) }
     }
 
-    /// What makes it the same finding in another window, whatever its figures are: its code, its owner but for the
-    /// process' number, and where it happens.
+    /// The identity of a finding across windows, without its figures: its code, its owner without the process number,
+    /// and its places.
     pub fn identity(&self) -> String {
-        /// Of the evidence, what names a thing. A client's own port is not among it: the next one has another.
+        /// The identifying keys of the evidence. A client's own port is not one of them: the next connection has
+        /// another.
         const NAMES: [&str; 5] = ["interface", "name", "server", "gateway", "reason"];
         let mut owner = self.evidence.get("owner").cloned().unwrap_or_default();
         if let Some(owner) = owner.as_object_mut() {

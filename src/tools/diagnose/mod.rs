@@ -56,7 +56,7 @@ use network::Network;
 use questions::Replies;
 use shown::Severities;
 
-/// Findings where the caller set no `limit`: so many stay under 8 KB.
+/// The default `limit` of findings: this many stay under 8 KB.
 const FINDINGS: usize = 6;
 
 /// Reads the links of all network namespaces by itself, or knows why it cannot.
@@ -73,7 +73,7 @@ pub struct Input {
     limit: Limit<FINDINGS>,
 }
 
-/// What each tool said, as it said it.
+/// The raw samples of the tools.
 #[derive(Serialize, Deserialize, Debug)]
 pub struct Sample {
     heard: Replies,
@@ -126,7 +126,7 @@ pub struct Output {
     tool_missing: bool,
 }
 
-// How much of what can be checked was checked.
+// The share of the checks that could run.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
 #[schemars(inline)]
 pub struct Checks {

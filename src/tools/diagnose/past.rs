@@ -1,5 +1,5 @@
-//! What was wrong in a period of the past: every window is judged by itself, as it would have been then, and a finding of
-//! several is one.
+//! Faults in a period of the past: every window is judged separately, as at that time, and the same finding in several
+//! windows is one.
 
 use std::{collections::BTreeMap, time::Duration};
 
