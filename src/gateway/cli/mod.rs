@@ -110,7 +110,7 @@ enum Command {
     },
     /// Record measurements for `since` and `until`, until SIGTERM.
     Record,
-    /// Run a program for each line of standard input, for a recorder that may not.
+    /// Run a program for each line of standard input: the sandbox of the recorder forbids that.
     #[command(hide = true)]
     IncidentHook {
         #[arg(last = true)]

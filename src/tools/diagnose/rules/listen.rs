@@ -111,7 +111,7 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
         // Full, but without a drop in the window: the next client will be dropped.
         let severity = if listener.dropped > 0 { Severity::Critical } else { Severity::Warning };
         about(listener, Code::ListenQueueOverflow, severity, summary, evidence)
-            .step("sysctl net.core.somaxconn  # then check the program's listen() backlog, and why it does not accept")
+            .step("sysctl net.core.somaxconn  # check the program's listen() backlog, and why it does not accept")
     });
     let found: Vec<_> = found.collect();
     let overflows = evidence.counters.listen_overflows;
