@@ -88,7 +88,7 @@ in
   _file = ./module.nix;
 
   options.services.netmon-mcp = {
-    enable = lib.mkEnableOption "netmond, which measures this host's network with eBPF, and netmon-mcp, which answers over MCP";
+    enable = lib.mkEnableOption "netmond, which measures this host's network with eBPF, and netmon-mcp, which serves the results over MCP";
 
     package = lib.mkPackageOption pkgs "netmon-mcp" { };
 
@@ -97,7 +97,7 @@ in
       default = [ ];
       example = [ "alice" ];
       description = ''
-        Users who may ask netmond, besides root. They become members of the group `netmon`. A member
+        Users who may use netmond, besides root. They become members of the group `netmon`. A member
         sees the connections, the processes and the DNS names of the whole host.
       '';
     };
@@ -127,14 +127,14 @@ in
           db = { target = "https://db.example.org/mcp"; tokenFile = "/run/secrets/db-token"; };
         }
       '';
-      description = "Other hosts that every tool then takes as `host`.";
+      description = "Other hosts, which every tool accepts as `host`.";
       type = types.attrsOf (
         types.submodule {
           options = {
             target = mkOption {
               type = types.strMatching "(ssh:|https?://|unix:/).+";
               example = "https://db.example.org/mcp";
-              description = "How this host is reached: `ssh:USER@HOST`, `https://HOST/mcp` or `unix:/PATH`.";
+              description = "The address of this host: `ssh:USER@HOST`, `https://HOST/mcp` or `unix:/PATH`.";
             };
             tokenFile = mkOption {
               type = types.nullOr types.externalPath;
@@ -142,7 +142,7 @@ in
               example = "/run/secrets/db-token";
               description = ''
                 A file with the bearer token for this host. systemd passes it to the service as a
-                credential, so that only root needs to be able to read it.
+                credential, so the file can be readable by root only.
               '';
             };
           };
@@ -150,7 +150,7 @@ in
       );
     };
 
-    record.enable = lib.mkEnableOption "the recorder, which keeps what was measured for questions about the past. The table `[recording]` of the settings says where, how often and how much";
+    record.enable = lib.mkEnableOption "the recorder, which stores measurements for `since` and `until`. The table `[recording]` of the settings configures it";
 
     http = {
       enable = lib.mkEnableOption "MCP over streamable HTTP";
@@ -179,7 +179,7 @@ in
         example = "/run/secrets/netmon-tokens";
         description = ''
           A file with the bearer tokens of clients, one `NAME TOKEN` per line. systemd passes it to the
-          service as a credential: only root needs to be able to read it, and it is never copied to the
+          service as a credential: the file can be readable by root only, and it is never copied to the
           Nix store.
         '';
       };
@@ -244,7 +244,7 @@ in
                 type = types.nullOr types.str;
                 default = null;
                 example = "https://as.example.org/jwks";
-                description = "Where the authorization server's keys are. The default is where its metadata says.";
+                description = "The URL of the authorization server's keys. The default comes from its metadata.";
               };
             };
           }

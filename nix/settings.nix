@@ -56,7 +56,7 @@ types.submodule {
       description = "The table `[http]`.";
     };
     interface = optional types.str "eth0" ''
-      The interface that `network-monitor` measures when a call names none. The default is the interface with the default route.
+      The interface that `network-monitor` measures if a call has no `interface`. The default is the interface with the default route.
     '';
   };
 }

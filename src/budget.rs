@@ -1,4 +1,4 @@
-//! Bytes that may be held at once: in total, and by one principal, so that nobody's answers take the memory of all.
+//! Byte budgets: a total limit, and a limit per principal, so that no principal can use all of the memory.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::sync::lock;
 
-/// How much may be held.
+/// The maximum size.
 pub struct Budget<K> {
     total: usize,
     share: usize,

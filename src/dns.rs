@@ -1,7 +1,7 @@
-//! Reading DNS messages, from bytes that anyone may have sent. Runs in the gateway.
+//! Reads DNS messages from untrusted bytes. Runs in the gateway.
 //!
-//! Only what a measurement needs: the header, the question, and whose records an answer has (multicast
-//! DNS is matched by these). RFC 1035; `parse` takes any bytes, so a fuzzer can call it.
+//! It reads only what a measurement needs: the header, the question, and the owner names of the answer's records, which
+//! match multicast DNS. RFC 1035; `parse` accepts any bytes, so a fuzzer can call it.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ pub struct Message {
     pub is_response: bool,
     pub truncated: bool,
     pub rcode: u8,
-    /// Names and types that are asked for, as far as they can be read: a response may have none.
+    /// The requested names and types, as far as they are readable: a response may have none.
     pub questions: Vec<(String, u16)>,
     /// Names and types of the records in the answer section.
     pub answers: Vec<(String, u16)>,
@@ -29,8 +29,8 @@ pub const HEADER: usize = 12;
 /// RFC 1035: the longest name, in bytes on the wire.
 pub const NAME_BYTES: usize = 255;
 
-/// Reads a message as far as it is there: a capture or a fragment may end anywhere behind its header. `None` if it is
-/// not a query or response about names, or a query of which no question is there.
+/// Parses a message as far as it is complete: a capture or a fragment may end anywhere after its header. `None` if it
+/// is not a query or response about names, or a query without a readable question.
 pub fn parse(bytes: &[u8]) -> Option<Message> {
     let flags = u16_at(bytes, 2)?;
     let opcode = flags >> 11 & 15;

@@ -1,4 +1,4 @@
-//! What a question is narrowed to: a process by name, a remote by address or range.
+//! The filters of a question: a process by name, a remote by address or range.
 
 use std::{
     borrow::Cow,
@@ -58,7 +58,7 @@ impl FromStr for AddressRange {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{}` is not an IPv4 or IPv6 address, nor a range like 10.0.0.0/8 or fd00::/16",
+                "invalid address `{}`: expected an IPv4 or IPv6 address, or a range such as 10.0.0.0/8 or fd00::/16",
                 untrusted::clean(text)
             )
         };
@@ -132,7 +132,7 @@ impl<'de> Deserialize<'de> for Comm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         if name.is_empty() || name.len() > 64 || name.contains('\0') {
-            return Err(de::Error::custom("a process name is 1 to 64 bytes long, as in `ps -o comm`"));
+            return Err(de::Error::custom("invalid process name: expected 1 to 64 bytes, as in `ps -o comm`"));
         }
         Ok(Comm(name))
     }
@@ -150,7 +150,7 @@ impl JsonSchema for Comm {
     }
 }
 
-/// A number of a socket or a process that a question names: whole, and not 0, which is nobody's.
+/// A socket's port or a process number in a question: an integer other than 0.
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $number:ty, $nonzero:ty, $allowed:literal, $schema:tt) => {
         $(#[$doc])*
@@ -165,7 +165,7 @@ macro_rules! number {
             }
 
             fn read(text: &str) -> Result<Self, String> {
-                text.parse().map($name).map_err(|_| format!("{} is not {}", untrusted::clean(text), $allowed))
+                text.parse().map($name).map_err(|_| format!("invalid value {}: expected {}", untrusted::clean(text), $allowed))
             }
         }
 
@@ -208,7 +208,7 @@ number!(
     { "type": "integer", "minimum": 1 }
 );
 
-/// What a question about sockets is narrowed to; all of it is to hold.
+/// The filters of a question about sockets; all of them must match.
 #[derive(Clone, Copy, Default)]
 pub struct Filter<'a> {
     pub process: Option<&'a Comm>,

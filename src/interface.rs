@@ -28,7 +28,7 @@ pub struct Interface {
     pub xdp_program: Option<u32>,
 }
 
-/// What an interface has carried, as its driver counts.
+/// The traffic of an interface, from its driver's counters.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counters {
     pub rx_packets: u64,

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use crate::numbers;
 
-/// The shortest window. Below it the noise of scheduling is larger than what is measured.
+/// The shortest window. In a shorter one, scheduling noise exceeds the measured values.
 pub const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// The longest window. Clients give up on a tool call after one to four minutes.
 pub const WINDOW_MAX: Duration = Duration::from_secs(60);
 
 /// Requests that `netmond` works on at once; each is a thread with a small stack, and its unit allows 256.
 pub const REQUESTS: usize = 192;
-/// Of these, the most for one user: a gateway alone makes up to [`CALLS`], and two who flood leave as many.
+/// The share of one user: a gateway alone makes up to [`CALLS`], and two users who flood leave as many for others.
 pub const REQUESTS_OF_A_USER: usize = 64;
-/// How long after the time in it a record of the kernel may reach the daemon.
+/// The maximum delay of a kernel record on its way to the daemon.
 pub const LATE: Duration = Duration::from_millis(50);
 
 /// Connections that a gateway keeps for its next requests. Each is one of a user's, until the daemon closes it after
@@ -31,15 +31,15 @@ pub const ANSWER_BYTES: usize = SAMPLES_BYTES_OF_A_USER;
 /// of the service's unit.
 pub const SAMPLES_BYTES: usize = 144 << 20;
 pub const SAMPLES_BYTES_OF_A_USER: usize = 48 << 20;
-/// What is held for an answer at the least until it is made.
+/// The minimum memory reserved for an answer before it is made.
 pub const SAMPLE_HELD_MIN: usize = 512 << 10;
-/// How long a user's long answer waits for the one before it to be made.
+/// The maximum wait of a user's long answer for the previous one.
 pub const LONG_ANSWER_WAIT: Duration = Duration::from_millis(250);
-/// How often, at the least, a request looks whether there is memory for it.
+/// The longest interval between two checks for free memory.
 pub const MEMORY_LOOK_MAX: Duration = Duration::from_millis(160);
-/// What a byte of an answer takes while it is made: the rows, their JSON, and the line of it.
+/// The memory per byte of an answer while it is made: the rows, their JSON, and its line.
 pub const ENCODING_COST: usize = 3;
-/// How much of it is read at once, at the least: most are shorter.
+/// The smallest read: most are shorter.
 pub const ANSWER_PART: usize = 4 << 10;
 /// After a sample larger than this the gateway gives the memory back that reading it took: a busy host's are megabytes,
 /// and fifty at once left 20 MB behind for good. To do it for every little one would be a waste.
@@ -55,21 +55,21 @@ pub const CALLS: usize = 64;
 pub const COMPLETION_ROWS: usize = 1_000;
 /// One line of JSON-RPC. A tool's arguments are small; rmcp's own bound is 16 MiB.
 pub const LINE_BYTES: usize = 1 << 20;
-/// How often a waiting client hears of progress.
+/// The interval of progress notifications to a waiting client.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// The memory for all answers over HTTP at once, and for those of one client: with everything else that is bounded here
 /// it stays under the 256 MB of the service's unit.
 pub const ANSWERS_BYTES: usize = 96 << 20;
 pub const ANSWERS_BYTES_OF_A_CALLER: usize = 48 << 20;
-/// What is held for a call at the least.
+/// The minimum memory reserved for a call.
 pub const ANSWER_HELD_MIN: usize = 128 << 10;
-/// What a byte of a sample takes while an answer is made of it, and a byte of an answer while it is sent: as measured.
+/// The memory per byte of a sample while an answer is made of it, and per byte of an answer while it is sent: measured.
 pub const SAMPLE_COST: usize = 8;
 pub const ANSWER_COST: usize = 8;
 /// The length of a row of an answer, in both forms: between 300 and 600 bytes.
 pub const ROW_BYTES: usize = 500;
-/// How often a call looks whether there is memory for it.
+/// The interval between two checks of a call for free memory.
 pub const MEMORY_LOOK: Duration = Duration::from_millis(10);
 /// Bytes of answers that a client may keep up for each request of [`RATE`], with [`ANSWERS_BURST_S`] seconds' worth at once: 1 MB a
 /// second. To write a longer one takes tens of milliseconds of a thread.
@@ -78,7 +78,7 @@ pub const ANSWERS_BURST_S: f64 = 4.0;
 /// Calls of one client at once that do not watch but work.
 pub const WORKING_CALLS: usize = 4;
 
-/// Users whose lines in netmond's log are bounded one by one.
+/// Users with a separate limit of lines in netmond's log.
 pub const USERS_LOGGED: usize = 1_000;
 /// Lines a second that the log takes of requests; beyond them a flood of clients would be one of the log.
 pub const LOG_LINES_PER_SECOND: u32 = 20;
@@ -104,7 +104,7 @@ pub const NETWORK_CHANGES: usize = 1_000;
 /// Processes that are looked at for the network namespaces that they are in; each costs a few microseconds.
 pub const NAMESPACE_PROCESSES: usize = 10_000;
 
-/// Network namespaces whose overflows of accept queues are read at both ends of a window, 0.1 ms each.
+/// Network namespaces where netmond reads accept queue overflows at both ends of a window, 0.1 ms each.
 pub const LISTENING_NAMESPACES: usize = 256;
 
 /// Interfaces measured at once, and places that are tried for one.
@@ -119,7 +119,7 @@ pub const CONNECTS_SHOWN: usize = 10;
 pub const CONNECT_LINGER: Duration = Duration::from_secs(1);
 /// Folders of cgroupfs that are searched for a cgroup id; a large Kubernetes node has about 3,000.
 pub const CGROUPS: usize = 50_000;
-/// How often they are searched for an id that is new; on such a node a search takes about 20 ms.
+/// The interval between two searches for a new id; on such a node a search takes about 20 ms.
 pub const CGROUP_WALKS_PER_SECOND: u32 = 20;
 
 /// Threads that serve HTTP clients: while one of them writes a long answer, of which a client has one at a time, the
@@ -127,8 +127,8 @@ pub const CGROUP_WALKS_PER_SECOND: u32 = 20;
 pub const WORKERS: usize = 2;
 /// HTTP connections at once. An idle one costs about 10 KB, one in the middle of a header up to [`HEADER_BYTES`] more.
 pub const CONNECTIONS: usize = 2_048;
-/// Of these, the ones that requests under way may not take: there is always one that gives way to a newcomer, who may
-/// only want to know whether we are well.
+/// Reserved for new clients: requests under way cannot take these, so one connection can always give way, for example
+/// to a health check.
 pub const CONNECTIONS_KEPT: usize = 16;
 /// The least that `max_connections` can be set to.
 pub const CONNECTIONS_MIN: usize = 2 * CONNECTIONS_KEPT;
@@ -136,12 +136,12 @@ pub const CONNECTIONS_MIN: usize = 2 * CONNECTIONS_KEPT;
 pub const CONNECTIONS_GIVE_WAY: usize = 32;
 /// A request's header, with a long token in it.
 pub const HEADER_BYTES: usize = 16 << 10;
-/// A request's header must be whole this soon after the connection or the last answer: what is slower is
-/// an attack, or idle; clients open a new connection without asking anybody.
+/// The time for a complete request header after the connection or the last answer. A slower client is an attack or
+/// idle; clients reconnect by themselves.
 pub const HEADER_TIME: Duration = Duration::from_secs(30);
 /// A request's body: a tool's arguments. rmcp's own bound is 4 MiB.
 pub const BODY_BYTES: usize = 1 << 20;
-/// What a byte of a body may take while it is worked on: as JSON, `[0,0,0` is 16 times as long in memory as in text.
+/// The memory per byte of a body while it is parsed: JSON such as `[0,0,0` is 16 times as long in memory as in text.
 pub const BODY_COST: usize = 16;
 /// The memory for all requests at once, and for those of one client.
 pub const BODIES_BYTES: usize = 48 << 20;
@@ -161,32 +161,32 @@ pub const SESSIONS_FEW: usize = 4;
 pub const SESSION_IDLE: Duration = Duration::from_secs(300);
 /// For how long a session keeps an answer for a client that lost it.
 pub const SESSION_CACHE: Duration = Duration::from_secs(5);
-/// What a client that finds every session taken is told to wait.
+/// The `Retry-After` of a client that finds no free session.
 pub const SESSION_RETRY: Duration = Duration::from_secs(30);
 /// Tool calls of one client at once: half of [`CALLS`], so that no client takes the place of all others.
 pub const CALLS_PER_CALLER: usize = 32;
 /// The last [`CALLS_KEPT`] of [`CALLS`] are for clients with fewer than [`CALLS_FEW`] calls under way.
 pub const CALLS_KEPT: usize = 16;
 pub const CALLS_FEW: usize = 4;
-/// How long a call may wait for its client's earlier calls, before it is refused.
+/// The maximum wait of a call for earlier calls of the same client.
 pub const CALL_WAIT: Duration = Duration::from_secs(10);
 /// Requests a second that a client may keep up. An agent sends one in seconds; 200 cost a hundredth of a core.
 pub const RATE: u32 = 200;
 /// Seconds of a rate that a client may have saved up: what dashboards and load tests send at once.
 pub const BURST_S: f64 = 10.0;
-/// Clients whose rate is remembered.
+/// Clients with a remembered rate.
 pub const CALLERS: usize = 10_000;
 /// A token file: a thousand lines, with room.
 pub const TOKEN_FILE_BYTES: u64 = 1 << 20;
 /// A private key in PEM.
 pub const KEY_FILE_BYTES: u64 = 1 << 20;
-/// How often the token file is looked at: what a withdrawn token has begun ends this soon.
+/// The interval between two checks of the token file: calls of a revoked token end within this time.
 pub const TOKENS_EVERY: Duration = Duration::from_millis(250);
 /// A token shorter than this can be guessed: 128 bits in hexadecimal.
 pub const TOKEN_BYTES_MIN: usize = 32;
-/// What a line about a call shows of its arguments, and of its error.
+/// The maximum length of a call's arguments, and of its error, in a log line.
 pub const AUDIT_CHARS: usize = 512;
-/// What a line about a refusal shows of each thing that a stranger sent.
+/// The maximum length of untrusted text in a log line about a refusal.
 pub const LOGGED_CHARS: usize = 128;
 /// The same of an HTTP method: the longest that is registered has 17.
 pub const METHOD_CHARS: usize = 20;
@@ -195,11 +195,12 @@ pub const REFUSALS_PER_SECOND: u32 = 20;
 pub const REFUSALS_OF_STRANGERS_PER_SECOND: u32 = 60;
 /// Wrong tokens a second from one source, beyond which the signatures of its JWTs are not checked: an attack on the CPU.
 pub const FAILURES_PER_SECOND: f64 = 10.0;
-/// How often a gateway gives the kernel back the memory of clients that have left: a tenth of a millisecond while nothing is.
+/// The interval at which a gateway returns the memory of disconnected clients to the kernel: 0.1 ms of work if there is
+/// none.
 pub const MEMORY_EVERY: Duration = Duration::from_secs(10);
-/// How long a shutdown waits for answers to be taken. systemd kills after 90 s, people after 5.
+/// The time that a shutdown waits for clients to read their answers. systemd kills after 90 s, people after 5.
 pub const FAREWELL: Duration = Duration::from_secs(3);
-/// How often a shutdown looks whether they were.
+/// The interval at which a shutdown checks for unread answers.
 pub const FAREWELL_LOOK: Duration = Duration::from_millis(5);
 /// UDP sockets that `top_traffic` counts one by one: all slots but those of the rest.
 /// 2 MB of counters; a slot is free when every window has ended in which its socket moved anything.
@@ -211,7 +212,7 @@ pub const TCP_CLOSED_KEPT: usize = 65_536;
 
 /// Connections that wait to be accepted, of one listener in another network namespace.
 pub const WAITING: u64 = numbers::accept_queue::WAITING as u64;
-/// Of these, the ones whose round trips are read.
+/// Of these, the connections with readable round trips.
 pub const WAITING_RTTS: u64 = numbers::profile_tcp::WAITING_RTTS as u64;
 /// Sockets that a process uses through io_uring only, of one ring: an iterator may write 32 KiB for one file.
 pub const RING_SOCKETS: u64 = numbers::ring_files::RING_SOCKETS as u64;
@@ -220,37 +221,37 @@ pub const READERS: usize = numbers::below::ROOMS as usize;
 /// Sockets in other network namespaces that their process has closed and that are followed.
 pub const ORPHANS: u64 = numbers::orphans::ORPHANS as u64;
 
-/// Sockets whose round trips `profile_tcp` tells apart at once: 32 MB if they are all busy.
+/// Sockets with separate round trips in `profile_tcp`: 32 MB if all are busy.
 pub const RTT_SOCKETS: u64 = numbers::round_trips::RTTS as u64;
 /// Connections that closed in its window: 12 MB when full.
 pub const PROFILED_CLOSED: usize = 65_536;
-/// Of these, the ones whose round trips are kept: 7 MB when full.
+/// Of these, the connections with stored round trips: 7 MB when full.
 pub const PROFILED_CLOSED_RTTS: u64 = numbers::profile_tcp::CLOSED_RTTS as u64;
-/// Kinds of resets that are told apart: 0.6 MB when full.
+/// Distinct kinds of resets: 0.6 MB when full.
 pub const RESET_KINDS: u64 = numbers::resets::RESETS as u64;
 /// Owners named of one remote: those with the most retransmits. With more, five remotes would not stay under 8 KB.
 pub const OWNERS_OF_A_REMOTE: usize = 2;
 
-/// How long it may take to reach another host: a TCP connection, an ssh handshake, the other gateway's start.
+/// The time limit to connect to another host: TCP, the ssh handshake, and the start of the other gateway.
 pub const HOST_CONNECT: Duration = Duration::from_secs(10);
 /// For how long a host that could not be reached is not tried again.
 pub const HOST_RETRY: Duration = Duration::from_secs(5);
-/// Destinations of ssh's whose settings are looked at, the hosts on the way included: 10 ms each.
+/// ssh destinations with parsed settings, jump hosts included: 10 ms each.
 pub const SSH_DESTINATIONS: usize = 1_000;
-/// What is read of a complaint of ssh's.
+/// The maximum length of an error message of ssh.
 pub const COMPLAINT_BYTES: u64 = 64 << 10;
-/// How long to wait for it after the connection has failed.
+/// The wait for that message after the connection has failed.
 pub const COMPLAINT_TIME: Duration = Duration::from_secs(1);
 
 /// A TLS handshake is two round trips.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// How long an authorization server may take to show its keys.
+/// The time limit for an authorization server to return its keys.
 pub const JWKS_TIME: Duration = Duration::from_secs(5);
 /// After this its keys are fetched again: one that it has withdrawn is good no longer …
 pub const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
 /// … or after this, if the server does not answer.
 pub const JWKS_KEPT: Duration = Duration::from_secs(3_600);
-/// How soon they are asked for again where the server does not answer.
+/// The retry interval if the server does not answer.
 pub const JWKS_RETRY: Duration = Duration::from_secs(30);
 /// The longest document of an authorization server.
 pub const JWKS_BYTES: usize = 1 << 20;
@@ -259,13 +260,13 @@ pub const JWKS_MIN_AGE: Duration = Duration::from_secs(10);
 /// By how much its clock and ours may differ.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
 
-/// Dropped flows that are told apart at once, all CPUs together: 0.9 MB. More are counted by place only.
+/// Distinct dropped flows, all CPUs together: 0.9 MB. Further flows are counted by place only.
 pub const DROP_FLOWS: usize = 4_096;
-/// On a host of many CPUs each still tells some flows apart: packets may arrive at a few of them only.
+/// The minimum of distinct flows per CPU on a host with many CPUs: packets may arrive at a few CPUs only.
 pub const DROP_FLOWS_PER_CPU_MIN: usize = 128;
 /// Their ids are one value of a per-CPU map, which may have 32 KiB.
 pub const DROP_FLOWS_PER_CPU_MAX: usize = numbers::trace_drops::FLOWS as usize;
-/// Sockets whose owner is looked for among all open files.
+/// Sockets for which netmond searches the owner among all open files.
 pub const SOCKETS_WANTED: usize = numbers::holders::WANTED as usize;
 /// Kernel symbols that one answer asks for. Some 50 are usual.
 pub const SYMBOLS: usize = numbers::trace_drops::SYMBOLS as usize;
@@ -275,11 +276,11 @@ pub const RING_RECORDS: usize = 8_192;
 
 /// DNS messages of a window: 2,000 queries and answers, each seen at two interfaces, 6 MB.
 pub const DNS_MESSAGES: usize = 8_192;
-/// Of these, segments of TCP: they come by the thousand of what is not DNS at all, and short ones are kept unjudged.
+/// Of these, TCP segments: most are not DNS, and short ones are kept without a check.
 pub const DNS_SEGMENTS: usize = DNS_MESSAGES / 2;
 /// Bytes of a DNS message that are surely captured: all but the longest headers, 128 bytes, and a length over TCP.
 pub const DNS_CAPTURE: usize = numbers::trace_dns::CAPTURE as usize - 128 - 2;
-/// TCP connections whose DNS messages are put together.
+/// TCP connections with DNS messages that are reassembled at the same time.
 pub const DNS_STREAMS: usize = 1_024;
 /// Parts of such a connection that wait for what is between them: as many segments as come out of order.
 pub const DNS_PIECES: usize = 16;
@@ -289,7 +290,7 @@ pub const DNS_SAME_KEY: usize = 256;
 /// others may need as long.
 pub const DNS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a query without an answer is left for the next reading: resolvers ask again after 5 s (resolv.conf(5)).
+/// The time that an unanswered query stays for the next reading: resolvers ask again after 5 s (resolv.conf(5)).
 pub const DNS_UNDECIDED: Duration = Duration::from_secs(5);
 /// Within this time the same id and name, from another address and without a socket, are the same query
 /// behind a translation of addresses.
@@ -303,7 +304,7 @@ pub const RECORDING_BYTES_MIN: u64 = 16 << 20;
 pub const RECORDING_AGE: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Windows that are older are merged to a minute.
 pub const RECORDING_WHOLE: Duration = Duration::from_secs(24 * 3_600);
-/// How long a reader and the recorder wait for each other: in WAL only while the journal begins anew.
+/// The maximum wait of a reader and the recorder for each other: in WAL mode only while the journal restarts.
 pub const RECORDING_WAIT: Duration = Duration::from_secs(2);
 /// Windows that are removed at once where the recording is too large, and how often after each window: more than come.
 pub const RECORDING_BATCH: i64 = 16;
@@ -312,19 +313,20 @@ pub const RECORDING_REMOVALS: usize = 8;
 pub const RECORDING_MINUTE: i64 = 64;
 /// Windows that wait to be written while the disk is full: a minute of them.
 pub const RECORDING_PENDING: usize = 6;
-/// How soon netmond is asked again where it was away.
+/// How often the recording is looked at for new incidents, while a client follows them.
 pub const RECORDING_FOLLOWED_EVERY: Duration = Duration::from_secs(1);
+/// The retry interval while netmond is unavailable.
 pub const RECORDER_RETRY: Duration = Duration::from_secs(1);
-/// How long netmond may take to load everything before its first answer, on a slow machine.
+/// The time limit for netmond to load everything before its first answer, on a slow machine.
 pub const LOADING_TIME: Duration = Duration::from_secs(120);
 /// The shortest time between two readings that are recorded, and what it is where the settings do not say.
 pub const RECORDER_INTERVAL_MIN: Duration = Duration::from_secs(1);
 pub const RECORDER_INTERVAL: Duration = Duration::from_secs(10);
 /// Names of a subject that a minute keeps one by one; the others are one.
 pub const SERIES_NAMES: usize = 50;
-/// Incidents that are open at once: beyond them nobody reads them one by one.
+/// Maximum of open incidents: nobody reads more of them one by one.
 pub const INCIDENTS_OPEN: usize = 200;
-/// How long the program that is told of an incident may take, and how many are run.
+/// The time limit of the incident program, and its rate limits.
 pub const HOOK_TIME: Duration = Duration::from_secs(10);
 pub const HOOKS_PER_SECOND: u32 = 5;
 pub const HOOKS_PER_MINUTE: u32 = 30;
@@ -334,5 +336,5 @@ pub const RECALLED_BYTES: u64 = 48 << 20;
 pub const JUDGED_BYTES: u64 = 1 << 30;
 /// Gaps that an answer names one by one.
 pub const GAPS_SHOWN: usize = 50;
-/// What a question about the past is about where only its end is given.
+/// The default length of a period in the past with only an end.
 pub const RECALLED: Duration = Duration::from_secs(600);

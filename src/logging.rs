@@ -13,17 +13,17 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, util:
 
 use crate::sync::lock;
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq)]
 pub enum Format {
     /// The journal if systemd connected us to it, else text.
     #[default]
     Auto,
-    /// A line for a person.
+    /// Lines for people.
     Text,
-    /// A JSON object a line, for a collector.
+    /// One JSON object per line.
     Json,
-    /// The journal's own protocol, with fields.
+    /// The native protocol of the journal, with fields.
     Journal,
 }
 

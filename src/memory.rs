@@ -1,7 +1,7 @@
-//! What the allocator keeps of memory that nobody uses any more.
+//! Limits the memory that the allocator keeps after use.
 //!
-//! glibc gives every few threads an arena of their own, and each keeps what its largest moment took: fifty windows at once
-//! left 120 MB behind where one arena leaves 40, and nothing here allocates often enough for threads to wait for it.
+//! glibc gives every few threads an arena, and each arena keeps its largest size: fifty windows at once left 120 MB
+//! behind, one arena leaves 40 MB. The allocations here are too rare for lock contention.
 
 /// From now on all threads share one arena. To be called before the first thread starts.
 pub fn share_one_arena() {
@@ -12,7 +12,7 @@ pub fn share_one_arena() {
     }
 }
 
-/// Gives the kernel back what is free: once an answer that took some is written, once clients have left.
+/// Returns free memory to the kernel: after a large answer is written, and after clients have disconnected.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes a number, and the allocator's own locks.

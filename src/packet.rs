@@ -46,7 +46,7 @@ pub struct Packet {
     pub ports: Option<(u16, u16)>,
     /// IPv4's TTL, IPv6's hop limit.
     pub hops: Option<u8>,
-    /// TCP's flags, or what an ICMP message says.
+    /// The parsed headers.
     pub kind: Option<String>,
     /// Where the transport header begins.
     pub transport: usize,

@@ -1,9 +1,9 @@
-//! How root ends: the first thing that a gateway does that root has started.
+//! Drops root: the first thing that a gateway does if root started it.
 //!
-//! A gateway reads what clients send, settings, tokens and names of hosts, and none of that is for root. So before it
-//! reads anything, its arguments included, it leaves a starter behind and becomes nobody. The starter is a copy of this
-//! process with nothing of the caller's: no environment, no descriptor, no working directory. It waits until the gateway
-//! hands over a first connection, reads nothing of it, and becomes netmond.
+//! A gateway reads client data, settings, tokens and host names, and must not read them as root. So before it reads
+//! anything, including its arguments, it forks a starter and becomes nobody. The starter is a copy of this process
+//! without anything of the caller: no environment, no descriptor, no working directory. It waits until the gateway
+//! hands over a first connection, reads nothing from it, and becomes netmond.
 
 use std::{
     ffi::{CString, OsStr},
@@ -39,7 +39,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 pub struct Starter {
     /// The way to the netmond that it becomes: one end of a socket pair for each request.
     pub channel: OwnedFd,
-    /// What netmond has to say for itself.
+    /// The error output of netmond.
     pub complaints: OwnedFd,
 }
 
@@ -59,7 +59,7 @@ pub fn give_up_root() -> io::Result<()> {
     sandbox::give_up_root(&Account::system("nobody"), sandbox::group(GROUP))
 }
 
-/// The starter, if one was left: who takes it has it alone.
+/// The starter, if there is one. The caller that takes it owns it.
 pub fn take() -> Option<Starter> {
     lock(&STARTER).take()
 }
@@ -69,7 +69,7 @@ pub fn was_root() -> bool {
     sandbox::gave_up_root()
 }
 
-/// Whether netmond runs as a service. One whose queue is full does.
+/// Whether netmond runs as a service; a full queue counts as running.
 fn a_service_answers() -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
@@ -128,7 +128,7 @@ impl Plan {
             // SAFETY: both lists end with a null pointer, and their strings live as long as `self`.
             unsafe { libc::execve(self.program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
             let e = io::Error::last_os_error();
-            eprintln!("{} could not be started: {e}", self.program.to_string_lossy());
+            eprintln!("starting {} failed: {e}", self.program.to_string_lossy());
         }
         // SAFETY: it ends this process, without what the parent would do at its end.
         unsafe { libc::_exit(1) }

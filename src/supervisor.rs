@@ -1,5 +1,5 @@
-//! What systemd and the daemon say to each other: the socket that it opened for us (sd_listen_fds(3)), and that we are
-//! ready, alive, stopping (sd_notify(3)).
+//! The protocol with systemd: the socket that it opened for us (sd_listen_fds(3)), and our states ready, alive and
+//! stopping (sd_notify(3)).
 //!
 //! The channel is opened once: a sandboxed process could not open it for every message.
 
@@ -31,11 +31,11 @@ use crate::{limits, sync::lock};
 /// The first descriptor that systemd passes, by its convention.
 const FIRST: i32 = 3;
 
-/// Whoever started this process and watches it; nobody, if it is not a service.
+/// The service manager that started this process; none if it is not a service.
 #[derive(Default)]
 pub struct Supervisor {
     channel: Option<UnixDatagram>,
-    /// How often it wants to hear that we are alive.
+    /// The interval at which systemd expects a sign of life.
     watchdog: Option<Duration>,
 }
 
@@ -43,14 +43,14 @@ impl Supervisor {
     pub fn from_environment() -> Self {
         let channel = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             connect(name.as_bytes())
-                .inspect_err(|e| tracing::warn!("systemd will not hear of us through {}: {e}", name.display()))
+                .inspect_err(|e| tracing::warn!("cannot notify systemd through {}: {e}", name.display()))
                 .ok()
         });
         let watchdog = watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id());
         Supervisor { channel, watchdog }
     }
 
-    /// How long to wait between signs of life: half of what systemd allows.
+    /// The interval between signs of life: half of systemd's limit.
     pub fn interval(&self) -> Option<Duration> {
         self.watchdog.map(|watchdog| watchdog / 2)
     }
@@ -72,7 +72,7 @@ impl Supervisor {
         if let Some(channel) = &self.channel
             && let Err(e) = channel.send(message.as_bytes())
         {
-            tracing::warn!("systemd did not hear {message}: {e}");
+            tracing::warn!("notifying systemd of {message} failed: {e}");
         }
     }
 }
@@ -106,7 +106,7 @@ impl<'a> Watchdog<'a> {
         if !stalled {
             self.supervisor.alive();
         } else if !self.complained {
-            tracing::error!("a measurement has not ended when it should; if none ends soon, systemd restarts netmond");
+            tracing::error!("a measurement is overdue; if none ends soon, systemd restarts netmond");
         }
         self.complained = stalled;
     }
@@ -130,8 +130,7 @@ impl Progress {
         Begun(self, number)
     }
 
-    /// Whether the oldest has taken longer than any may. What the client does, who may read slowly,
-    /// is not part of it.
+    /// Whether the oldest measurement is overdue. The time that a slow client needs to read does not count.
     fn stalled(&self, longest: Duration) -> bool {
         lock(&self.begun).1.first_key_value().is_some_and(|(_, at)| at.elapsed() > longest)
     }
@@ -160,7 +159,7 @@ fn variable<T: FromStr>(name: &str) -> Option<T> {
     env::var(name).ok()?.parse().ok()
 }
 
-/// What the variables mean to the process `pid`: they may have been inherited, meant for another.
+/// The meaning of the variables for the process `pid`: they may be inherited, and belong to another process.
 fn watchdog(microseconds: Option<u64>, of: Option<u32>, pid: u32) -> Option<Duration> {
     let period = Duration::from_micros(microseconds.filter(|microseconds| *microseconds > 0)?);
     of.is_none_or(|of| of == pid).then_some(period)
@@ -172,7 +171,7 @@ pub fn activated() -> io::Result<Option<UnixListener>> {
     match (passed.pop(), passed.len()) {
         (None, _) => Ok(None),
         (Some(fd), 0) => adopt(fd).map(Some),
-        (_, more) => Err(io::Error::other(format!("systemd passed {} sockets, and one is served", more + 1))),
+        (_, more) => Err(io::Error::other(format!("systemd passed {} sockets: expected 1", more + 1))),
     }
 }
 
@@ -186,8 +185,8 @@ pub fn passed() -> Vec<OwnedFd> {
     (FIRST..FIRST + count).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
 }
 
-/// Makes way for a socket at `path`: one that a dead process left behind is removed. One that is served, and what is
-/// not a socket, stays, and is an error.
+/// Prepares `path` for a socket: removes the socket of a dead process. A socket in use, or another file, stays, and is
+/// an error.
 pub fn remove_dead_socket(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -195,7 +194,7 @@ pub fn remove_dead_socket(path: &Path) -> io::Result<()> {
         Ok(meta) if !meta.file_type().is_socket() => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "it exists and is not a socket, so it was left alone",
+                "the file exists and is not a socket; it was not replaced",
             ));
         }
         Ok(_) => {}
@@ -203,7 +202,7 @@ pub fn remove_dead_socket(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(e) => Err(e),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it already")),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process already listens there")),
     }
 }
 
@@ -212,7 +211,9 @@ fn adopt(fd: OwnedFd) -> io::Result<UnixListener> {
         && sockopt::socket_type(&fd)? == SocketType::STREAM
         && sockopt::socket_acceptconn(&fd)?;
     if !listens {
-        return Err(io::Error::other("what systemd passed is not a Unix stream socket that listens (ListenStream=)"));
+        return Err(io::Error::other(
+            "systemd passed something else than a listening Unix stream socket (ListenStream=)",
+        ));
     }
     fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
     Ok(UnixListener::from(fd))

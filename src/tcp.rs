@@ -1,4 +1,4 @@
-//! What several tools say of TCP.
+//! TCP data that several tools share.
 
 use std::fmt;
 
@@ -28,41 +28,41 @@ impl fmt::Display for LimitedBy {
     }
 }
 
-/// How many sockets could not be read.
+/// The number of unreadable sockets.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
 pub struct Unread {
-    /// Connections that wait to be accepted, beyond what is read of one listener.
+    /// Connections in accept queues beyond the readable ones of one listener.
     pub waiting: u64,
     /// Orphans that are not in the table: closed by their process before it was watched, or when the table was full.
     pub orphans: u64,
-    /// Sockets that processes use through io_uring only, beyond what is read of one ring.
+    /// Sockets that processes use through io_uring only, beyond the readable ones of one ring.
     #[serde(default)]
     pub rings: u64,
 }
 
 impl Unread {
-    /// What an answer says of it.
+    /// The limits for the answer.
     pub fn limits(self) -> impl Iterator<Item = Limitation> {
         let thing = "connection in accept queues of other network namespaces";
-        let why = format!("not read. The first {} per listener are, from Linux 5.17 on.", limits::WAITING);
+        let why = format!("not read. Linux 5.17 and newer: the first {} per listener are.", limits::WAITING);
         let waiting = Limitation::counted(Code::WaitingConnectionsUnread, self.waiting, thing, &why);
-        let thing = "orphan in other network namespaces (closed by the process, still sending)";
-        let why = format!("not read. At most {} that closed during a window are.", limits::ORPHANS);
+        let thing = "orphan in other network namespaces (closed, still sending)";
+        let why = format!("not read. Limit: {} that close during a window.", limits::ORPHANS);
         let orphans = Limitation::counted(Code::OrphansUnread, self.orphans, thing, &why);
         waiting.into_iter().chain(orphans).chain(rings(self.rings))
     }
 
-    /// Of a window, from what could not be read at its two ends and how many orphans found no free slot in between. An
-    /// orphan that could not be read at the beginning may have closed since.
+    /// For a window: from the unreadable sockets at its two ends, and the orphans without a free slot in between. An
+    /// orphan that was unreadable at the beginning may have closed since.
     pub fn between(begin: Unread, end: Unread, untracked: u64) -> Unread {
         Unread { orphans: end.orphans.min(begin.orphans + untracked), ..end }
     }
 }
 
-/// What an answer says of sockets in rings that could not be read.
+/// The limit for unreadable sockets in rings.
 pub fn rings(unread: u64) -> Option<Limitation> {
-    let thing = "file registered with io_uring that is a socket, or may be";
-    let why = format!("not read. Of each ring the first {} sockets are, from Linux 5.17 on.", limits::RING_SOCKETS);
+    let thing = "file registered with io_uring that may be a socket";
+    let why = format!("not read. Linux 5.17 and newer: the first {} sockets of each ring are.", limits::RING_SOCKETS);
     Limitation::counted(Code::RingSocketsUnread, unread, thing, &why)
 }
 

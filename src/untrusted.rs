@@ -29,8 +29,8 @@ pub fn clean(text: &str) -> String {
     cleaned
 }
 
-/// The name of a process, unit or container, in whose place somebody could have put a command of a shell or of
-/// markdown: [`clean`], and without what begins one.
+/// The name of a process, unit or container, which could contain a shell or markdown command: [`clean`], without the
+/// characters that begin one.
 pub fn label(text: &str) -> String {
     let mut before = ' ';
     let mut defused = |c: char| {
@@ -77,9 +77,10 @@ pub fn value(value: Value) -> Value {
     }
 }
 
-/// What stands for a character that is not shown.
+/// The replacement for a hidden character.
 const REPLACEMENT: char = '\u{fffd}';
-/// Marks on one letter that are shown. Vietnamese and Hebrew have two or three; more hide what is above and below.
+/// The maximum of marks on one letter. Vietnamese and Hebrew have two or three; more marks hide the lines above and
+/// below.
 const MARKS: usize = 3;
 
 /// The character, or a replacement if it could act on its reader.
@@ -111,7 +112,7 @@ fn is_harmless(c: char) -> bool {
             | Category::ParagraphSeparator
             | Category::EnclosingMark
     );
-    // Braille has a blank that is no space.
+    // Braille has a blank that is not a space.
     !invisible
         && !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
         && script(c) != Some(Script::Braille)
@@ -127,7 +128,7 @@ fn script(c: char) -> Option<Script> {
     (![Script::Common, Script::Inherited, Script::Unknown].contains(&script)).then_some(script)
 }
 
-/// Whether letters of several scripts are mixed as nobody writes them: `nginx` with a Cyrillic x. East Asian scripts go
+/// Whether the text mixes scripts in a suspicious way: `nginx` with a Cyrillic x. East Asian scripts are allowed
 /// together, and with Latin (Unicode Technical Standard 39, "highly restrictive").
 fn mixes_scripts(text: &str) -> bool {
     const EAST: [Script; 5] = [Script::Han, Script::Hiragana, Script::Katakana, Script::Hangul, Script::Bopomofo];

@@ -14,7 +14,7 @@ use serde_json::{Value, value::RawValue};
 /// Raised with every change that an older peer would misread.
 pub const VERSION: u32 = 2;
 
-/// What a gateway sends along with a connection to the daemon that it started: whether it will send another one.
+/// The byte that a gateway sends with a connection to the daemon that it started: whether another connection follows.
 pub const MORE: u8 = b'm';
 /// It will not: what the request does not need is not loaded.
 pub const LAST: u8 = b'l';
@@ -63,27 +63,27 @@ impl Response {
     }
 }
 
-/// Says that the window has opened. A client that is gone is noticed by who waits for the window's end.
+/// Reports that the window has opened. The thread that waits for the window's end notices a disconnected client.
 pub fn tell_opened(mut client: &UnixStream) {
     let _ = client.write_all(&Response { version: VERSION, opened: true, ..Response::default() }.line());
 }
 
-/// Why the daemon has no sample. The message tells the reader what to do next.
+/// Why the daemon has no sample. The message includes the next step.
 #[derive(Serialize, Deserialize, thiserror::Error, Clone, Debug, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Error {
     /// The gateway and the daemon are of different releases.
     #[error(
-        "the daemon speaks version {daemon} of the socket protocol and the gateway version {gateway}; restart whichever of netmond and netmon-mcp is the older"
+        "netmond speaks version {daemon} of the socket protocol, netmon-mcp version {gateway}; restart the older one"
     )]
     Version { daemon: u32, gateway: u32 },
     /// No such tool in this release.
-    #[error("no tool named {0}; `netmon-mcp tools` lists them")]
+    #[error("unknown tool {0}; `netmon-mcp tools` lists the tools")]
     UnknownTool(String),
     /// The kernel refused the tool's BPF object when the daemon started.
     #[error("{tool} is not available on this host: {reason}")]
     Unavailable { tool: String, reason: String },
-    /// What was asked cannot be meant; the text says what is allowed.
+    /// Invalid input; the text has the allowed values.
     #[error("{0}")]
     InvalidInput(String),
     /// Who asked may not.
@@ -92,20 +92,20 @@ pub enum Error {
     /// A bound was reached.
     #[error("{0}")]
     Busy(String),
-    /// What was measured disappeared.
+    /// The measured object disappeared.
     #[error("{0}")]
     Gone(String),
     /// The kernel said no to something that it allowed before.
     #[error("the kernel refused: {0}")]
     Kernel(String),
-    /// The client hung up, so nobody reads this.
+    /// The client disconnected, so nobody reads this.
     #[error("cancelled")]
     Cancelled,
-    /// The daemon was told to stop.
-    #[error("netmond is shutting down and ended the measurement; call again when it is back")]
+    /// The daemon is stopping.
+    #[error("netmond is shutting down and stopped the measurement; call again after the restart")]
     ShuttingDown,
     /// A bug, in a tool.
-    #[error("{0} failed inside netmond, which goes on; its log has the details. Please report this")]
+    #[error("internal error in {0}: see netmond's log, and please report it. netmond keeps running")]
     Panicked(String),
 }
 
@@ -125,17 +125,17 @@ impl From<libbpf_rs::Error> for Error {
     }
 }
 
-/// What to do about a resource that ran out.
+/// The fix for an exhausted resource.
 fn remedy(kind: io::ErrorKind, errno: Option<i32>) -> &'static str {
     match (kind, errno) {
         (io::ErrorKind::OutOfMemory, _) => {
-            ". There is no memory for netmond's maps: give it more (MemoryMax= of its unit), or leave a tool out (--without)"
+            ". netmond has too little memory for its maps: raise MemoryMax= of its unit, or leave a tool out (--without)"
         }
         (_, Some(libc::EMFILE | libc::ENFILE)) => {
-            ". netmond may have no more open files: raise LimitNOFILE= of its unit, or ask less at once"
+            ". netmond reached its limit of open files: raise LimitNOFILE= of its unit, or make fewer calls at once"
         }
         (io::ErrorKind::StorageFull, _) => {
-            ". A map or a table of the kernel is full: ask less at once, and report this"
+            ". A kernel map or table is full: make fewer calls at once, and please report this"
         }
         _ => "",
     }

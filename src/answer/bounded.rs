@@ -80,7 +80,7 @@ impl JsonSchema for WindowSeconds {
     }
 }
 
-/// How many rows a list may have, 1 to [`limits::ROWS_MAX`]; `DEFAULT` where the caller sets none.
+/// The maximum of rows in a list, 1 to [`limits::ROWS_MAX`]; `DEFAULT` is the caller's default.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq)]
 pub struct Limit<const DEFAULT: usize = { limits::ROWS_DEFAULT }>(usize);
 
@@ -122,18 +122,18 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D, things: &str, min: u64, max
     if n.fract() == 0.0 {
         Ok(n as u64)
     } else {
-        Err(de::Error::custom(format!("{n} is not {allowed} from {min} to {max}")))
+        Err(de::Error::custom(format!("invalid value {n}: expected {allowed} from {min} to {max}")))
     }
 }
 
-/// A JSON number within bounds; anything else is refused with what is allowed.
+/// A JSON number within bounds; errors state the allowed values.
 fn bounded<'de, D: Deserializer<'de>>(deserializer: D, allowed: &str, min: f64, max: f64) -> Result<f64, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     match value.as_f64() {
         Some(n) if (min..=max).contains(&n) => Ok(n),
         _ => {
             let given = untrusted::clean(&value.to_string());
-            Err(de::Error::custom(format!("{given} is not {allowed} from {min} to {max}")))
+            Err(de::Error::custom(format!("invalid value {given}: expected {allowed} from {min} to {max}")))
         }
     }
 }

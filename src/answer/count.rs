@@ -7,8 +7,8 @@ pub fn count(n: u64, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
 }
 
-/// What is shown of a list that was cut, and how to see the rest: `20 of 320 rows; limit=320 shows all`. `None` for a
-/// list that is whole.
+/// The visible part of a truncated list, and how to see the rest: `20 of 320 rows; limit=320 shows all`. `None` for a
+/// complete list.
 pub fn cut(shown: usize, cut: u64) -> Option<String> {
     let all = shown as u64 + cut;
     let most = limits::ROWS_MAX as u64;

@@ -17,7 +17,7 @@ pub struct Limitation {
     pub count: Option<u64>,
 }
 
-/// The kinds of what is missing. Clients rely on these names.
+/// The kinds of missing data. Clients rely on these names.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -53,9 +53,9 @@ pub enum Code {
     OlderConnections,
     /// They closed when the table of closed connections was full.
     ClosedConnectionsMerged,
-    /// Of these, the ones whose counters are missing as well.
+    /// Of these, the ones with missing counters.
     ClosedConnectionsUncounted,
-    /// Segments of connections whose round trips there was no room for.
+    /// Segments of connections without room for their round trips.
     RoundTripsUntracked,
     /// Connections that closed when the table of their round trips was full.
     ClosedRoundTripsUntracked,
@@ -67,8 +67,8 @@ pub enum Code {
     /// A recording keeps sums by remote, which a question about a process or a port cannot take apart.
     RecordedByRemote,
 
-    // What goes past TCP and UDP.
-    /// TCP connections whose data programs of a sockmap redirect.
+    // Traffic that bypasses TCP and UDP.
+    /// TCP connections with data that sockmap programs redirect.
     SockmapPartlyCounted,
     /// AF_XDP sockets.
     XdpSocketsNotCounted,
@@ -79,7 +79,7 @@ pub enum Code {
     UdpNotCounted,
     /// Datagrams of sockets beyond those that are counted one by one.
     UdpSocketsMerged,
-    /// Of sockets that are not connected.
+    /// Of unconnected sockets.
     UdpRemotesUnknown,
     /// Datagrams of remotes beyond those that are counted one by one of each socket.
     UdpRemotesMerged,
@@ -107,7 +107,7 @@ pub enum Code {
     FirewallRulesUnknown,
     /// The counters are those of one network namespace.
     CountersOfOneNamespace,
-    /// What XDP programs drop, send back or redirect.
+    /// Packets that XDP programs drop, send back or redirect.
     XdpVerdictsNotSeen,
 
     // Packets of an interface.
@@ -123,7 +123,7 @@ pub enum Code {
     /// Queries that are too young to be called unanswered.
     DnsQueriesPending,
     DnsOverTcpIncomplete,
-    /// Messages of which the header is cut in two by a fragmentation.
+    /// Messages with a header that a fragmentation splits.
     DnsMessagesCut,
     /// Packets to a port that a translation has put in place of 53.
     DnsTranslated,
@@ -202,7 +202,7 @@ impl fmt::Display for Limitation {
     }
 }
 
-// A list of 30 names in the schema of every tool would cost each client more than it tells.
+// A list of 30 names in the schema of every tool costs each client more than it helps.
 impl JsonSchema for Code {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Code".into()

@@ -1,4 +1,4 @@
-//! What the answers of several tools have in common: windows, endpoints, owners, and how they read.
+//! Types that the answers of several tools share: windows, endpoints, owners, and their text form.
 
 use std::{
     fmt,
@@ -41,7 +41,7 @@ impl Measured {
         Measured { window_ms: (length.as_secs_f64() * 1e6).round() / 1e3, ..Self::default() }
     }
 
-    /// One line for a person about an answer that shows so many rows, empty if it is whole.
+    /// One line for people about the limits of an answer with this many rows; empty if it is complete.
     pub fn text(&self, shown: usize) -> String {
         let mut parts = Vec::new();
         if self.lost_events > 0 {
@@ -224,7 +224,7 @@ pub fn errno_name(errno: i32) -> String {
     name.to_owned()
 }
 
-/// What is shown for what is not known.
+/// The text for an unknown value.
 pub fn or_dash<T: ToString>(value: &Option<T>) -> String {
     value.as_ref().map_or_else(|| "-".into(), T::to_string)
 }

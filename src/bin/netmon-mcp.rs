@@ -7,7 +7,7 @@ const VARIABLES: [&str; 3] = ["NET_IFACE", "MCP_TRANSPORT", "MCP_PORT"];
 
 fn main() -> ExitCode {
     if let Err(e) = netmon_mcp::starter::give_up_root() {
-        eprintln!("netmon-mcp: root was not given up, so nothing is done: {e}");
+        eprintln!("netmon-mcp: dropping root failed, so it exits: {e}");
         return ExitCode::FAILURE;
     }
     for variable in VARIABLES {

@@ -1,4 +1,4 @@
-//! The daemon: loads every BPF object, gives its privileges up, and answers the gateway's questions.
+//! The daemon: loads every BPF object, drops its privileges, and answers the gateway's questions.
 
 use std::{
     os::fd::{FromRawFd, OwnedFd},
@@ -22,26 +22,26 @@ use netmon_mcp::{
 };
 
 /// Measures this host's network with eBPF, for netmon-mcp. Start it as root, or with CAP_BPF, CAP_PERFMON and
-/// CAP_NET_ADMIN: it gives up what it does not need as soon as everything is loaded.
+/// CAP_NET_ADMIN: it drops all unneeded privileges after loading its programs.
 #[derive(Parser)]
 #[command(name = "netmond", version = VERSION.as_str())]
 struct Arguments {
-    /// The socket to serve, unless systemd passes one.
+    /// The socket to listen on, unless systemd passes one.
     #[arg(long, value_name = "PATH", default_value = "/run/netmon/netmond.sock")]
     socket: PathBuf,
-    /// Whose members may ask, besides root.
+    /// The group that may use netmond, besides root.
     #[arg(long, value_name = "GROUP", default_value = "netmon")]
     group: String,
-    /// The user to become when started as root; `nobody` if there is no such user.
+    /// The user to switch to when started as root; `nobody` if it does not exist.
     #[arg(long, value_name = "USER", default_value = "netmon")]
     user: String,
-    /// A tool to leave out; may be repeated.
+    /// A tool to disable; may be repeated.
     #[arg(long, value_name = "TOOL")]
     without: Vec<String>,
-    /// A user, by number, who may ask; may be repeated. Default: whoever may open the socket. Root always may.
+    /// A user ID that may use netmond, besides root; may be repeated. Default: every user who can open the socket.
     #[arg(long, value_name = "UID")]
     allow_uid: Vec<u32>,
-    /// How to log: `auto` is the journal under systemd, else text.
+    /// Log format; `auto`: the journal under systemd, else text.
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: logging::Format,
     /// Print the manual page.
@@ -79,7 +79,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => match supervisor::activated()? {
             Some(listener) => Listener::Socket(listener),
             None => Listener::bind(&arguments.socket, &arguments.group)
-                .map_err(|e| anyhow::anyhow!("{} cannot be served: {e}", arguments.socket.display()))?,
+                .map_err(|e| anyhow::anyhow!("cannot listen at {}: {e}", arguments.socket.display()))?,
         },
     };
     // Before the sandbox closes: it is a connection to systemd's socket.

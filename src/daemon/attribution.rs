@@ -12,7 +12,7 @@ use std::{
 use crate::{daemon::kernel, limits, logging::Throttle, owner::Process, sync::lock};
 
 impl Process {
-    /// From the kernel's record; pid 0 and netns 0 stand for what is not known.
+    /// From the kernel's record; pid 0 and netns 0 mean unknown.
     pub fn new(pid: u32, comm: &[u8], cgroup: u64, netns: u32) -> Self {
         let end = comm.iter().position(|b| *b == 0).unwrap_or(comm.len());
         Process { pid, comm: String::from_utf8_lossy(&comm[..end]).into_owned(), cgroup: cgroup_path(cgroup), netns }
@@ -24,7 +24,7 @@ pub fn own_netns() -> u32 {
     fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino() as u32)
 }
 
-/// The files by whose names network namespaces are known (`ip netns`, Docker), by inode.
+/// The files that name network namespaces (`ip netns`, Docker), by inode.
 pub fn netns_files() -> HashMap<u32, String> {
     let folders = ["/run/docker/netns", "/run/netns"].into_iter().filter_map(|folder| fs::read_dir(folder).ok());
     let files = folders.flatten().flatten().take(limits::CGROUPS).map(|file| file.path());
@@ -45,7 +45,7 @@ fn cgroup_path(id: u64) -> Option<String> {
         .path(id, || walk(Path::new(kernel::cgroup_root().ok_or(io::ErrorKind::NotFound)?)))
 }
 
-/// What cgroupfs has shown. An id that a whole search has not found is gone for good: the kernel gives none out twice.
+/// The known cgroups. An id that a complete search did not find is gone: the kernel does not reuse ids.
 struct Cgroups {
     paths: HashMap<u64, String>,
     gone: HashSet<u64>,

@@ -1,5 +1,5 @@
-//! Connections that closed while windows are open. The kernel hands each in by a ring buffer, which costs the connection
-//! a fifth of what an entry of a hash costs it; here they are kept until no window needs them.
+//! Connections that close while windows are open. The kernel reports each through a ring buffer, at a fifth of the cost
+//! of a hash entry; they are kept here until no window needs them.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use crate::{
 
 /// A connection that closed, as a program hands it in.
 pub trait Ended: Pod {
-    /// The sum of those for which there is no room.
+    /// The sum of those that do not fit.
     type Beyond: Clone + Default + Send;
 
     fn cookie(&self) -> u64;
@@ -74,7 +74,7 @@ impl<T: Ended> Closed<T> {
         lock(&self.kept).beyond.clone()
     }
 
-    /// Lets go of what closed before the oldest window began; without one, of all.
+    /// Drops the connections that closed before the oldest window began; without a window, all.
     pub fn clear(&self, oldest_ns: Option<u64>) {
         lock(&self.kept).clear(oldest_ns);
     }
@@ -103,20 +103,20 @@ impl<T: Ended> Kept<T> {
     }
 }
 
-/// The connections that a session has told of as closed, of those that another reading may find again. One that closed
-/// just before a reading may be handed in just after it.
+/// Connections that a session has reported as closed and that another reading may find again: one that closes just
+/// before a reading may be reported just after it.
 #[derive(Default)]
 pub struct Told {
     /// When the last reading was.
     since_ns: u64,
-    /// How long before that a connection may have closed that the reading did not find.
+    /// The maximum time between such a close and the reading that missed it.
     late_ns: u64,
     /// When each closed, by cookie.
     closed: HashMap<u64, u64>,
 }
 
 impl Told {
-    /// Of a session that was opened then: what closed before is not for it.
+    /// For a session that opened at this time: connections that closed before are not included.
     pub fn since(opened_ns: u64) -> Self {
         Told { since_ns: opened_ns, ..Told::default() }
     }

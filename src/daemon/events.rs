@@ -1,7 +1,7 @@
 //! Rare events from a ring buffer, fanned out to every open window.
 //!
-//! The first subscription attaches the programs, maps the ring and starts a thread that reads it; with the last one
-//! the programs are detached, the thread ends, and the ring is unmapped. So nothing runs or is held while nobody asks.
+//! The first subscription attaches the programs, maps the ring and starts a thread that reads it. With the last one the
+//! programs are detached, the thread ends, and the ring is unmapped. So nothing runs or is held without an open window.
 
 use std::{
     sync::{
@@ -128,7 +128,8 @@ impl<T: Pod> Events<T> {
         }
     }
 
-    /// Delivers what the ring holds now, and not what goes on coming: a flood that outruns us would never let go.
+    /// Delivers the current content of the ring, but not later events: a flood that is faster than this reader would
+    /// never end.
     fn drain(&self) {
         if let Some(ring) = &*lock(&self.ring) {
             ring.consume_raw_n(limits::RING_RECORDS);

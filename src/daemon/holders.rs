@@ -1,4 +1,4 @@
-//! Which processes have sockets open: for packets that were not seen in the context of their owner.
+//! The processes that hold sockets: for packets that were seen outside the context of their owner.
 
 use std::sync::Mutex;
 
@@ -15,7 +15,7 @@ pub struct Holders {
     /// On a kernel that loads it: else nobody is found.
     program: Option<Program>,
     wanted: MapHandle,
-    /// The kernel's list of wanted sockets is for one at a time.
+    /// The kernel's list of wanted sockets serves one reader at a time.
     asking: Mutex<()>,
 }
 
@@ -24,8 +24,8 @@ impl Holders {
         Holders { program, wanted, asking: Mutex::default() }
     }
 
-    /// The sockets with these cookies or addresses, and all TCP listeners, once for each process that has
-    /// them open: what a manager has comes last, since it holds sockets for others. `T` is the object's `open_socket`.
+    /// The sockets with these cookies or addresses, and all TCP listeners, once for each process that holds them; a
+    /// manager's come last, because it holds sockets for others. `T` is the object's `open_socket`.
     pub fn find<T: Pod>(
         &self,
         wanted: impl IntoIterator<Item = u64>,

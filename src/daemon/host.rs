@@ -38,7 +38,7 @@ pub trait Measures: Send + Sync {
 
 /// A session, whose samples are JSON.
 pub struct Opened<'a> {
-    /// How long the question wants it to watch before it is read.
+    /// The requested length of the window.
     pub duration: Duration,
     pub session: Box<dyn Session<Box<RawValue>> + 'a>,
 }
@@ -52,7 +52,7 @@ pub struct Measurement<'a> {
 }
 
 impl Measurement<'_> {
-    /// How long the question wants it to watch before it is read.
+    /// The requested length of the window.
     pub fn duration(&self) -> Duration {
         self.open.duration
     }
@@ -91,7 +91,7 @@ pub struct Sampler {
     pub load: fn(&mut Loader) -> Result<Box<dyn Measures>, Error>,
 }
 
-/// What the programs of all tools but those in `without` need of the kernel.
+/// The kernel features that the programs of all tools except those in `without` need.
 pub fn features(samplers: &'static [Sampler], without: &[String]) -> impl Iterator<Item = Feature> {
     let loaded = |sampler: &&Sampler| !without.iter().any(|name| name == sampler.name);
     samplers.iter().filter(loaded).flat_map(|sampler| sampler.features.iter().copied())
@@ -101,9 +101,9 @@ pub fn features(samplers: &'static [Sampler], without: &[String]) -> impl Iterat
 pub struct Loaded {
     /// Its programs.
     pub programs: Vec<Program>,
-    /// The capabilities that this kernel wants for it while serving.
+    /// The capabilities that the tool needs on this kernel while serving.
     pub keeps: CapsHashSet,
-    /// How to ask, or why that is not possible.
+    /// The tool, or why it is unavailable.
     tool: Result<Box<dyn Measures>, String>,
 }
 
@@ -127,10 +127,10 @@ impl Loaded {
                 Loaded { programs: loader.programs, keeps, tool: Ok(tool) }
             }
             Ok(Err(e)) => {
-                tracing::warn!(tool = sampler.name, "not available: {e}");
+                tracing::warn!(tool = sampler.name, "unavailable: {e}");
                 let running = Release::running();
                 let age = if running < sampler.since {
-                    format!("; it needs Linux {} or newer, and this is {running}", sampler.since)
+                    format!("; it needs Linux {} or newer, and this host runs {running}", sampler.since)
                 } else {
                     String::new()
                 };
@@ -151,13 +151,13 @@ struct Slot {
 /// Which tools may be loaded now.
 #[derive(Default)]
 struct Queue {
-    /// Those that a request waits for, first.
+    /// Those that a request waits for come first.
     wanted: BTreeSet<&'static str>,
     /// Whether the others may be loaded as well.
     rest: bool,
-    /// How many are being loaded.
+    /// The number of tools that are being loaded.
     busy: usize,
-    /// How many are still to be loaded.
+    /// The number of tools that still wait to be loaded.
     left: usize,
     /// The daemon ends: nothing more is loaded.
     closed: bool,
@@ -175,8 +175,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Starts to load every tool but those in `without`: one that the kernel refuses does not stop the others. The
-    /// threads that do it have the capabilities that the caller has now, and give them up when they are done.
+    /// Starts to load every tool except those in `without`; a tool that the kernel refuses does not stop the others.
+    /// The loading threads inherit the caller's current capabilities, and drop them when they are done.
     pub fn start(samplers: &'static [Sampler], features: Features, without: &[String]) -> Arc<Host> {
         let slot = |sampler: &Sampler| (sampler.name, Slot { loaded: OnceLock::new(), windows: AtomicUsize::new(0) });
         let host = Arc::new(Host {
@@ -190,7 +190,7 @@ impl Host {
         lock(&host.queue).left = samplers.len();
         for sampler in samplers {
             if without.iter().any(|name| name == sampler.name) {
-                host.publish(sampler, Loaded::unavailable("it was left out with --without".into()));
+                host.publish(sampler, Loaded::unavailable("disabled with --without".into()));
             } else if sampler.features.is_empty() {
                 host.publish(sampler, Loaded::load(sampler, &host.features));
             } else {
@@ -205,16 +205,16 @@ impl Host {
         let work = move || {
             if host.wait_for_turn(sampler.name) {
                 let loaded = Loaded::load(sampler, &host.features);
-                // Nobody is told of the tool before this thread has nothing left to misuse.
+                // The tool is announced only after this thread has dropped its capabilities.
                 let loaded = match sandbox::cut_to(&CapsHashSet::new()) {
                     Ok(()) => loaded,
-                    Err(e) => Loaded::unavailable(format!("capabilities could not be given up: {e}")),
+                    Err(e) => Loaded::unavailable(format!("dropping capabilities failed: {e}")),
                 };
                 host.finish(sampler, loaded);
             }
         };
         if let Err(e) = thread::Builder::new().name(format!("load {}", sampler.name)).spawn(work) {
-            let loaded = Loaded::unavailable(format!("netmond could start no thread to load it: {e}"));
+            let loaded = Loaded::unavailable(format!("netmond could not start a thread to load it: {e}"));
             self.publish(sampler, loaded);
         }
     }
@@ -261,7 +261,7 @@ impl Host {
         self.changed.notify_all();
     }
 
-    /// Lets the loading go on with the tools that nobody has asked for yet.
+    /// Continues loading with the tools that were not requested yet.
     pub fn load_rest(&self) {
         lock(&self.queue).rest = true;
         self.changed.notify_all();
@@ -276,13 +276,13 @@ impl Host {
         }
     }
 
-    /// Nothing more is loaded, and nobody waits for it any more.
+    /// Loading has stopped, and nothing waits for it.
     pub fn close(&self) {
         lock(&self.queue).closed = true;
         self.changed.notify_all();
     }
 
-    /// What this kernel has.
+    /// The features of this kernel.
     pub fn features(&self) -> &Features {
         &self.features
     }
@@ -315,7 +315,7 @@ impl Host {
     pub fn open<'a>(&'a self, tool: &str, input: &Value) -> Result<Measurement<'a>, Error> {
         let (name, slot) = self.slots.get_key_value(tool).ok_or_else(|| Error::UnknownTool(untrusted::clean(tool)))?;
         let unavailable = |reason: &str| Error::Unavailable { tool: tool.into(), reason: reason.into() };
-        let loaded = slot.loaded.get().ok_or_else(|| unavailable("it is not loaded yet"))?;
+        let loaded = slot.loaded.get().ok_or_else(|| unavailable("still loading"))?;
         let tool = loaded.tool.as_ref().map_err(|reason| unavailable(reason))?;
         let open = guarded(name, || tool.open(input, self))?;
         let windows = (!open.duration.is_zero()).then_some(&slot.windows);

@@ -1,6 +1,6 @@
 //! The largest of any number of items, in bounded memory.
 
-/// Keeps the `limit` heaviest of what is pushed.
+/// Keeps the `limit` heaviest items.
 pub struct Largest<T, W> {
     limit: usize,
     seen: u64,

@@ -1,10 +1,9 @@
-//! netmond's half: loads BPF objects, gives its capabilities up, serves samples.
+//! netmond's half: loads BPF objects, drops its capabilities, serves samples.
 //!
-//! [`serve`] takes requests, [`host`] holds the loaded tools, [`window`] is the time in which one watches and [`windows`]
-//! numbers those that are open; [`kernel`] loads, attaches and reads; [`shared`] is what windows
-//! share, [`events`] fans rare events out,
-//! [`closed`] keeps connections that closed; [`attribution`],
-//! [`holders`], [`sockets`] and [`netlink`] put names to what was counted; [`peers`] says who may ask, and [`turns`] when.
+//! [`serve`] takes requests, [`host`] holds the loaded tools, [`window`] is a measurement window and [`windows`]
+//! numbers the open ones; [`kernel`] loads, attaches and reads; [`shared`] is what windows share, [`events`] fans rare
+//! events out, [`closed`] keeps closed connections; [`attribution`], [`holders`], [`sockets`] and [`netlink`] add names
+//! to the counters; [`peers`] controls access, and [`turns`] the order.
 
 pub mod attribution;
 pub mod closed;

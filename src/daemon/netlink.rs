@@ -53,10 +53,7 @@ pub fn interface_named(name: &str) -> Result<Interface, crate::wire::Error> {
     let names: Vec<_> = all.iter().map(|i| i.name.clone()).collect();
     all.into_iter().find(|i| i.name == name).ok_or_else(|| {
         let name = crate::untrusted::clean(name);
-        crate::wire::Error::InvalidInput(format!(
-            "no interface is named \"{name}\" here; there are: {}",
-            names.join(", ")
-        ))
+        crate::wire::Error::InvalidInput(format!("unknown interface \"{name}\"; interfaces: {}", names.join(", ")))
     })
 }
 
@@ -72,8 +69,8 @@ pub fn default_routes() -> io::Result<Vec<u32>> {
     Ok(routes.into_iter().map(|route| route.index).collect())
 }
 
-/// The interface to measure when none is named: the one with the default route, else the busiest
-/// that is up (loopback only if there is no other).
+/// The default interface: the one with the default route, else the busiest that is up (loopback only if there is no
+/// other).
 pub fn primary(interfaces: &[Interface], default_routes: &[u32]) -> Option<u32> {
     let routed = default_routes.iter().copied().find(|index| interfaces.iter().any(|i| i.index == *index && i.up));
     let busiest = || {
@@ -224,15 +221,15 @@ fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {
     index.map(|index| DefaultRoute { ipv6, metric, index })
 }
 
-/// How often a list is asked for that changes while the kernel tells it.
+/// Attempts to read a list that changes meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// Asks for all objects of a kind, again where they changed meanwhile, so that some may have been left out or told twice.
+/// Reads all objects of a kind, again if they changed meanwhile: some may be missing or duplicate.
 fn dump(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     whole(|| dump_once(question.clone()))
 }
 
-/// The first list that did not change while the kernel told it. A part of a list is not an answer.
+/// The first list that did not change during the read. A partial list is not an answer.
 fn whole<T>(mut ask: impl FnMut() -> io::Result<(T, bool)>) -> io::Result<T> {
     for _ in 0..ATTEMPTS {
         if let (found, true) = ask()? {
@@ -241,9 +238,7 @@ fn whole<T>(mut ask: impl FnMut() -> io::Result<(T, bool)>) -> io::Result<T> {
     }
     Err(io::Error::new(
         io::ErrorKind::Interrupted,
-        format!(
-            "the kernel's list of links, addresses or routes changed {ATTEMPTS} times while it was read; ask again"
-        ),
+        format!("the kernel's list of links, addresses or routes changed during each of {ATTEMPTS} reads; try again"),
     ))
 }
 
@@ -274,7 +269,7 @@ fn dump_once(question: RouteNetlinkMessage) -> io::Result<(Vec<RouteNetlinkMessa
                 Ok(NetlinkPayload::Error(e)) if e.code.is_some() => return Err(e.to_io()),
                 Ok(NetlinkPayload::InnerMessage(message)) => found.push(message),
                 Ok(_) => {}
-                Err(e) => tracing::warn!("a netlink message was not understood: {e}"),
+                Err(e) => tracing::warn!("invalid netlink message: {e}"),
             }
             rest = &rest[length.next_multiple_of(4).min(rest.len())..];
         }

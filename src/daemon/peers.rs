@@ -1,4 +1,4 @@
-//! Who may ask, how many questions at once, and how long one may take to be put and the answer to be taken.
+//! Access to the daemon: users, the number of simultaneous requests, and time limits for questions and answers.
 
 use std::{
     collections::BTreeMap,
@@ -23,20 +23,20 @@ use crate::{
     wire::Error,
 };
 
-/// Everybody who asks now.
+/// The users with requests under way.
 pub struct Peers {
-    /// The only users who may ask, besides root; anyone who may open the socket if there are none.
+    /// The users that may connect, besides root; empty: every user who can open the socket.
     allowed: Vec<u32>,
     at_work: Mutex<BTreeMap<u32, usize>>,
     /// The memory of answers, from before they are made until they are taken.
     memory: Arc<Budget<u32>>,
     logs: Mutex<BTreeMap<u32, Arc<Log>>>,
-    /// How long each tool's answer was at last: the best guess for the next one.
+    /// The length of each tool's last answer: the best guess for the next one.
     last: Mutex<BTreeMap<String, usize>>,
     long: Turns,
 }
 
-/// What one user may add to the log: what another one does is there all the same. Refusals do not hide requests.
+/// The log budget of one user: one user's lines do not hide another's. Refusals do not hide requests.
 pub struct Log {
     pub requests: Throttle,
     pub refusals: Throttle,
@@ -63,7 +63,7 @@ impl Peers {
         }
     }
 
-    /// Takes a connection on, by what the kernel says of who made it (`SO_PEERCRED`).
+    /// Accepts a connection by its credentials (`SO_PEERCRED`).
     pub fn admit(&self, stream: &UnixStream) -> Result<Peer<'_>, Error> {
         let credentials = credentials(stream)?;
         self.take_on(credentials.uid, credentials.pid)
@@ -72,16 +72,16 @@ impl Peers {
     fn take_on(&self, uid: u32, pid: i32) -> Result<Peer<'_>, Error> {
         if !self.allowed.is_empty() && uid != 0 && !self.allowed.contains(&uid) {
             return Err(Error::Forbidden(format!(
-                "uid {uid} may not ask this netmond, which was started with --allow-uid for others; add it there"
+                "uid {uid} may not use netmond: add --allow-uid {uid} to netmond's command line"
             )));
         }
         let mut at_work = lock(&self.at_work);
         if at_work.values().sum::<usize>() >= limits::REQUESTS {
-            return Err(busy("netmond is", limits::REQUESTS));
+            return Err(busy("netmond", limits::REQUESTS));
         }
         let own = at_work.entry(uid).or_default();
         if *own >= limits::REQUESTS_OF_A_USER {
-            return Err(busy(&format!("for uid {uid} netmond is"), limits::REQUESTS_OF_A_USER));
+            return Err(busy(&format!("uid {uid}"), limits::REQUESTS_OF_A_USER));
         }
         *own += 1;
         Ok(Peer { peers: self, uid, pid })
@@ -95,13 +95,13 @@ fn hangs_up(client: &UnixStream, time: Duration) -> bool {
     poll(&mut fds, Some(&timeout)).is_ok() && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
-/// Who made a connection; nobody, if the kernel does not say.
+/// The user of a connection; none, if the kernel does not know it.
 pub fn uid(stream: &UnixStream) -> u32 {
     credentials(stream).map_or(u32::MAX, |credentials| credentials.uid)
 }
 
 impl Peers {
-    /// What this user may add to the log. Users who ask nothing now are forgotten when there are many.
+    /// The log budget of this user. Idle users are removed when there are many.
     pub fn log(&self, uid: u32) -> Arc<Log> {
         let mut logs = lock(&self.logs);
         if logs.len() >= limits::USERS_LOGGED && !logs.contains_key(&uid) {
@@ -155,15 +155,15 @@ impl Peer<'_> {
             Full::Total => ("all answers".into(), limits::SAMPLES_BYTES),
         };
         Error::Busy(format!(
-            "{whose} take the {} MB of netmond's memory that there are for them: read the answers that you wait for, ask for \
-             fewer rows (limit), and try again",
+            "{whose} exceed netmond's memory limit of {} MB: read the pending answers, request fewer rows (limit), \
+             and try again",
             limit >> 20
         ))
     }
 }
 
 impl Peers {
-    /// What an answer will probably take: as long as the last one of its tool, or as its rows.
+    /// The expected length of an answer: that of the tool's last answer, or of its rows.
     fn expected(&self, tool: &str, input: &Value) -> usize {
         let last = lock(&self.last).get(tool).copied().unwrap_or_default();
         let rows = input.get("limit").and_then(Value::as_u64).unwrap_or_default().min(limits::ROWS_MAX as u64) as usize;
@@ -185,7 +185,7 @@ fn credentials(stream: &UnixStream) -> io::Result<libc::ucred> {
 }
 
 fn busy(who: &str, limit: usize) -> Error {
-    Error::Busy(format!("{who} at work on {limit} requests, which is its limit; try again when some have ended"))
+    Error::Busy(format!("{who} reached the limit of {limit} simultaneous requests; try again when some have ended"))
 }
 
 impl Drop for Peer<'_> {
@@ -200,10 +200,10 @@ impl Drop for Peer<'_> {
     }
 }
 
-/// What a client says, line by line.
+/// The lines of a client.
 pub struct Lines<'a> {
     stream: &'a UnixStream,
-    /// Of the lines that come next.
+    /// Bytes of the next lines.
     ahead: Vec<u8>,
 }
 
@@ -212,7 +212,7 @@ impl<'a> Lines<'a> {
         Lines { stream, ahead: Vec::new() }
     }
 
-    /// Waits until the client says something, or hangs up; false if it says nothing for so long, or `stop` hangs up.
+    /// Waits until the client sends data, or disconnects; false after this time without data, or if `stop` is closed.
     pub fn wait(&self, stop: &OwnedFd, time: Duration) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.stream, PollFlags::IN), PollFd::new(stop, PollFlags::empty())];
         let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
@@ -220,8 +220,8 @@ impl<'a> Lines<'a> {
         Ok(ready && fds[1].revents().is_empty())
     }
 
-    /// What comes up to the end of the line, of the input, of `bytes` or of `time`: a timeout of the socket alone would let
-    /// a client send a byte now and then for ever.
+    /// The bytes up to the end of the line, of the input, of `bytes` or of `time`: a timeout of the socket alone would
+    /// let a client send one byte at a time for ever.
     pub fn next(&mut self, bytes: usize, time: Duration) -> io::Result<Vec<u8>> {
         let (end, mut chunk, mut stream) = (Instant::now() + time, [0; 4096], self.stream);
         loop {
@@ -272,7 +272,7 @@ mod tests {
         let peers = Peers::new(vec![]);
         let first: Vec<_> = (0..limits::REQUESTS_OF_A_USER).map(|_| peers.take_on(1000, 1).ok().unwrap()).collect();
         let refusal = peers.take_on(1000, 1).err().unwrap().to_string();
-        assert!(refusal.contains("for uid 1000"), "{refusal}");
+        assert!(refusal.contains("uid 1000 reached the limit"), "{refusal}");
         let others = |_| (1001..).find_map(|uid| peers.take_on(uid, 2).ok());
         let second: Vec<_> = (0..limits::REQUESTS - limits::REQUESTS_OF_A_USER).filter_map(others).collect();
         assert!(matches!(peers.take_on(2000, 2), Err(Error::Busy(_))), "all places are taken");

@@ -37,7 +37,7 @@ use crate::{
     wire::{self, Error, Request, Response},
 };
 
-/// Bounds the lines about connections that could not be taken, whoever made them.
+/// Limits the log lines about connections that could not be accepted.
 static TROUBLE: Throttle = Throttle::new(limits::LOG_LINES_PER_SECOND);
 
 /// A connection that was taken.
@@ -49,7 +49,7 @@ struct Accepted {
 
 /// Where connections come from.
 pub enum Listener {
-    /// Anyone who may open the socket's path.
+    /// Every user who can open the socket's path.
     Socket(UnixListener),
     /// The gateway that started us: it sends one end of a socket pair for each request, and closes
     /// this channel when it ends.
@@ -63,7 +63,7 @@ impl Listener {
             std::fs::create_dir_all(folder)?;
         }
         supervisor::remove_dead_socket(path)?;
-        // Nobody comes in before the group and the mode are right.
+        // No client can connect before the group and the mode are set.
         let before = rustix::process::umask(Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(path);
         rustix::process::umask(before);
@@ -76,7 +76,7 @@ impl Listener {
             }
             None => {
                 tracing::warn!(
-                    "there is no group {group}, so only root may ask; `groupadd --system {group}` makes one"
+                    "group {group} does not exist, so only root can connect; create it with `groupadd --system {group}`"
                 );
                 // Root's gateway has given root up by the time it asks.
                 let given = sandbox::group_of_root().is_some_and(|gid| chown(path, None, Some(gid)).is_ok());
@@ -128,7 +128,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
     }
-    // It has no settings to read again, and a terminal that closes is no reason to end a service.
+    // It has no settings to reload, and a terminal that closes must not end a service.
     signal_hook::flag::register(libc::SIGHUP, Arc::default())?;
     let (stop, stopping) = rustix::pipe::pipe()?;
     let progress = Progress::default();
@@ -144,7 +144,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
                 Ok(_) => {}
             }
             if !fds[0].revents().is_empty() {
-                tracing::info!("told to stop");
+                tracing::info!("stopping");
                 break;
             }
             if fds[1].revents().is_empty() {
@@ -156,7 +156,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
                 Err(e) => {
                     // EMFILE and the like pass; a loop that spins on them would not help.
                     if let Some(skipped) = TROUBLE.admit() {
-                        tracing::warn!(skipped, "a connection was not taken: {e}");
+                        tracing::warn!(skipped, "accepting a connection failed: {e}");
                     }
                     thread::sleep(std::time::Duration::from_millis(10));
                     continue;
@@ -175,7 +175,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
             let work = move || {
                 let (stream, lines) = (&*asked, Lines::new(&asked));
                 let conversation = Conversation { lines, stream, peer: &peer, stop, host, progress, is_last };
-                let _ = conversation.hold().inspect_err(|e| tracing::debug!("a client left: {e}"));
+                let _ = conversation.hold().inspect_err(|e| tracing::debug!("a client disconnected: {e}"));
                 memory::give_back();
             };
             if let Err(e) =
@@ -183,7 +183,7 @@ pub fn serve(listener: &Listener, host: &Host, peers: &Peers, supervisor: &Super
             {
                 refuse(
                     &stream,
-                    Error::Busy(format!("netmond could start no thread for this request: {e}; try again")),
+                    Error::Busy(format!("netmond could not start a thread for this request: {e}; try again")),
                     peers,
                 );
             }
@@ -204,7 +204,7 @@ fn refuse(mut stream: &UnixStream, error: Error, peers: &Peers) {
     let _ = stream.write_all(&encode(Err(error)));
 }
 
-/// What a connection is for: requests, one after the other.
+/// The requests of a connection, one after the other.
 struct Conversation<'a> {
     lines: Lines<'a>,
     stream: &'a UnixStream,
@@ -224,7 +224,7 @@ impl Conversation<'_> {
             }
             let line = self.lines.next(limits::REQUEST_BYTES, limits::REQUEST_TIME)?;
             if line.is_empty() {
-                return Ok(()); // somebody only looked whether we are there, or has asked everything
+                return Ok(()); // a health check, or the client is done
             }
             match parse(&line) {
                 Ok(request) => self.answer(&request)?,
@@ -236,7 +236,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// One request. What the session held is let go after its last sample is on its way.
+    /// One request. The session's resources are released after its last sample is sent.
     fn answer(&self, request: &Request) -> io::Result<()> {
         let (asked, mut bytes) = (Instant::now(), 0);
         let measured = self.host.prepare(&request.tool).and_then(|()| {
@@ -307,10 +307,10 @@ fn every(ms: u64) -> Result<Duration, Error> {
         return Ok(every);
     }
     let [min, max] = [limits::WINDOW_MIN, limits::WINDOW_MAX].map(|bound| bound.as_millis());
-    Err(Error::InvalidInput(format!("every_ms is {min} to {max}")))
+    Err(Error::InvalidInput(format!("invalid every_ms: expected {min} to {max}")))
 }
 
-/// What a client asked is not for the log, and the error of a wrong question repeats it.
+/// The log must not contain the client's question, and an error about invalid input repeats it.
 fn for_the_log(error: &Error) -> String {
     match error {
         Error::InvalidInput(_) => "invalid input".into(),
@@ -322,7 +322,10 @@ fn for_the_log(error: &Error) -> String {
 /// A request, or what is wrong with the line.
 pub fn parse(line: &[u8]) -> Result<Request, Error> {
     if line.last() != Some(&b'\n') {
-        return Err(Error::InvalidInput(format!("a request is one line of at most {} bytes", limits::REQUEST_BYTES)));
+        return Err(Error::InvalidInput(format!(
+            "invalid request: expected one line of at most {} bytes",
+            limits::REQUEST_BYTES
+        )));
     }
     // The version first: a request of another release may have other fields.
     #[derive(serde::Deserialize)]
@@ -330,7 +333,7 @@ pub fn parse(line: &[u8]) -> Result<Request, Error> {
         version: u32,
     }
     let bad =
-        |e: serde_json::Error| Error::InvalidInput(format!("not a request: {}", untrusted::clean(&e.to_string())));
+        |e: serde_json::Error| Error::InvalidInput(format!("invalid request: {}", untrusted::clean(&e.to_string())));
     let Versioned { version } = serde_json::from_slice(line).map_err(bad)?;
     if version != wire::VERSION {
         return Err(Error::Version { daemon: wire::VERSION, gateway: version });

@@ -1,4 +1,4 @@
-//! A measurement that is open. It is read once, or again and again; dropping it detaches.
+//! An open measurement. It is read once or repeatedly; dropping it detaches.
 
 use std::time::Instant;
 
@@ -6,14 +6,13 @@ use crate::{daemon::window::Window, wire::Error};
 
 /// What a tool opens: programs are attached, and the first reading is taken.
 pub trait Session<S>: Send {
-    /// Watches until `end`; false if the client wants to know now what there is. A session that waits for an event may
-    /// end earlier.
+    /// Waits until `end`; false if the client ends the window early. A session that waits for an event may end earlier.
     fn watch(&mut self, window: &Window, end: Instant) -> Result<bool, Error> {
         window.sleep_until(end)
     }
 
-    /// What happened since the previous reading, or since the session was opened, without a gap and without an overlap.
-    /// What is not decided yet, such as a young query, is left for the next reading, unless this is the last.
+    /// The changes since the previous reading, or since the session was opened, without a gap and without an overlap.
+    /// Undecided events, such as a young query, are left for the next reading, unless this is the last.
     fn read(&mut self, is_last: bool) -> Result<S, Error>;
 }
 

@@ -1,4 +1,4 @@
-//! What several windows use at once: the first one makes it, the last one drops it.
+//! Resources that several windows share: the first window creates them, the last one drops them.
 
 use std::{
     collections::BTreeMap,
@@ -24,8 +24,8 @@ impl<K: Ord + Clone, V> Shared<K, V> {
         Arc::new(Shared { held: Mutex::default() })
     }
 
-    /// Makes sure that what `key` stands for is there until the last share of it is dropped. Only the first window calls
-    /// `make`; if that fails, nothing is held.
+    /// Ensures that the resource of `key` exists until its last share is dropped. Only the first window calls `make`;
+    /// if that fails, nothing is held.
     pub fn hold<E>(self: &Arc<Self>, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<Held<K, V>, E> {
         let mut held = lock(&self.held);
         match held.get_mut(&key) {

@@ -22,10 +22,10 @@ use crate::{
 
 const CLAIM_UNREAD: u8 = owner::CLAIM_UNREAD as u8;
 
-/// What an iterator writes of a socket.
+/// The record of a socket that an iterator writes.
 pub trait Row: Pod + Sync {
     fn cookie(&self) -> u64;
-    /// Of the process that holds it; 0 = nobody does.
+    /// The process that holds it; 0: none.
     fn pid(&self) -> u32;
     /// Whose it is of several processes that hold it: the lowest, which is 0 (`enum claim` of `owner.h`).
     fn claim(&self) -> u8;
@@ -33,8 +33,8 @@ pub trait Row: Pod + Sync {
     fn is_orphan(&self) -> bool {
         false
     }
-    /// Not 0 of a listener, where so many connections wait to be accepted and have no row, and of a ring of io_uring,
-    /// through which a process uses so many sockets that have none.
+    /// Listeners: the number of connections in the accept queue without a row. io_uring rings: the number of sockets
+    /// without a row.
     fn unread(&self) -> u32 {
         0
     }
@@ -171,7 +171,7 @@ impl Sockets {
         }
     }
 
-    /// How many orphans found no free slot in the table. It only grows while a window is open.
+    /// The number of orphans without a free slot in the table. It only grows while a window is open.
     pub fn orphans_untracked(&self) -> io::Result<u64> {
         kernel::field(&self.bss, self.fields.untracked)
     }
@@ -203,7 +203,7 @@ impl Reading {
         }
     }
 
-    /// Call it after the last socket was read. Orphans come and go meanwhile: the lower figure is taken.
+    /// Call it after the last socket was read. The number of orphans changes meanwhile: the lower figure counts.
     fn end(self) -> Unread {
         let sum = |unread: HashMap<u64, u32>| unread.into_values().map(u64::from).sum();
         Unread {

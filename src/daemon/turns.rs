@@ -7,8 +7,8 @@ use std::{
 
 use crate::{limits, sync::lock};
 
-/// The users for whom netmond makes a long answer now. It makes one at a time for each user: many at once would take all
-/// CPUs, and users who ask little would wait.
+/// The users with a long answer in progress. netmond makes one at a time per user: many at once would use all CPUs, and
+/// other users would wait.
 #[derive(Default)]
 pub struct Turns {
     of: Mutex<BTreeSet<u32>>,

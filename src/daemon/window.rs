@@ -1,4 +1,4 @@
-//! A window: the time in which a tool watches, on behalf of a client who may hang up at any moment.
+//! A window: the time in which a tool measures, for a client that may disconnect at any moment.
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -25,8 +25,8 @@ impl<'a> Window<'a> {
         Window { client, stop }
     }
 
-    /// Sleeps until `end` (true), or until the client wants the answer as it is now (false); fails as soon as nobody
-    /// waits for the answer any more.
+    /// Sleeps until `end` (true), or until the client wants the answer early (false); fails as soon as the client is
+    /// gone.
     pub fn sleep_until(&self, end: Instant) -> Result<bool, Error> {
         self.until(end, None).map(|woken| woken != Woken::ByClient)
     }
@@ -36,8 +36,8 @@ impl<'a> Window<'a> {
         self.until(end, Some(bell))
     }
 
-    /// A client that hangs up cancels. One that only says that it will write nothing more (a half-close) has seen
-    /// enough and waits for the answer.
+    /// A disconnected client cancels. A client that only closes its sending side (a half-close) ends the window early
+    /// and waits for the answer.
     fn until(&self, end: Instant, bell: Option<&Bell>) -> Result<Woken, Error> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -66,7 +66,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// What ended a sleep.
+/// The reason why a sleep ended.
 #[derive(PartialEq)]
 pub enum Woken {
     AtEnd,

@@ -91,7 +91,7 @@ impl<T: Pod> Numbered<T> {
 impl<T: Pod> Drop for Numbered<T> {
     fn drop(&mut self) {
         if let Err(e) = self.windows.close(self.number) {
-            tracing::warn!("what ended windows have counted could not be cleared: {e}");
+            tracing::warn!("clearing the counters of closed windows failed: {e}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One line a call: who asked what, and what came of it. Fields of their own in the journal.
+//! One log line per call: caller, tool, outcome. They are separate fields in the journal.
 
 use std::time::Duration;
 
@@ -32,7 +32,8 @@ impl Arguments {
 pub struct Entry<'a> {
     pub tool: &'a str,
     pub arguments: Arguments,
-    /// Who asked, over HTTP. A client on standard input is whoever started us, and netmond logs its user.
+    /// The caller, over HTTP. On standard input, the caller is the user that started this process, and netmond logs
+    /// that user.
     pub sender: Option<&'a Sender>,
     pub took: Duration,
 }

@@ -15,8 +15,8 @@ opencode (opencode.json):
 VS Code (.vscode/mcp.json):
   {{"servers": {{"netmon": {{"type": "stdio", "command": "{command}"}}}}}}
 
-The server needs a running netmond and membership of the group netmon. Without the service, let the client
-run `sudo -n {command}` instead, which starts a daemon of its own. The rule for it in sudoers has no arguments:
+The server needs a running netmond, and its user must be in the group netmon. Without the service, let the client
+run `sudo -n {command}`, which starts its own netmond. The rule for it in sudoers:
   USER ALL=(root) NOPASSWD: {command} ""
 "#
     )

@@ -78,9 +78,9 @@ impl Daemon {
         sandbox::confine(self.role, &self.reach.clone().and(more));
     }
 
-    /// Sends a request and waits for its sample. Dropping the future closes the connection, which ends
-    /// the measurement; `enough` ends it early, with what was seen so far. `opened` is set when the window opens. `room`
-    /// is told how long the answer is by now, and says whether there is memory for it.
+    /// Sends a request and waits for its sample. Dropping the future closes the connection, which ends the measurement;
+    /// `enough` ends it early, with a partial answer. `opened` is set when the window opens. `room` gets the current
+    /// length of the answer, and checks that there is memory for it.
     pub async fn ask(
         &self,
         request: &Request,
@@ -106,12 +106,13 @@ impl Daemon {
         };
         match result {
             Err(_) => Err(Failure::Absent(format!(
-                "netmond gave no answer within {} s; `netmon-mcp doctor` looks for the cause",
+                "netmond did not answer within {} s; run `netmon-mcp doctor` to find the cause",
                 limit.as_secs()
             ))),
             Ok(Err(e)) if e.kind() == io::ErrorKind::OutOfMemory => Err(Failure::Busy(e.to_string())),
             Ok(Err(e)) => Err(Failure::Absent(format!(
-                "netmond went away in the middle of the measurement ({e}); call again, and it works if netmond is back"
+                "netmond disconnected during the measurement ({e}); call again, and check `systemctl status netmond` \
+                    if it fails again"
             ))),
             Ok(Ok((line, connection))) => {
                 self.keep(connection);
@@ -147,7 +148,7 @@ impl Daemon {
         let stream = self.dial()?;
         // SAFETY: a `UnixStream` has one descriptor, which it keeps open until it is dropped.
         let connection = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) };
-        connection.map_err(|e| Failure::Busy(format!("this server can wait for no more answers: {e}; try again")))
+        connection.map_err(|e| Failure::Busy(format!("netmon-mcp cannot wait for more answers: {e}; try again")))
     }
 
     /// A new connection, which does not block.
@@ -160,9 +161,10 @@ impl Daemon {
             State::Child(channel) => {
                 hand_over(channel, if self.is_single { wire::LAST } else { wire::MORE }).map_err(|_| {
                     Failure::Absent(
-                    "the netmond that this server started has ended, and root was given up since; restart netmon-mcp"
-                        .into(),
-                )
+                        "the netmond that this server started has exited, and this server is no longer root; restart \
+                        netmon-mcp"
+                            .into(),
+                    )
                 })
             }
             _ => open(&self.socket).map_err(|e| absent(&self.socket, &e)),
@@ -178,7 +180,7 @@ impl Daemon {
                 Some(Starter { channel, complaints }) => {
                     if self.socket != Path::new(SOCKET) || e.kind() == io::ErrorKind::WouldBlock {
                         let socket = self.socket.display();
-                        tracing::warn!("nothing answers at {socket} ({e}), so this server starts a netmond of its own");
+                        tracing::warn!("no netmond at {socket} ({e}): starting one for this server");
                     }
                     relay(complaints);
                     Ok(State::Child(channel))
@@ -207,13 +209,17 @@ fn absent(socket: &Path, e: &io::Error) -> Failure {
     let socket = socket.display();
     Failure::Absent(match e.kind() {
         io::ErrorKind::PermissionDenied => format!(
-            "you may not ask netmond: {socket} is for root and the members of its group. Join it (`sudo usermod -aG netmon $USER`, then log in again). With sudo netmon-mcp asks as user nobody of the group netmon, since it gives root up before it reads anything"
+            "no permission to use netmond: only root and members of the group netmon can open {socket}. Join the \
+                group (`sudo usermod -aG netmon $USER`, then log in again). With sudo, netmon-mcp drops root first \
+                and connects as user nobody, group netmon"
         ),
         io::ErrorKind::WouldBlock => format!(
-            "netmond takes no connection at {socket}, and others wait already: it hangs or is stopped. Look at `systemctl status netmond`; `sudo systemctl restart netmond` may help"
+            "netmond does not accept connections at {socket}: it hangs or is stopped. Check `systemctl status \
+                netmond`; `sudo systemctl restart netmond` may help"
         ),
         _ => format!(
-            "netmond is not running: nothing answers at {socket}. Start the service (`sudo systemctl start netmond`), or run netmon-mcp with sudo, which starts one for itself"
+            "netmond is not running: nothing answers at {socket}. Start the service (`sudo systemctl start netmond`), \
+                or run netmon-mcp with sudo, which starts its own netmond"
         ),
     })
 }
@@ -247,7 +253,7 @@ mod tests {
         *lock(&daemon.state) = State::Service;
         let waiting = daemon.dial().unwrap();
         let text = daemon.dial().unwrap_err().to_string();
-        assert!(text.contains("takes no connection") && text.contains("restart"), "{text}");
+        assert!(text.contains("does not accept connections") && text.contains("restart"), "{text}");
         drop(waiting);
     }
 
@@ -291,7 +297,7 @@ mod tests {
             assert_eq!(ask().await.unwrap().get(), "1");
             // A new connection that is closed at once is not asked again.
             let text = ask().await.unwrap_err().to_string();
-            assert!(text.contains("went away"), "{text}");
+            assert!(text.contains("disconnected"), "{text}");
             assert_eq!(ask().await.unwrap().get(), "3");
         });
         thread.join().unwrap();

@@ -1,4 +1,4 @@
-//! What this host allows, what is missing, and how to fix it.
+//! Checks of this host: what works, what is missing, and how to fix it.
 
 use std::{fmt::Write, path::Path};
 
@@ -19,7 +19,7 @@ const WINDOW_MS: u64 = 100;
 /// One thing that was looked at.
 struct Check {
     what: String,
-    /// How to fix it, if it is not well.
+    /// How to fix it, if it is broken.
     trouble: Option<String>,
 }
 
@@ -46,9 +46,9 @@ pub async fn examine(gateway: &Gateway, socket: &Path) -> (String, bool) {
     }
     let well = checks.iter().all(|check| check.trouble.is_none());
     let verdict = match (well, notes.is_empty()) {
-        (true, true) => "\nEverything that netmon-mcp can measure, it can measure here.\n",
-        (true, false) => "\nEvery tool works. The notes say what this host does not show to them.\n",
-        (false, _) => "\nSee the lines marked FAIL.\n",
+        (true, true) => "\nAll checks passed: every tool works on this host.\n",
+        (true, false) => "\nAll checks passed. The notes say what the tools cannot see on this host.\n",
+        (false, _) => "\nSome checks failed: see the lines marked FAIL.\n",
     };
     (text + verdict, well)
 }
@@ -64,15 +64,19 @@ fn host(socket: &Path) -> Vec<Check> {
         let what = format!(
             "no service at {}; {}",
             socket.display(),
-            if starter::was_root() { "root, so one is started on demand" } else { "not root" }
+            if starter::was_root() {
+                "running as root, so netmon-mcp starts one on demand"
+            } else {
+                "not running as root"
+            }
         );
         Check::new(what, starter::was_root(), "start the service: sudo systemctl start netmond; or use sudo netmon-mcp")
     };
     vec![
         Check::new(
-            format!("Linux {kernel} describes its types (BTF)"),
+            format!("Linux {kernel} has BTF type information"),
             Path::new("/sys/kernel/btf/vmlinux").exists(),
-            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y; distributions' kernels since 2021 have it",
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, which distributions set since 2021",
         ),
         cgroups(),
         Check::new(
@@ -88,10 +92,10 @@ fn host(socket: &Path) -> Vec<Check> {
 fn cgroups() -> Check {
     let there = |path: &str| Path::new(path).join("cgroup.controllers").exists();
     let what = match (there("/sys/fs/cgroup"), there("/sys/fs/cgroup/unified")) {
-        (true, _) => "cgroup v2 names units and containers",
-        (_, true) => "cgroup v2 beside v1 names units; a container that only v1 knows is not named",
+        (true, _) => "cgroup v2: units and containers have names",
+        (_, true) => "cgroup v2 beside v1: units have names; containers only in v1 have none",
         _ => {
-            let trouble = "units and containers are not named: boot with systemd.unified_cgroup_hierarchy=1";
+            let trouble = "units and containers have no names: boot with systemd.unified_cgroup_hierarchy=1";
             return Check::new("cgroup v2 is mounted", false, trouble);
         }
     };
@@ -145,16 +149,16 @@ async fn ask(gateway: &Gateway) -> Vec<Check> {
     let mut checks = vec![
         Check::new(ANSWERS, true, ""),
         Check::new(
-            format!("netmond serves as uid {} with {held} capabilities", daemon["uid"]),
+            format!("netmond runs as uid {} with {held} capabilities", daemon["uid"]),
             daemon["uid"] != 0,
-            "it should have become a system user: see its log",
+            "netmond still runs as root: see its log",
         ),
     ];
     let recording = &answer["recording"];
     let what = match (recording["active"].as_bool(), recording["from"].as_str()) {
-        (Some(true), from) => format!("the past is recorded, from {} on", from.unwrap_or("now")),
-        (_, Some(from)) => format!("nothing records now; there is a recording from {from} on"),
-        _ => "nothing is recorded: questions about the past need netmon-recorder".into(),
+        (Some(true), from) => format!("the recorder is running; recording from {} on", from.unwrap_or("now")),
+        (_, Some(from)) => format!("the recorder is not running; recording from {from} on"),
+        _ => "no recording: start netmon-recorder to use since and until".into(),
     };
     let readable = recording["reason"].is_null() || recording["absent"] == true;
     checks.push(Check::new(what, readable, recording["reason"].as_str().unwrap_or_default()));

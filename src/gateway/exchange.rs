@@ -109,7 +109,7 @@ pub fn read(line: &str) -> Result<Box<RawValue>, Failure> {
     }
 }
 
-/// What is wrong with a line that holds neither: another release may have other fields.
+/// The error for a line with neither: another version may have other fields.
 fn foreign(line: &str) -> Failure {
     #[derive(serde::Deserialize)]
     struct Versioned {
@@ -117,7 +117,7 @@ fn foreign(line: &str) -> Failure {
     }
     match serde_json::from_str(line) {
         Ok(Versioned { version }) => wire::Error::Version { daemon: version, gateway: wire::VERSION }.into(),
-        Err(e) => Failure::Absent(format!("what answers is not netmond: {e}")),
+        Err(e) => Failure::Absent(format!("invalid answer, not from netmond: {e}")),
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_daemon_of_another_release_is_named_as_such() {
         let text = read("{\"version\":3,\"answer\":{}}\n").unwrap_err().to_string();
-        assert!(text.contains("daemon speaks version 3") && text.contains("restart"), "{text}");
+        assert!(text.contains("netmond speaks version 3") && text.contains("restart"), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What explains the program: the tools with their arguments, and the manual page.
+//! Help texts: the tools with their arguments, and the manual page.
 
 use clap_mangen::roff::{Roff, bold, roman};
 use rmcp::model::Tool;
@@ -12,8 +12,8 @@ use crate::{
 /// The tools, by what they are for.
 pub fn list(tools: &[Tool]) -> String {
     let row = |tool: &Tool| [tool.name.to_string(), tool.title.clone().unwrap_or_default()];
-    answer::table(["tool", "what for"], tools.iter().map(row))
-        + "\nnetmon-mcp tools TOOL shows a tool's arguments,\nnetmon-mcp TOOL [key=value ...] asks it.\n"
+    answer::table(["tool", "purpose"], tools.iter().map(row))
+        + "\nnetmon-mcp tools TOOL           shows the arguments of a tool\nnetmon-mcp TOOL [key=value ...]  runs it\n"
 }
 
 /// One tool with its arguments: what each may be, and what it means.
@@ -25,13 +25,13 @@ pub fn describe(tool: &Tool) -> String {
     };
     let rows: Vec<_> = schema["properties"].as_object().into_iter().flatten().map(row).collect();
     let arguments = match rows.is_empty() {
-        true => "It takes no arguments.\n".to_owned(),
+        true => "This tool has no arguments.\n".to_owned(),
         false => answer::table(["argument", "is", "default", "meaning"], rows),
     };
     format!("{}: {}\n\n{arguments}", tool.name, tool.description.as_deref().unwrap_or_default())
 }
 
-/// What an argument may be, in the words of a command line.
+/// The allowed values of an argument, in the syntax of the command line.
 fn allowed(property: &Value) -> String {
     let words = |values: &Vec<Value>| values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("|");
     if let Some(values) = property["enum"].as_array() {

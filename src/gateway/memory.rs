@@ -16,13 +16,13 @@ use crate::{
     sync::lock,
 };
 
-/// What may be held, and what each tool's answer took at last: the best guess for the next one.
+/// The budget, and the size of each tool's last answer: the best guess for the next one.
 pub struct Memory {
     pub budget: Arc<Budget<Identity>>,
     last: Mutex<HashMap<&'static str, usize>>,
 }
 
-/// A budget of what answers may take.
+/// A budget for answers.
 pub fn budget() -> Arc<Budget<Identity>> {
     Budget::new(limits::ANSWERS_BYTES, limits::ANSWERS_BYTES_OF_A_CALLER)
 }
@@ -80,12 +80,12 @@ pub fn too_long_an_answer() -> String {
 fn refusal(full: Full) -> String {
     let megabytes = |bytes: usize| bytes >> 20;
     let (whose, limit) = match full {
-        Full::Share => ("your answers take", megabytes(limits::ANSWERS_BYTES_OF_A_CALLER)),
-        Full::Total => ("all answers take", megabytes(limits::ANSWERS_BYTES)),
+        Full::Share => ("your answers", megabytes(limits::ANSWERS_BYTES_OF_A_CALLER)),
+        Full::Total => ("all answers together", megabytes(limits::ANSWERS_BYTES)),
     };
     format!(
-        "{whose} more than the {limit} MB of memory that there are for them: ask for fewer rows (limit) or fewer sockets (the \
-         filters), read the answers that you wait for, and try again"
+        "{whose} exceed the memory limit of {limit} MB: request fewer rows (limit) or narrow the filters, read the \
+         pending answers, and try again"
     )
 }
 

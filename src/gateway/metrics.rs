@@ -1,4 +1,4 @@
-//! What the gateway has done and what the daemon costs, as Prometheus text.
+//! The gateway's counters and the daemon's cost, as Prometheus text.
 
 use std::{
     collections::BTreeMap,
@@ -66,9 +66,9 @@ impl Metrics {
             Err(_) => None,
         };
         let mut page = Page::default();
-        page.family("netmon_connections", "gauge", "HTTP connections that are open.");
+        page.family("netmon_connections", "gauge", "Open HTTP connections.");
         page.sample("netmon_connections", &[], connections);
-        page.family("netmon_sessions", "gauge", "MCP sessions that are open.");
+        page.family("netmon_sessions", "gauge", "Open MCP sessions.");
         page.sample("netmon_sessions", &[], sessions);
         self.own(&mut page);
         let status = status.map(|answer| answer.structured).unwrap_or_default();
@@ -79,11 +79,11 @@ impl Metrics {
 
     fn own(&self, page: &mut Page) {
         let counts = lock(&self.counts);
-        page.family("netmon_calls_total", "counter", "Tool calls, by how they ended.");
+        page.family("netmon_calls_total", "counter", "Tool calls, by outcome.");
         for ((tool, outcome), count) in &counts.calls {
             page.sample("netmon_calls_total", &[("tool", tool), ("outcome", outcome)], count);
         }
-        page.family("netmon_call_seconds", "histogram", "How long tool calls took, with the window they watched.");
+        page.family("netmon_call_seconds", "histogram", "Duration of tool calls, including their window.");
         for (tool, histogram) in &counts.durations {
             for (bound, count) in BUCKETS_S.iter().zip(histogram.buckets) {
                 page.sample("netmon_call_seconds_bucket", &[("tool", tool), ("le", &bound.to_string())], count);
@@ -92,16 +92,16 @@ impl Metrics {
             page.sample("netmon_call_seconds_sum", &[("tool", tool)], histogram.sum_s);
             page.sample("netmon_call_seconds_count", &[("tool", tool)], histogram.count);
         }
-        page.family("netmon_lost_events_total", "counter", "Events that answers said were lost.");
+        page.family("netmon_lost_events_total", "counter", "Lost events, as reported in answers.");
         page.sample("netmon_lost_events_total", &[], counts.lost_events);
-        page.family("netmon_refused_total", "counter", "HTTP requests that were refused, by status.");
+        page.family("netmon_refused_total", "counter", "Refused HTTP requests, by status.");
         for (status, count) in &counts.refused {
             page.sample("netmon_refused_total", &[("status", &status.to_string())], count);
         }
     }
 }
 
-/// What the `status` tool says of the daemon.
+/// Metrics from the `status` tool.
 fn daemon(page: &mut Page, status: &Value) {
     let connected = status["daemon"]["connected"] == true;
     page.family("netmond_up", "gauge", "Whether netmond answers.");
@@ -115,7 +115,7 @@ fn daemon(page: &mut Page, status: &Value) {
     let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
     for (family, key, help) in [
         ("netmond_tool_available", "available", "Whether a tool works on this kernel."),
-        ("netmond_windows_open", "windows", "Measurements under way."),
+        ("netmond_windows_open", "windows", "Running measurements."),
     ] {
         page.family(family, "gauge", help);
         for tool in tools {
@@ -138,14 +138,14 @@ fn daemon(page: &mut Page, status: &Value) {
     }
 }
 
-/// What it says of the recording.
+/// Metrics of the recording.
 fn recording(page: &mut Page, recording: &Value) {
-    page.family("netmon_recording_active", "gauge", "Whether something records.");
+    page.family("netmon_recording_active", "gauge", "Whether a recorder is running.");
     page.sample("netmon_recording_active", &[], u8::from(recording["active"] == true));
     for (family, kind, key, help) in [
-        ("netmon_recording_bytes", "gauge", "bytes", "What the recording takes on disk."),
-        ("netmon_recording_windows", "gauge", "windows", "Windows that it holds."),
-        ("netmon_recording_lost_windows_total", "counter", "lost_windows", "Windows that could not be written."),
+        ("netmon_recording_bytes", "gauge", "bytes", "Size of the recording on disk."),
+        ("netmon_recording_windows", "gauge", "windows", "Windows in the recording."),
+        ("netmon_recording_lost_windows_total", "counter", "lost_windows", "Windows lost because writing failed."),
     ] {
         if let Some(value) = recording[key].as_u64() {
             page.family(family, kind, help);

@@ -51,14 +51,14 @@ use past::{Asked, Past};
 pub use places::{Place, Places};
 use readings::Readings;
 
-/// Why there is no answer. The message tells the reader what to do next.
+/// Why there is no answer. The message includes the next step.
 #[derive(Debug)]
 pub enum Failure {
-    /// There is no such tool: the one error that MCP wants as a protocol error.
+    /// There is no such tool: the only error that MCP requires as a protocol error.
     UnknownTool(String),
     /// The daemon has no sample.
     Daemon(wire::Error),
-    /// There is no daemon to ask, or it went away.
+    /// netmond is unavailable, or it disconnected.
     Absent(String),
     /// A bound of the gateway was reached.
     Busy(String),
@@ -66,7 +66,7 @@ pub enum Failure {
     Forbidden(String),
     /// Another host has no answer; its own words.
     Elsewhere(String),
-    /// The gateway was told to stop.
+    /// The gateway is stopping.
     Ending,
 }
 
@@ -75,14 +75,14 @@ impl fmt::Display for Failure {
         match self {
             Failure::UnknownTool(name) => {
                 let names: Vec<_> = QUESTIONS.iter().map(|question| question.name).collect();
-                write!(f, "no tool named {name}; there are: {}", names.join(", "))
+                write!(f, "unknown tool {name}; tools: {}", names.join(", "))
             }
             Failure::Daemon(e) => f.write_str(&untrusted::lines(&e.to_string())), // it may name an interface
             Failure::Absent(text) | Failure::Busy(text) | Failure::Forbidden(text) | Failure::Elsewhere(text) => {
                 f.write_str(text)
             }
             Failure::Ending => {
-                f.write_str("netmon-mcp is shutting down and ended the measurement; call again when it is back")
+                f.write_str("netmon-mcp is shutting down and stopped the measurement; call again after the restart")
             }
         }
     }
@@ -117,11 +117,11 @@ impl From<wire::Error> for Failure {
 /// The way to the daemon, for any number of clients.
 pub struct Gateway {
     daemon: Daemon,
-    /// What `interface` is where a tool takes one and the caller names none.
+    /// The default of the argument `interface`.
     interface: Option<String>,
     /// Of tool calls under way.
     pub places: Arc<Places>,
-    /// The memory of what is answered over HTTP.
+    /// The memory for answers over HTTP.
     memory: Memory,
     hosts: Vec<Arc<Host>>,
     /// The recording.
@@ -139,7 +139,7 @@ pub struct Call {
     host: Option<Arc<Host>>,
     /// The period of the past that it is about; none if it is about now.
     past: Option<Period>,
-    /// How long it will watch.
+    /// The length of its window.
     pub duration: Duration,
     /// Ends the window early, for an answer about the time until then.
     pub enough: Arc<Notify>,
@@ -197,8 +197,7 @@ impl Gateway {
         let known = self.hosts.iter().find(|host| name == host.named.name.as_str());
         known.cloned().map(Some).ok_or_else(|| {
             let names: Vec<_> = self.hosts.iter().map(|host| host.named.name.as_str()).collect();
-            let text =
-                format!("no host is named {}; there are: {}", untrusted::clean(&name.to_string()), names.join(", "));
+            let text = format!("unknown host {}; hosts: {}", untrusted::clean(&name.to_string()), names.join(", "));
             wire::Error::InvalidInput(text).into()
         })
     }
@@ -231,24 +230,23 @@ impl Gateway {
     /// Begins a measurement on this host that is read every so often.
     pub async fn watch(&self, call: Call, every: Duration) -> Result<Readings, Failure> {
         match call.host() {
-            Some(host) => Err(wire::Error::InvalidInput(format!(
-                "{host} is another host, and only this one can be watched; on that host, it can be watched as well"
-            ))
-            .into()),
+            Some(host) => {
+                Err(wire::Error::InvalidInput(format!("--watch works on this host only: run it on {host}")).into())
+            }
             None if call.past.is_some() => {
-                Err(wire::Error::InvalidInput("the past cannot be watched: leave out since and until".into()).into())
+                Err(wire::Error::InvalidInput("--watch measures now: leave out since and until".into()).into())
             }
             None => Readings::begin(&self.daemon, call.question, call.input, every).await,
         }
     }
 
-    /// Makes a call for whoever runs this gateway. Dropping the future ends the measurement.
+    /// Makes a call for the user that runs this gateway. Dropping the future ends the measurement.
     pub async fn call(&self, call: Call) -> Result<Answer, Failure> {
         let _place = self.places.take(0)?;
         self.make(call, None).await
     }
 
-    /// Makes a call whose caller has a place for it. What its answer takes is the sender's until it is sent.
+    /// Makes a call that has a place already. The memory of its answer counts for the sender until it is sent.
     async fn make(&self, call: Call, sender: Option<&Sender>) -> Result<Answer, Failure> {
         let question = call.question;
         let mut held = match sender {
@@ -335,7 +333,7 @@ impl Gateway {
     }
 }
 
-/// Where one client's last answer ended, for tools that can be continued.
+/// The end of one client's last answer, for tools that can be continued.
 #[derive(Default)]
 pub struct Continuation(Mutex<Option<(Instant, Value)>>);
 

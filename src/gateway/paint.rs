@@ -16,8 +16,7 @@ pub fn wanted() -> bool {
     AutoStream::choice(&std::io::stdout()) != ColorChoice::Never
 }
 
-/// `text` with a diagnosis' lines coloured: the headline by what is known of the host, severities, and below them evidence
-/// dim and commands bold.
+/// Colours a diagnosis: the headline by the state of the host, severities, evidence dim and commands bold.
 pub fn diagnosis(text: &str, healthy: Option<bool>) -> String {
     let mut lines = text.split_inclusive('\n');
     let headline = lines.next().map(|first| whole(first, headline_colour(healthy)));

@@ -187,7 +187,7 @@ impl Past {
                 let late = 3 * facts.interval_ms * 1_000 + 5 * time::SECOND;
                 let active = time::now() - facts.written_us <= late;
                 let bytes = answer::bytes(facts.bytes);
-                let state = if active { "recording" } else { "nothing records now" };
+                let state = if active { "recording" } else { "the recorder is not running" };
                 let line = format!(
                     "{state}: {path} has {} to {}, {} windows, {bytes}, {} lost",
                     answer::or_dash(&from),
@@ -203,7 +203,7 @@ impl Past {
                 let reason = trouble.to_string();
                 let absent = trouble.kind == Kind::Absent;
                 let line = if absent {
-                    format!("nothing is recorded: there is no {path}")
+                    format!("no recording: {path} does not exist")
                 } else {
                     format!("recording: {reason}")
                 };
@@ -243,7 +243,7 @@ impl Asked {
             Some(other) => {
                 let other = crate::untrusted::clean(&other.to_string());
                 Err(Error::InvalidInput(format!(
-                    "{name}: {other} is not a time: use RFC 3339, or a time ago such as \"-10m\""
+                    "{name}: invalid time {other}: expected RFC 3339, or relative such as \"-10m\""
                 )))
             }
         };

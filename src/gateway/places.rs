@@ -26,7 +26,7 @@ impl Places {
             .taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < allowed).then_some(taken + 1));
         taken.map(|_| Place(Arc::clone(self))).map_err(|taken| {
-            Failure::Busy(format!("{taken} calls are under way, which is the limit; try again when one has ended"))
+            Failure::Busy(format!("limit of {taken} simultaneous calls reached; try again when one has ended"))
         })
     }
 }

@@ -42,11 +42,13 @@ impl Readings {
         let line = readings.line().await?.unwrap_or_default();
         match serde_json::from_str(&line) {
             Ok(Response { opened: true, .. }) => Ok(readings),
-            _ => Err(read(&line).err().unwrap_or_else(|| Failure::Absent("netmond did not begin to measure".into()))),
+            _ => Err(read(&line)
+                .err()
+                .unwrap_or_else(|| Failure::Absent("netmond did not start the measurement".into()))),
         }
     }
 
-    /// The answer about the time since the last reading; none when the daemon has told the last one.
+    /// The answer for the time since the last reading; none after the daemon's last reading.
     pub async fn next(&mut self) -> Result<Option<Answer>, Failure> {
         let Some(line) = self.line().await? else { return Ok(None) };
         let sample = read(&line)?;
@@ -81,6 +83,7 @@ impl Readings {
 /// The daemon does not go on, and why.
 pub fn gone(reason: impl std::fmt::Display) -> Failure {
     Failure::Absent(format!(
-        "netmond went away in the middle of the measurement ({reason}); ask again, and it works if netmond is back"
+        "netmond disconnected during the measurement ({reason}); try again, and check `systemctl status netmond` if \
+            it fails again"
     ))
 }

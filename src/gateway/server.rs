@@ -64,8 +64,8 @@ impl Server {
         result
     }
 
-    /// Makes a call when its sender has room for one, tells of its progress, and ends it when the client
-    /// cancels or goes away.
+    /// Makes a call when its sender has room for one, sends progress, and ends it when the client cancels or
+    /// disconnects.
     async fn call(
         &self,
         name: &str,
@@ -84,7 +84,7 @@ impl Server {
         self.last.resume(&mut call);
         let (begun, total, question) = (Instant::now(), call.duration, call.question);
         let opened = Arc::clone(&call.opened);
-        // What takes no time is still answered to a client that has sent all it has to say (a pipe).
+        // A call without a window is answered even after the client has closed its input (a pipe).
         let ended =
             async { if !total.is_zero() { self.ended.cancelled().await } else { std::future::pending().await } };
         let mut ended = std::pin::pin!(ended);
@@ -140,12 +140,12 @@ impl Server {
         let who = untrusted::clean(&caller.identity.to_string());
         if !scope.allows_tool(tool) {
             let tools = scope.tools.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
-            return Err(Failure::Forbidden(format!("{who} may not use {tool}; the credentials allow: {tools}")));
+            return Err(Failure::Forbidden(format!("{who} may not use {tool}; its credentials allow: {tools}")));
         }
         if host.is_some_and(|host| !scope.allows_host(host)) {
             let hosts = scope.hosts.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
             return Err(Failure::Forbidden(format!(
-                "{who} may not ask this host; the credentials allow: {hosts} (local is the host of this server)"
+                "{who} may not use this host; its credentials allow: {hosts} (local is the host of this server)"
             )));
         }
         Ok((Some(caller.call(&self.gateway.places, works).await?), None))
@@ -368,7 +368,7 @@ impl ServerHandler for Server {
             Ok(Err(e @ Failure::UnknownTool(_))) => Err(ErrorData::invalid_params(e.to_string(), None)),
             Ok(Err(e)) => failed(e.to_string()),
             Err(_) => failed(
-                "the tool failed inside netmon-mcp, which goes on; its log has the details. Please report this".into(),
+                "internal error in netmon-mcp: see its log, and please report it. netmon-mcp keeps running".into(),
             ),
         }
     }

@@ -29,29 +29,29 @@ pub use values::{Mode, Transport};
 /// The file that is read when none is named and this one exists.
 pub const FILE: &str = "/etc/netmon/netmon.toml";
 
-/// What the file holds at its top.
+/// The top level of the file.
 #[derive(Args, Deserialize, Clone, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Where netmond listens [default: /run/netmon/netmond.sock].
+    /// The socket of netmond [default: /run/netmon/netmond.sock].
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// The interface that network-monitor measures when none is named.
+    /// The default interface of network-monitor.
     #[arg(long, global = true, value_name = "NAME", env = "NET_IFACE")]
     pub interface: Option<String>,
-    /// What to serve MCP over when no command says: stdio, or http (sse, which http replaced, means http).
+    /// The MCP transport without a command: stdio, or http (sse means http).
     #[arg(long, global = true, value_name = "TRANSPORT", env = "MCP_TRANSPORT")]
     pub transport: Option<Transport>,
-    /// Another host, which every tool then takes as `host`: NAME=ssh:USER@HOST, NAME=https://HOST/mcp or
+    /// Another host, which every tool accepts as `host`: NAME=ssh:USER@HOST, NAME=https://HOST/mcp or
     /// NAME=unix:/PATH; may be repeated.
     #[arg(long = "host", global = true, value_name = "NAME=TARGET", value_parser = NamedParser)]
     #[serde(deserialize_with = "table")]
     pub hosts: Vec<Named>,
-    /// The file of the token that a host wants: NAME=FILE; may be repeated.
+    /// The token file for a host: NAME=FILE; may be repeated.
     #[arg(long = "host-token", global = true, value_name = "NAME=FILE", value_parser = name_and_file, hide_short_help = true)]
     #[serde(deserialize_with = "table")]
     pub host_tokens: Vec<(String, PathBuf)>,
-    /// The settings with which ssh is started [default: ssh's own].
+    /// The configuration file for ssh (ssh -F) [default: ssh's own].
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub ssh_config: Option<PathBuf>,
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub struct Settings {
     pub recording: Recording,
 }
 
-/// What a key and its string in a table make.
+/// The value of a key and its string in a table.
 trait Entry: Sized {
     fn entry(key: String, value: String) -> Result<Self, String>;
 }
@@ -84,7 +84,7 @@ fn table<'de, T: Entry, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>,
 }
 
 fn name_and_file(text: &str) -> Result<(String, PathBuf), String> {
-    let (name, file) = text.split_once('=').ok_or("a host's token is NAME=FILE")?;
+    let (name, file) = text.split_once('=').ok_or("expected NAME=FILE")?;
     Ok((name.into(), file.into()))
 }
 
@@ -93,63 +93,63 @@ fn name_and_file(text: &str) -> Result<(String, PathBuf), String> {
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "HTTP")]
 pub struct Http {
-    /// Where to listen: ADDRESS:PORT or unix:/PATH; may be repeated [default: 127.0.0.1:8080 with tokens or an
+    /// The address to listen on: ADDRESS:PORT or unix:/PATH; may be repeated [default: 127.0.0.1:8080 with tokens or an
     /// authorization server, else unix:/run/netmon-mcp/mcp.sock].
     #[arg(long, global = true, value_name = "WHERE")]
     pub listen: Vec<Listen>,
-    /// The port of the default address, where --listen says nothing.
+    /// The port of the default address, without --listen.
     #[arg(long, global = true, value_name = "PORT", env = "MCP_PORT")]
     pub port: Option<u16>,
-    /// The group that may use Unix sockets [default: netmon].
+    /// The group that can use the Unix sockets [default: netmon].
     #[arg(long, global = true, value_name = "GROUP", hide_short_help = true)]
     pub unix_group: Option<String>,
     /// The mode of Unix sockets [default: 0660].
     #[arg(long, global = true, value_name = "OCTAL", hide_short_help = true)]
     pub unix_mode: Option<Mode>,
-    /// Do not require tokens on Unix sockets: their mode and group decide who may connect.
+    /// Do not require tokens on Unix sockets: their mode and group control access.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_short_help = true)]
     pub trust_unix: Option<bool>,
-    /// Serve TCP without tokens and without an authorization server: whoever reaches the port may ask everything.
+    /// Serve TCP without credentials: everyone who reaches the port can use every tool.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_short_help = true)]
     pub insecure_no_auth: Option<bool>,
-    /// The token file, a line a client: NAME TOKEN [tools=A,B] [hosts=A,B]. It is read again when it changes
-    /// [default: the systemd credential `tokens`, a copy that changes with a restart only].
+    /// The token file, one line per client: NAME TOKEN [tools=A,B] [hosts=A,B]. Changes take effect at once
+    /// [default: the systemd credential `tokens`; changes take effect after a restart].
     #[arg(long, global = true, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
     /// The certificate chain for TLS, in PEM.
     #[arg(long, global = true, value_name = "FILE")]
     pub tls_certificate: Option<PathBuf>,
-    /// Its key, in PEM.
+    /// The private key for TLS, in PEM.
     #[arg(long, global = true, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// The OAuth authorization server whose tokens (JWTs with the scope netmon:read) are good here.
+    /// The OAuth authorization server. Its tokens are JWTs with the scope netmon:read.
     #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
     pub oauth_issuer: Option<String>,
-    /// The URL of this server as clients know it, for which the tokens must be.
+    /// The URL of this server as clients know it: the required audience of tokens.
     #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
     pub oauth_audience: Option<String>,
-    /// Where the authorization server's keys are [default: where its metadata says].
+    /// The URL of the authorization server's keys [default: from its metadata].
     #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
     pub oauth_jwks: Option<String>,
-    /// A name under which clients may reach this server, beside localhost; may be repeated.
+    /// A host name of this server for clients, besides localhost; may be repeated.
     #[arg(long = "allowed-host", global = true, value_name = "HOST", hide_short_help = true)]
     pub allowed_hosts: Vec<String>,
-    /// An origin whose web pages may use this server; may be repeated [default: none].
+    /// An origin of web pages that may use this server; may be repeated [default: none].
     #[arg(long = "allowed-origin", global = true, value_name = "ORIGIN", hide_short_help = true)]
     pub allowed_origins: Vec<String>,
-    /// Sessions of clients of MCP 2025-11-25 and older at once; 0 serves them without sessions [default: 512].
+    /// Maximum of open sessions (MCP 2025-11-25 and older); 0: serve without sessions [default: 512].
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub max_sessions: Option<usize>,
-    /// Connections at once [default: 2048].
+    /// Maximum of open connections [default: 2048].
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub max_connections: Option<usize>,
-    /// Tool calls of one client that are worked on at once [default: 32].
+    /// Maximum of simultaneous tool calls per client [default: 32].
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub max_calls: Option<usize>,
-    /// Requests a second that one client may keep up; 0 is no limit [default: 200].
+    /// Maximum of requests per second and client; 0: no limit [default: 200].
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub rate: Option<u32>,
-    /// Show /metrics to who has no token.
+    /// Serve /metrics without a token.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_short_help = true)]
     pub open_metrics: Option<bool>,
 }
@@ -183,7 +183,7 @@ macro_rules! merge {
 }
 
 impl Settings {
-    /// What the flags and the environment say, and for the rest what the file says.
+    /// The flags and the environment, completed from the file.
     pub fn over(mut self, file: Settings) -> Settings {
         let (flags, rest) = (&mut self.http, file.http);
         merge!(flags, rest;
@@ -195,7 +195,7 @@ impl Settings {
         self
     }
 
-    /// What the gateway has to be able to do, beside asking its daemon.
+    /// The privileges that the gateway needs, besides calling its daemon.
     pub fn role(&self) -> Role {
         let mut targets = self.hosts.iter().map(|named| &named.target);
         if targets.clone().any(|target| matches!(target, Target::Ssh(_))) {
@@ -207,17 +207,17 @@ impl Settings {
         }
     }
 
-    /// What the gateway reads and connects to while it serves; what ssh needs comes to that.
+    /// The files and ports that the gateway uses while it serves; ssh's are added.
     pub fn reach(&self) -> Reach {
         let tokens = self.host_tokens.iter().filter_map(|(_, path)| path.parent().map(Path::to_path_buf));
-        // Its journal is beside it. A folder that is not there yet is not reached once this process is confined.
+        // Its journal is beside it. A directory that does not exist yet is unreachable once this process is confined.
         let recording = record::folder(&self.recording.path()).ok();
         let read = self.http.files().into_iter().chain(tokens).chain(recording).collect();
         Reach { read, ports: self.ports(), ..Reach::default() }
     }
 
-    /// The TCP ports to which it connects then: of the hosts, and of the authorization server, whose keys may be on
-    /// another machine, but not on another port than its own and that of HTTPS.
+    /// The TCP ports of outgoing connections: of the hosts, and of the authorization server. Its keys may be on another
+    /// machine, but only on its own port or that of HTTPS.
     fn ports(&self) -> Vec<u16> {
         let http = &self.http;
         let server = [&http.oauth_issuer, &http.oauth_jwks].into_iter().flatten().map(String::as_str);
@@ -258,7 +258,7 @@ impl Settings {
     }
 }
 
-/// What is wrong with a file of settings, and where.
+/// A fault in a settings file, with its place.
 #[derive(Debug)]
 pub struct Fault {
     path: PathBuf,
@@ -266,7 +266,7 @@ pub struct Fault {
     reason: String,
 }
 
-/// Where in a file of settings.
+/// A place in a settings file.
 #[derive(Debug, PartialEq)]
 pub struct Place {
     line: usize,
@@ -292,7 +292,7 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// What a file of settings says, or where it is wrong and why.
+/// The settings of a file, or the place and the reason of a fault.
 pub fn parse(text: &str) -> Result<Settings, (Place, String)> {
     let line = |e: &toml::de::Error| {
         let start = e.span().map_or(0, |span| span.start);
@@ -335,7 +335,7 @@ mod tests {
                 "ADDRESS:PORT",
             ),
             ("[http]\nport = 70000\n", 2, "http.port", "u16"),
-            ("transport = \"carrier pigeon\"\n", 1, "transport", "stdio, http"),
+            ("transport = \"carrier pigeon\"\n", 1, "transport", "stdio or http"),
             ("[http]\nunix_mode = \"rwx\"\n", 2, "http.unix_mode", "0660"),
             ("\n[http]\nlisten_on = []\n", 3, "http.listen_on", "unknown field"),
             ("[hosts]\na = \"ssh:x\"\n\"b c\" = \"ssh:x\"\n", 1, "hosts", "b c"),

@@ -18,7 +18,7 @@ use rustix::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
-/// As much as fits into a pipe that has room, without waiting (pipe(7): `poll` tells of room for `PIPE_BUF` bytes).
+/// As many bytes as fit into a pipe without waiting (pipe(7): `poll` reports room for `PIPE_BUF` bytes).
 const PIPE_BUF: usize = 4_096;
 
 pub fn input() -> Box<dyn AsyncRead + Send + Unpin> {

@@ -21,8 +21,8 @@ use crate::limits;
 pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
     if io::stdin().is_terminal() {
         eprintln!(
-            "netmon-mcp speaks MCP here, for a client that starts it. At a shell, try:\n  \
-             netmon-mcp tools\n  netmon-mcp call snapshot_interfaces\n  netmon-mcp --help"
+            "netmon-mcp is an MCP server: a client starts it. In a shell, try:\n  netmon-mcp diagnose\n  netmon-mcp \
+             tools\n  netmon-mcp --help"
         );
     }
     let ended = CancellationToken::new();
@@ -35,7 +35,7 @@ pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
         match server.serve(transport).await {
             Ok(running) => running.waiting().await.map(|_| ()).map_err(anyhow::Error::from),
             Err(e) if ended.is_cancelled() => {
-                tracing::debug!("input ended before a client introduced itself: {e}");
+                tracing::debug!("input ended before the MCP handshake: {e}");
                 Ok(())
             }
             Err(e) => Err(e.into()),
@@ -48,8 +48,8 @@ pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
     }
 }
 
-/// Input that tells of its end. rmcp waits for open calls before it tells them that the client is gone,
-/// so a window would hold the process for seconds.
+/// Input that reports its end. rmcp waits for open calls before it reports a disconnected client, so a window would
+/// keep the process alive for seconds.
 struct UntilEnd<R> {
     input: R,
     ended: CancellationToken,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{limits, untrusted};
 
-/// What an answer about the past says of its recording.
+/// The recording's part of an answer about the past.
 #[derive(Serialize, Debug, PartialEq)]
 pub struct Coverage {
     #[serde(flatten)]
@@ -26,7 +26,7 @@ pub struct Told {
     pub reason: Option<String>,
 }
 
-/// Less than this between two windows is no gap: a line of the daemon under way.
+/// A smaller distance between two windows is not a gap: the line of the daemon is still on its way.
 const SLACK: Micros = SECOND;
 
 impl Coverage {
@@ -34,7 +34,7 @@ impl Coverage {
     pub fn text(&self) -> String {
         let [from, to] = [self.period.begin_us, self.period.end_us].map(shown);
         let mut text = format!("\nRecorded on {} from {from} to {to}", self.host);
-        text += if self.gaps.is_empty() { ", without a gap.\n" } else { "; nothing is known of:\n" };
+        text += if self.gaps.is_empty() { ", no gaps.\n" } else { "; gaps:\n" };
         for Told { period, reason } in &self.gaps {
             let [from, to] = [period.begin_us, period.end_us].map(shown);
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -44,12 +44,12 @@ impl Coverage {
     }
 }
 
-/// The windows of a period, and what is missing of it.
+/// The windows of a period, and its gaps.
 pub fn coverage(recording: &dyn Recording, period: Period) -> Result<(Vec<Span>, Coverage), Trouble> {
     let spans = recording.spans(period)?;
     let interval_us = recording.facts()?.interval_ms * 1_000;
     let mut reasons = recording.gaps(period)?;
-    // What is under way now will be recorded at its end.
+    // The current window will be recorded at its end.
     let end_us = period.end_us.min(now());
     let under_way = if end_us == period.end_us && period.end_us < now() - interval_us - SLACK {
         SLACK
@@ -63,14 +63,14 @@ pub fn coverage(recording: &dyn Recording, period: Period) -> Result<(Vec<Span>,
         let slack = if span.begin_us == end_us { under_way } else { SLACK };
         let gap = Period { begin_us: until, end_us: span.begin_us };
         let known = reasons.iter().position(|known| overlap(known.period, gap) > 0);
-        // What the recorder wrote down as a gap is one, however short.
+        // A gap in the recording counts, however short.
         if gap.length() > slack || known.is_some() {
             let reason = known.map(|place| untrusted::clean(&reasons.remove(place).reason));
             gaps.push(Told { period: gap, reason });
         }
         until = until.max(span.end_us);
     }
-    // Of very many the longest; they stay in their order.
+    // If there are very many, the longest ones, in their order.
     while gaps.len() > limits::GAPS_SHOWN {
         let shortest = gaps.iter().enumerate().min_by_key(|(_, gap)| gap.period.length()).map(|(at, _)| at);
         shortest.map(|at| gaps.remove(at));

@@ -1,5 +1,5 @@
-//! The program that is told of incidents. It is started by a helper, which the recorder starts before it gives up the right
-//! to start programs: the helper reads a line for each incident, and knows nothing else.
+//! The program that runs for incidents. A helper starts it. The recorder starts the helper before it drops the right to
+//! start programs; the helper reads a line per incident, and knows nothing else.
 
 use std::{
     io::{self, BufRead, Write},
@@ -17,12 +17,12 @@ use crate::{limits, logging::Throttle};
 pub struct Hook {
     lines: ChildStdin,
     _helper: Child,
-    /// Told to nobody, since the last that was.
+    /// Incidents that the program did not get, since the last one that it got.
     missed: u64,
 }
 
 impl Hook {
-    /// Starts the helper for this program and its arguments; none if there is no program.
+    /// Starts the helper for this program and its arguments; nothing if there is no program.
     pub fn start(argv: &[String]) -> io::Result<Option<Hook>> {
         if argv.is_empty() {
             return Ok(None);
@@ -30,7 +30,7 @@ impl Hook {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(COMMAND).arg("--").args(argv).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut helper = command.spawn()?;
-        let lines = helper.stdin.take().ok_or_else(|| io::Error::other("no way to the program"))?;
+        let lines = helper.stdin.take().ok_or_else(|| io::Error::other("the program has no standard input"))?;
         let flags = fcntl_getfl(lines.as_fd())?;
         fcntl_setfl(lines.as_fd(), flags | OFlags::NONBLOCK)?; // recording never waits for it
         Ok(Some(Hook { lines, _helper: helper, missed: 0 }))
@@ -45,7 +45,7 @@ impl Hook {
         match (sent, std::mem::take(&mut self.missed)) {
             (true, 0) => {}
             (true, missed) => {
-                tracing::warn!(missed, "on_incident was not told of incidents: it was busy, or they were too long")
+                tracing::warn!(missed, "on_incident did not get all incidents: it was busy, or they were too long")
             }
             (false, missed) => self.missed = missed + 1,
         }
@@ -57,7 +57,7 @@ pub const COMMAND: &str = "incident-hook";
 
 /// The helper: runs the program for every line, with the line on its standard input, until there are no more.
 pub fn serve(argv: &[String]) -> anyhow::Result<()> {
-    let (program, arguments) = argv.split_first().ok_or_else(|| anyhow::anyhow!("no program"))?;
+    let (program, arguments) = argv.split_first().ok_or_else(|| anyhow::anyhow!("no program given"))?;
     let rate = Throttle::new(limits::HOOKS_PER_SECOND);
     let (mut minute, mut count) = (Instant::now(), 0);
     for line in io::stdin().lock().lines() {
@@ -67,7 +67,7 @@ pub fn serve(argv: &[String]) -> anyhow::Result<()> {
         }
         count += 1;
         if count > limits::HOOKS_PER_MINUTE || rate.admit().is_none() {
-            tracing::warn!(program, "not run: more than {} incidents in a minute", limits::HOOKS_PER_MINUTE);
+            tracing::warn!(program, "not started: more than {} incidents per minute", limits::HOOKS_PER_MINUTE);
             continue;
         }
         if let Err(e) = run(program, arguments, &line) {
@@ -83,7 +83,7 @@ fn run(program: &str, arguments: &[String], line: &str) -> io::Result<()> {
     if let Some(mut stdin) = child.stdin.take() {
         match writeln!(stdin, "{line}") {
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
-            _ => {} // who does not read it does not want it
+            _ => {} // the program may ignore its input
         }
     }
     let end = Instant::now() + limits::HOOK_TIME;
@@ -95,7 +95,7 @@ fn run(program: &str, arguments: &[String], line: &str) -> io::Result<()> {
             None => {
                 child.kill()?;
                 child.wait()?;
-                return Err(io::Error::other(format!("it was ended after {} s", limits::HOOK_TIME.as_secs())));
+                return Err(io::Error::other(format!("stopped after {} s", limits::HOOK_TIME.as_secs())));
             }
         }
     }

@@ -20,7 +20,7 @@ struct Open {
     absent: u32,
 }
 
-/// What a window changed.
+/// The changes of a window.
 #[derive(Debug, PartialEq)]
 pub enum Event {
     Begun(Incident),
@@ -28,7 +28,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// As a program reads it that is told of it.
+    /// The form that the incident program reads.
     pub fn json(&self) -> String {
         let (event, incident) = match self {
             Event::Begun(incident) => ("begun", incident),
@@ -60,7 +60,8 @@ impl Tracker {
         Tracker { open: incidents.into_iter().map(|incident| Open { incident, absent: 0 }).collect() }
     }
 
-    /// Takes the findings of a window, each with its identity: what is to be written, and what began or ended.
+    /// Takes the findings of a window, each with its identity: returns what to write, and the incidents that began or
+    /// ended.
     pub fn window(
         &mut self,
         (begin_us, end_us): (Micros, Micros),

@@ -26,14 +26,14 @@ pub struct Options {
     pub path: PathBuf,
     pub bounds: Bounds,
     pub interval: Duration,
-    /// The program that is told of incidents, with its arguments; nothing if there is none.
+    /// The incident program with its arguments; empty if there is none.
     pub on_incident: Vec<String>,
 }
 
 /// A way to ask the daemon; why there is none otherwise.
 pub type Dial<'a> = dyn FnMut() -> Result<UnixStream, String> + 'a;
 
-/// Records until SIGTERM or SIGINT. `confine` gives up what recording does not need.
+/// Records until SIGTERM or SIGINT. `confine` drops the privileges that recording does not need.
 pub fn run(options: Options, dial: &mut Dial, confine: impl FnOnce()) -> anyhow::Result<()> {
     let (signalled, on_signal) = UnixStream::pair()?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
@@ -89,11 +89,11 @@ struct Recorder {
     last: Option<Clocks>,
     /// Why nothing was recorded before the window that comes, and since when.
     gap: Option<Gap>,
-    /// What could not be written yet.
+    /// Windows that wait to be written.
     pending: Vec<Entry>,
     /// Windows that could not be written and are forgotten.
     lost: u64,
-    /// The trouble that was told last.
+    /// The last logged trouble.
     told: Option<Kind>,
 }
 
@@ -117,7 +117,7 @@ impl Recorder {
         Ok(Recorder { options, store, boot, host, tracker, hook, last, gap, pending, lost: 0, told: None })
     }
 
-    /// Records until it is told to stop. netmond may come and go.
+    /// Records until SIGTERM. netmond may restart meanwhile.
     fn record(&mut self, dial: &mut Dial, signals: &UnixStream, supervisor: &Supervisor) {
         let mut complained = false;
         loop {
@@ -131,7 +131,7 @@ impl Recorder {
                 Err(reason) => reason,
             };
             if !std::mem::replace(&mut complained, true) {
-                tracing::warn!("nothing is recorded: {reason}. It goes on as soon as netmond answers");
+                tracing::warn!("recording is paused: {reason}. It continues when netmond answers");
             }
             self.begin_gap(&reason);
             supervisor.alive();
@@ -157,13 +157,13 @@ impl Recorder {
                 Next::Opened => {
                     is_open = true;
                     if std::mem::take(complained) {
-                        tracing::info!("recording goes on");
+                        tracing::info!("recording continues");
                     }
                     self.open();
                 }
                 Next::Sample(sample) => {
                     if let Err(reason) = self.take(sample.get()) {
-                        tracing::warn!("a reading was not recorded: {reason}");
+                        tracing::warn!("recording a reading failed: {reason}");
                         self.last = None;
                     }
                     supervisor.alive();
@@ -193,7 +193,7 @@ impl Recorder {
         let begin_us = self.last.take().map(|last| last.wall_us);
         if let (None, Some(begin_us)) = (&self.gap, begin_us) {
             let period = Period { begin_us, end_us: begin_us };
-            self.gap = Some(Gap { period, reason: format!("netmond was away: {reason}") });
+            self.gap = Some(Gap { period, reason: format!("netmond was unavailable: {reason}") });
         }
     }
 
@@ -249,7 +249,7 @@ impl Recorder {
             let way = if step > 0 { "forward" } else { "back" };
             format!("the clock was set {way} by {} s", step.abs() / 1_000_000)
         };
-        tracing::warn!(from = shown(last.wall_us), to = shown(begin_us), "{reason}; nothing is lost of the recording");
+        tracing::warn!(from = shown(last.wall_us), to = shown(begin_us), "{reason}; the recording is complete");
         if begin_us > last.wall_us && self.gap.is_none() {
             self.gap = Some(Gap { period: Period { begin_us: last.wall_us, end_us: begin_us }, reason });
         }
@@ -268,7 +268,7 @@ impl Recorder {
             return;
         }
         if self.told.take().is_some() {
-            tracing::info!(written = self.pending.len(), lost = self.lost, "the recording is written again");
+            tracing::info!(written = self.pending.len(), lost = self.lost, "writing the recording works again");
         }
         self.pending.clear();
         if self.lost > 0 && self.store.lost(self.lost).is_ok() {
@@ -291,16 +291,16 @@ impl Recorder {
         }
     }
 
-    /// Says what is wrong, once for each kind of trouble.
+    /// Logs a trouble, once for each kind.
     fn complain(&mut self, trouble: &Trouble) {
         if self.told.replace(trouble.kind) != Some(trouble.kind) {
             let kept = limits::RECORDING_PENDING;
-            tracing::error!("{trouble}. The last {kept} windows are kept in memory until they can be written");
+            tracing::error!("{trouble}. The last {kept} windows stay in memory until writing works");
         }
     }
 }
 
-/// The folder that the recorder writes in.
+/// The recorder's directory.
 pub fn folder(path: &std::path::Path) -> io::Result<PathBuf> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     fs::canonicalize(folder.unwrap_or(std::path::Path::new(".")))

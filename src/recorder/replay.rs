@@ -30,7 +30,7 @@ pub fn answer(path: &Path, question: &Question, input: Value, period: Period) ->
         let recorded: Vec<_> =
             crate::tools::QUESTIONS.iter().map(|q| q.name).filter(|name| is_recorded(name)).collect();
         return Err(Error::InvalidInput(format!(
-            "{} is not recorded: leave since and until out to ask about now. Recorded are {}",
+            "{} is not recorded: leave out since and until to measure now. Recorded: {}",
             question.name,
             recorded.join(", ")
         )));
@@ -43,17 +43,18 @@ pub fn answer(path: &Path, question: &Question, input: Value, period: Period) ->
     let spans = if is_snapshot { std::slice::from_ref(last) } else { &spans[..] };
     let bound = if question.name == REST { limits::JUDGED_BYTES } else { limits::RECALLED_BYTES };
     let mut bytes = 0;
-    let mut windows = spans.iter().filter_map(|span| sample(&recording, question.name, span).transpose()).map(|window| {
-        let window = window?;
-        bytes += window.sample.len() as u64;
-        if bytes > bound {
-            return Err(Error::Busy(format!(
-                "the recording of this period is too long for one answer (more than {} MB of samples): ask about a shorter one",
-                bound >> 20
-            )));
-        }
-        Ok(window)
-    });
+    let mut windows =
+        spans.iter().filter_map(|span| sample(&recording, question.name, span).transpose()).map(|window| {
+            let window = window?;
+            bytes += window.sample.len() as u64;
+            if bytes > bound {
+                return Err(Error::Busy(format!(
+                    "the period is too long for one answer (more than {} MB of samples): use a shorter period",
+                    bound >> 20
+                )));
+            }
+            Ok(window)
+        });
     let length_us = spans.iter().map(|span| span.length_us).sum();
     let past = Recollection { windows: &mut windows, length_us, is_whole: coverage.gaps.is_empty() };
     let mut answer = (question.recall)(input, past)?;
@@ -61,7 +62,7 @@ pub fn answer(path: &Path, question: &Question, input: Value, period: Period) ->
     Ok(answer)
 }
 
-/// Adds what an answer about the past says of its recording.
+/// Adds the recording's part to an answer about the past.
 pub fn describe(answer: &mut Answer, coverage: &Coverage) {
     if let Some(answer) = answer.structured.as_object_mut() {
         answer.insert("recorded".into(), serde_json::to_value(coverage).unwrap_or_default());
@@ -69,7 +70,7 @@ pub fn describe(answer: &mut Answer, coverage: &Coverage) {
     answer.text += &coverage.text();
 }
 
-/// What a tool saw in a window; nothing if it gave no answer then.
+/// A tool's sample in a window; empty if it gave none.
 fn sample(recording: &Sqlite, tool: &str, span: &Span) -> Result<Option<Recorded<String>>, Error> {
     let part = parts::part_of(tool);
     let parts = recording.parts(span.id, part).map_err(gone)?;
@@ -80,7 +81,7 @@ fn sample(recording: &Sqlite, tool: &str, span: &Span) -> Result<Option<Recorded
 
 fn joined(parts: &[Part]) -> Result<String, Error> {
     let pairs: Vec<_> = parts.iter().map(|part| (part.part.as_str(), part.sample.as_str())).collect();
-    parts::join(pairs).map_err(|e| Error::Gone(format!("a recorded window does not read: {e}")))
+    parts::join(pairs).map_err(|e| Error::Gone(format!("invalid recorded window: {e}")))
 }
 
 /// The sample of several adjacent windows together.
@@ -90,7 +91,7 @@ pub fn merge(windows: Vec<Vec<Part>>) -> Result<Vec<Part>, String> {
         RawValue::from_string(sample).map_err(|e| e.to_string())
     };
     let samples = windows.iter().map(whole).collect::<Result<Vec<_>, _>>()?;
-    let question = Question::named(REST).ok_or("there is no diagnose")?;
+    let question = Question::named(REST).ok_or("unknown tool diagnose")?;
     let sum = (question.fold)(samples).map_err(|e| e.to_string())?;
     let of = |part: parts::Part| Part { part: part.part.into(), tool: part.tool.into(), sample: part.sample };
     Ok(parts::split(sum.get())?.0.into_iter().map(of).collect())
@@ -101,7 +102,7 @@ fn nothing(recording: &impl Recording, path: &Path, period: Period) -> Error {
     let [from, to] = [period.begin_us, period.end_us].map(shown);
     let there = match recording.facts().ok().and_then(|facts| facts.period) {
         Some(known) => format!("it has {} to {}", shown(known.begin_us), shown(known.end_us)),
-        None => "it is empty so far: wait for the first window".into(),
+        None => "it is empty: wait for the first window".into(),
     };
     Error::Gone(format!("nothing was recorded from {from} to {to} in {}: {there}", path.display()))
 }

@@ -14,15 +14,15 @@ use crate::{
     wire::{self, Request, Response},
 };
 
-/// What came of waiting.
+/// The result of waiting.
 pub enum Next {
     /// The daemon counts from now on.
     Opened,
     /// What happened since the last reading, as JSON.
     Sample(Box<RawValue>),
-    /// It is time to end.
+    /// The recorder must stop.
     Signal,
-    /// It is time to say that we are alive.
+    /// A sign of life is due.
     Quiet,
     /// There will be no more, and why.
     Gone(String),
@@ -73,11 +73,11 @@ impl Stream {
             match wait(Some(&self.socket), signals, until) {
                 Ready::Signal => return Next::Signal,
                 Ready::Time if Instant::now() >= self.late => {
-                    return Next::Gone("it did not answer in time".into());
+                    return Next::Gone("no answer in time".into());
                 }
                 Ready::Time => return Next::Quiet,
                 Ready::Socket => match self.fill() {
-                    Ok(0) => return Next::Gone("it hung up".into()),
+                    Ok(0) => return Next::Gone("it closed the connection".into()),
                     Ok(_) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     Err(e) => return Next::Gone(e.to_string()),
@@ -88,7 +88,7 @@ impl Stream {
 
     fn fill(&mut self) -> io::Result<usize> {
         if self.buffer.len() >= limits::ANSWER_BYTES {
-            return Err(io::Error::other("its line is too long"));
+            return Err(io::Error::other("its answer is too long"));
         }
         self.buffer.reserve(limits::ANSWER_PART.max(self.buffer.len() / 2));
         rustix::io::read(&self.socket, rustix::buffer::spare_capacity(&mut self.buffer)).map_err(Into::into)
@@ -111,11 +111,11 @@ fn read(line: &[u8]) -> Next {
         Ok(Response { version, .. }) => {
             Next::Gone(wire::Error::Version { daemon: version, gateway: wire::VERSION }.to_string())
         }
-        Err(e) => Next::Gone(format!("what answers is not netmond: {e}")),
+        Err(e) => Next::Gone(format!("invalid answer, not from netmond: {e}")),
     }
 }
 
-/// What there is to do.
+/// The next event.
 pub enum Ready {
     Socket,
     Signal,

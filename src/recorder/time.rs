@@ -49,7 +49,7 @@ impl Serialize for Period {
 }
 
 impl Period {
-    /// How long it is.
+    /// Its length.
     pub fn length(&self) -> Micros {
         self.end_us - self.begin_us
     }
@@ -66,7 +66,7 @@ pub fn moment(name: &str, text: &str, now: Micros) -> Result<Micros, String> {
 
 fn wrong(name: &str, text: &str) -> String {
     format!(
-        "{name}: `{}` is not a time: use RFC 3339, such as 2026-01-31T12:00:00Z, or a time ago, such as -10m or -2h",
+        "{name}: invalid time `{}`: expected RFC 3339, such as 2026-01-31T12:00:00Z, or relative, such as -10m or -2h",
         untrusted::clean(text)
     )
 }
@@ -89,10 +89,10 @@ pub fn named(
     let begin_us = since.map_or(Ok(end_us.saturating_sub(length)), |text| moment(first, text, now))?;
     if begin_us >= end_us {
         let [begin, end] = [begin_us, end_us].map(shown);
-        return Err(format!("{first} ({begin}) is not before {second} ({end}): give an earlier {first}"));
+        return Err(format!("{first} ({begin}) is not before {second} ({end}): use an earlier {first}"));
     }
     if begin_us > now {
-        return Err(format!("{first} is in the future ({}): the recording ends now", shown(begin_us)));
+        return Err(format!("{first} ({}) is in the future: use a time in the past", shown(begin_us)));
     }
     Ok(Period { begin_us, end_us })
 }

@@ -1,7 +1,7 @@
-//! What a process gives up once it has everything open: the second half of its life is the long one.
+//! What a process gives up once everything is open.
 //!
-//! Each layer is tried, and `status` and the log say which of them this kernel did not apply. A layer
-//! that is missing is no reason not to serve: the capabilities, which are, have been dropped before.
+//! Each layer is tried, and `status` and the log show the layers that this kernel did not apply. A missing layer does
+//! not stop the service: the capabilities were dropped before.
 
 use std::{io, sync::OnceLock};
 
@@ -37,11 +37,11 @@ pub fn layers() -> Vec<Layer> {
     LAYERS.get().cloned().unwrap_or_default()
 }
 
-/// What the kernel told us is not for a file that anybody may find, nor for another process of our user.
+/// Kernel data must not reach a core file, nor another process of this user.
 fn no_core_dumps() -> Layer {
     let applied = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
         .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
-    let text = "no core dumps, no debugger: other processes of its user cannot read its memory";
+    let text = "no core dumps, no debugger: other processes of this user cannot read the memory";
     Layer::new("dumps", applied.map(|()| text.into()).map_err(|e| e.to_string()))
 }
 
@@ -50,19 +50,19 @@ pub fn allow_locking() {
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
-/// Keeps what the kernel told us out of swap. Only pages that are in use are held.
+/// Keeps kernel data out of swap. Only pages in use are locked.
 fn memory(role: Role) -> Layer {
     let result = if role == Role::Recorder {
-        Ok("writes to disk what it holds".to_owned())
+        Ok("writes its data to disk".to_owned())
     } else if !matches!(role, Role::Daemon) {
-        Ok("holds no kernel data beyond one answer".to_owned())
+        Ok("keeps kernel data for one answer only".to_owned())
     } else if getrlimit(Resource::Memlock).current.is_some() {
         // Locked beyond the limit, a later allocation would fail: better swap than an answer lost.
-        Err("it may be swapped; to lock it needs an unlimited RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)".into())
+        Err("memory may be swapped: locking requires an unlimited RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)".into())
     } else {
         // SAFETY: no pointer is passed.
         match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } {
-            0 => Ok("locked: never swapped".to_owned()),
+            0 => Ok("memory is locked, never swapped".to_owned()),
             _ => Err(io::Error::last_os_error().to_string()),
         }
     };

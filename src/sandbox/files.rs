@@ -34,7 +34,7 @@ const RESOLVE: [&str; 4] = ["/etc", "/run/systemd/resolve", "/run/resolvconf", "
 /// What ssh is, and the programs that it starts: all of them stay in this sandbox.
 const PROGRAMS: [&str; 8] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/run/current-system", "/etc/profiles"];
-/// What it reads to find out who it is, and which descriptors it has.
+/// The files that show its identity and its descriptors.
 const RUNTIME: [&str; 5] = ["/proc", "/dev/urandom", "/run/systemd/userdb", "/var/lib/sss/mc", "/run/nscd"];
 /// The port of DNS, which is asked by TCP where an answer is long.
 const DNS: u16 = 53;
@@ -53,7 +53,7 @@ pub struct Reach {
     pub own: Vec<PathBuf>,
     /// TCP ports to which it connects.
     pub ports: Vec<u16>,
-    /// Why nobody knows what it needs.
+    /// Why the required files are unknown.
     pub unknown: Option<String>,
 }
 
@@ -85,7 +85,8 @@ pub fn restrict(role: Role, reach: &Reach) -> Layer {
     let result = match role {
         Role::Daemon => apply(rules(READ, &[])).map(|kept| {
             format!(
-                "{kept}: reads /proc, cgroups, interfaces, modules, names of network namespaces, resolv.conf; writes nothing, no TCP"
+                "{kept}: reads /proc, cgroups, interfaces, modules, network namespace names, resolv.conf; no writes, \
+                    no TCP"
             )
         }),
         Role::Gateway if readable.is_empty() => {
@@ -94,18 +95,19 @@ pub fn restrict(role: Role, reach: &Reach) -> Layer {
         Role::Gateway => {
             let paths: Vec<_> = readable.iter().map(|path| path.display().to_string()).collect();
             let paths = paths.join(", ");
-            apply(rules(readable, &[])).map(|kept| format!("{kept}: opens no file but in {paths}, no new TCP"))
+            apply(rules(readable, &[]))
+                .map(|kept| format!("{kept}: opens files in {paths} only; no new TCP connections"))
         }
         Role::Recorder => {
             let paths: Vec<_> = reach.own.iter().map(|path| path.display().to_string()).collect();
             let paths = paths.join(", ");
             apply(rules_to_write(&reach.own))
-                .map(|kept| format!("{kept}: opens and makes files only in {paths}, no TCP"))
+                .map(|kept| format!("{kept}: opens and creates files in {paths} only; no TCP"))
         }
         Role::ClientGateway => apply(rules(resolving, &ports))
-            .map(|kept| format!("{kept}: reads what names are resolved with, writes nothing; TCP to ports {shown}")),
+            .map(|kept| format!("{kept}: reads the files for name resolution, no writes; TCP to ports {shown}")),
         Role::SshGateway => match &reach.unknown {
-            Some(reason) => Err(format!("what ssh needs is not known. {reason}")),
+            Some(reason) => Err(format!("the files that ssh needs are unknown. {reason}")),
             None => apply(rules_for_ssh(resolving, &reach.write, &ports)).map(|kept| {
                 format!("{kept}: reads programs, /etc and ssh's files, writes known_hosts; TCP to ports {shown}")
             }),
@@ -120,11 +122,13 @@ fn apply(ruleset: Result<RulesetCreated, RulesetError>) -> Result<String, String
     let others = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count().saturating_sub(1));
     let status = ruleset.and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
     match status.ruleset {
-        RulesetStatus::FullyEnforced if others > 0 => Ok(format!("enforced but for {others} threads that ran before")),
+        RulesetStatus::FullyEnforced if others > 0 => {
+            Ok(format!("enforced, except for {others} threads that started earlier"))
+        }
         RulesetStatus::FullyEnforced => Ok("enforced".into()),
-        RulesetStatus::PartiallyEnforced => Ok("enforced as far as this kernel knows it".into()),
+        RulesetStatus::PartiallyEnforced => Ok("partly enforced: this kernel supports only a part".into()),
         RulesetStatus::NotEnforced => {
-            Err("this kernel has no Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock): file permissions alone hold"
+            Err("this kernel has no Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock): only file permissions apply"
                 .into())
         }
     }

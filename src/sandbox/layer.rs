@@ -32,7 +32,7 @@ impl Layer {
 pub enum Role {
     /// Serve samples: attach what is loaded, read maps and the kernel's tables.
     Daemon,
-    /// Talk MCP and ask the daemon. It listens by now; nothing is open to it but files that it was told to reread.
+    /// Speak MCP and call the daemon. It listens already and can open only the files that it must reload.
     Gateway,
     /// A gateway that also asks an authorization server, or other hosts over HTTP: it resolves names, and connects.
     ClientGateway,

@@ -59,8 +59,8 @@ pub fn group(name: &str) -> Option<u32> {
     })
 }
 
-/// The number of the group that root's own gateways are in after they have become nobody. It has no purpose in the table of
-/// "Users, Groups, UIDs and GIDs on systemd Systems" (60578 to 61183 are unused). None if /etc/group gives it to a group.
+/// The group ID of gateways that root started and that became nobody. The table of "Users, Groups, UIDs and GIDs on
+/// systemd Systems" assigns no purpose to it (60578 to 61183 are unused). None if /etc/group assigns it to a group.
 pub fn group_of_root() -> Option<u32> {
     const NUMBER: u32 = 61_183;
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
@@ -109,13 +109,13 @@ pub fn give_up_root(account: &Account, group: Option<u32>) -> io::Result<()> {
     GAVE_UP_ROOT.store(true, Ordering::Relaxed);
     let held = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     if is_root() || !held.is_empty() {
-        return Err(io::Error::other("root could not be given up"));
+        return Err(io::Error::other("dropping root failed"));
     }
     Ok(())
 }
 
-/// Before Linux 5.11 maps and programs counted as locked memory, of which a process has 64 KiB by default.
-/// Where this is refused (no CAP_SYS_RESOURCE) the limit is the service manager's to raise; newer kernels need neither.
+/// Before Linux 5.11, maps and programs count as locked memory, with a default limit of 64 KiB per process. Without
+/// CAP_SYS_RESOURCE, the service manager must raise the limit; newer kernels need neither.
 fn lock_memory_without_limit() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
@@ -149,13 +149,13 @@ pub fn with_module_types<R>(load: impl FnOnce() -> R) -> R {
     let raised = caps::raise(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).is_ok();
     let loaded = load();
     if raised && let Err(e) = caps::drop(None, CapSet::Effective, Capability::CAP_SYS_ADMIN) {
-        tracing::warn!("CAP_SYS_ADMIN stays in effect until this thread has loaded its tool: {e}");
+        tracing::warn!("CAP_SYS_ADMIN stays effective until this thread has loaded its tool: {e}");
     }
     loaded
 }
 
-/// Leaves exactly `wanted` in the effective and permitted sets and nothing that a child could inherit,
-/// for good, and proves it. Fails, and then nothing may be served, if a set does not read back.
+/// Reduces the effective and permitted sets to exactly `wanted`, empties the inheritable set, and verifies the result.
+/// After an error nothing may be served.
 pub fn cut_to(wanted: &CapsHashSet) -> io::Result<()> {
     caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
     caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)?;
@@ -170,7 +170,7 @@ pub fn cut_to(wanted: &CapsHashSet) -> io::Result<()> {
         let held = caps::read(None, set).map_err(io::Error::other)?;
         if held != *expected {
             return Err(io::Error::other(format!(
-                "{set:?} capabilities are {held:?} and not {expected:?}, as was asked"
+                "dropping {set:?} capabilities failed: they are {held:?}, expected {expected:?}"
             )));
         }
     }
@@ -183,7 +183,7 @@ pub fn cut_to(wanted: &CapsHashSet) -> io::Result<()> {
 pub fn needed(rehearsal: impl Fn() -> io::Result<()> + Sync) -> io::Result<CapsHashSet> {
     use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON};
     let choices: [&[Capability]; 4] = [&[], &[CAP_BPF, CAP_PERFMON], &[CAP_NET_ADMIN], &LOADING];
-    let mut refusal = io::Error::other("attaching could not be tried");
+    let mut refusal = io::Error::other("testing the attachment failed");
     for choice in choices {
         let set: CapsHashSet = choice.iter().copied().collect();
         let attempt = || caps::set(None, CapSet::Effective, &set).is_ok().then(&rehearsal);

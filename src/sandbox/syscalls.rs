@@ -114,14 +114,12 @@ const TYPE: u64 = 0xf;
 pub fn restrict(role: Role) -> Layer {
     let detail = match role {
         Role::Daemon => {
-            "allow-list: no exec, no new process, no file written, no bpf(2) but to attach and read what is loaded"
+            "allow-list: no exec, no new process, no file writes; bpf(2) only to attach and read loaded programs"
         }
-        Role::Gateway => "allow-list: no exec, no bpf(2), no new socket but Unix sockets",
-        Role::Recorder => "allow-list: no exec, no bpf(2), no new socket but Unix sockets; writes files",
-        Role::ClientGateway => "allow-list: no exec, no bpf(2), no new socket but Unix, TCP and UDP sockets",
-        Role::SshGateway => {
-            "exec is allowed, since ssh reaches the hosts; no bpf(2), no raw socket, no namespaces, no mounts"
-        }
+        Role::Gateway => "allow-list: no exec, no bpf(2), no new sockets except Unix sockets",
+        Role::Recorder => "allow-list: no exec, no bpf(2), no new sockets except Unix sockets; writes files",
+        Role::ClientGateway => "allow-list: no exec, no bpf(2), no new sockets except Unix, TCP and UDP sockets",
+        Role::SshGateway => "exec allowed for ssh; no bpf(2), no raw sockets, no namespaces, no mounts",
     };
     let applied = filters(role).map_err(|e| e.to_string()).and_then(|filters| {
         filters.into_iter().try_for_each(|filter| {

@@ -1,4 +1,4 @@
-//! The caller's input. It may be written in more than one way; an error says what is allowed.
+//! The caller's input. Several spellings are accepted; an error states the allowed ones.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ pub fn decode<T: DeserializeOwned + JsonSchema>(value: &Value) -> Result<T, Erro
         let reason = e.inner().to_string();
         if let Some(name) = quoted(&reason, "missing field `") {
             let allowed = &input_schema::<T>()["properties"][name]["enum"];
-            let allowed = if allowed.is_null() { String::new() } else { format!("; it is one of {allowed}") };
+            let allowed = if allowed.is_null() { String::new() } else { format!("; expected one of {allowed}") };
             return Error::InvalidInput(format!("{name} is missing{allowed}"));
         }
         if let Some(name) = quoted(&reason, "unknown field `") {
@@ -68,14 +68,14 @@ pub fn decode<T: DeserializeOwned + JsonSchema>(value: &Value) -> Result<T, Erro
     })
 }
 
-/// What serde names, in a sentence of its own that begins so.
+/// The name in an error of serde that begins like this.
 fn quoted<'a>(reason: &'a str, begin: &str) -> Option<&'a str> {
     reason.strip_prefix(begin)?.split_once('`').map(|(name, _)| name)
 }
 
 /// Says which arguments there are, and which of them may have been meant.
 fn unknown(name: &str, schema: &Value) -> String {
-    /// As like as clap wants words to be that it proposes.
+    /// The similarity that clap requires for its own proposals.
     const ALIKE: f64 = 0.7;
     let known: Vec<_> = schema["properties"].as_object().into_iter().flat_map(|known| known.keys()).collect();
     let likeness = |known: &&&String| strsim::jaro(name, known);
@@ -86,10 +86,10 @@ fn unknown(name: &str, schema: &Value) -> String {
         None => ".".into(),
     };
     match known.as_slice() {
-        [] => format!("there is no argument {name}: this tool takes none"),
+        [] => format!("unknown argument {name}: this tool takes no arguments"),
         [first, others @ ..] => {
             let list = others.iter().fold((*first).clone(), |list, name| list + ", " + name);
-            format!("there is no argument {name}{meant} There are: {list}")
+            format!("unknown argument {name}{meant} Arguments: {list}")
         }
     }
 }
@@ -130,7 +130,7 @@ mod tests {
             assert_eq!(understand::<InSeconds>(&mut given.clone()).unwrap().duration.duration(), time, "{given}");
         }
         let refuse = |mut given| understand::<InMs>(&mut given).unwrap_err().to_string();
-        assert!(refuse(json!({"duration": "2s", "duration_ms": 500})).contains("there is no argument duration; "));
+        assert!(refuse(json!({"duration": "2s", "duration_ms": 500})).contains("unknown argument duration; "));
         for wrong in [json!({"duration_ms": "soon"}), json!({"duration": "2m"}), json!({"duration_ms": -5})] {
             let error = refuse(wrong);
             assert!(error.contains("from 100 to 60000, or a time such as 2s"), "{error}");
@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn an_unknown_argument_is_answered_with_the_one_that_was_meant() {
         let error = decode::<InMs>(&json!({"durations": 5})).unwrap_err().to_string();
-        assert_eq!(error, "there is no argument durations; did you mean duration_ms? There are: duration_ms, name");
+        assert_eq!(error, "unknown argument durations; did you mean duration_ms? Arguments: duration_ms, name");
         let error = decode::<InMs>(&json!({"q\u{1b}": 5})).unwrap_err().to_string();
-        assert!(error.starts_with("there is no argument q") && error.contains(". There are: "), "{error}");
+        assert!(error.starts_with("unknown argument q") && error.contains(". Arguments: "), "{error}");
         assert!(!error.contains('\u{1b}'));
     }
     #[test]
@@ -156,6 +156,6 @@ mod tests {
         assert_eq!(error, "name is missing");
         let error =
             (Question::named("network-monitor").unwrap().prepare)(&mut json!({}), None).unwrap_err().to_string();
-        assert!(error.contains("operation is missing; it is one of [\"incoming\",\"outgoing\"]"), "{error}");
+        assert!(error.contains("operation is missing; expected one of [\"incoming\",\"outgoing\"]"), "{error}");
     }
 }

@@ -46,13 +46,13 @@ pub trait Tool: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// What people call it.
     const TITLE: &'static str;
-    /// What a user wants to know who needs it: its line of the server's instructions.
+    /// A user's question for this tool: its line in the server's instructions.
     const WHEN: &'static str;
     /// When to use it; the first sentence decides.
     const DESCRIPTION: &'static str;
     /// The oldest Linux that loads all of its required programs.
     const SINCE: Release = Release(5, 10);
-    /// What its programs need of the kernel; nothing if it has none.
+    /// The kernel features that its programs need; empty without programs.
     const FEATURES: &'static [Feature] = &[];
     /// The programs without which it still answers.
     const OPTIONAL: &'static [Optional] = &[];
@@ -87,10 +87,10 @@ pub trait Tool: Sized + Send + Sync + 'static {
     /// How long to watch before the answer.
     fn duration(input: &Self::Input) -> Duration;
 
-    /// The sample of two adjacent periods together. Where no rows were cut, it is what one reading of both would be.
+    /// The combined sample of two adjacent periods. Without cut rows, it equals one reading of both.
     fn merge(earlier: Self::Sample, later: Self::Sample) -> Self::Sample;
 
-    /// What a question is about of a sample of everything, as it is recorded: what `open` would have looked for.
+    /// Reduces a recorded sample of everything to the question: the same that `open` would have sampled.
     fn narrow(_input: &Self::Input, sample: Self::Sample) -> Self::Sample {
         sample
     }
@@ -101,7 +101,8 @@ pub trait Tool: Sized + Send + Sync + 'static {
         past: &mut Samples<'_, Self::Sample>,
         _is_whole: bool,
     ) -> Result<Self::Output, Error> {
-        let sum = past::fold(past, Self::merge)?.ok_or_else(|| Error::Gone("nothing was recorded then".into()))?;
+        let sum =
+            past::fold(past, Self::merge)?.ok_or_else(|| Error::Gone("nothing was recorded in this period".into()))?;
         let sample = Self::narrow(&input, sum);
         Ok(Self::report(input, sample))
     }
@@ -185,7 +186,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether both forms are short enough for a caller who set no `limit`.
+    /// Whether both forms are within the budget of a caller without `limit`.
     pub fn is_short(&self) -> bool {
         self.structured_bytes() <= limits::ANSWER_UNASKED && self.text.len() <= limits::TEXT_UNASKED
     }
@@ -301,7 +302,7 @@ fn answer_of<T: Tool>(output: &T::Output) -> Answer {
     Answer { structured, text: T::text(output) }
 }
 
-/// Removes the fields without a value: they cost a reader tokens and say nothing.
+/// Removes the fields without a value: they cost tokens and contain nothing.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => members.retain(|_, member| {
@@ -323,7 +324,7 @@ fn whole_or_short<T: Tool>(input: &Value, mut output: T::Output) -> Answer {
 }
 
 fn read<S: DeserializeOwned>(sample: &str) -> Result<S, Error> {
-    serde_json::from_str(sample).map_err(|e| Error::Kernel(format!("netmond's sample does not read: {e}")))
+    serde_json::from_str(sample).map_err(|e| Error::Kernel(format!("invalid sample from netmond: {e}")))
 }
 
 fn encode(sample: &impl Serialize) -> Result<Box<RawValue>, Error> {
@@ -380,7 +381,7 @@ pub mod tests {
         assert_eq!(value, json!({"b": [{"d": 0}], "e": {}}));
     }
 
-    /// However long its rows are, an answer is short where nobody asked for more, and says how many rows it has not.
+    /// An answer is short by default, however long its rows are, and shows how many rows it omits.
     pub fn is_short_unless_asked<T: Tool>(sample: &T::Sample, lists: &[&str]) {
         let (question, sample) = (Question::named(T::NAME).unwrap(), serde_json::to_string(sample).unwrap());
         let ask = |input| (question.report)(input, &sample).unwrap();

@@ -5,7 +5,7 @@ use serde_json::{Value, value::RawValue};
 use super::{Answer, Tool, input::decode, read, whole_or_short};
 use crate::wire::Error;
 
-/// What a tool saw in one window of the past. Times are microseconds since 1970.
+/// A tool's sample in one window of the past. Times are microseconds since 1970.
 pub struct Recorded<S> {
     pub begin_us: i64,
     pub end_us: i64,

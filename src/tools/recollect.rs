@@ -33,7 +33,7 @@ pub trait Recollects: Sized + Send + Sync + 'static {
     /// Reads what the question is about.
     fn sample(input: &Self::Input, recording: &dyn Recording, now: Micros) -> Result<Self::Sample, Unread>;
 
-    /// Answers the question; a reason stands for a sample where nothing is recorded.
+    /// Answers the question; without a recording, a reason replaces the sample.
     fn report(input: &Self::Input, sample: Result<Self::Sample, String>) -> Self::Output;
 
     /// The answer for a person.
@@ -70,8 +70,7 @@ pub struct FromTo {
 
 /// The gateway's half of such a tool.
 pub const fn question<R: Recollects>() -> Question {
-    const MEASURED: fn() -> Error =
-        || Error::InvalidInput("this tool measures nothing: the recording answers it".into());
+    const MEASURED: fn() -> Error = || Error::InvalidInput("this tool reads the recording and measures nothing".into());
     Question {
         name: R::NAME,
         title: R::TITLE,

@@ -3,8 +3,8 @@
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde_json::{Map, Value, json};
 
-/// A JSON schema that clients of every kind read, without what tells a model nothing: the list of
-/// tools is part of every conversation.
+/// A JSON schema that clients of every kind can read, without redundant parts: the list of tools is part of every
+/// conversation.
 pub fn input_schema<T: JsonSchema>() -> Value {
     fn plain(schema: &mut Schema) {
         drop_formats(schema);
@@ -26,7 +26,7 @@ pub fn output_schema<T: JsonSchema>() -> Value {
         for keyword in ["minimum", "maximum", "default", "required"] {
             schema.remove(keyword);
         }
-        // A field that may be absent says what it is by its name and its text: a bare type tells a reader no more.
+        // The name and the text of an optional field describe it: a bare type adds nothing.
         let may_be_absent =
             |kinds: &Value| kinds.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "null"));
         let is_bare = ["enum", "items", "properties"].iter().all(|keyword| schema.get(*keyword).is_none());
@@ -83,7 +83,7 @@ fn without_null(schema: &mut Schema) {
     }
 }
 
-/// The schema of an answer with all that it has, for who takes answers apart.
+/// The complete schema of an answer, for programs that parse answers.
 pub fn whole_schema<T: JsonSchema>() -> Value {
     schema::<T>(drop_formats)
 }

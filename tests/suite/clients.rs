@@ -58,7 +58,7 @@ fn a_flood_is_refused_with_a_sentence_and_others_are_served() {
         (0..limits::REQUESTS_OF_A_USER).map(|_| UnixStream::connect(&daemon.socket).unwrap()).collect();
     let refused =
         until("the flood is refused", || ask(&daemon.socket, STATUS).ok().filter(|line| line.contains("busy")));
-    assert!(error(&refused)["busy"].as_str().unwrap().contains("for uid 0"), "{refused}");
+    assert!(error(&refused)["busy"].as_str().unwrap().contains("uid 0 reached the limit"), "{refused}");
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", GATEWAY, "--socket"]).arg(&daemon.socket);
     let other = command.args(["call", "status", "--json"]).output().unwrap();
@@ -104,7 +104,7 @@ fn only_the_users_on_the_list_may_ask() {
     let refused = ask_as(12346);
     let text = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        !refused.status.success() && text.contains("uid 12346 may not ask") && text.contains("--allow-uid"),
+        !refused.status.success() && text.contains("uid 12346 may not use netmond") && text.contains("--allow-uid"),
         "{text}"
     );
 }

@@ -147,7 +147,7 @@ fn a_reader_who_has_seen_enough_is_no_error_and_a_full_disk_is_one() {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = cli(Path::new("/none"), command).stdout(full).output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(1) && err.contains("could not be written"), "{command}: {err}");
+        assert!(output.status.code() == Some(1) && err.contains("writing the answer failed"), "{command}: {err}");
     }
 }
 
@@ -201,7 +201,7 @@ fn watching_tells_each_reading_and_ends_with_the_sum() {
     (0..3).for_each(|_| connect_once());
     lines.find(|line| line.contains(&to.to_string())).unwrap();
     interrupt(&child);
-    let sum: Vec<_> = lines.skip_while(|line| !line.starts_with("All of it, ")).collect();
+    let sum: Vec<_> = lines.skip_while(|line| !line.starts_with("Total, ")).collect();
     assert_eq!(sum.iter().filter(|line| line.contains(&to.to_string())).count(), 3, "{sum:#?}");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -213,10 +213,10 @@ fn watching_says_that_the_daemon_is_gone_behind_what_it_had_told() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     lines.find(|line| line.is_empty()).unwrap(); // the first reading has ended
     kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), Signal::KILL).unwrap();
-    assert!(lines.any(|line| line.starts_with("All of it, ")));
+    assert!(lines.any(|line| line.starts_with("Total, ")));
     let output = child.wait_with_output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && error.contains("netmond went away"), "{error}");
+    assert!(output.status.code() == Some(1) && error.contains("netmond disconnected"), "{error}");
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn watching_ends_with_its_reader_and_draws_over_what_stood_there() {
     let _ = screen.read_to_end(&mut rest); // EIO, and not an end, when it is closed
     let rest = String::from_utf8(rest).unwrap();
     let (_, after) = rest.split_once("\u{1b}[?1049l").expect("the other screen is left");
-    assert!(after.starts_with("All of it, ") && child.wait().unwrap().success(), "{after}");
+    assert!(after.starts_with("Total, ") && child.wait().unwrap().success(), "{after}");
     for wrong in ["diagnose --watch --exit-code", "top_traffic --watch -o csv", "top_traffic --watch=0"] {
         assert_eq!(cli(&daemon.socket, wrong).output().unwrap().status.code(), Some(2), "{wrong}");
     }
@@ -281,7 +281,7 @@ fn errors_say_what_was_meant_and_scripts_can_tell_them_apart() {
     assert!(code == 2 && error["error"].as_str().unwrap().contains("from 1 to 10000"), "{code} {text}");
     let (code, text) = fails(here, "snapshot_interfaces interface=none -o ndjson");
     let error: Value = serde_json::from_str(&text).unwrap();
-    assert!(code == 1 && error["error"].as_str().unwrap().contains("there are: lo"), "{code} {text}");
+    assert!(code == 1 && error["error"].as_str().unwrap().contains("interfaces: lo"), "{code} {text}");
     // Without root there is no daemon to start.
     let nobody = |line: &str| {
         let mut command = cli(Path::new("/nonexistent/netmond.sock"), line);
@@ -315,7 +315,7 @@ fn it_teaches_what_may_be_asked() {
     assert!(print("tools status").contains("no arguments"));
     assert!(print("call --help").contains("Ctrl-C") && print("call --help").contains("outcome=failed"));
     let page = print("man");
-    for words in ["call", "\\-\\-json", "The file of the token that a host wants", "TOOL"] {
+    for words in ["call", "\\-\\-json", "The token file for a host", "TOOL"] {
         assert!(page.contains(words), "{words} in {page}");
     }
     assert!(!page.contains("netmon\\-mcp\\-call(1)"), "no page of that name is installed");

@@ -109,7 +109,7 @@ fn a_host_of_which_something_was_not_seen_is_yellow() {
     let host = Says::new(&early);
     let (judged, total) = host.checks();
     assert_eq!(judged, total);
-    let told = format!("No fault seen ({total} of {total} checks, 10.0 s); the window was ended early");
+    let told = format!("No fault seen ({total} of {total} checks, 10.0 s); the window ended early");
     assert_eq!(host.headline(FORCED), (format!("\x1b[1;33m{told}\x1b[0m"), Some(0)));
 
     let mut missing = quiet();

@@ -143,7 +143,7 @@ fn no_space_in_a_map() {
 
 #[test]
 fn a_program_that_the_verifier_refuses() {
-    refused_with(&Faulty::refusing(&[PROG_LOAD], libc::EACCES), "EACCES: a policy of this kernel refuses it");
+    refused_with(&Faulty::refusing(&[PROG_LOAD], libc::EACCES), "EACCES: a kernel policy denies it");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_read_only_file_system() {
     let read_only = "mount -t tmpfs none /run; mount -o remount,ro,bind /run";
     let output = in_own_mounts(read_only, &netmond(Path::new("/run/netmon/netmond.sock"))).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("cannot be served") && text.contains("Read-only"), "{text}");
+    assert!(!output.status.success() && text.contains("cannot listen at") && text.contains("Read-only"), "{text}");
     // Where its socket is elsewhere, nothing else of it writes.
     let daemon = Faulty::after("mount --bind $SOCKET $SOCKET; mount -o remount,ro,bind /");
     let mut client = Client::connect(&daemon.socket);
@@ -374,7 +374,7 @@ fn no_more_threads() {
     let mut client = Client::connect(&daemon.socket);
     let group = OneThread::of(daemon.pid());
     let text = client.call("snapshot_interfaces", json!({"duration_ms": 100})).unwrap_err();
-    assert!(text.contains("no thread") && text.contains("try again"), "{text}");
+    assert!(text.contains("could not start a thread") && text.contains("try again"), "{text}");
     group.allow("max");
     the_rest_works(&mut client);
 }

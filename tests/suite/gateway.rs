@@ -66,7 +66,7 @@ fn who_is_not_in_the_group_hears_how_to_join_it() {
     let mut command = Command::new(gateway);
     command.arg("--socket").arg(&daemon.socket).args(["call", "network-monitor", "operation=incoming"]);
     let output = as_user(command).output().unwrap();
-    fails_with(1, &output, &["may not ask", "usermod -aG netmon", "sudo"]);
+    fails_with(1, &output, &["no permission to use netmond", "usermod -aG netmon", "sudo"]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn the_gateway_outlives_its_daemon_and_finds_the_next_one() {
     other.until_open("network-monitor", 1);
     daemon.kill();
     let text = client.end_call(id).unwrap_err();
-    assert!(text.contains("went away in the middle") && text.contains("call again"), "{text}");
+    assert!(text.contains("disconnected during the measurement") && text.contains("call again"), "{text}");
     let text = client.call("snapshot_interfaces", json!({"duration_ms": 100})).unwrap_err();
     assert!(text.contains("not running"), "{text}");
     daemon.restart();
@@ -141,10 +141,10 @@ fn fake_daemon(line: &'static str) -> (TempDir, std::path::PathBuf) {
 #[test]
 fn a_daemon_of_another_release_or_none_at_all_is_told_apart() {
     let cases = [
-        ("{\"version\":99,\"sample\":{}}\n", "restart whichever"),
-        ("{\"version\":1,\"error\":{\"version\":{\"daemon\":1,\"gateway\":2}}}\n", "restart whichever"),
-        ("HTTP/1.1 400 Bad Request\n", "not netmond"),
-        ("", "went away"),
+        ("{\"version\":99,\"sample\":{}}\n", "restart the older"),
+        ("{\"version\":1,\"error\":{\"version\":{\"daemon\":1,\"gateway\":2}}}\n", "restart the older"),
+        ("HTTP/1.1 400 Bad Request\n", "not from netmond"),
+        ("", "disconnected"),
     ];
     for (line, expected) in cases {
         let (_folder, socket) = fake_daemon(line);
@@ -225,7 +225,7 @@ fn root_is_gone_in_every_mode_before_a_byte_is_read() {
 fn root_asks_no_other_hosts() {
     require_root();
     let hosts = ["--host=a=ssh:x", "--ssh-config=/dev/null", "call", "status"];
-    fails_with(1, &cli(Path::new("/none"), &hosts).output().unwrap(), &["ordinary user", "without sudo"]);
+    fails_with(1, &cli(Path::new("/none"), &hosts).output().unwrap(), &["not available as root", "without sudo"]);
 }
 
 /// What only root can read is not sent anywhere, nor shown.
@@ -264,7 +264,7 @@ fn what_the_kernel_refuses_does_not_stop_the_rest() {
     let mut client = Client::connect(&socket);
     let status = client.tool_status("network-monitor");
     assert_eq!(status["available"], false, "{status}");
-    assert!(status["reason"].as_str().unwrap().contains("does not hold CAP_PERFMON"), "{status}");
+    assert!(status["reason"].as_str().unwrap().contains("lacks CAP_PERFMON"), "{status}");
     let text = client.call("network-monitor", json!({"operation": "incoming"})).unwrap_err();
     assert!(text.contains("network-monitor is not available on this host"), "{text}");
     assert!(client.call("snapshot_interfaces", json!({"duration_ms": 100})).is_ok());
@@ -283,7 +283,7 @@ fn the_command_line_prints_tables_json_and_clear_errors() {
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "duration_ms=1"]).output().unwrap();
     fails_with(2, &output, &["duration_ms", "from 100 to 60000"]);
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "interface=nosuch0"]).output().unwrap();
-    fails_with(1, &output, &["no interface is named", "lo"]);
+    fails_with(1, &output, &["unknown interface", "lo"]);
     let output = cli(&daemon.socket, &["call", "nosuch"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "a usage error");
     assert!(text(&output.stderr).contains("snapshot_interfaces"));
@@ -327,7 +327,7 @@ fn doctor_notes_what_the_host_hides() {
     let report = text(&output.stdout);
     let mut lines = report.lines().skip_while(|line| !(line.starts_with("note ") && line.contains("AF_PACKET")));
     assert!(lines.next().is_some() && lines.next() == Some("     limits top_traffic"), "{report}");
-    assert!(output.status.success() && report.ends_with("show to them.\n"), "{report}");
+    assert!(output.status.success() && report.ends_with("on this host.\n"), "{report}");
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn keys_come_from_the_issuer_itself_and_are_for_signatures() {
     for (fault, said) in [
         (Fault::OtherIssuer, "another issuer"),
         (Fault::Redirects, "302 Found"),
-        (Fault::KeyForEncryption, "no such key"),
+        (Fault::KeyForEncryption, "unknown signing key"),
     ] {
         let issuer = Issuer::with(fault);
         let mut server = issuer.gateway(&daemon, &[]);

@@ -223,7 +223,7 @@ fn a_bad_header_is_told_from_hops_that_ran_out() {
     let answer = window.end();
     let bad = |row: &&Value| row["owner"]["netns"] == pair.a.inode() && row["reason"] == "IP_INHDR"; // its sender's
     let row = answer["drops"].as_array().unwrap().iter().find(bad).unwrap_or_else(|| panic!("{answer:#}"));
-    assert!(row["explanation"].as_str().unwrap().contains("headers are not valid"), "{row:#}");
+    assert!(row["explanation"].as_str().unwrap().contains("Invalid headers"), "{row:#}");
 }
 
 /// Sends an IPv4 packet as it is, to everyone on the link.

@@ -241,7 +241,7 @@ fn a_connection_carries_one_request_after_another() {
     assert!(says(&mut lines)["sample"]["states"].is_object());
     stream.write_all(request("top_traffic", ",\"every_ms\":99").as_bytes()).unwrap();
     let refusal = says(&mut lines)["error"]["invalid_input"].as_str().unwrap().to_owned();
-    assert_eq!(refusal, "every_ms is 100 to 60000");
+    assert_eq!(refusal, "invalid every_ms: expected 100 to 60000");
     stream.write_all(request("status", "").as_bytes()).unwrap();
     assert!(says(&mut lines)["sample"]["kernel"].is_string());
 }

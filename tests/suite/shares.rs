@@ -158,7 +158,7 @@ fn a_host_s_token_follows_no_redirect() {
     command.arg(format!("--host=far=http://user:hidden@{at}/mcp")).arg(format!("--host-token=far={}", path.display()));
     let mut client = Client::connect_to(command);
     let reason = client.call("status", json!({"host": "far"})).unwrap_err();
-    assert!(reason.contains("far cannot be asked") && !reason.contains("hidden"), "{reason}");
+    assert!(reason.contains("host far is unreachable") && !reason.contains("hidden"), "{reason}");
     let hosts = client.call("hosts", json!({})).unwrap().to_string();
     assert!(hosts.contains(&format!("http://{at}/mcp")) && !hosts.contains("hidden"), "{hosts}");
     thread::sleep(Duration::from_millis(200));

@@ -45,8 +45,8 @@ fn only_who_has_a_token_comes_in_and_the_log_says_who_did_not() {
     assert!(wrong.header("www-authenticate").unwrap().contains("invalid_token"), "{wrong:?}");
     assert_eq!(server.get("/metrics", "").status, 401);
     assert_eq!(server.get("/healthz", "").body, "ok\n");
-    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/mcp\"", "a bearer token is needed"]);
-    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/mcp\"", "it is not in the token file"]);
+    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/mcp\"", "bearer token required"]);
+    server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/mcp\"", "not in the token file"]);
     server.until_logged(&["refused", "peer=127.0.0.1:", "status=401", "path=\"/metrics\""]);
     let log = server.log();
     assert!(!log.contains(TOKEN) && !log.contains(OTHER), "a token in the log: {log}");
@@ -159,7 +159,7 @@ fn a_token_uses_only_the_tools_and_hosts_of_its_line() {
         refused.contains("token:laptop may not use snapshot_sockets") && refused.contains("allow: status"),
         "{refused}"
     );
-    assert!(said(server.call("status", json!({"host": "web1"}))).contains("may not ask this host"));
+    assert!(said(server.call("status", json!({"host": "web1"}))).contains("may not use this host"));
     let (headers, body) = modern_call("tools/list", json!({}));
     let (headers, body) = (headers.replace("tools/call", "tools/list"), body.replace("tools/call", "tools/list"));
     let listed = server.post(&headers, &body).json();
@@ -175,9 +175,9 @@ fn a_token_uses_only_the_tools_and_hosts_of_its_line() {
     assert!(reply.body.contains("may not use snapshot_sockets"), "{reply:?}");
     server.until_logged(&["call", "tool=\"completion/complete\"", "who=token:laptop", "outcome=\"forbidden\""]);
     server.token = Some(OTHER.into());
-    assert!(said(server.call("status", json!({}))).contains("may not ask this host"));
-    assert!(said(server.call("status", json!({"host": "web2"}))).contains("may not ask this host"));
-    assert!(said(server.call("status", json!({"host": "web1"}))).contains("web1 cannot be asked"));
+    assert!(said(server.call("status", json!({}))).contains("may not use this host"));
+    assert!(said(server.call("status", json!({"host": "web2"}))).contains("may not use this host"));
+    assert!(said(server.call("status", json!({"host": "web1"}))).contains("host web1 is unreachable"));
     let hosts = server.call("hosts", json!({})).json();
     let hosts = &hosts["result"]["structuredContent"]["hosts"];
     assert_eq!((hosts.as_array().unwrap().len(), &hosts[0]["name"]), (1, &json!("web1")), "{hosts}");

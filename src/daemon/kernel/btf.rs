@@ -1,4 +1,4 @@
-//! What the running kernel says of itself in its BTF: names for its numbers, the arguments of its tracepoints.
+//! The running kernel's BTF: names of its constants, and the arguments of its tracepoints.
 
 use libbpf_rs::btf::{
     Btf,
@@ -23,7 +23,7 @@ impl Kernel {
         named.map(|(value, name)| (value, name.trim_start_matches(prefix).to_owned())).collect()
     }
 
-    /// How many arguments a tracepoint gives to its programs; `None` if the kernel has no such tracepoint.
+    /// The number of arguments of a tracepoint; `None` if the kernel has no such tracepoint.
     pub fn arguments(&self, tracepoint: &str) -> Option<usize> {
         let pointer = Ptr::try_from(self.0.type_by_name::<Typedef>(&format!("btf_trace_{tracepoint}"))?.next_type()?);
         let function = FuncProto::try_from(pointer.ok()?.next_type()?).ok()?;

@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, io};
 
-/// What the probe says no to in tests, on any kernel: `NETMON_TEST_DENY=fexit,iter/tcp=EMFILE,sock_send_length` names
-/// features and tracepoints. The released programs do not look at it.
+/// Features that the probe denies in tests, on any kernel: `NETMON_TEST_DENY=fexit,iter/tcp=EMFILE,sock_send_length`
+/// lists features and tracepoints. The released programs ignore it.
 #[derive(Default)]
 pub struct Denied(HashMap<String, Denial>);
 

@@ -1,4 +1,4 @@
-//! What programs need of a kernel, by name and age.
+//! Kernel features that programs need, with the first version that has them.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
 //! What this kernel lets us load, found out once.
 //!
-//! Kernels differ: an old one lacks a kind of program, a vendor's refuses one by policy. A two-instruction program of each
-//! kind tells, in about 0.1 ms. What is refused is left out of every object before it is loaded, so that no object is
-//! tried twice; [`status`](crate::tools::status) shows the list.
+//! Kernels differ: an old one lacks a kind of program, a vendor's refuses one by policy. A two-instruction program of
+//! each kind shows it, in about 0.1 ms. Refused programs are left out of every object before it is loaded, so that no
+//! object is loaded twice; [`status`](crate::tools::status) has the list.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ use crate::{answer::errno_name, daemon::kernel::btf::Kernel, sandbox, sync::lock
 pub enum Support {
     /// It has; while serving, its programs need these capabilities.
     Available(CapsHashSet),
-    /// It has not, or refuses it; the reason is a phrase, such as "EPERM: netmond does not hold CAP_BPF".
+    /// It has not, or refuses it; the reason is a phrase, such as "EPERM: netmond lacks CAP_BPF".
     Refused(String),
     /// The probe failed for a reason that says nothing about the kernel, such as EMFILE.
     Unknown(String),
@@ -67,15 +67,15 @@ impl Features {
             let support = prober.support(feature);
             match &support {
                 Support::Available(_) => {}
-                Support::Refused(reason) => tracing::info!(feature = feature.name(), "not available: {reason}"),
-                Support::Unknown(reason) => tracing::warn!(feature = feature.name(), "could not be probed: {reason}"),
+                Support::Refused(reason) => tracing::info!(feature = feature.name(), "unavailable: {reason}"),
+                Support::Unknown(reason) => tracing::warn!(feature = feature.name(), "probing failed: {reason}"),
             }
             found.insert(feature, support);
         }
         Features { found, kernel: Mutex::new(kernel.ok()), denied }
     }
 
-    /// Of a kernel that was not asked, for tests.
+    /// Features without a kernel, for tests.
     #[cfg(test)]
     pub fn none() -> Features {
         Features { found: HashMap::new(), kernel: Mutex::default(), denied: Denied::default() }
@@ -94,7 +94,7 @@ impl Features {
         }
     }
 
-    /// The capabilities that programs which need these features want while serving.
+    /// The capabilities that programs with these features need while serving.
     pub fn keeps(&self, features: impl IntoIterator<Item = Feature>) -> CapsHashSet {
         let wanted = |feature| match self.support(feature) {
             Support::Available(needs) => needs.clone(),
@@ -103,12 +103,12 @@ impl Features {
         features.into_iter().flat_map(wanted).collect()
     }
 
-    /// What the kernel's types say; `None` if it has none, or once everything is loaded.
+    /// Reads the kernel's types; `None` if it has none, or after everything is loaded.
     pub fn kernel<T>(&self, ask: impl FnOnce(&Kernel) -> T) -> Option<T> {
         self.types().as_ref().map(ask)
     }
 
-    /// How many arguments a tracepoint gives; `None` if this kernel has no such tracepoint.
+    /// The number of arguments of a tracepoint; `None` if this kernel has no such tracepoint.
     pub fn tracepoint(&self, name: &str) -> Option<usize> {
         if self.denied.of(name).is_some() {
             return None;
@@ -141,7 +141,8 @@ impl Features {
 
 fn no_btf(e: &io::Error) -> Support {
     Support::Refused(format!(
-        "/sys/kernel/btf/vmlinux does not read ({e}): the kernel needs CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels have it since 2021"
+        "/sys/kernel/btf/vmlinux is unreadable ({e}): boot a kernel with CONFIG_DEBUG_INFO_BTF=y, which distributions \
+            set since 2021"
     ))
 }
 
@@ -156,7 +157,7 @@ impl Prober<'_> {
             return explain(feature, &denial.error());
         }
         let Some(kernel) = self.kernel else {
-            return Support::Refused("the kernel does not describe its types (see btf)".into());
+            return Support::Refused("the kernel has no BTF type information (see btf)".into());
         };
         let known = |function: &str| match kernel.has_function(function) {
             true => Support::Available(CapsHashSet::new()),
@@ -182,7 +183,7 @@ impl Prober<'_> {
     }
 }
 
-/// What an error of a probe means.
+/// The meaning of a probe's error.
 fn explain(feature: Feature, e: &io::Error) -> Support {
     let errno = e.raw_os_error().unwrap_or(0);
     match errno {
@@ -206,10 +207,10 @@ fn refusal(feature: Feature, errno: i32, running: Release, missing: Vec<String>)
             "cgroup v2 is not mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified".into()
         }
         name if [libc::EPERM, libc::EACCES].contains(&errno) && !missing.is_empty() => {
-            format!("{name}: netmond does not hold {}", missing.join(" and "))
+            format!("{name}: netmond lacks {}", missing.join(" and "))
         }
         name if [libc::EPERM, libc::EACCES].contains(&errno) => {
-            format!("{name}: a policy of this kernel refuses it; Linux {running} is new enough")
+            format!("{name}: a kernel policy denies it; Linux {running} is new enough")
         }
         name => format!("{name}: this kernel was built without it"),
     }
@@ -231,8 +232,8 @@ mod tests {
         let text = |errno, running, missing: &[&str]| {
             refusal(Feature::Fexit, errno, running, missing.iter().map(ToString::to_string).collect())
         };
-        assert!(text(libc::EPERM, Release(6, 18), &[]).starts_with("EPERM: a policy of this kernel refuses it"));
-        assert_eq!(text(libc::EPERM, Release(6, 18), &["CAP_BPF"]), "EPERM: netmond does not hold CAP_BPF");
+        assert!(text(libc::EPERM, Release(6, 18), &[]).starts_with("EPERM: a kernel policy denies it"));
+        assert_eq!(text(libc::EPERM, Release(6, 18), &["CAP_BPF"]), "EPERM: netmond lacks CAP_BPF");
         assert_eq!(text(524, Release(6, 18), &[]), "ENOTSUPP: this kernel was built without it");
         let unmounted = refusal(Feature::Cgroup, libc::ENOENT, Release(6, 18), Vec::new());
         assert!(unmounted.starts_with("cgroup v2 is not mounted"), "{unmounted}");

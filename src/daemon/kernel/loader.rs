@@ -24,30 +24,28 @@ pub struct Optional {
     pub programs: &'static [&'static str],
     /// What they need besides their kind.
     pub needs: &'static [Feature],
-    /// What every answer says then, without the reason: a sentence that lacks its full stop. `None` where only some
-    /// questions need them, which are refused.
+    /// The limit in every answer without these programs: a sentence without its full stop and without the reason.
+    /// `None` if only some questions need them; those are refused.
     pub lacks: Option<(Code, &'static str)>,
 }
 
-/// What answers lack without one of the iterators that read the TCP sockets of the host.
+/// The limits of answers without one of the iterators over the host's TCP sockets.
 pub mod lacks {
     use super::Code;
 
     /// What processes hold, in every network namespace.
     pub const HELD: Option<(Code, &str)> = Some((
         Code::OtherNamespacesNotSeen,
-        "Sockets of other network namespaces than netmond's are not read, and owners are known only as far as they were seen",
+        "Sockets in other network namespaces are unavailable, and some owners are unknown",
     ));
     /// What is in the daemon's own network namespace, held or not.
     pub const UNHELD: Option<(Code, &str)> = Some((
         Code::UnheldTcpNotSeen,
-        "TCP sockets that no process holds are not read: those that wait to be accepted, and those that were closed and still send",
+        "TCP sockets without a process are unavailable: those in accept queues, and closed ones that still send",
     ));
     /// Orphans of other network namespaces.
-    pub const ORPHANS: Option<(Code, &str)> = Some((
-        Code::OrphansUnread,
-        "TCP sockets of other network namespaces that were closed and still send are not read",
-    ));
+    pub const ORPHANS: Option<(Code, &str)> =
+        Some((Code::OrphansUnread, "Closed TCP sockets that still send are unavailable in other network namespaces"));
 }
 
 /// Collects what a tool loads, so that `status` can say what it costs.
@@ -71,7 +69,7 @@ impl Loader {
         &self.features
     }
 
-    /// What the answers of the tool lack for the programs that were left out: part of each sample.
+    /// The limits of the tool's answers without the programs that were left out: part of each sample.
     pub fn lacks(&self) -> Vec<Limitation> {
         self.lacks.clone()
     }
@@ -99,7 +97,7 @@ impl Loader {
                     if let Some((code, text)) = optional.lacks
                         && !self.lacks.iter().any(|limit| limit.code == code)
                     {
-                        self.lacks.push(Limitation::new(code, format!("{text}: this needs {reason}.")));
+                        self.lacks.push(Limitation::new(code, format!("{text}: requires {reason}.")));
                     }
                     self.refused.push((name, reason));
                 }
@@ -122,7 +120,7 @@ impl Loader {
         let tracepoint = || {
             let name = section.strip_prefix("tp_btf/")?;
             let missing = self.features.tracepoint(name).is_none();
-            missing.then(|| format!("the tracepoint {name}, which Linux {} does not have", Release::running()))
+            missing.then(|| format!("the tracepoint {name}, which is missing in Linux {}", Release::running()))
         };
         refused.or_else(tracepoint)
     }
@@ -178,7 +176,7 @@ thread_local! {
     static FAILED: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
 }
 
-/// Sends what libbpf says to the log: its complaints about an object are for who debugs it, ours says what it means.
+/// Sends libbpf's messages to the log: they are for debugging; our errors are for users.
 pub fn adopt_libbpf() {
     libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, text| {
         note_failure(&text);
@@ -200,8 +198,7 @@ fn note_failure(message: &str) {
 fn failure(e: libbpf_rs::Error) -> Error {
     let denied = matches!(e.kind(), libbpf_rs::ErrorKind::PermissionDenied);
     let missing = if denied { missing_capabilities() } else { Vec::new() };
-    let lacks =
-        if missing.is_empty() { String::new() } else { format!("; netmond does not hold {}", missing.join(" and ")) };
+    let lacks = if missing.is_empty() { String::new() } else { format!("; netmond lacks {}", missing.join(" and ")) };
     match (FAILED.take(), Error::from(e)) {
         (Some((program, errno)), Error::Kernel(text)) => {
             Error::Kernel(format!("program {program} ({errno}): {text}{lacks}"))

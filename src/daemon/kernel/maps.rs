@@ -61,7 +61,7 @@ pub fn set<K: Pod, V: Pod>(map: &MapHandle, key: K, value: &V) -> libbpf_rs::Res
     map.update(bytes(&key), bytes(value), MapFlags::ANY)
 }
 
-/// Deletes the entries whose value nobody needs, and returns their keys. An entry that is gone meanwhile is no error.
+/// Deletes entries with unused values, and returns their keys. An entry that disappeared meanwhile is not an error.
 pub fn remove<K: Pod, V: Pod>(map: &MapHandle, unneeded: impl Fn(&V) -> bool) -> io::Result<Vec<K>> {
     let entries = entries::<K, V>(map)?;
     let keys: Vec<K> = entries.into_iter().filter(|(_, value)| unneeded(value)).map(|(key, _)| key).collect();
@@ -91,7 +91,7 @@ pub struct Listed<'a, K: Pod> {
 }
 
 impl<'a, K: Pod> Listed<'a, K> {
-    /// Adds `keys`, each with `value`. Where one finds no room none stays.
+    /// Adds `keys`, each with `value`. If one does not fit, all of them are removed.
     pub fn add<V: Pod>(map: &'a MapHandle, keys: impl IntoIterator<Item = K>, value: &V) -> libbpf_rs::Result<Self> {
         let mut listed = Listed { map, keys: Vec::new() };
         for key in keys {
@@ -106,7 +106,7 @@ impl<K: Pod> Drop for Listed<'_, K> {
     fn drop(&mut self) {
         for key in &self.keys {
             if let Err(e) = self.map.delete(bytes(key)) {
-                tracing::warn!("a key stays in a list of the kernel's: {e}");
+                tracing::warn!("deleting a map key failed: {e}");
             }
         }
     }

@@ -288,7 +288,7 @@ impl Drop for Link {
         if let Hold::Clsact(ifindex, direction) = self.hold
             && let Err(e) = self.program.clsact_hook(ifindex, direction).detach()
         {
-            tracing::warn!(program = self.program.name(), "a clsact filter could not be removed: {e:#}");
+            tracing::warn!(program = self.program.name(), "removing a clsact filter failed: {e:#}");
         }
         self.program.0.links.fetch_sub(1, Ordering::Relaxed);
     }

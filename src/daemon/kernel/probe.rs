@@ -25,7 +25,7 @@ const GOES_ON: i32 = 1;
 /// `XDP_PASS`.
 const PASS: i32 = 2;
 
-/// What the kernel must be told about a kind.
+/// The attributes that the kernel requires for a kind.
 struct Shape {
     kind: bpf_prog_type,
     attach: bpf_attach_type,
@@ -95,8 +95,8 @@ pub fn load(feature: Feature, kernel: &Kernel) -> io::Result<OwnedFd> {
     })
 }
 
-/// Attaches it and detaches it again, as serving does. XDP is not tried: it is attached to an interface that is in use
-/// only when somebody asks for that.
+/// Attaches it and detaches it again, as serving does. XDP is not tried: it is attached to an interface in use, and
+/// only on request.
 pub fn attach(feature: Feature, program: &OwnedFd) -> io::Result<()> {
     let program = Program::new("netmon_probe", program.try_clone()?);
     match feature {

@@ -1,4 +1,4 @@
-//! How a tool is asked at a shell: `netmon-mcp TOOL key=value`, and the same behind `call`.
+//! The command line of a tool: `netmon-mcp TOOL key=value`, and the same after `call`.
 
 use std::time::Duration;
 
@@ -22,24 +22,24 @@ pub const EXAMPLES: &str = "Examples:
 Ctrl-C ends an open window and prints what was measured until then; a second one cancels.
 Exit codes: 0 answer, 1 error, 2 usage error, 3 a fault was found (with --exit-code), 130 cancelled.";
 
-/// What is asked, and how the answer is printed.
+/// The question, and the output format.
 #[derive(Args)]
 pub struct How {
-    /// The tool's arguments, as key=value; `netmon-mcp tools TOOL` explains them. A time may have a unit: duration=2s.
+    /// The tool's arguments, as key=value; see `netmon-mcp tools TOOL`. Times can have a unit: duration=2s.
     #[arg(value_name = "KEY=VALUE", value_parser = key_value, add = completion::arguments())]
     pub arguments: Vec<(String, String)>,
-    /// How the answer is printed, on standard output. An error is JSON, on standard error, where the answer would be.
+    /// Output format, on standard output. With json or ndjson, errors on standard error are JSON, too.
     #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
     output: Form,
-    /// The same as `--output json`.
+    /// Same as `--output json`.
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// Measure until Ctrl-C, and show what happened in each so many seconds (1 if none are given); then the sum of all.
+    /// Measure until Ctrl-C. Print an answer every SECONDS (default: 1), and the total at the end.
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
           value_parser = seconds)]
     pub watch: Option<Duration>,
-    /// Exit with 3 if `diagnose` finds a fault: a finding above info. 0 means that none was seen; `healthy` in the
-    /// structured answer is null where not every check could run.
+    /// Exit with 3 if `diagnose` has a finding above info. 0 means that no fault was seen; `healthy` in the structured
+    /// answer is null if some checks could not run.
     #[arg(long)]
     pub exit_code: bool,
 }
@@ -53,14 +53,14 @@ impl How {
 /// How an answer is printed.
 #[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
 pub enum Form {
-    /// A table or some lines, for people.
+    /// Tables and lines for people.
     #[default]
     Text,
     /// The structured answer.
     Json,
-    /// The structured answer in one line.
+    /// The structured answer on one line.
     Ndjson,
-    /// The rows of the answer's first list that has any, with a line of names above them.
+    /// The first non-empty list of the answer, with a header line.
     Csv,
 }
 
@@ -117,10 +117,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let allowed = limits::WINDOW_MIN..=limits::WINDOW_MAX;
     let [least, most] = [allowed.start(), allowed.end()].map(Duration::as_secs_f64);
-    time.filter(|time| allowed.contains(time)).ok_or_else(|| format!("it is {least} to {most}"))
+    time.filter(|time| allowed.contains(time)).ok_or_else(|| format!("expected {least} to {most}"))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("arguments are key=value, such as duration=2s")?;
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as duration=2s")?;
     Ok((key.into(), value.into()))
 }

@@ -28,7 +28,7 @@ use crate::{
 pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
     let (form, exit_code) = (how.form(), how.exit_code);
     if exit_code && tool != DIAGNOSE {
-        let text = format!("--exit-code is about findings, which only {DIAGNOSE} has; {tool} has none");
+        let text = format!("--exit-code works with {DIAGNOSE} only, not with {tool}");
         return usage_error(&text, form);
     }
     if let Ok(terminal) = rustix::termios::tcgetwinsize(io::stdout()) {
@@ -37,7 +37,7 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
     let arguments = typed(tool, how.arguments);
     if how.watch.is_some() && (exit_code || !matches!(form, Form::Text | Form::Ndjson) || tool == look::TOOL) {
         return usage_error(
-            "--watch goes with a tool that measures, as text or as -o ndjson, and without --exit-code",
+            "--watch works only with tools that measure, with -o text or -o ndjson, and without --exit-code",
             form,
         );
     }
@@ -109,7 +109,7 @@ async fn list_hosts(gateway: &Gateway) -> Result<Option<Answer>, Failure> {
     Ok(answer)
 }
 
-/// How often the progress is shown anew.
+/// The refresh interval of the progress bar.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The answer, or nothing if it was cancelled: the first Ctrl-C ends the window, a second one cancels.
@@ -150,7 +150,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// How much of the window has passed. What comes before it is no part of it.
+/// The elapsed part of the window. The time before it opens does not count.
 fn show(bar: &ProgressBar, opened: Option<&Instant>) {
     let Some(opened) = opened else { return bar.tick() };
     if bar.position() == 0 {

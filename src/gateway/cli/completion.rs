@@ -100,7 +100,7 @@ complete -o bashdefault -F _netmon_mcp {program}"#
     }
 }
 
-/// What may come next of a tool's arguments.
+/// The possible next words of a tool's arguments.
 pub fn arguments() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| {
         // The tool stands before its arguments, whether behind `call` or by itself.
@@ -128,7 +128,7 @@ fn candidates(schema: &Value, word: &str) -> Vec<CompletionCandidate> {
     }
 }
 
-/// What an argument can be: what its schema lists, or what this host has.
+/// The possible values of an argument: from its schema, or from this host.
 fn values(key: &str, property: &Value) -> Vec<String> {
     if property.is_null() {
         return vec![]; // the tool has no such argument
@@ -148,8 +148,8 @@ fn values(key: &str, property: &Value) -> Vec<String> {
     }
 }
 
-/// What the entries of a folder are called by, each name once. Names that a shell would take apart are left out
-/// (zsh does so at a colon).
+/// The names of a directory's entries, without duplicates. Names that a shell would split are left out (zsh splits at a
+/// colon).
 fn names(folder: &Path, name: impl Fn(&Path) -> Option<String>) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_word = |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@+/".contains(c));

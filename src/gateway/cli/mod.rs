@@ -38,9 +38,9 @@ mod watch;
 use asking::{Asking, Form, How, tool_names};
 use call::call;
 
-/// Measures this host's network in the kernel, with eBPF, and answers over MCP.
+/// Measures this host's network in the kernel, with eBPF, and serves the results over MCP.
 ///
-/// Without a command it is an MCP server on standard input and output, for a client that starts it.
+/// Without a command, it is an MCP server on standard input and output, which a client starts.
 #[derive(Parser)]
 #[command(
     name = "netmon-mcp",
@@ -49,80 +49,80 @@ use call::call;
   netmon-mcp diagnose
   netmon-mcp top_traffic duration=10s
   netmon-mcp snapshot_sockets state=listen -o csv
-  netmon-mcp trace_connections --help        (what may be asked, and in which words)
-  sudo netmon-mcp status                     (no service: starts a daemon for the call)"
+  netmon-mcp trace_connections --help        (the arguments of a tool)
+  sudo netmon-mcp status                     (without the service: starts netmond for the call)"
 )]
 pub struct Arguments {
-    /// The file of settings [default: /etc/netmon/netmon.toml, if it is there].
+    /// The settings file [default: /etc/netmon/netmon.toml, if it exists].
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Check the settings, say what is wrong with them, and do nothing else.
+    /// Check the settings, print what is wrong, and exit.
     #[arg(long, value_enum, value_name = "DEPTH", num_args = 0..=1, require_equals = true, default_missing_value = "full")]
     check_config: Option<Check>,
     #[command(flatten)]
     settings: Settings,
-    /// How to log, on standard error: `auto` is the journal under systemd, else text.
+    /// Log format, on standard error; `auto`: the journal under systemd, else text.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: logging::Format,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// How deep `--check-config` looks.
+/// The depth of `--check-config`.
 #[derive(Clone, Copy, ValueEnum)]
 enum Check {
-    /// The settings and every file that they name.
+    /// The settings and every file in them.
     Full,
-    /// Only what is written: no other file is opened. For settings that are checked before they are on their host.
+    /// Only the settings, no other file. For settings of another host.
     Syntax,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve MCP on standard input and output (what happens without a command).
+    /// Serve MCP on standard input and output (the default).
     Stdio,
-    /// Serve MCP over HTTP: with tokens at http://127.0.0.1:8080/mcp, else on a Unix socket for the group netmon.
+    /// Serve MCP over HTTP: with tokens at http://127.0.0.1:8080/mcp, without on a Unix socket for the group netmon.
     Http,
-    /// Make a bearer token for a client, and print its line for the token file.
+    /// Create a bearer token for a client, and print its line for the token file.
     Token {
-        /// What the log calls the client.
+        /// The client's name in the log.
         name: String,
-        /// Print a line with the token's digest, which nobody can use, and the token itself on standard error.
+        /// Print a line with the token's digest, which is not a secret, and the token on standard error.
         #[arg(long)]
         digest: bool,
     },
     #[command(flatten)]
     Tool(Asking),
-    /// Ask one tool and print its answer, as the tool's own command does.
+    /// Call a tool and print its answer; same as `netmon-mcp TOOL`.
     #[command(after_help = asking::EXAMPLES)]
     Call {
-        /// The tool; `netmon-mcp tools` tells them apart.
+        /// The tool; `netmon-mcp tools` lists the tools.
         #[arg(value_parser = tool_names())]
         tool: String,
         #[command(flatten)]
         how: How,
     },
-    /// List the tools, or one of them with its arguments.
+    /// List the tools, or the arguments of one tool.
     Tools {
-        /// The tool whose arguments are explained.
+        /// The tool.
         #[arg(value_parser = tool_names())]
         tool: Option<String>,
     },
-    /// Record what every tool that diagnose asks sees, for questions about the past (`since`, `until`), until SIGTERM.
+    /// Record measurements for `since` and `until`, until SIGTERM.
     Record,
-    /// Run a program for each line of standard input, for a recorder that may not.
+    /// Run a program for each line of standard input: the sandbox of the recorder forbids that.
     #[command(hide = true)]
     IncidentHook {
         #[arg(last = true)]
         argv: Vec<String>,
     },
-    /// Say what this host allows, what is missing, and how to fix it.
+    /// Check this host: what works, what is missing, and how to fix it.
     Doctor,
-    /// Show how to point MCP clients at this server.
+    /// Print the configuration of MCP clients for this server.
     Clients,
-    /// Print a completion script for a shell: commands, tools, their arguments, names of processes and interfaces.
+    /// Print a completion script for a shell: commands, tools, arguments, process and interface names.
     Completions {
-        /// Where it is to complete, such as in `eval "$(netmon-mcp completions bash)"`.
+        /// The shell, for example: `eval "$(netmon-mcp completions bash)"`.
         #[arg(value_parser = completion::shells())]
         shell: String,
     },
@@ -143,7 +143,8 @@ pub async fn run() -> ExitCode {
     };
     if starter::was_root() && !settings.hosts.is_empty() {
         return fail(
-            "other hosts are asked as an ordinary user, with that user's keys and settings of ssh: run netmon-mcp without sudo",
+            "other hosts are not available as root, because ssh uses your user's keys and settings: run netmon-mcp \
+                without sudo",
         );
     }
     if let Some(depth) = arguments.check_config {
@@ -196,13 +197,16 @@ pub async fn run() -> ExitCode {
     }
 }
 
-/// Records until it is told to stop.
+/// Records until SIGTERM.
 fn record(settings: &Settings, socket: PathBuf) -> anyhow::Result<()> {
     let options = settings.recording.options().map_err(anyhow::Error::msg)?;
     // Whoever reads is of the recorder's group.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     let own = vec![recorder::folder(&options.path).with_context(|| {
-        format!("{}: its folder cannot be used; make it, or name another file with --recording", options.path.display())
+        format!(
+            "{}: its directory is not usable; create it, or choose another file with --recording",
+            options.path.display()
+        )
     })?];
     let daemon = Daemon::new(socket, Role::Recorder, Reach { own, ..Reach::default() });
     let confine = || daemon.confine(Reach::default());
@@ -222,12 +226,13 @@ fn tools(gateway: &Gateway, name: Option<&str>) -> ExitCode {
     print(&text).map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS)
 }
 
-const NO_HOSTS: &str = "no other host is configured: give --host NAME=TARGET (such as --host web1=ssh:root@web1), or [hosts] in the settings";
+const NO_HOSTS: &str = "no other host is configured: use --host NAME=TARGET (such as --host web1=ssh:root@web1), or \
+    [hosts] in the settings";
 
-/// What `MCP_TRANSPORT` or the file of settings says, where no command does.
+/// The command for `MCP_TRANSPORT` or the settings file, if the command line has none.
 fn default_command(transport: Option<Transport>) -> Command {
     if transport == Some(Transport::Sse) {
-        tracing::warn!("the transport sse was replaced by http in MCP 2025-03-26; serving http");
+        tracing::warn!("MCP 2025-03-26 replaced the transport sse with http; serving http");
     }
     match transport {
         None | Some(Transport::Stdio) => Command::Stdio,
@@ -235,14 +240,14 @@ fn default_command(transport: Option<Transport>) -> Command {
     }
 }
 
-/// Whether the settings would do: those of a file were read already, and what they name must be there.
+/// Prints; false if the reader has closed the pipe.
 fn check(settings: &Settings, depth: Check) -> ExitCode {
     let checked = match depth {
         Check::Full => http::check(&settings.http).map(|_| ()),
         Check::Syntax => http::check_syntax(&settings.http),
     };
     match checked {
-        Ok(()) => print("The settings are good.\n").map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS),
+        Ok(()) => print("The settings are valid.\n").map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS),
         Err(e) => fail(&e.to_string()),
     }
 }
@@ -255,16 +260,16 @@ fn token(name: &str, digest: bool) -> anyhow::Result<()> {
         return print(&format!("{name} {token}\n"));
     }
     print(&format!("{name} {}\n", tokens::digest_of(&token)))?;
-    eprintln!("The token of {name}, which is shown only now: {token}");
+    eprintln!("The token of {name} (shown only once): {token}");
     Ok(())
 }
 
-/// Prints: whether somebody still reads.
+/// Prints, and ignores a closed pipe; a full disk is an error.
 fn put(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(e).context("the answer could not be written"),
+        Err(e) => Err(e).context("writing the answer failed"),
         Ok(()) => Ok(true),
     }
 }
@@ -291,7 +296,7 @@ fn written(tool: &str, answer: Answer, form: Form) -> anyhow::Result<String> {
 
 /// Ctrl-C, as it comes.
 fn interrupts() -> Result<Signal, Failure> {
-    signal(SignalKind::interrupt()).map_err(|e| Failure::Absent(format!("no signals: {e}")))
+    signal(SignalKind::interrupt()).map_err(|e| Failure::Absent(format!("signal setup failed: {e}")))
 }
 
 fn fail(text: &str) -> ExitCode {
@@ -299,13 +304,13 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What clap exits with, too.
+/// The exit code of clap's errors, too.
 fn usage_error(text: &str, form: Form) -> ExitCode {
     complain(text, form);
     ExitCode::from(USAGE)
 }
 
-/// Says on standard error what is wrong: as JSON where the answer would have been JSON.
+/// Prints an error on standard error: as JSON if the answer would have been JSON.
 fn complain(text: &str, form: Form) {
     match form {
         Form::Json | Form::Ndjson => eprintln!("{}", serde_json::json!({ "error": text })),
@@ -322,7 +327,7 @@ const FAULT_FOUND: u8 = 3;
 /// An unknown tool or key, a value that is not allowed.
 const USAGE: u8 = 2;
 
-/// What a shell expects of a program that SIGINT has ended.
+/// The exit code that a shell expects after SIGINT.
 const INTERRUPTED: u8 = 128 + 2;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Readings at a shell: a table that is drawn anew at a terminal, else one reading below the other.
+//! Readings at a shell: a table that is redrawn at a terminal, else one reading after the other.
 
 use std::{
     io::{self, IsTerminal},
@@ -11,8 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{INTERRUPTED, asking::Form, interrupts, put, written};
 use crate::gateway::{Call, Gateway, readings::gone};
 
-/// Watches until Ctrl-C or SIGTERM, and prints the sum; a second one does without. If netmond goes away, that is an error
-/// behind the sum of what it had told.
+/// Prints readings until Ctrl-C or SIGTERM, then the total; a second one skips the total. If netmond disconnects, the
+/// total up to then is printed, and an error.
 pub async fn watch(gateway: &Gateway, tool: &str, call: Call, every: Duration, form: Form) -> anyhow::Result<ExitCode> {
     let (mut interrupt, mut terminate) = (interrupts()?, signal(SignalKind::terminate())?);
     let mut readings = tokio::select! {
@@ -42,7 +42,7 @@ pub async fn watch(gateway: &Gateway, tool: &str, call: Call, every: Duration, f
                     }
                 }
                 Ok(None) if is_enough => break None,
-                Ok(None) => break Some(gone("it hung up")),
+                Ok(None) => break Some(gone("it closed the connection")),
                 Err(e) => break Some(e),
             },
             () = told => match std::mem::replace(&mut is_enough, true) {
@@ -54,7 +54,7 @@ pub async fn watch(gateway: &Gateway, tool: &str, call: Call, every: Duration, f
     drop(screen);
     if let Some(sum) = readings.sum()?.filter(|_| form == Form::Text) {
         let seconds = sum.structured["measured"]["window_ms"].as_f64().map(|ms| format!(", {:.1} s", ms / 1e3));
-        put(&format!("All of it{}:\n\n{}", seconds.unwrap_or_default(), written(tool, sum, form)?))?;
+        put(&format!("Total{}:\n\n{}", seconds.unwrap_or_default(), written(tool, sum, form)?))?;
     }
     lost.map_or(Ok(ExitCode::SUCCESS), |e| Err(e.into()))
 }

@@ -1,5 +1,4 @@
-//! What comes from another host, counted against the memory for answers while it comes: before anybody can read it, and
-//! whatever the other host is by now.
+//! Messages from another host, counted against the memory for answers while they arrive: the other host is not trusted.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -28,7 +27,7 @@ impl Arrivals {
         Arrivals { budget, host: Identity::Host(host.into()), long: Arc::new(Semaphore::new(1)) }
     }
 
-    /// A message of which nothing has come yet.
+    /// A message without data so far.
     pub fn message(&self) -> Message {
         let held = Held::nothing(&self.budget, self.host.clone());
         Message { long: Arc::clone(&self.long), begun: None, held, bytes: 0, alone: None }
@@ -92,7 +91,7 @@ impl Message {
         let left = limits::ANSWER_GRACE.saturating_sub(begun.elapsed());
         tokio::time::timeout(left, next).await.unwrap_or_else(|_| {
             let seconds = limits::ANSWER_GRACE.as_secs();
-            Err(io::Error::new(io::ErrorKind::TimedOut, format!("a message was not whole within {seconds} s")))
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("an incomplete message after {seconds} s")))
         })
     }
 }
@@ -149,6 +148,6 @@ mod tests {
         message.grow(1).await.unwrap();
         message.begun = Instant::now().checked_sub(limits::ANSWER_GRACE);
         let reason = message.in_time(std::future::pending::<io::Result<()>>()).await.unwrap_err().to_string();
-        assert!(reason.contains("not whole"), "{reason}");
+        assert!(reason.contains("incomplete"), "{reason}");
     }
 }

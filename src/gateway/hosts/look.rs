@@ -18,12 +18,12 @@ use crate::{
 /// The tool that lists them. It is the gateway's own, and only there if there are any.
 pub use crate::gateway::http::identity::HOSTS_TOOL as TOOL;
 
-/// What people call it.
+/// Its title.
 pub const TITLE: &str = "Other hosts";
 
 /// When to use it.
 pub const DESCRIPTION: &str =
-    "Lists the other hosts that every tool can ask (argument host), and says whether they answer now.";
+    "Lists the other hosts that every tool can measure (argument host), and whether they answer now.";
 
 /// Its answer.
 #[derive(Serialize, JsonSchema)]
@@ -41,7 +41,7 @@ pub fn output() -> Value {
     output_schema::<States>()
 }
 
-/// Checks the arguments, of which there are none.
+/// Checks the arguments: there must be none.
 pub fn check(arguments: &Map<String, Value>) -> Result<(), Failure> {
     match arguments.iter().find(|(_, value)| !value.is_null()) {
         Some(_) => Err(wire::Error::InvalidInput(format!("{TOOL} takes no arguments")).into()),
@@ -57,7 +57,7 @@ pub async fn states(hosts: &[Arc<Host>]) -> Answer {
         let more = host.reason.clone().or_else(|| host.version.clone()).unwrap_or_default();
         [host.name.clone(), host.target.clone(), state.into(), more]
     });
-    let text = answer::table(["host", "target", "state", "version, or why not"], rows);
+    let text = answer::table(["host", "target", "state", "version, or error"], rows);
     Answer { structured: serde_json::to_value(States { hosts }).unwrap_or_default(), text }
 }
 

@@ -1,7 +1,7 @@
-//! Other hosts: their gateways, which are asked in MCP, over ssh, HTTPS or a Unix socket.
+//! Other hosts: their gateways, over MCP with ssh, HTTPS or a Unix socket.
 //!
-//! Each has its own connection, made when it is first needed and again when it broke, so that one that is
-//! down delays nobody but who asks for it.
+//! Each host has its own connection, which opens on first use and reopens after a failure. A host that is down slows
+//! only calls to it.
 
 use std::{
     path::{Path, PathBuf},
@@ -41,10 +41,10 @@ use named::without_password;
 pub use named::{Named, NamedParser, Target, check_name};
 pub use ssh::reach;
 
-/// What to do when a host cannot be asked: a client calls the tool, a person at a shell the command.
-const SHOWS_STATES: &str = "`hosts` (at a shell: `netmon-mcp call hosts`) shows the state of all";
+/// The next step if a host is unreachable: a client calls the tool, a person runs the command.
+const SHOWS_STATES: &str = "`hosts` (in a shell: `netmon-mcp call hosts`) shows the state of all hosts";
 
-/// How hosts are reached, beside where.
+/// The connection settings of hosts.
 #[derive(Clone, Debug, Default)]
 pub struct Ways {
     /// ssh's settings (`ssh -F`).
@@ -61,9 +61,9 @@ pub struct Host {
     arrivals: Arrivals,
     /// Made at the start: to make one reads the host's certificates, which the sandbox closes off.
     http: Option<reqwest::Client>,
-    /// Held while connecting: who asks meanwhile waits for that, and not for other hosts.
+    /// Held while connecting: other calls to this host wait, calls to other hosts do not.
     session: tokio::sync::Mutex<Session>,
-    /// What is known of it without waiting.
+    /// Its state, readable without waiting.
     state: Mutex<State>,
 }
 
@@ -77,7 +77,7 @@ struct Session {
 /// A host, as [`look`] shows it.
 #[derive(Serialize, JsonSchema, Clone, Debug, Default)]
 pub struct State {
-    /// What to give as `host`.
+    /// The value of `host`.
     pub name: String,
     pub target: String,
     pub connected: bool,
@@ -124,7 +124,7 @@ impl Host {
             Err(_) => Err(self.absent(&format!("no answer within {} s", limit.as_secs()))),
             Ok(Err(_)) => Err(self.absent("the connection broke")),
             Ok(Ok(Ok(ServerResult::CallToolResult(result)))) => self.read(result),
-            Ok(Ok(Ok(_))) => Err(self.absent("what answers is not netmon-mcp")),
+            Ok(Ok(Ok(_))) => Err(self.absent("the answer is not from netmon-mcp")),
             Ok(Ok(Err(ServiceError::McpError(e)))) => Err(Failure::Elsewhere(self.quoted(&e.message))),
             Ok(Ok(Err(e))) => Err(self.absent(&e.to_string())),
         }
@@ -133,7 +133,7 @@ impl Host {
     fn read(&self, result: CallToolResult) -> Result<Answer, Failure> {
         let text = result.content.iter().find_map(|content| content.as_text()).map(|text| text.text.clone());
         match (result.structured_content, result.is_error) {
-            // What the host calls clean need not be, if the host is not what it was.
+            // The texts of a host are cleaned again: it may be compromised.
             (Some(structured), None | Some(false)) => Ok(Answer {
                 structured: untrusted::value(structured),
                 text: untrusted::lines(&text.unwrap_or_default()),
@@ -148,11 +148,11 @@ impl Host {
 
     fn absent(&self, reason: &str) -> Failure {
         let reason = untrusted::clean(reason);
-        Failure::Absent(format!("{} cannot be asked: {reason}. {SHOWS_STATES}", self.named.name))
+        Failure::Absent(format!("host {} is unreachable: {reason}. {SHOWS_STATES}", self.named.name))
     }
 
-    /// The connection, made anew if there is none. After a failure the next attempt waits a little, and who
-    /// asks meanwhile hears of the failure at once.
+    /// The connection; opens one if there is none. After a failure the next attempt waits a little, and calls in the
+    /// meantime fail at once.
     async fn peer(&self) -> Result<Peer<RoleClient>, String> {
         let mut session = self.session.lock().await;
         if let Some(running) = session.running.take_if(|running| running.is_closed() || running.is_transport_closed()) {
@@ -176,7 +176,7 @@ impl Host {
                 Ok(peer)
             }
             failed => {
-                let late = || format!("it did not answer within {} s", limits::HOST_CONNECT.as_secs());
+                let late = || format!("no answer within {} s", limits::HOST_CONNECT.as_secs());
                 let reason =
                     untrusted::clean(&failed.map_or_else(|_| late(), |result| result.err().unwrap_or_default()));
                 session.failed = Some((Instant::now(), reason.clone()));
@@ -203,7 +203,7 @@ impl Host {
             }
             Target::Http(_) | Target::Unix(_) => {
                 let url = if let Target::Http(url) = &self.named.target { url } else { "http://localhost/mcp" };
-                let missing = "no HTTP client could be made; the log of the start has the reason";
+                let missing = "the HTTP client failed to start; see the log";
                 let client = client(self.http.clone().ok_or(missing)?);
                 ().serve_with_lifecycle(transport::http(client, url, token), lifecycle).await.map_err(failed)
             }
@@ -215,13 +215,13 @@ impl Host {
         (state.connected, state.reason, state.version) = (connected, reason, version);
     }
 
-    /// Its state, after an attempt to reach it: [`limits::HOST_CONNECT`] at most, if nobody else is trying.
+    /// Its state, after an attempt to connect: takes at most [`limits::HOST_CONNECT`], if nothing else is connecting.
     async fn look(&self) -> State {
         let _ = self.peer().await; // the state has the reason
         lock(&self.state).clone()
     }
 
-    /// Whether somebody waits for the connection.
+    /// Whether something waits for the connection.
     fn is_connecting(&self) -> bool {
         self.session.try_lock().is_err()
     }
@@ -234,11 +234,11 @@ fn read_token(path: &Path) -> Result<String, String> {
     let words: Vec<&str> = text.lines().next().unwrap_or_default().split_whitespace().collect();
     match words[..] {
         [token] | [_, token, ..] if !token.starts_with('#') => Ok(token.into()),
-        _ => Err(format!("{}: its first line is neither TOKEN nor NAME TOKEN", path.display())),
+        _ => Err(format!("{}: invalid first line: expected TOKEN or NAME TOKEN", path.display())),
     }
 }
 
-/// Tells the other side when nobody waits for its answer any more.
+/// Cancels the call on the other side when its caller is gone.
 struct CancelOnDrop {
     call: Option<(Peer<RoleClient>, RequestId)>,
 }

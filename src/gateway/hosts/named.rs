@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use crate::untrusted;
 
-/// Where another host's gateway answers.
+/// The address of another host's gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// A destination of ssh's: `user@host`, `//user@host:port`, or an alias of its settings.
@@ -48,7 +48,7 @@ impl FromStr for Named {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, target) = text.split_once('=').ok_or("a host is NAME=TARGET, as in web1=ssh:root@web1")?;
+        let (name, target) = text.split_once('=').ok_or("expected NAME=TARGET, such as web1=ssh:root@web1")?;
         Named::new(name, target)
     }
 }

@@ -1,5 +1,5 @@
-//! What ssh needs of this host to reach others, so that the sandbox leaves it that and no more. ssh itself says it:
-//! `ssh -v -G` prints its settings for a destination, and the files that it has read them from.
+//! The files and ports that ssh needs to reach other hosts: the sandbox allows only these. ssh lists them itself: `ssh
+//! -v -G` prints its settings for a destination, and the files that it read.
 
 use std::{
     fs::File,
@@ -39,8 +39,7 @@ pub fn destination(text: &str) -> String {
     if text.starts_with("//") { format!("ssh:{text}") } else { text.into() }
 }
 
-/// What it takes to reach those hosts that ssh reaches. Files that do not exist yet are not in it, but for the list of
-/// known hosts.
+/// The requirements of all ssh hosts. Files that do not exist yet are not included, except the list of known hosts.
 pub fn reach(hosts: &[Arc<Host>]) -> Reach {
     let ssh = hosts.iter().filter_map(|host| match &host.named.target {
         Target::Ssh(text) => Some((destination(text), host.ssh_config.as_deref())),
@@ -60,7 +59,7 @@ pub fn reach(hosts: &[Arc<Host>]) -> Reach {
         }
         let name = untrusted::clean(&next);
         let text = settings(&next, config).unwrap_or_else(|reason| {
-            tracing::warn!("ssh may not reach {name}: {reason}");
+            tracing::warn!("the sandbox keeps ssh from {name}: {reason}");
             String::new()
         });
         match Needs::of(&text, &home) {
@@ -76,7 +75,7 @@ pub fn reach(hosts: &[Arc<Host>]) -> Reach {
         seen.push(next);
     }
     if let Some(path) = program().filter(|path| !Reach::has_program(path)) {
-        reach.unknown = Some(format!("{} is not in a folder of the system's programs", path.display()));
+        reach.unknown = Some(format!("{} is not in a system program directory", path.display()));
     }
     reach
 }
@@ -92,9 +91,9 @@ fn make(path: &Path) {
     let _ = File::options().append(true).create(true).mode(0o600).open(path); // without it no key is noted, as ssh says
 }
 
-/// What ssh prints of a destination. It connects to nothing.
+/// The output of ssh about a destination. It does not connect.
 fn settings(to: &str, config: Option<&Path>) -> Result<String, String> {
-    let failed = |e: std::io::Error| format!("`ssh -G` could not be started: {e}");
+    let failed = |e: std::io::Error| format!("starting `ssh -G` failed: {e}");
     let (mut read, write) = std::io::pipe().map_err(failed)?;
     let mut command = command(config);
     command.args(["-v", "-G", "--", to]).stdin(Stdio::null());
@@ -118,7 +117,7 @@ fn settings(to: &str, config: Option<&Path>) -> Result<String, String> {
     if status.success() { Ok(text) } else { Err("`ssh -G` failed".into()) }
 }
 
-/// What one destination needs.
+/// The requirements of one destination.
 #[derive(Debug, Default, PartialEq)]
 struct Needs {
     read: Vec<PathBuf>,
@@ -126,12 +125,12 @@ struct Needs {
     /// Whether keys of hosts that are not known yet are noted without a question.
     notes_hosts: bool,
     port: Option<u16>,
-    /// Destinations on the way.
+    /// Jump hosts.
     jumps: Vec<String>,
 }
 
 impl Needs {
-    /// Reads what `ssh -v -G` says, or says why nobody can know what is needed.
+    /// Parses the output of `ssh -v -G`, or returns why the required files are unknown.
     fn of(text: &str, home: &Path) -> Result<Needs, String> {
         let mut needs = Needs::default();
         for line in text.lines() {
@@ -140,11 +139,11 @@ impl Needs {
                 continue;
             }
             if line.contains("Executing command: ") {
-                return Err("ssh's settings run programs (Match exec)".into());
+                return Err("the ssh configuration runs programs (Match exec)".into());
             }
             let Some((key, value)) = line.split_once(' ') else { continue };
             if PROGRAMS.iter().any(|(name, none)| *name == key && *none != value) {
-                return Err(format!("ssh's settings run programs ({key})"));
+                return Err(format!("the ssh configuration runs programs ({key})"));
             }
             match key {
                 "port" => needs.port = value.parse().ok(),
@@ -204,7 +203,7 @@ mod tests {
     #[test]
     fn what_a_program_reads_nobody_knows() {
         for text in ["proxycommand nc %h %p\n", "knownhostscommand /x\n", "debug1: Executing command: 'test -f /x'\n"] {
-            assert!(of(text).unwrap_err().contains("run programs"), "{text}");
+            assert!(of(text).unwrap_err().contains("runs programs"), "{text}");
         }
         assert!(of("proxycommand none\nproxyjump none\n").is_ok());
     }

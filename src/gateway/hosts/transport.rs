@@ -25,7 +25,7 @@ use tokio::{
 use super::{Target, arrivals::Arrivals, client::Client, ssh};
 use crate::{limits, sync::lock};
 
-/// What ssh, or the other side through it, has to say for itself.
+/// The error output of ssh, or of the other side through it.
 pub struct Complaints {
     last: Arc<Mutex<Option<String>>>,
     reading: JoinHandle<()>,
@@ -61,7 +61,7 @@ pub fn over_ssh(
     let mut command = Command::from(ssh::command(config));
     let connect = format!("ConnectTimeout={}", limits::HOST_CONNECT.as_secs());
     command.args(["-o", &connect, "-o", "ServerAliveInterval=15", "--", &ssh::destination(destination), "netmon-mcp"]);
-    let failed = |e: std::io::Error| format!("ssh could not be started: {e}");
+    let failed = |e: std::io::Error| format!("starting ssh failed: {e}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
     let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -72,7 +72,7 @@ pub fn over_ssh(
     let mut relay = JoinSet::new();
     relay.spawn(async move {
         if let Err(e) = arrivals.relay(output, ours).await {
-            tracing::warn!("the connection to another host was ended: {e}");
+            tracing::warn!("connection to another host closed: {e}");
         }
         drop(child); // ssh ends with its connection
     });
@@ -98,7 +98,7 @@ pub fn client(target: &Target) -> Option<reqwest::Client> {
         Target::Http(_) => client,
         Target::Unix(path) => client.no_proxy().unix_socket(path.as_path()),
     };
-    client.build().inspect_err(|e| tracing::error!("no HTTP client for other hosts: {e}")).ok()
+    client.build().inspect_err(|e| tracing::error!("creating the HTTP client for other hosts failed: {e}")).ok()
 }
 
 /// A gateway that serves HTTP.

@@ -1,4 +1,4 @@
-//! What each client may use of us, and each source of connections that has not said yet who it is.
+//! Limits per client, and per source of connections that are not authenticated yet.
 
 use std::{
     collections::HashMap,
@@ -30,9 +30,9 @@ pub struct Caller {
     /// HTTP requests at once, streams included.
     requests: Arc<Semaphore>,
     max_requests: usize,
-    /// Of these, those that work all the time: a window sleeps.
+    /// Of these, those that use CPU all the time: a window sleeps.
     working: Arc<Semaphore>,
-    /// Requests a second; 0 is no limit.
+    /// Requests per second; 0: no limit.
     rate: u32,
     bucket: Mutex<Bucket>,
     /// Of bytes of its answers.
@@ -48,7 +48,7 @@ pub struct Sender {
     pub caller: Arc<Caller>,
     pub scope: Arc<Scope>,
     pub peer: Peer,
-    /// What its answer takes of the memory for answers, until the client has it.
+    /// The share of the answer in the memory for answers, until the client has read it.
     pub holds: Holds,
 }
 
@@ -70,7 +70,7 @@ impl Caller {
             && let Err(wait) = lock(&self.answers).owes(self.bytes_per_second(), Instant::now())
         {
             return Err(Failure::Busy(format!(
-                "your answers were longer than {:.1} MB a second: try again in {} s, and ask for fewer rows (limit)",
+                "your answers exceed {:.1} MB per second: try again in {} s, and request fewer rows (limit)",
                 self.bytes_per_second() / 1e6,
                 wait.as_secs() + 1
             )));
@@ -81,7 +81,7 @@ impl Caller {
         };
         let Ok((Ok(own), working)) = tokio::time::timeout(limits::CALL_WAIT, own).await else {
             return Err(Failure::Busy(format!(
-                "{} of your calls are under way, which is a client's limit (max_calls); try again when one has ended",
+                "limit of {} simultaneous calls per client reached (max_calls); try again when one has ended",
                 self.max_calls
             )));
         };
@@ -89,7 +89,7 @@ impl Caller {
         Ok(Room { _own: own, _working: working.and_then(Result::ok), _place: places.take(others)? })
     }
 
-    /// Counts an answer of so many bytes.
+    /// Counts an answer of this many bytes.
     pub fn answered(&self, bytes: usize) {
         lock(&self.answers).spend(bytes as f64, self.bytes_per_second(), Instant::now());
     }
@@ -100,9 +100,9 @@ impl Caller {
 
     /// Room for a request of this client, until it is answered.
     pub fn begin(&self) -> Result<OwnedSemaphorePermit, String> {
-        Arc::clone(&self.requests).try_acquire_owned().map_err(|_| {
-            format!("{} of your requests are not answered yet, which is a client's limit", self.max_requests)
-        })
+        Arc::clone(&self.requests)
+            .try_acquire_owned()
+            .map_err(|_| format!("limit of {} pending requests per client reached", self.max_requests))
     }
 
     /// Takes one request off what this client may send, or says how long until it may again.
@@ -141,7 +141,7 @@ impl Bucket {
         self.tokens -= amount;
     }
 
-    /// How long until what was spent is there again.
+    /// The time until the spent budget is available again.
     fn owes(&mut self, rate: f64, now: Instant) -> Result<(), Duration> {
         self.fill(rate, limits::ANSWERS_BURST_S, now);
         if self.tokens >= 0.0 { Ok(()) } else { Err(Duration::from_secs_f64(-self.tokens / rate)) }
@@ -174,7 +174,7 @@ impl Stranger {
     }
 }
 
-/// Entries by key, of which those that nobody uses are forgotten when there are many.
+/// Entries by key. Unused entries are removed when there are many.
 struct Known<K, V>(Mutex<HashMap<K, Arc<V>>>);
 
 impl<K: Eq + Hash + Clone, V> Known<K, V> {
@@ -204,7 +204,7 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Of `max_calls` calls and `max_requests` requests at once, and `rate` requests a second, each.
+    /// `max_calls` calls and `max_requests` requests at the same time, and `rate` requests per second, each.
     pub fn new(max_calls: usize, max_requests: usize, rate: u32) -> Self {
         Callers {
             max_calls: max_calls.max(1),
@@ -270,7 +270,7 @@ mod tests {
         let callers = Callers::new(1, 2, 1);
         let (one, other) = (callers.get(&Identity::Uid(1)), callers.get(&Identity::Uid(2)));
         let begun = (one.begin().unwrap(), one.begin().unwrap());
-        assert!(one.begin().unwrap_err().contains("2 of your requests") && other.begin().is_ok());
+        assert!(one.begin().unwrap_err().contains("limit of 2 pending requests") && other.begin().is_ok());
         drop(begun);
         assert!(one.begin().is_ok());
     }

@@ -36,7 +36,7 @@ pub struct Connection {
     source: Source,
     /// Whose it is, once a request on it had good credentials. A proxy's connection stays with its first client.
     owner: OnceLock<Identity>,
-    /// Requests that came whole from a known client and whose answers are not out yet, event streams included.
+    /// Complete requests of a known client that still wait for their answer, including event streams.
     busy: AtomicUsize,
     /// Those of them that a client waits for: calls, not streams that only listen.
     owed: Arc<AtomicUsize>,
@@ -57,7 +57,7 @@ impl Connection {
         self.source
     }
 
-    /// Notes whose it is: such a connection gives way to a stranger's last.
+    /// Notes the owner of the connection: known clients keep theirs longer than strangers.
     pub fn belongs_to(&self, identity: &Identity) {
         self.owner.get_or_init(|| identity.clone());
     }
@@ -106,7 +106,7 @@ impl Connections {
         }
     }
 
-    /// How many requests one client may have under way: half of all.
+    /// The maximum of pending requests per client: half of all.
     pub fn share(&self) -> usize {
         (self.max / 2).max(1)
     }
@@ -115,7 +115,7 @@ impl Connections {
     pub fn place(&self) -> Result<OwnedSemaphorePermit, String> {
         Arc::clone(&self.requests).try_acquire_owned().map_err(|_| {
             let limit = self.max - limits::CONNECTIONS_KEPT;
-            format!("{limit} requests are not answered yet, which is the limit (max_connections)")
+            format!("limit of {limit} pending requests reached (max_connections)")
         })
     }
 
@@ -144,7 +144,7 @@ impl Connections {
                     Err(e) => {
                         // Too many open files and the like pass; a loop that spins on them would not help.
                         if let Some(skipped) = self.complaints.admit() {
-                            tracing::warn!(skipped, "a connection was not accepted: {e}");
+                            tracing::warn!(skipped, "accepting a connection failed: {e}");
                         }
                         tokio::time::sleep(limits::ACCEPT_PAUSE).await;
                         continue;
@@ -187,7 +187,7 @@ impl Connections {
             }
             if leaving.is_empty() {
                 if let Some(skipped) = self.complaints.admit() {
-                    tracing::warn!(%peer, skipped, "all {} connections are at work; this one was closed", self.max);
+                    tracing::warn!(%peer, skipped, "limit of {} connections reached; the new one was closed", self.max);
                 }
                 return None;
             }
@@ -205,9 +205,9 @@ impl Connections {
     }
 }
 
-/// The connections that give way to new ones: of a stranger before those of a known client, of who has most before
-/// others, the oldest first. They are half open, slow or idle, and a client that still wants one connects again.
-/// Several at once, since to look for them takes a while.
+/// The connections to close for new ones: strangers' before known clients', then those of the client with most, oldest
+/// first. They are half open, slow or idle, and a client can connect again. Several are chosen at the same time,
+/// because the search takes a while.
 fn give_way(open: &BTreeMap<u64, Arc<Connection>>) -> Vec<u64> {
     #[derive(PartialEq, Eq, Hash)]
     enum Whose<'a> {
@@ -236,12 +236,12 @@ async fn secured(
         () = close.cancelled() => None,
         () = tokio::time::sleep(limits::HANDSHAKE_TIME) => None,
         secured = tls::secure(acceptor, stream) => {
-            secured.inspect_err(|e| tracing::debug!("no TLS with a client: {e}")).ok()
+            secured.inspect_err(|e| tracing::debug!("TLS handshake failed: {e}")).ok()
         }
     }
 }
 
-/// HTTP/1.1 with one client, until it leaves, dawdles, or is told to end.
+/// HTTP/1.1 with one client, until it disconnects, times out, or the server stops.
 async fn talk(stream: Pin<Box<dyn Stream>>, connection: Arc<Connection>, router: Router, ending: CancellationToken) {
     let close = connection.close.clone();
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -265,12 +265,12 @@ async fn talk(stream: Pin<Box<dyn Stream>>, connection: Arc<Connection>, router:
         }
     };
     if let Err(e) = ended {
-        tracing::debug!("a connection ended: {e}");
+        tracing::debug!("connection closed: {e}");
     }
 }
 
-/// A stream whose writes fail when the other side takes nothing for [`limits::WRITE_TIME`]: a client that
-/// does not read would hold its answers in our memory for ever.
+/// A stream with a write timeout ([`limits::WRITE_TIME`]): a client that does not read would keep its answers in our
+/// memory for ever.
 struct Impatient {
     stream: Pin<Box<dyn Stream>>,
     patience: Option<Pin<Box<Sleep>>>,

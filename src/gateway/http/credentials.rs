@@ -1,4 +1,4 @@
-//! What clients show to be let in: tokens of a file, or of an authorization server. And whether there have to be any.
+//! Client credentials: tokens of a file, or of an authorization server. And whether they are required.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::gateway::settings;
 
-/// What clients show to be let in: a token of the file, or one of the authorization server.
+/// Client credentials: a token of the file, or one of the authorization server.
 pub struct Credentials {
     pub tokens: Option<Tokens>,
     pub oauth: Option<OAuth>,
@@ -27,18 +27,18 @@ impl Credentials {
         self.tokens.is_some() || self.oauth.is_some()
     }
 
-    /// What the credentials in these headers are good for. Nothing here waits.
+    /// The grant for the credentials in these headers. Nothing here waits.
     pub fn grant(&self, headers: &HeaderMap, stranger: &Stranger) -> Result<Grant, Refusal> {
         let challenge = self.oauth.as_ref().map(OAuth::challenge).unwrap_or_default();
-        let token = bearer(headers).ok_or_else(|| Refusal::unauthorized("a bearer token is needed", &challenge))?;
+        let token = bearer(headers).ok_or_else(|| Refusal::unauthorized("bearer token required", &challenge))?;
         if let Some(grant) = self.tokens.as_ref().and_then(|tokens| tokens.grant(token)) {
             return Ok(grant);
         }
         let denied = match &self.oauth {
-            None => Denied::Invalid("it is not in the token file".into()),
+            None => Denied::Invalid("not in the token file".into()),
             // To check a signature takes a while, and strangers can send many.
             Some(_) if stranger.is_tiresome() => {
-                let reason = "too many wrong tokens came from your address; try again later";
+                let reason = "too many invalid tokens from your address; try again later";
                 return Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, 1, reason));
             }
             Some(oauth) => match oauth.grant(token) {
@@ -58,13 +58,13 @@ impl Credentials {
             Denied::Later => Refusal::later(
                 StatusCode::SERVICE_UNAVAILABLE,
                 1,
-                "the key that signed the token is being fetched from the authorization server; try again",
+                "fetching the signing key from the authorization server; try again",
             ),
         })
     }
 }
 
-/// What can be said of the settings without opening a socket: the files that they name, or what is wrong.
+/// Checks the settings without opening a socket: reads their files, or returns what is wrong.
 pub fn check(settings: &settings::Http) -> anyhow::Result<(Credentials, Option<Arc<Tls>>)> {
     let tokens = settings.tokens_file().map(|path| Tokens::load(&path)).transpose()?;
     let oauth = authorization_server(settings)?.map(|(issuer, audience)| {
@@ -76,8 +76,8 @@ pub fn check(settings: &settings::Http) -> anyhow::Result<(Credentials, Option<A
     Ok((credentials, tls.transpose()?.map(Arc::new)))
 }
 
-/// What can be said of the settings without opening any file that they name. Whether a TCP address needs a token is not:
-/// tokens may come as a systemd credential.
+/// Checks the settings without opening their files. It does not check whether a TCP address has credentials: tokens may
+/// come as a systemd credential.
 pub fn check_syntax(settings: &settings::Http) -> anyhow::Result<()> {
     if let Some((issuer, audience)) = authorization_server(settings)? {
         oauth::check_urls(issuer, audience, settings.oauth_jwks.as_deref()).map_err(anyhow::Error::msg)?;
@@ -92,7 +92,10 @@ fn authorization_server(settings: &settings::Http) -> anyhow::Result<Option<(&st
         (None, None) => Ok(None),
         (Some(issuer), Some(audience)) => Ok(Some((issuer, audience))),
         _ => {
-            anyhow::bail!("http.oauth_issuer and http.oauth_audience go together: who makes tokens, and for which URL")
+            anyhow::bail!(
+                "http.oauth_issuer and http.oauth_audience must both be set: the authorization server's \
+                URL, and this server's URL"
+            )
         }
     }
 }
@@ -102,11 +105,11 @@ fn certificate_and_key(settings: &settings::Http) -> anyhow::Result<Option<(&Pat
     match (&settings.tls_certificate, &settings.tls_key) {
         (None, None) => Ok(None),
         (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
-        _ => anyhow::bail!("http.tls_certificate and http.tls_key go together"),
+        _ => anyhow::bail!("http.tls_certificate and http.tls_key must both be set"),
     }
 }
 
-/// Refuses to let anybody in by TCP without a question: a port of loopback is open to every user of this host.
+/// Refuses TCP without credentials: every user of this host can connect to a loopback port.
 pub fn protected<'a>(
     credentials: &Credentials,
     settings: &settings::Http,
@@ -116,9 +119,9 @@ pub fn protected<'a>(
         return Ok(());
     };
     anyhow::bail!(
-        "{place} is a TCP address, and no client would need credentials there. Name a token file (--tokens FILE; \
-         `netmon-mcp token NAME` makes a line for it) or an authorization server (--oauth-issuer), listen on a Unix socket \
-         (--listen unix:/PATH; `ssh -L` leads there from other hosts), or let everybody in with --insecure-no-auth"
+        "TCP address {place} without credentials: give a token file (--tokens FILE; `netmon-mcp token NAME` makes a \
+         line for it) or an authorization server (--oauth-issuer), listen on a Unix socket (--listen unix:/PATH; \
+         other hosts reach it with `ssh -L`), or allow everyone with --insecure-no-auth"
     )
 }
 

@@ -1,5 +1,5 @@
-//! What every HTTP request passes before it reaches MCP: is it meant for us, who sends it, may they, is
-//! it small enough. And the line in the log if it does not pass.
+//! The checks of every HTTP request before it reaches MCP: host and origin, credentials, rate and size. Failed requests
+//! are logged.
 
 use std::{
     pin::Pin,
@@ -36,11 +36,11 @@ static STRANGERS: Throttle = Throttle::new(limits::REFUSALS_OF_STRANGERS_PER_SEC
 /// A request that may go on.
 struct Admitted {
     request: Request,
-    /// Nothing of a request to what is for everybody.
+    /// Holds nothing: the path is open to everyone.
     claim: Option<Claimed>,
 }
 
-/// What a request of a known client holds until its answer is out.
+/// The resources of a known client's request until its answer is sent.
 struct Claimed {
     grant: Grant,
     held: Kept,
@@ -81,7 +81,7 @@ pub async fn guard(State(http): State<Arc<Http>>, request: Request, next: Next) 
     let mut ended: Ended = Box::pin(grant.ended());
     tokio::select! {
         biased;
-        () = &mut ended => refused(None, Refusal::unauthorized("the token was withdrawn or has expired", "")),
+        () = &mut ended => refused(None, Refusal::unauthorized("the token was revoked or has expired", "")),
         response = next.run(request) => response.map(|body| Body::new(Answer { body, ended, _held: held })),
     }
 }
@@ -90,7 +90,7 @@ fn bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
     value.as_ref().map(HeaderValue::as_bytes)
 }
 
-/// What a stranger sent, for the log.
+/// Untrusted text, for the log.
 fn shown(value: Option<&[u8]>) -> Option<String> {
     value.map(|value| untrusted::short(&String::from_utf8_lossy(value), limits::LOGGED_CHARS))
 }
@@ -111,7 +111,7 @@ impl<T: Unpin> HttpBody for Answer<T> {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         if self.ended.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(axum::Error::new("the token was withdrawn or has expired"))));
+            return Poll::Ready(Some(Err(axum::Error::new("the token was revoked or has expired"))));
         }
         Pin::new(&mut self.body).poll_frame(context)
     }
@@ -127,8 +127,8 @@ impl<T: Unpin> HttpBody for Answer<T> {
 
 type Refused = (Option<Arc<Caller>>, Refusal);
 
-/// The request, ready for its handler, or why not, and whose it was if that is known. Until it is whole, and of a
-/// known client, it waits for nothing but its own body, and its connection gives way to others.
+/// The request, ready for its handler, or the refusal with the caller if that is known. Before it is complete and
+/// authenticated, a request waits only for its own body, and its connection gives way to others.
 async fn admit(http: &Http, connection: &Arc<Connection>, request: Request) -> Result<Admitted, Refused> {
     let stranger = |refusal| (None, refusal);
     meant_for_us(http, request.headers(), request.uri()).map_err(stranger)?;
@@ -152,9 +152,9 @@ async fn claim(
     caller: &Arc<Caller>,
 ) -> Result<Admitted, Refusal> {
     let later = |seconds, reason| Refusal::later(StatusCode::TOO_MANY_REQUESTS, seconds, reason);
-    caller
-        .request()
-        .map_err(|wait| later(wait.as_secs(), format!("more than {} requests a second (rate)", http.callers.rate)))?;
+    caller.request().map_err(|wait| {
+        later(wait.as_secs(), format!("limit of {} requests per second reached (rate)", http.callers.rate))
+    })?;
     let mut bytes = Held::nothing(&http.callers.bodies, grant.identity.clone());
     let (mut request, body) = whole(request, &mut bytes).await?;
     let room = caller.begin().map_err(|reason| later(1, reason))?;
@@ -184,7 +184,7 @@ fn meant_for_us(http: &Http, headers: &HeaderMap, uri: &Uri) -> Result<(), Refus
             .any(|known| known.eq_ignore_ascii_case(host.host()) || known.eq_ignore_ascii_case(host.as_str()))
     });
     if !known {
-        let reason = "this server is not known under that Host; its administrator can allow it (allowed_hosts)";
+        let reason = "unknown Host header; the administrator can allow it (allowed_hosts)";
         return Err(Refusal::new(StatusCode::FORBIDDEN, reason));
     }
     match headers.get(header::ORIGIN) {
@@ -192,8 +192,7 @@ fn meant_for_us(http: &Http, headers: &HeaderMap, uri: &Uri) -> Result<(), Refus
             if !is_local(origin)
                 && !http.origins.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes())) =>
         {
-            let reason =
-                "web pages of that Origin may not use this server; its administrator can allow it (allowed_origins)";
+            let reason = "Origin not allowed; the administrator can allow it (allowed_origins)";
             Err(Refusal::new(StatusCode::FORBIDDEN, reason))
         }
         _ => Ok(()),
@@ -214,22 +213,23 @@ async fn whole(request: Request, held: &mut Held<Identity>) -> Result<(Request, 
     let (parts, mut body) = request.into_parts();
     let declared =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    let too_large =
-        || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a request has at most {} bytes", limits::BODY_BYTES));
+    let too_large = || {
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("request too long: at most {} bytes", limits::BODY_BYTES))
+    };
     if declared.is_some_and(|length| length > limits::BODY_BYTES) {
         return Err(too_large());
     }
     let read = async {
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the request broke off"))?;
+            let frame = frame.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "incomplete request"))?;
             let Some(chunk) = frame.data_ref() else { continue };
             if bytes.len() + chunk.len() > limits::BODY_BYTES {
                 return Err(too_large());
             }
             bytes.extend_from_slice(chunk);
             held.resize(bytes.len() * limits::BODY_COST).map_err(|_| {
-                let reason = "the requests that are not answered yet take all the memory there is for them";
+                let reason = "pending requests use all of their memory; try again";
                 Refusal::later(StatusCode::TOO_MANY_REQUESTS, 1, reason)
             })?;
         }
@@ -237,7 +237,7 @@ async fn whole(request: Request, held: &mut Held<Identity>) -> Result<(Request, 
     };
     let bytes = tokio::time::timeout(limits::BODY_TIME, read).await.unwrap_or_else(|_| {
         let seconds = limits::BODY_TIME.as_secs();
-        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, format!("the request was not whole within {seconds} s")))
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, format!("the request was incomplete after {seconds} s")))
     })?;
     Ok((Request::from_parts(parts, Body::from(bytes.clone())), bytes))
 }

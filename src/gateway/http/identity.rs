@@ -44,8 +44,8 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Where a connection comes from, as far as one client can choose it: all of loopback, or all addresses of an
-/// IPv6 network, are one source.
+/// The source of a connection, as far as a client can choose it: all of loopback, or all addresses of an IPv6 network,
+/// are one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     Loopback,
@@ -107,7 +107,7 @@ impl Scope {
     /// Adds a tool that the client may use; an error if there is none of this name.
     pub fn add_tool(&mut self, name: &str) -> Result<(), String> {
         if Question::named(name).is_none() && name != HOSTS_TOOL {
-            return Err(format!("no tool is named {}; `netmon-mcp tools` lists them", untrusted::clean(name)));
+            return Err(format!("unknown tool {}; `netmon-mcp tools` lists the tools", untrusted::clean(name)));
         }
         self.tools.get_or_insert_default().insert(name.into());
         Ok(())
@@ -119,7 +119,7 @@ impl Scope {
     }
 }
 
-/// What credentials were good for.
+/// The grant of credentials.
 #[derive(Clone, Debug)]
 pub struct Grant {
     pub identity: Identity,
@@ -131,7 +131,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// A grant of everything, which nobody withdraws.
+    /// A grant of everything, which cannot be revoked.
     pub fn full(identity: Identity) -> Self {
         Grant { identity, scope: Arc::default(), withdrawn: CancellationToken::new(), expires: None }
     }

@@ -1,4 +1,4 @@
-//! Where HTTP is served: addresses, Unix sockets, and sockets that systemd opened for us.
+//! Listeners of HTTP: addresses, Unix sockets, and sockets that systemd opened.
 
 use std::{
     fmt, fs, io,
@@ -42,7 +42,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Whom it shares with, as long as nobody knows who it is.
+    /// The shared limit of clients that are not authenticated yet.
     pub fn source(&self) -> Source {
         match self {
             Peer::Tcp(address) => address.ip().into(),
@@ -82,7 +82,7 @@ impl Listener {
             let failed = |e: io::Error| {
                 let hint = match e.kind() {
                     io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => {
-                        "; name a place that this user may use (--listen), or let systemd open it"
+                        "; choose an address or path that this user may open (--listen), or let systemd open it"
                     }
                     _ => "",
                 };
@@ -123,8 +123,8 @@ impl Listener {
     }
 }
 
-/// The places that the settings name. Where they name none: a port on loopback if clients show credentials (or need
-/// none, or a port is named), else a Unix socket, whose group decides who comes in.
+/// The addresses in the settings. The default is a port on loopback with credentials (or if none are required, or a
+/// port is set), else a Unix socket, which its group protects.
 pub fn places(settings: &Http, credentials: bool) -> Vec<Listen> {
     if !settings.listen.is_empty() {
         return settings.listen.clone();
@@ -155,7 +155,7 @@ pub fn addresses(places: &[(Listen, Listener)]) -> Vec<String> {
     places.iter().filter_map(|(listen, _)| ip(listen)).map(name).collect()
 }
 
-/// A socket for its owner and a group. One that a dead process left behind is replaced; what is not a socket stays.
+/// A socket for its owner and a group. The socket of a dead process is replaced; another file stays.
 fn bind_unix(path: &Path, settings: &Http) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent()
         && !folder.exists()
@@ -189,8 +189,8 @@ fn bind_unix(path: &Path, settings: &Http) -> io::Result<UnixListener> {
 
 /// Gives a socket to a group.
 fn give_to(path: &Path, group: &str) -> io::Result<()> {
-    let gid = sandbox::group(group).ok_or_else(|| io::Error::other(format!("there is no group {group}")))?;
-    chown(path, None, Some(gid)).map_err(|e| io::Error::other(format!("it cannot be given to the group {group}: {e}")))
+    let gid = sandbox::group(group).ok_or_else(|| io::Error::other(format!("group {group} does not exist")))?;
+    chown(path, None, Some(gid)).map_err(|e| io::Error::other(format!("changing its group to {group} failed: {e}")))
 }
 
 fn adopt(fd: OwnedFd) -> io::Result<(Listen, Listener)> {

@@ -58,7 +58,7 @@ const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 const METRICS: &str = "/metrics";
 const HEALTH: &str = "/healthz";
 
-/// What the requests share.
+/// The state that requests share.
 pub struct Http {
     credentials: Arc<Credentials>,
     tls: Option<Arc<Tls>>,
@@ -81,7 +81,7 @@ impl Http {
         let (credentials, tls) = check(settings)?;
         if settings.tokens.is_none() && credentials.tokens.is_some() {
             tracing::info!(
-                "the tokens are systemd's copy (LoadCredential=): restart the service when their file changes"
+                "tokens come from systemd (LoadCredential=): restart the service after you change their file"
             );
         }
         let places = listen::places(settings, credentials.are_wanted());
@@ -90,7 +90,8 @@ impl Http {
         protected(&credentials, settings, open())?; // systemd's sockets are not in the settings
         if let Some(place) = place::tcp(open()).filter(|_| !credentials.are_wanted()) {
             tracing::warn!(
-                "--insecure-no-auth: whoever reaches {place} can ask everything, every user and program of this host included"
+                "--insecure-no-auth: everyone who reaches {place} can use every tool, including every user and \
+                    program of this host"
             );
         }
         Ok((Http::new(settings, credentials, tls, listen::addresses(&listeners), gateway), listeners))
@@ -178,7 +179,7 @@ pub async fn serve(settings: &settings::Http, gateway: Gateway) -> anyhow::Resul
     let (http, listeners) = Http::open(settings, Arc::clone(&gateway))?;
     gateway.confine();
     if let Some(oauth) = &http.credentials.oauth {
-        oauth.fetch_keys().await; // nobody is served yet, so nobody waits
+        oauth.fetch_keys().await; // nothing is served yet, so nothing waits
     }
     let windows = ended.clone();
     let workers = Workers::start()?; // Landlock is a thread's own until Linux 7.0: they inherit it
@@ -242,7 +243,7 @@ impl Serving {
             tracing::info!("serving {}", place.to_string().replacen("http", scheme, 1));
             if tls.is_none() && place::exposed([&place]).is_some() {
                 tracing::warn!(
-                    "tokens for {place} travel in the clear: set tls_certificate and tls_key, or put a proxy before it"
+                    "tokens for {place} are sent unencrypted: set tls_certificate and tls_key, or put a proxy in front"
                 );
             }
             accepting.spawn(Arc::clone(&http.connections).serve(listener, tls, router.clone(), ending.clone()));
@@ -257,7 +258,7 @@ impl Serving {
         Serving { http, ending, streams, _accepting: accepting }
     }
 
-    /// Ends, in this order: nobody new comes in, windows (which wait for `ended`) end and are answered, then the
+    /// The order of the shutdown: stop accepting, end windows (which wait for `ended`) and answer them, then close the
     /// streams that only listen.
     pub async fn end(self, ended: &CancellationToken) {
         self.ending.cancel();
@@ -327,7 +328,7 @@ async fn own_sessions(State(http): State<Arc<Http>>, request: Request, next: Nex
     response
 }
 
-/// Where to get a token, if anywhere.
+/// The address of the metadata, if there is one.
 async fn metadata(State(http): State<Arc<Http>>) -> Response {
     match &http.credentials.oauth {
         Some(oauth) => ([(header::CONTENT_TYPE, "application/json")], oauth.metadata().to_string()).into_response(),
@@ -372,7 +373,7 @@ pub fn answer_to(bytes: &[u8]) -> Vec<u8> {
     })
 }
 
-/// A connection is a descriptor, and the usual soft limit of 1,024 is for who uses select(2).
+/// A connection is a descriptor, and the usual soft limit of 1,024 is for programs with select(2).
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -1,8 +1,8 @@
-//! OAuth 2.1: this server as a protected resource. Tokens are JWTs of one authorization server, checked
-//! against the keys that it publishes; we issue none, and pass none on.
+//! OAuth 2.1: this server as a protected resource. Tokens are JWTs of one authorization server, checked against its
+//! published keys. This server issues no tokens and forwards none.
 //!
-//! A request never waits for the authorization server: a task fetches its keys, and who needs one that is not
-//! here yet is told to come back.
+//! A request never waits for the authorization server: a task fetches the keys, and a request with a new key gets an
+//! answer to try again.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,15 +20,15 @@ use tokio::sync::Notify;
 use super::identity::{Grant, Identity, Scope};
 use crate::{limits, sync::lock, untrusted};
 
-/// What a token must allow.
+/// The required scope of a token.
 pub const SCOPE: &str = "netmon:read";
 /// Scopes that narrow a token to some tools, and to some hosts.
 const TOOL_SCOPE: &str = "netmon:tool:";
 const HOST_SCOPE: &str = "netmon:host:";
-/// Where clients find out whom to ask for a token (RFC 9728).
+/// The address of the metadata about the authorization server (RFC 9728).
 pub const METADATA: &str = "/.well-known/oauth-protected-resource";
 
-/// Signatures with a public key. A shared secret would let whoever can check a token make one.
+/// Signatures with a public key. With a shared secret, everyone who can check a token could make one.
 const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::EdDSA,
     Algorithm::ES256,
@@ -41,7 +41,7 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS512,
 ];
 
-/// What a token may call itself (`typ`, RFC 7519 and RFC 9068). Others are for something else: DPoP proofs, logouts.
+/// The accepted types of a token (`typ`, RFC 7519 and RFC 9068). Other types have other purposes: DPoP proofs, logouts.
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 
 /// An authorization server, and what its tokens must say.
@@ -49,11 +49,11 @@ pub struct OAuth {
     issuer: String,
     /// This server's own URL, as clients know it.
     audience: String,
-    /// Where the keys are, if not where the server's metadata says.
+    /// The URL of the keys, if it is not in the server's metadata.
     jwks: Option<String>,
     client: reqwest::Client,
     keys: Mutex<Keys>,
-    /// Rung by a request whose key is not known.
+    /// A request with an unknown key wakes the task.
     wanted: Notify,
 }
 
@@ -88,15 +88,16 @@ struct Claims {
     exp: f64,
 }
 
-/// A URL that nobody on the way can change, without a password in it. The error does not show the URL: it may have one.
+/// An https URL (nobody can change it in transit) without a password. The error does not show the URL, because it may
+/// contain one.
 fn secure(what: &str, url: &str) -> Result<reqwest::Url, String> {
-    let parsed = reqwest::Url::parse(url).map_err(|e| format!("{what} is not a URL: {e}"))?;
+    let parsed = reqwest::Url::parse(url).map_err(|e| format!("{what}: invalid URL: {e}"))?;
     if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err(format!("{what} has a user name or a password in it; remove it"));
+        return Err(format!("{what} contains a user name or a password; remove it"));
     }
     let local = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     if parsed.scheme() != "https" && !(local && parsed.scheme() == "http") {
-        return Err(format!("{what} is not https: anybody on the way could change what it says"));
+        return Err(format!("{what}: expected an https URL, because plain http can be changed in transit"));
     }
     Ok(parsed)
 }
@@ -137,7 +138,7 @@ impl OAuth {
         })
     }
 
-    /// What a refusal adds to its challenge, so that a client finds the metadata.
+    /// The part of a challenge that leads clients to the metadata.
     pub fn challenge(&self) -> String {
         let url = reqwest::Url::parse(&self.audience).ok().map(|mut url| {
             let path = format!("{METADATA}{}", url.path().trim_end_matches('/'));
@@ -147,7 +148,7 @@ impl OAuth {
         format!(", resource_metadata=\"{}\", scope=\"{SCOPE}\"", url.unwrap_or_default())
     }
 
-    /// What this token is good for.
+    /// The grant of this token.
     pub fn grant(&self, token: &str) -> Result<Grant, Denied> {
         let header = header(token).map_err(|reason| Denied::Invalid(reason.into()))?;
         let key = self.key(&header)?;
@@ -174,7 +175,7 @@ impl OAuth {
         match known {
             Some(key) => Ok(key),
             None if within(keys.tried, limits::JWKS_MIN_AGE) && keys.fetched.is_some() => {
-                Err(Denied::Invalid("the authorization server has no such key".into()))
+                Err(Denied::Invalid("unknown signing key".into()))
             }
             None => {
                 self.wanted.notify_one();
@@ -201,7 +202,7 @@ impl OAuth {
         keys.tried = Some(Instant::now());
         match fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", limits::JWKS_TIME.as_secs()))) {
             Ok(set) => (keys.set, keys.fetched) = (set, keys.tried),
-            Err(e) => tracing::warn!("the keys of {} were not fetched: {}", self.issuer, untrusted::clean(&e)),
+            Err(e) => tracing::warn!("fetching the keys of {} failed: {}", self.issuer, untrusted::clean(&e)),
         }
     }
 
@@ -252,25 +253,25 @@ impl OAuth {
 pub fn header(token: &str) -> Result<Header, &'static str> {
     let header = decode_header(token).map_err(|_| "not a JWT")?;
     if !ALGORITHMS.contains(&header.alg) {
-        return Err("its signature algorithm is not accepted: use one with a public key");
+        return Err("unsupported signature algorithm: use one with a public key");
     }
     if header.crit.is_some() {
-        return Err("it has critical header parameters (crit), and none is understood here");
+        return Err("unsupported critical header parameters (crit)");
     }
     let kind = header.typ.as_deref().unwrap_or(TYPES[0]).to_ascii_lowercase();
     if !TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind)) {
-        return Err("it is not an access token (typ)");
+        return Err("not an access token (typ)");
     }
     Ok(header)
 }
 
 /// Who it is about. Names that look alike in a log, or are too long for one, are refused, and never cut.
 fn subject(sub: Option<String>) -> Result<String, &'static str> {
-    let sub = sub.filter(|sub| !sub.is_empty()).ok_or("it has no subject (sub)")?;
-    if untrusted::clean(&sub) == sub { Ok(sub) } else { Err("its subject (sub) is not 1 to 255 printable characters") }
+    let sub = sub.filter(|sub| !sub.is_empty()).ok_or("no subject (sub)")?;
+    if untrusted::clean(&sub) == sub { Ok(sub) } else { Err("invalid sub: expected 1 to 255 printable characters") }
 }
 
-/// What it allows.
+/// The scope of a token.
 fn scope(text: &str) -> Result<Scope, Denied> {
     let (mut scope, mut reads) = (Scope::default(), false);
     for word in text.split_whitespace() {
@@ -288,8 +289,8 @@ fn scope(text: &str) -> Result<Scope, Denied> {
     if reads { Ok(scope) } else { Err(Denied::Scope) }
 }
 
-/// Where an authorization server may show its metadata: RFC 8414, OpenID Connect Discovery, and RFC 8414 as many
-/// have understood it. They differ if the issuer has a path.
+/// The possible URLs of an authorization server's metadata: RFC 8414, OpenID Connect Discovery, and a common misreading
+/// of RFC 8414. They differ if the issuer has a path.
 fn metadata_urls(issuer: &str) -> Vec<String> {
     const DOCUMENT: &str = ".well-known/oauth-authorization-server";
     let base = issuer.trim_end_matches('/');
@@ -305,7 +306,7 @@ fn metadata_urls(issuer: &str) -> Vec<String> {
 
 /// The keys of a set, without those that we do not understand (RFC 7517, section 5).
 fn keys(value: Value) -> Result<Vec<Jwk>, String> {
-    let list = value.get("keys").and_then(Value::as_array).ok_or("it is not a set of keys (JWKS)")?;
+    let list = value.get("keys").and_then(Value::as_array).ok_or("not a key set (JWKS)")?;
     Ok(list.iter().filter_map(|key| Jwk::deserialize(key).ok()).collect())
 }
 

@@ -33,12 +33,14 @@ impl FromStr for Listen {
         if let Some(path) = text.strip_prefix("unix:") {
             return match Path::new(path) {
                 path if path.is_absolute() => Ok(Listen::Unix(path.into())),
-                _ => Err("the path of a Unix socket begins with /, as in unix:/run/netmon/mcp.sock".into()),
+                _ => {
+                    Err("invalid Unix socket path: expected an absolute path, such as unix:/run/netmon/mcp.sock".into())
+                }
             };
         }
         let address =
             text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
-        let wrong = |_| format!("{} is neither ADDRESS:PORT nor unix:/PATH", untrusted::clean(text));
+        let wrong = |_| format!("invalid address {}: expected ADDRESS:PORT or unix:/PATH", untrusted::clean(text));
         address.parse().map(Listen::Tcp).map_err(wrong)
     }
 }

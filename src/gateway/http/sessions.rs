@@ -1,4 +1,4 @@
-//! Sessions, which clients of MCP 2025-11-25 and older have: how many, whose, and what they wait for.
+//! Sessions of clients of MCP 2025-11-25 and older: their number, their owners, and their pending requests.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +18,7 @@ const ID: &str = "mcp-session-id";
 /// The sessions that are open, and the client that opened each: another one may not use it.
 pub struct Sessions {
     max: usize,
-    /// Of these, the most of one client.
+    /// Of these, the maximum per client.
     share: usize,
     pub manager: Arc<LocalSessionManager>,
     table: Arc<Mutex<Table>>,
@@ -37,7 +37,7 @@ struct Open {
     waiting: HashSet<String>,
 }
 
-/// What a request holds of its session's table until it is answered.
+/// The entries of a request in its session's table until it is answered.
 pub struct Claim {
     table: Arc<Mutex<Table>>,
     what: What,
@@ -89,8 +89,8 @@ impl Sessions {
         self.manager.sessions.read().await.len()
     }
 
-    /// Refuses a session beyond the caps, the use of a stranger's, and a request whose id waits for an answer
-    /// already: rmcp would never answer the first. `body` is there for requests that have one.
+    /// Refuses a session beyond the limits, another client's session, and a duplicate id of a pending request: rmcp
+    /// would never answer the first. `body` is there for requests that have one.
     pub async fn check(
         &self,
         identity: &Identity,
@@ -116,8 +116,7 @@ impl Sessions {
         let (Some(id), false) = (message.id, message.method.is_empty()) else { return Ok(None) };
         let request = id.to_string();
         if !open.waiting.insert(request.clone()) {
-            let reason =
-                "a request with this id is not answered yet: every request of a session needs an id of its own";
+            let reason = "duplicate request id: an earlier request with this id is still pending";
             return Err(Refusal::new(StatusCode::CONFLICT, reason));
         }
         Ok(Some(What::Waiting { session, request }))
@@ -131,21 +130,20 @@ impl Sessions {
             + table.opening.get(identity).copied().unwrap_or_default();
         let later = |status, reason| Refusal::later(status, limits::SESSION_RETRY.as_secs(), reason);
         if own >= self.share {
-            let reason =
-                format!("{own} of your sessions are open, which is a client's share of {} (max_sessions)", self.max);
+            let reason = format!("limit of {own} sessions per client reached, of {} in total (max_sessions)", self.max);
             return Err(later(StatusCode::TOO_MANY_REQUESTS, reason));
         }
         let all = table.open.len() + table.opening.values().sum::<usize>();
         let kept = if own < limits::SESSIONS_FEW { 0 } else { self.max / limits::SESSION_SHARES };
         if all + kept >= self.max {
-            let reason = format!("{all} sessions are open, and the limit is {} (max_sessions)", self.max);
+            let reason = format!("{all} sessions are open; limit: {} (max_sessions)", self.max);
             return Err(later(StatusCode::SERVICE_UNAVAILABLE, reason));
         }
         *table.opening.entry(identity.clone()).or_default() += 1;
         Ok(What::Opening(identity.clone()))
     }
 
-    /// Remembers whose a new session is.
+    /// Remembers the owner of a new session.
     pub fn note(&self, owner: &Identity, id: String) {
         let new = || Open { owner: owner.clone(), waiting: HashSet::new() };
         lock(&self.table).open.entry(id).or_insert_with(new);
@@ -160,7 +158,7 @@ impl Sessions {
         for id in closed {
             lock(&self.table).open.remove(&id);
             if let Err(e) = self.manager.close_session(&id.into()).await {
-                tracing::debug!("a session did not end: {e}");
+                tracing::debug!("closing a session failed: {e}");
             }
         }
     }
@@ -171,7 +169,7 @@ pub fn id(headers: &HeaderMap) -> Option<String> {
     headers.get(ID).and_then(|id| id.to_str().ok()).map(str::to_owned)
 }
 
-/// What matters here of a message.
+/// The relevant fields of a message.
 #[derive(Deserialize, Default)]
 struct Message {
     #[serde(default)]

@@ -41,18 +41,18 @@ impl Tls {
         Ok(tls)
     }
 
-    /// For the next connection. Files that have changed are read first; what is not a pair changes nothing,
-    /// since the two are never replaced at once.
+    /// For the next connection. Changed files are reloaded first; if they are not a pair, the old ones stay, because
+    /// the two files are never replaced at the same moment.
     pub fn acceptor(&self) -> TlsAcceptor {
         let changed = [self.certificate.changed(), self.key.changed()];
         let mut acceptor = lock(&self.acceptor);
         if changed.contains(&true) {
             match read(&self.certificate.path, &self.key.path) {
                 Ok(new) => {
-                    tracing::info!("read the TLS certificate again");
+                    tracing::info!("TLS certificate reloaded");
                     *acceptor = new;
                 }
-                Err(e) => tracing::warn!("the TLS certificate stays as it was: {e}"),
+                Err(e) => tracing::warn!("reloading the TLS certificate failed, the old one stays in use: {e}"),
             }
         }
         acceptor.clone()

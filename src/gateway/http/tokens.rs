@@ -1,5 +1,5 @@
-//! Bearer tokens: who may come in, by name. Kept as digests, compared in constant time, read again when
-//! the file changes. What the file no longer lists is refused from then on, whatever is wrong with the file.
+//! Bearer tokens by client name. They are stored as digests, compared in constant time, and reloaded when the file
+//! changes. A token that is removed from the file is refused at once, even if the file has errors.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{gateway::hosts, limits, sync::lock, untrusted};
 
-/// What a line has before a digest instead of a token.
+/// The prefix of a digest instead of a token.
 const DIGEST: &str = "sha256:";
 
 /// The tokens of a file: a line each, `NAME TOKEN [tools=…] [hosts=…]`.
@@ -42,14 +42,14 @@ impl Token {
     }
 }
 
-/// What a token file says, and what is wrong with the lines that do not count.
+/// The content of a token file, and the faults of ignored lines.
 struct Parsed {
     tokens: Vec<Token>,
     faults: Vec<String>,
 }
 
 impl Tokens {
-    /// The tokens of the file. At the start a fault in any line is an error, since somebody is there to read it.
+    /// The tokens of the file. At startup, a fault in any line is an error, because an administrator reads it.
     pub fn load(path: &Path) -> io::Result<Tokens> {
         let file = Watched::new(path.into());
         file.changed();
@@ -58,7 +58,7 @@ impl Tokens {
             return Err(io::Error::other(format!("{}: {fault}", path.display())));
         }
         if tokens.is_empty() {
-            tracing::warn!("{} lists no token, so nobody may come in with one", path.display());
+            tracing::warn!("{} has no tokens: no client can authenticate with one", path.display());
         }
         Ok(Tokens { known: Mutex::new(tokens), file })
     }
@@ -70,7 +70,7 @@ impl Tokens {
         Tokens { file, known: Mutex::default() }
     }
 
-    /// What this token is good for.
+    /// The grant of this token.
     pub fn grant(&self, token: &str) -> Option<Grant> {
         self.refresh();
         let digest = sha256(token);
@@ -97,8 +97,8 @@ impl Tokens {
         self.file.forget();
     }
 
-    /// Reads the file again if it has changed, and withdraws the tokens that it no longer lists. A file that is
-    /// missing, unreadable or open to everybody lists none.
+    /// Reloads the file if it has changed, and revokes removed tokens. A file that is missing, unreadable or
+    /// world-readable has no tokens.
     pub fn refresh(&self) {
         if !self.file.changed() {
             return;
@@ -120,7 +120,7 @@ impl Tokens {
             }
         }
         if changed {
-            tracing::info!(tokens = tokens.len(), "read the token file again");
+            tracing::info!(tokens = tokens.len(), "token file reloaded");
         }
         *known = tokens;
     }
@@ -135,7 +135,7 @@ fn sha256(text: &str) -> [u8; digest::SHA256_OUTPUT_LEN] {
 fn read(path: &Path) -> io::Result<Parsed> {
     let (text, mode) = watched::read(path, limits::TOKEN_FILE_BYTES)?;
     let parsed = parse(&text);
-    // Digests are no secret: nobody comes in with one.
+    // Digests are not secret: they cannot be used to authenticate.
     if parsed.tokens.iter().any(|token| token.plain) || mode & 0o002 != 0 {
         watched::keeps_a_secret(path, mode)?;
     }
@@ -152,11 +152,11 @@ fn parse(text: &str) -> Parsed {
         }
         let token = parse_line(line).and_then(|token| {
             let twice = parsed.tokens.iter().any(|known| known.name == token.name);
-            if twice { Err(format!("{} has a token in an earlier line already", token.name)) } else { Ok(token) }
+            if twice { Err(format!("duplicate name {}", token.name)) } else { Ok(token) }
         });
         match token {
             Ok(token) => parsed.tokens.push(token),
-            Err(reason) => parsed.faults.push(format!("line {number}: {reason}; this line does not count")),
+            Err(reason) => parsed.faults.push(format!("line {number} ignored: {reason}")),
         }
     }
     parsed
@@ -167,15 +167,16 @@ fn parse_line(line: &str) -> Result<Token, String> {
     let mut words = line.split_whitespace();
     let (Some(name), Some(token)) = (words.next(), words.next()) else { return Err(FORM.into()) };
     if untrusted::clean(name) != name {
-        return Err(format!("{} is not a name: use printable characters", untrusted::clean(name)));
+        return Err(format!("invalid name {}: use printable characters", untrusted::clean(name)));
     }
     let digest = match token.strip_prefix(DIGEST) {
         Some(hexadecimal) => {
-            decoded(hexadecimal).ok_or_else(|| format!("the digest of {name} is not 64 hexadecimal digits"))?
+            decoded(hexadecimal).ok_or_else(|| format!("invalid digest of {name}: expected 64 hexadecimal digits"))?
         }
         None if token.len() < limits::TOKEN_BYTES_MIN => {
             return Err(format!(
-                "the token of {name} has fewer than {} characters; `netmon-mcp token {name}` makes a new one",
+                "the token of {name} is too short: expected at least {} characters; `netmon-mcp token {name}` makes a \
+                    new one",
                 limits::TOKEN_BYTES_MIN
             ));
         }
@@ -216,16 +217,16 @@ fn hexadecimal(bytes: &[u8]) -> String {
 /// A new token: 256 bits of the kernel's randomness, in hexadecimal.
 pub fn generate() -> io::Result<String> {
     let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| io::Error::other("the kernel gave no random bytes"))?;
+    rand::fill(&mut bytes).map_err(|_| io::Error::other("getrandom failed"))?;
     Ok(hexadecimal(&bytes))
 }
 
-/// What a file holds instead of this token, if those who may read the file are not to learn it.
+/// The form of this token in the file if readers of the file must not learn it.
 pub fn digest_of(token: &str) -> String {
     format!("{DIGEST}{}", hexadecimal(&sha256(token)))
 }
 
-/// How many tokens a text has as a token file, and what is wrong with its other lines.
+/// The number of valid tokens in a token file, and the faults of its other lines.
 pub fn read_text(text: &str) -> (usize, Vec<String>) {
     let Parsed { tokens, faults } = parse(text);
     (tokens.len(), faults)

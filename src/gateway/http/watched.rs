@@ -17,12 +17,12 @@ pub struct Watched {
     seen: Mutex<Seen>,
 }
 
-/// What the file was when it was last looked at.
+/// The file's state at the last check.
 #[derive(PartialEq, Clone, Copy)]
 enum Seen {
     /// Nobody has looked, or somebody asked for another look.
     Nothing,
-    /// No file, or one whose folder we may not search.
+    /// No file, or a directory that cannot be searched.
     Absent,
     /// A write changes the times or the size, a rename the inode, a change of its mode the second time.
     File { inode: u64, size: u64, times: [i64; 4] },
@@ -69,7 +69,7 @@ pub fn read(path: &Path, bytes: u64) -> io::Result<(String, u32)> {
     let mut text = String::new();
     let read = file.take(bytes + 1).read_to_string(&mut text).map_err(wrong)?;
     if read as u64 > bytes {
-        return Err(io::Error::other(format!("{}: it has more than {bytes} bytes", path.display())));
+        return Err(io::Error::other(format!("{}: file too long: at most {bytes} bytes", path.display())));
     }
     Ok((text, mode & 0o7777))
 }
@@ -81,7 +81,7 @@ pub fn keeps_a_secret(path: &Path, mode: u32) -> io::Result<()> {
     }
     let path = path.display();
     Err(io::Error::other(format!(
-        "{path}: it holds a secret, and every user of this host may read or change it (mode {mode:04o}); run `chmod o= {path}`"
+        "{path}: every user can read or change this secret (mode {mode:04o}); run `chmod o= {path}`"
     )))
 }
 

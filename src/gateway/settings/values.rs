@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::untrusted;
 
-/// What to serve MCP over.
+/// The MCP transport.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Transport {
     Stdio,
@@ -21,7 +21,7 @@ impl FromStr for Transport {
             "stdio" => Ok(Transport::Stdio),
             "http" => Ok(Transport::Http),
             "sse" => Ok(Transport::Sse),
-            _ => Err("is one of stdio, http (and sse, which means http)".into()),
+            _ => Err("expected stdio or http (sse means http)".into()),
         }
     }
 }
@@ -35,6 +35,7 @@ impl FromStr for Mode {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-        mode.map(Mode).ok_or_else(|| format!("{} is no mode, such as 0660", untrusted::clean(text)))
+        mode.map(Mode)
+            .ok_or_else(|| format!("invalid mode `{}`: expected octal digits, such as 0660", untrusted::clean(text)))
     }
 }

@@ -1,4 +1,4 @@
-//! Where a recording is kept. One engine is here, SQLite; another one implements the same two traits.
+//! The storage of a recording. There is one engine, SQLite; another one implements the same two traits.
 
 use std::{fmt, path::PathBuf};
 
@@ -147,20 +147,22 @@ impl fmt::Display for Trouble {
         match self.kind {
             Kind::Absent => write!(
                 f,
-                "there is no recording at {path}. Start the recorder (`sudo systemctl start netmon-recorder`, or `netmon-mcp record`), or name another file with --recording"
+                "no recording at {path}. Start the recorder (`sudo systemctl start netmon-recorder`, or `netmon-mcp \
+                    record`), or choose another file with --recording"
             ),
             Kind::Newer => write!(
                 f,
-                "a newer netmon-mcp wrote {path} ({reason}). Use that release, or name another file with --recording"
+                "a newer netmon-mcp wrote {path} ({reason}). Use that version, or choose another file with --recording"
             ),
-            Kind::Corrupt => write!(f, "{path} is damaged, or not a recording: {reason}"),
-            Kind::Full => write!(f, "there is no room to write {path}: {reason}. Free disk space, or lower max_bytes"),
+            Kind::Corrupt => write!(f, "{path} is damaged or not a recording: {reason}"),
+            Kind::Full => write!(f, "no space left to write {path}: {reason}. Free disk space, or lower max_bytes"),
             Kind::Denied => write!(
                 f,
-                "{path} cannot be used: {reason}. The recorder writes this file and its folder; whoever reads needs to be in their group"
+                "cannot open {path}: {reason}. The recorder must be able to write this file and its directory; \
+                    readers must be in their group"
             ),
             Kind::InUse => {
-                write!(f, "another recorder writes {path}. Stop it, or name another file with --recording")
+                write!(f, "another recorder writes {path}. Stop it, or choose another file with --recording")
             }
             Kind::Other => write!(f, "{path}: {reason}"),
         }

@@ -39,7 +39,7 @@ pub struct Sqlite {
     pub(super) path: PathBuf,
     pub(super) db: Connection,
     pub(super) bounds: Bounds,
-    /// Held by who writes.
+    /// The writer's lock.
     _lock: Option<File>,
 }
 
@@ -61,7 +61,7 @@ impl Sqlite {
         let mut sqlite = match Sqlite::open_to_write(path, bounds) {
             Err(e) if e.kind == Kind::Corrupt => {
                 set_aside(path)?;
-                tracing::warn!("{e}. It is kept as {}, and a new recording begins", aside(path).display());
+                tracing::warn!("{e}. It was renamed to {}, and a new recording begins", aside(path).display());
                 Sqlite::open_to_write(path, bounds)?
             }
             opened => opened?,
@@ -83,7 +83,7 @@ impl Sqlite {
         self._lock = None;
         set_aside(&self.path)?;
         tracing::warn!(
-            "{} is damaged. It is kept as {}, and a new recording begins",
+            "{} is damaged. It was renamed to {}, and a new recording begins",
             self.path.display(),
             aside(&self.path).display()
         );
@@ -119,12 +119,12 @@ impl Sqlite {
         Ok(sqlite)
     }
 
-    /// Opens the file to read, beside who writes it.
+    /// Opens the file to read, beside its writer.
     pub fn read(path: &Path) -> Result<Self, Trouble> {
         let of = |e: rusqlite::Error| trouble(path, &e);
         std::fs::metadata(path).map_err(|e| io_trouble(path, &e))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        // A copy of the file alone has no journal, and a folder that cannot be written takes none: then nobody writes.
+        // A copy of the file alone has no journal, and a read-only directory cannot have one: then there is no writer.
         let alone = !with_suffix(path, "-wal").exists();
         let uri = format!("file:{}?{}", escaped(path), if alone { "immutable=1" } else { "mode=ro" });
         let db = Connection::open_with_flags(uri, flags).map_err(of)?;
@@ -134,7 +134,7 @@ impl Sqlite {
         let sqlite = Sqlite { path: path.into(), db, bounds, _lock: None };
         sqlite.check_schema()?;
         if sqlite.version()? == 0 {
-            return Err(Trouble { kind: Kind::Corrupt, path: path.into(), reason: "it holds nothing yet".into() });
+            return Err(Trouble { kind: Kind::Corrupt, path: path.into(), reason: "it is empty".into() });
         }
         Ok(sqlite)
     }
@@ -148,9 +148,9 @@ impl Sqlite {
         let tables: i64 = self.of(self.db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)))?;
         let wrong = |kind, reason| Err(Trouble { kind, path: self.path.clone(), reason });
         match version {
-            0 if tables > 0 => wrong(Kind::Corrupt, "it is a database of something else".into()),
+            0 if tables > 0 => wrong(Kind::Corrupt, "it is another database".into()),
             0..=SCHEMA => Ok(()),
-            newer => wrong(Kind::Newer, format!("its schema is {newer}, and this release knows {SCHEMA}")),
+            newer => wrong(Kind::Newer, format!("its schema version is {newer}, expected at most {SCHEMA}")),
         }
     }
 
@@ -169,8 +169,8 @@ impl Sqlite {
         self.of(lengths.collect::<Result<Vec<_>, _>>()).map(drop)
     }
 
-    /// Leaves the journal when the last connection ends: who may not write in the folder could not make it again, and
-    /// could not read.
+    /// Keeps the journal when the last connection ends: a reader without write access to the directory could not create
+    /// it, and could not read.
     fn keep_journal(&self) {
         let mut on: std::ffi::c_int = 1;
         // SAFETY: the connection is open, the name of the schema ends with 0, and the call reads and writes one int.
@@ -210,7 +210,7 @@ fn lock(path: &Path) -> Result<File, Trouble> {
     let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|e| {
         let absent = e.kind() == std::io::ErrorKind::NotFound;
         let folder = path.parent().unwrap_or(Path::new(".")).display();
-        let reason = if absent { format!("there is no folder {folder}") } else { e.to_string() };
+        let reason = if absent { format!("directory {folder} does not exist") } else { e.to_string() };
         let kind = if absent { Kind::Denied } else { io_trouble(path, &e).kind };
         Trouble { kind, path: path.into(), reason }
     })?;

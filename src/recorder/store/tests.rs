@@ -77,7 +77,7 @@ fn what_was_written_is_read_beside_the_writer_and_after_it() {
     assert_eq!(Sqlite::read(&path).err().unwrap().kind, Kind::Absent);
     let mut store = open(&path, bounds()).unwrap();
     let period = Period { begin_us: BEGIN - HOUR, end_us: BEGIN };
-    let gap = Gap { period, reason: "netmond was away".into() };
+    let gap = Gap { period, reason: "netmond was unavailable".into() };
     store.append(&[Entry { gap: Some(gap.clone()), ..entry(0, "a") }, entry(1, "b")]).unwrap();
     for reader in [Sqlite::read(&path).unwrap(), {
         drop(store);
@@ -226,7 +226,7 @@ fn a_file_of_a_newer_release_is_left_alone() {
     drop(db);
     for trouble in [open(&path, bounds()).err().unwrap(), Sqlite::read(&path).err().unwrap()] {
         assert_eq!(trouble.kind, Kind::Newer);
-        assert!(trouble.to_string().contains("its schema is 2, and this release knows 1"), "{trouble}");
+        assert!(trouble.to_string().contains("its schema version is 2, expected at most 1"), "{trouble}");
     }
 }
 
@@ -275,7 +275,7 @@ fn a_second_recorder_is_refused() {
 fn a_folder_that_is_not_there_is_named() {
     let (folder, _) = file();
     let trouble = open(&folder.path().join("absent/recording.sqlite"), bounds()).err().unwrap();
-    assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("there is no folder"), "{trouble}");
+    assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("does not exist"), "{trouble}");
 }
 
 /// A file system of its own, which goes with it.
@@ -310,7 +310,7 @@ fn a_full_disk_loses_nothing_that_was_written_and_recording_goes_on_when_there_i
         }
     };
     assert_eq!(trouble.kind, Kind::Full, "{trouble:?}");
-    assert!(trouble.to_string().contains("there is no room to write"), "{trouble}");
+    assert!(trouble.to_string().contains("no space left to write"), "{trouble}");
     assert!(n > 3 && samples(&store).len() == n as usize, "{n} windows were written");
     let mut filler = fs::File::create(disk.0.path().join("filler")).unwrap();
     let _ = filler.write_all(&[0; 4 << 20]); // until it is full
@@ -334,7 +334,7 @@ fn a_disk_that_became_read_only_is_named_and_its_recording_is_read() {
     let remount = |options| Command::new("mount").args(["-o", options]).arg(disk.0.path()).status().unwrap();
     assert!(remount("remount,ro").success());
     let trouble = open(&path, bounds()).err().unwrap();
-    assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("cannot be used"), "{trouble}");
+    assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("cannot open"), "{trouble}");
     assert_eq!(samples(&Sqlite::read(&path).unwrap()), ["a"]);
     assert!(remount("remount,rw").success());
     open(&path, bounds()).unwrap().append(&[entry(1, "b")]).unwrap();

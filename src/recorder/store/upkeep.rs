@@ -1,4 +1,4 @@
-//! What the one who writes does to a recording: it adds, merges what is old, and removes the oldest.
+//! The writer's upkeep of a recording: adds windows, merges old ones, and deletes the oldest.
 
 use rusqlite::{Row, Transaction, params};
 
@@ -110,7 +110,7 @@ impl Sqlite {
             let parts = windows.iter().map(|(id, ..)| self.parts(*id, None)).collect::<Result<Vec<_>, _>>()?;
             match merge(parts) {
                 Ok(parts) => merged = Some(parts),
-                Err(reason) => tracing::warn!("a minute of the recording stays as it is, in single windows: {reason}"),
+                Err(reason) => tracing::warn!("merging a minute of the recording failed: {reason}"),
             }
         }
         let ids: Vec<i64> = windows.iter().map(|(id, ..)| *id).collect();
@@ -148,7 +148,7 @@ impl Sqlite {
     }
 }
 
-/// Two windows are adjacent where what is between them is no longer than this: a line of the daemon under way.
+/// Two windows are adjacent if the time between them is at most this: the line of the daemon is still on its way.
 pub const ADJACENT: Micros = 500_000;
 
 /// What the journal may take beside the file.

@@ -1,4 +1,4 @@
-//! What changed: the figures of a period against those of one before it.
+//! Compares the figures of a period with those of an earlier one.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub struct Changes;
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// RFC 3339, or ago; default -5m.
+    /// RFC 3339 or -2h; default -5m.
     #[serde(default)]
     pub since: Option<String>,
     #[serde(default)]
@@ -62,7 +62,7 @@ pub struct Figures {
 pub struct Output {
     // The most significant first.
     pub changes: Vec<Change>,
-    // How many are not among them.
+    // The number of omitted changes.
     pub more: u64,
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub period: Option<FromTo>,
@@ -91,8 +91,9 @@ pub struct Change {
 impl Recollects for Changes {
     const NAME: &'static str = "changes";
     const TITLE: &'static str = "Find what changed";
-    const WHEN: &'static str = "what is different from before";
-    const DESCRIPTION: &'static str = "What changed: a period (the last 5 minutes) against a baseline (the hour before), from the recording. Nothing on a steady host.";
+    const WHEN: &'static str = "what changed since an earlier period";
+    const DESCRIPTION: &'static str = "Compares a period (default: the last 5 minutes) with a baseline (the hour \
+        before), from the recording. Empty if steady.";
     type Input = Input;
     type Sample = Sample;
     type Output = Output;

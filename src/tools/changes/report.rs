@@ -1,4 +1,4 @@
-//! Which figures differ by more than the baseline varies.
+//! Finds the figures that differ by more than the baseline varies.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{
 
 /// So many minutes of a baseline tell how much it varies.
 const BASELINE: usize = 10;
-/// A difference of so many standard errors is no chance, whatever the many figures of a host are.
+/// A difference of this many standard errors is not chance, even with the many figures of a host.
 const ERRORS: f64 = 6.0;
 
 /// How the figures of a subject are compared.
@@ -22,7 +22,7 @@ enum Kind {
     Sum(f64),
     /// A mean of its samples, with the least difference.
     Mean(f64),
-    /// It is there, or is not.
+    /// Present or absent.
     Presence,
 }
 
@@ -53,7 +53,7 @@ pub fn report(input: &Input, sample: Result<Sample, String>) -> Output {
     let (before, after) = (sample.before.minutes.len(), sample.after.minutes.len());
     if before < BASELINE || after == 0 {
         let reason = format!(
-            "not enough recorded: {before} minutes of the baseline, where {BASELINE} are needed, and {after} of the period, where 1 is"
+            "too little recorded: baseline {before} minutes (at least {BASELINE}), period {after} minutes (at least 1)"
         );
         return Output { not_enough: Some(reason), ..periods };
     }
@@ -85,7 +85,7 @@ fn compare(sample: &Sample) -> Vec<Change> {
             Kind::Presence => presence(&before, &after, sample),
         };
         let Some((before, after, significance)) = found else { continue };
-        // One transfer is a process, a unit, a remote and a port: it is told once.
+        // One transfer is a process, a unit, a remote and a port: it is reported once.
         let same = |other: &Change| {
             let (a, b) = (after - before, other.after - other.before);
             other.subject == subject && subject == "traffic" && (a - b).abs() <= 0.05 * a.abs()
@@ -106,7 +106,7 @@ fn by_name(figures: &Figures) -> BTreeMap<(&str, &str), Minutes> {
     named
 }
 
-/// What each recorded minute has of it, as if all of the minute had been recorded.
+/// The figure of each recorded minute, extrapolated to the full minute.
 fn rates(minutes: &Minutes, of: &Figures) -> Vec<f64> {
     of.minutes.iter().map(|(minute, covered)| minutes.get(minute).map_or(0.0, |(value, _)| value / covered)).collect()
 }
@@ -131,7 +131,7 @@ fn differs(
     if high - low < least || high < factor * low {
         return None;
     }
-    // Of a baseline with bursts of its own the period has to leave what is usual there.
+    // With bursts in the baseline, the period has to exceed the usual range.
     let mut sorted = before.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
@@ -145,7 +145,7 @@ fn differs(
     (errors >= ERRORS).then(|| (was, is, errors / (errors + ERRORS)))
 }
 
-/// It came, and is still there; or it was always there, and is gone.
+/// It appeared and is still there; or it was always there and has disappeared.
 fn presence(before: &Minutes, after: &Minutes, sample: &Sample) -> Option<(f64, f64, f64)> {
     const SURE: f64 = 0.9;
     let (last, _) = sample.after.minutes.last()?;
@@ -181,10 +181,10 @@ fn rounded(value: f64) -> f64 {
 
 fn summary(subject: &str, name: &str, before: f64, after: f64, factor: Option<f64>) -> String {
     let shown = |value: f64| match subject {
-        "traffic" => format!("{} a minute", answer::bytes(value as u64)),
+        "traffic" => format!("{} per minute", answer::bytes(value as u64)),
         "rtt" => answer::micros(value as u64),
         "retransmits" => format!("{value:.1} %"),
-        _ => format!("{value:.1} a minute"),
+        _ => format!("{value:.1} per minute"),
     };
     if kind(subject) == Kind::Presence {
         let what = if after > before { "is new" } else { "is gone" };

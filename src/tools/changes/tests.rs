@@ -62,11 +62,11 @@ fn nothing_is_told_of_a_steady_host() {
         let after: Vec<_> = (0..5).map(|_| steady(&mut noise)).collect();
         let output = compare(&before, &after);
         assert_eq!(output.changes, [], "seed {seed}");
-        assert!(Changes::text(&output).starts_with("Nothing changed: "));
+        assert!(Changes::text(&output).starts_with("No changes: "));
     }
 }
 
-/// Each of these changes in one of many hosts: all are told, and nothing else is.
+/// Each of these changes in one of many hosts: all are reported, and nothing else is.
 #[test]
 fn a_labelled_change_is_told_and_no_other() {
     let changes: [(&str, &str, f64, i64); 8] = [
@@ -138,7 +138,7 @@ fn one_transfer_is_one_change() {
 fn too_short_a_recording_says_so() {
     let minute = || vec![("traffic", "process:curl", 1e6, 6)];
     let output = compare(&vec![minute(); 9], &[minute()]);
-    assert!(Changes::text(&output).contains("not enough recorded: 9 minutes of the baseline, where 10 are needed"));
+    assert!(Changes::text(&output).contains("too little recorded: baseline 9 minutes (at least 10)"));
     let output = compare(&vec![minute(); 20], &[]);
     assert!(output.not_enough.is_some());
 }

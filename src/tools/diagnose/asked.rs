@@ -58,9 +58,9 @@ pub struct Read {
     pub lost_events: u64,
 }
 
-/// Reads every reply. One that does not read is a blind spot, as is one that was not given.
+/// Reads every reply. An invalid or missing reply is a blind spot.
 ///
-/// `asked_for` is the window of the questions, `window` the one that it became.
+/// `asked_for` is the requested window, `window` the actual one.
 pub fn read(replies: &Replies, asked_for: Duration, window: Duration) -> Read {
     let evidence = Evidence { window, ..Evidence::default() };
     let mut read = Read { evidence, heard: Heard::default(), blind_spots: Vec::new(), lost_events: 0 };
@@ -90,6 +90,6 @@ fn add(asked: &Asked, replies: &Replies, window: Duration, evidence: &mut Eviden
     match replies.get(asked.name) {
         Some(Reply::Samples(samples)) => (asked.read)(asked, samples, window, evidence),
         Some(Reply::Error(reason)) => Err(reason.clone()),
-        None => Err("the daemon did not ask it; it is of another release".into()),
+        None => Err("netmond did not run it: netmond has another version; restart both".into()),
     }
 }

@@ -92,7 +92,7 @@ impl Census {
         })
     }
 
-    /// Those that no window can be about.
+    /// Links that no window needs to consider.
     fn forget_old_claims(&self) -> Result<(), Error> {
         let oldest = monotonic_ns().saturating_sub((limits::WINDOW_MAX + limits::ANSWER_GRACE).as_nanos() as u64);
         kernel::remove::<types::claim, types::times>(&self.claims, |times| times.last_ns < oldest)?;
@@ -202,7 +202,7 @@ pub struct Watched<'a> {
     /// The same as CLOCK_MONOTONIC.
     since_ns: u64,
     lost: u64,
-    /// How often each carrier had gone when the window began.
+    /// The carrier-down count of each link at the beginning of the window.
     downs: BTreeMap<Place, u32>,
     last: Snapshot,
     changes: Vec<Change>,
@@ -225,7 +225,7 @@ impl Watched<'_> {
         Ok(())
     }
 
-    /// What is there now, and what has changed since the last time that this was asked.
+    /// The current state, and the changes since the last call.
     pub fn read(&mut self) -> Result<Network, Error> {
         self.look()?;
         let now: BTreeMap<_, _> = self.last.links.values().map(|link| (link.at, link.downs)).collect();
@@ -252,7 +252,8 @@ impl Watched<'_> {
     fn lacks(&self) -> Result<Vec<Limitation>, Error> {
         let unread: u32 = kernel::field(&self.census.bss, offset_of!(types::bss, neighbors_unread))?;
         let neighbors = (unread != 0).then(|| {
-            let text = "Tables of neighbors are read on Linux 6.13 and newer; before, only who claims an address in the window is seen.";
+            let text =
+                "Neighbor tables are unavailable before Linux 6.13: only address claims in the window are visible.";
             Limitation::new(answer::Code::NeighborsUnread, text)
         });
         Ok(self.census.lacks.iter().cloned().chain(neighbors).collect())
@@ -274,7 +275,7 @@ impl Watched<'_> {
     }
 }
 
-/// What of one namespace differs between two readings: what went with the namespace itself is nothing that anybody misses.
+/// What differs between two readings of one namespace: what disappeared with the namespace itself is not missing.
 fn changes(before: &Snapshot, now: &Snapshot) -> Vec<What> {
     let alive: BTreeSet<u32> = now.links.keys().map(|(netns, _)| *netns).collect();
     let mut found = Vec::new();

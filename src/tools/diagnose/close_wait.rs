@@ -1,11 +1,11 @@
-//! Sockets whose peer has closed.
+//! Sockets in CLOSE_WAIT: the peer has closed them.
 
 use std::collections::BTreeMap;
 
 use super::paths::Series;
 use crate::tools::snapshot_sockets::{Socket, State};
 
-/// How many sockets of each program, by its network namespace and name, were seen in CLOSE_WAIT and are closed now.
+/// The number of sockets per program (network namespace and name) that were seen in CLOSE_WAIT and are closed now.
 pub fn closed_late(readings: &[Series]) -> BTreeMap<(Option<u32>, Option<String>), u64> {
     let clock = |socket: &Socket| socket.tcp.as_ref().map(|tcp| tcp.clock_jiffies);
     let ends = || readings.iter().filter_map(|series| clock(series.last()?));
@@ -17,7 +17,7 @@ pub fn closed_late(readings: &[Series]) -> BTreeMap<(Option<u32>, Option<String>
     else {
         return BTreeMap::new();
     };
-    // Of eleven readings: one that is in none of the last two is gone.
+    // Of eleven readings: a socket that is missing in the last two is closed.
     let is_gone = |last: &Socket| clock(last).is_some_and(|at| end.wrapping_sub(at) > end.wrapping_sub(begin) / 8);
     let mut closed = BTreeMap::new();
     for series in readings {

@@ -1,5 +1,5 @@
-//! How full the tables of tracked connections are. Each network namespace has its own, with one limit for all; a
-//! process shows its namespace's in /proc, to anyone.
+//! The fill level of the connection tracking tables. Each network namespace has its own, with one limit for all; a
+//! process shows its namespace's in /proc, readable by everyone.
 
 use std::{collections::HashMap, fs};
 
@@ -19,7 +19,7 @@ fn statistics() -> impl Iterator<Item = (u32, String)> {
     processes.take(limits::NAMESPACE_PROCESSES).filter_map(file)
 }
 
-/// How many entries could not be inserted since a namespace was made, as its processes show it.
+/// The number of failed insertions since a namespace was created, as its processes show it.
 #[derive(Default)]
 pub struct Clashes(HashMap<u32, u64>);
 
@@ -44,7 +44,7 @@ fn insert_failed(stat: &str) -> u64 {
     lines.filter_map(figure).sum()
 }
 
-/// Full is full: the kernel drops from the limit on, and entries come and go while we look.
+/// The kernel drops new entries from the limit on, and the number changes while we read.
 pub fn is_full((entries, limit): (u64, u64)) -> bool {
     entries as f64 >= 0.9 * limit as f64
 }

@@ -1,21 +1,21 @@
-//! How much of what the checks need was seen: the answers that came, and what they lack.
+//! The completeness of the evidence: the answers, and their gaps.
 
 use std::collections::BTreeSet;
 
 use super::{finding::Code, questions::Asked, rules};
 use crate::answer::{self, Measured};
 
-/// What an answer lacks that a check needs.
+/// The gaps of an answer that a check needs.
 pub fn incomplete(measured: &Measured) -> Vec<String> {
     let lost = (measured.lost_events, "event was lost", "events were lost");
-    let cut = (measured.rows_cut, "row of the least weight was cut", "rows of the least weight were cut");
+    let cut = (measured.rows_cut, "row was cut", "rows were cut");
     let counted = [lost, cut].into_iter().filter(|(count, ..)| *count > 0);
     let blind = measured.limits.iter().filter(|limit| limit.code.blinds());
     let blind = blind.map(|limit| limit.text.trim_end_matches('.').to_owned());
     counted.map(|(n, one, more)| answer::count(n, one, more)).chain(blind).collect()
 }
 
-/// A line for each tool and reason, with the checks that were not judged for it.
+/// A line for each tool and reason, with the skipped checks.
 pub fn not_judged(missing: Vec<(&Asked, String)>) -> Vec<String> {
     let mut lines = Vec::<(&str, String, BTreeSet<Code>)>::new();
     for (asked, reason) in missing {
@@ -27,7 +27,7 @@ pub fn not_judged(missing: Vec<(&Asked, String)>) -> Vec<String> {
     }
     let line = |(tool, reason, codes): (&str, String, BTreeSet<Code>)| {
         let codes: Vec<_> = codes.iter().map(Code::to_string).collect();
-        format!("{tool}: {reason}; not judged: {}", codes.join(", "))
+        format!("{tool}: {reason}; skipped checks: {}", codes.join(", "))
     };
     lines.into_iter().map(line).collect()
 }
@@ -57,7 +57,7 @@ mod tests {
     fn lost_events_and_cut_rows_make_an_answer_incomplete() {
         let said = |lost_events, rows_cut| incomplete(&Measured { lost_events, rows_cut, ..Measured::default() });
         assert!(said(0, 0).is_empty());
-        assert_eq!(said(1, 20), ["1 event was lost", "20 rows of the least weight were cut"]);
+        assert_eq!(said(1, 20), ["1 event was lost", "20 rows were cut"]);
     }
 
     #[test]
@@ -69,9 +69,9 @@ mod tests {
             (asked("dns"), "1 event was lost".into()),
         ]);
         assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[0].starts_with("snapshot_sockets: it was left out; not judged: "), "{lines:?}");
+        assert!(lines[0].starts_with("snapshot_sockets: it was left out; skipped checks: "), "{lines:?}");
         assert!(lines[0].contains("listen_queue_overflow") && lines[0].contains("sender_limited"), "{lines:?}");
-        let (begin, end) = ("trace_dns: 1 event was lost; not judged: ", ", dns_unanswered, dns_failure, dns_slow");
+        let (begin, end) = ("trace_dns: 1 event was lost; skipped checks: ", ", dns_unanswered, dns_failure, dns_slow");
         assert!(lines[1].starts_with(begin) && lines[1].ends_with(end), "{lines:?}");
     }
 }

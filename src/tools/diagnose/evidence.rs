@@ -1,5 +1,5 @@
-//! What the rules judge: the other tools' answers, reduced to what matters for a diagnosis. Plain data, so that a rule
-//! is tested with a few literal rows.
+//! The input of the rules: the other tools' answers, reduced to what matters for a diagnosis. Plain data, so that a
+//! rule is tested with a few literal rows.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -38,7 +38,7 @@ pub struct Evidence {
     pub closed_late: BTreeMap<(Option<u32>, Option<String>), u64>,
     /// The length of a jiffy, where readings of sockets show it.
     pub jiffy: Option<Duration>,
-    /// How often a connection found an accept queue full, in the network namespaces of which that is known.
+    /// The number of accept queue overflows, for network namespaces where it is known.
     pub overflows: BTreeMap<Option<u32>, u64>,
     /// From readings of sockets: connection by connection.
     pub remotes: Vec<TcpPath>,
@@ -46,10 +46,10 @@ pub struct Evidence {
     pub profiled: Vec<TcpPath>,
     /// Why connections were reset.
     pub reasons: Vec<Reason>,
-    /// Who held which connection at some time in the window, by its network namespace and its ends.
+    /// The holders of connections in the window, by network namespace and ends.
     pub holders: BTreeMap<(Option<u32>, Endpoint, Endpoint), Owner>,
     pub resets: Vec<Reset>,
-    /// Established connections that nothing comes back on any more.
+    /// Established connections without any packets from the peer.
     pub silent: Vec<Silent>,
     pub drops: Vec<DroppedPackets>,
     pub counters: Counters,
@@ -70,7 +70,7 @@ pub struct Evidence {
     pub conntrack_is_full: bool,
 }
 
-/// What became of a connect.
+/// The outcome of a connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     #[default]
@@ -78,7 +78,7 @@ pub enum Outcome {
     /// No answer yet, or none before the process gave up.
     Unanswered,
     TimedOut,
-    /// It was established, and ended since nothing came back any more.
+    /// It was established, and ended because the peer stopped answering.
     Lost,
     Refused,
     Unreachable,
@@ -98,7 +98,7 @@ pub struct Connection {
     pub errno: Option<String>,
     /// From connect to its outcome, or until the window's end.
     pub waited: Duration,
-    /// It began before anyone watched, and nobody knows when.
+    /// It began before the window, at an unknown time.
     pub before: bool,
     /// From connect to close, if both were seen.
     pub lived: Option<Duration>,
@@ -115,7 +115,7 @@ pub struct TcpPath {
     pub port: Option<u16>,
     pub segments_out: u64,
     pub retransmits: u64,
-    /// Of these, what had arrived nevertheless.
+    /// Of these, segments that had arrived.
     pub spurious: u64,
     /// Connections that do nothing but send a full segment again.
     pub stuck: u64,
@@ -151,7 +151,7 @@ pub struct Reset {
     pub count: u64,
 }
 
-/// What is known of resets between two ends.
+/// The known resets between two ends.
 #[derive(Clone, Debug)]
 pub struct Reason {
     pub netns: Option<u32>,
@@ -181,11 +181,11 @@ pub struct DroppedPackets {
     pub sent_here: bool,
     /// The router that their route leads to.
     pub next_hop: Option<IpAddr>,
-    /// What the drop means, and whether that is ordinary operation.
+    /// The explanation of the drop, and whether it is ordinary operation.
     pub explanation: String,
     pub benign: bool,
     pub course: Course,
-    /// The chain of nftables that dropped them, where the kernel tells.
+    /// The nftables chain that dropped them, if the kernel shows it.
     pub rule: Option<String>,
     pub count: u64,
 }
@@ -266,14 +266,14 @@ impl Evidence {
         address.is_loopback() || self.own_addresses.contains(address)
     }
 
-    /// How TCP fared towards each remote, as exactly as it is known.
+    /// The TCP statistics per remote, as exact as possible.
     pub fn paths(&self) -> &[TcpPath] {
         if self.profiled.is_empty() { &self.remotes } else { &self.profiled }
     }
 }
 
-/// Where one place in the kernel drops packets of too many flows, the rest of them is a row without a name. It adds
-/// nothing to those beside it.
+/// If one place in the kernel drops packets of too many flows, the other flows are one row without a name. That row
+/// adds nothing to the others.
 pub fn named(drops: Vec<DroppedPackets>) -> Vec<DroppedPackets> {
     let is_named = |row: &&DroppedPackets| row.source.is_some() || row.destination.is_some() || row.interface.is_some();
     let place = |row: &DroppedPackets| (row.reason.clone(), row.location.clone());
@@ -296,7 +296,7 @@ impl Connection {
         self.outcome == Outcome::Unanswered && self.waited >= HEAD_START
     }
 
-    /// A SYN that nobody answered for longer than a slow path or a lost packet explains.
+    /// A SYN without an answer for longer than a slow path or a lost packet explains.
     pub fn hangs(&self) -> bool {
         /// The first retransmission is after 1 s; a round trip around the world takes 0.3 s.
         const NO_ANSWER: Duration = Duration::from_millis(900);
@@ -321,8 +321,7 @@ pub fn groups<'a, T, K: Ord>(rows: impl IntoIterator<Item = &'a T>, key: impl Fn
     found
 }
 
-/// The owner of a group: with its pid, if all have the same. Those of whom nothing is known do not count, unless there
-/// are no others.
+/// The owner of a group: with its pid, if all have the same. Unknown owners do not count, unless there are no others.
 pub fn common<'a>(owners: impl IntoIterator<Item = &'a Owner>) -> Owner {
     let (known, unknown): (Vec<_>, Vec<_>) = owners.into_iter().partition(|owner| is_known(owner));
     let Some(first) = known.first().or(unknown.first()) else { return Owner::default() };

@@ -1,4 +1,4 @@
-//! How the links of this host hang together: which are on one wire, whose an address is, where a packet leaves.
+//! How the links of this host are connected: which share a link layer, which owns an address, which a packet leaves by.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -42,7 +42,7 @@ impl<'a> Fabric<'a> {
         self.addresses.get(&at).map_or(&[], Vec::as_slice)
     }
 
-    /// Who has an address: on a host with containers it may be several.
+    /// The owners of an address: on a host with containers there may be several.
     pub fn owners(&self, address: IpAddr) -> impl Iterator<Item = &'a Address> {
         self.network.addresses.iter().filter(move |one| one.address == address)
     }
@@ -52,7 +52,8 @@ impl<'a> Fabric<'a> {
         self.links().filter(move |link| link.hardware == Some(hardware))
     }
 
-    /// What a device is joined to directly, whether or not packets can pass: the other end of its pair, its bridge, its ports.
+    /// The links that are directly connected to a link, even if packets cannot pass: the other end of its pair, its
+    /// bridge, its ports.
     fn joined(&self, at: Place) -> impl Iterator<Item = Place> {
         let link = self.link(at);
         let ends = link.into_iter().flat_map(|link| [link.peer, link.master]).flatten();

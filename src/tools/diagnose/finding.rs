@@ -1,4 +1,4 @@
-//! What `diagnose` says: findings, their codes, and how one reads.
+//! The result of `diagnose`: findings, their codes, and their text form.
 
 use std::{fmt, net::IpAddr};
 
@@ -18,9 +18,9 @@ use crate::{
 pub enum Severity {
     // A service is unreachable, or refuses everyone, now.
     Critical,
-    // Something fails or is slow for somebody.
+    // Something fails or is slow.
     Warning,
-    // Worth knowing; nobody is harmed.
+    // Worth knowing; no harm.
     Info,
 }
 
@@ -94,14 +94,14 @@ pub struct Finding {
     pub code: Code,
     pub severity: Severity,
     pub summary: String,
-    /// Who, where, how much.
+    /// Owner, place, figures.
     pub evidence: Map<String, Value>,
-    /// Commands; `netmon-mcp call TOOL key=value` is this server's tool.
+    /// Commands; `netmon-mcp call TOOL key=value` calls this server's tool.
     pub next_step: String,
-    /// Where it happens, for telling causes from symptoms.
+    /// The places of the finding, to separate causes from symptoms.
     #[serde(skip)]
     pub places: Vec<HostPort>,
-    /// The network namespaces whose traffic it harms; none where that is not known.
+    /// The network namespaces with traffic that it harms; none if they are unknown.
     #[serde(skip)]
     pub harms: Vec<u32>,
 }
@@ -161,7 +161,7 @@ impl Finding {
         }
     }
 
-    /// Adds a figure or a name to the evidence. What is not known is left out.
+    /// Adds a figure or a name to the evidence. Unknown values are left out.
     pub fn with(mut self, key: &str, value: impl Serialize) -> Self {
         match serde_json::to_value(value) {
             Ok(Value::Null) | Err(_) => {}
@@ -170,15 +170,16 @@ impl Finding {
         self
     }
 
-    /// Says whose it is, if anything is known of them.
+    /// Adds the owner, if it is known.
     pub fn owner(self, owner: &Owner) -> Self {
         if *owner == Owner::default() { self } else { self.with("owner", owner) }
     }
 
-    /// What makes it the same finding in another window, whatever its figures are: its code, its owner but for the
-    /// process' number, and where it happens.
+    /// The identity of a finding across windows, without its figures: its code, its owner without the process number,
+    /// and its places.
     pub fn identity(&self) -> String {
-        /// Of the evidence, what names a thing. A client's own port is not among it: the next one has another.
+        /// The identifying keys of the evidence. A client's own port is not one of them: the next connection has
+        /// another.
         const NAMES: [&str; 5] = ["interface", "name", "server", "gateway", "reason"];
         let mut owner = self.evidence.get("owner").cloned().unwrap_or_default();
         if let Some(owner) = owner.as_object_mut() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::answer::{Endpoint, Owner};
 
-/// An established connection whose peer is silent.
+/// An established connection with a silent peer.
 #[derive(Default, Clone, Debug)]
 pub struct Silent {
     pub owner: Owner,

@@ -58,7 +58,7 @@ use network::Network;
 use questions::Replies;
 use shown::Severities;
 
-/// Findings where the caller set no `limit`: so many stay under 8 KB.
+/// The default `limit` of findings: this many stay under 8 KB.
 const FINDINGS: usize = 6;
 
 /// Reads the links of all network namespaces by itself, or knows why it cannot.
@@ -67,7 +67,7 @@ pub struct Diagnose(Result<Census, String>);
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// A fault must show within it.
+    /// The fault must occur in it.
     #[serde(default)]
     duration_ms: WindowMs<10_000>,
     #[serde(default)]
@@ -90,7 +90,7 @@ pub struct Input {
     limit: Limit<FINDINGS>,
 }
 
-/// What each tool said, as it said it.
+/// The raw samples of the tools.
 #[derive(Serialize, Deserialize, Debug)]
 pub struct Sample {
     heard: Replies,
@@ -122,7 +122,7 @@ pub struct Sample {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// false: a finding is above info. null: none is, and not all checks were judged for 2 s.
+    /// false: a finding is above info. null: none is, but some checks ran less than 2 s.
     pub healthy: Option<bool>,
     pub checks: Checks,
     // The caller ended the window before its time.
@@ -132,7 +132,7 @@ pub struct Output {
     // Every code that was judged.
     #[schemars(with = "Vec<String>")]
     pub checked: Vec<Code>,
-    /// What could not be seen.
+    /// What was unavailable.
     pub blind_spots: Vec<String>,
     pub measured: Measured,
     /// Of all findings, shown or not.
@@ -143,7 +143,7 @@ pub struct Output {
     tool_missing: bool,
 }
 
-// How much of what can be checked was checked.
+// The share of the checks that could run.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
 #[schemars(inline)]
 pub struct Checks {
@@ -155,20 +155,21 @@ pub struct Checks {
 impl Tool for Diagnose {
     const NAME: &'static str = "diagnose";
     const TITLE: &'static str = "Find what is wrong with the network";
-    const WHEN: &'static str = "something fails or is slow, and it is not clear what";
-    const DESCRIPTION: &'static str = "What is wrong with this host's network, if anything? Watches everything for 10 s; returns findings, worst first, with \
-        evidence and next steps, and how many checks could run. Ask it first, while something fails or is slow.";
+    const WHEN: &'static str = "something fails or is slow, cause unknown";
+    const DESCRIPTION: &'static str = "Finds what is wrong with this host's network. Watches everything for 10 s; \
+        returns findings, worst first, with evidence and next steps, and how many checks ran. Call it first, while \
+        something fails or is slow.";
     const FEATURES: &'static [Feature] = &[Feature::TracepointBtf, Feature::IterateMaps, Feature::Loop];
     const OPTIONAL: &'static [Optional] = &[
         Optional {
             programs: &["networks"],
             needs: &[Feature::Loop],
-            lacks: Some((answer::Code::NetworksUnread, "Links, addresses, neighbors and routes are not read")),
+            lacks: Some((answer::Code::NetworksUnread, "Links, addresses, neighbors and routes are unavailable")),
         },
         Optional {
             programs: &["arp_arrives", "neighbor_learned"],
             needs: &[],
-            lacks: Some((answer::Code::ClaimsNotSeen, "Who claims which address on a link is not seen")),
+            lacks: Some((answer::Code::ClaimsNotSeen, "Address claims on links are unavailable")),
         },
     ];
     type Input = Input;

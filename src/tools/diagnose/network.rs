@@ -41,7 +41,7 @@ pub struct Link {
     /// The other end of a veth pair.
     pub peer: Option<Place>,
     pub hardware: Option<Hardware>,
-    /// How often its carrier went, since it exists; in [`Network`] in the window.
+    /// The number of carrier losses since the link exists; in [`Network`] in the window.
     pub downs: u32,
 }
 
@@ -103,7 +103,7 @@ pub struct Claim {
     pub count: u64,
 }
 
-/// What a reading showed that the one before it did not.
+/// The differences between a reading and the one before it.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// From the window's begin to the reading.
@@ -131,7 +131,7 @@ pub enum What {
 }
 
 impl Network {
-    /// What there was in two adjacent periods, of which the first was this long.
+    /// The combined state of two adjacent periods; the first one has this length.
     pub fn then(self, later: Network, length: std::time::Duration) -> Network {
         let length = length.as_millis() as u64;
         let downs = |link: Link| {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{answer::WindowMs, tools::Tool};
 
-/// What the rest of a sample is called: all but what the tools said.
+/// The name of the rest of a sample: everything except the tools' samples.
 pub const REST: &str = super::Diagnose::NAME;
 
 /// A part of a sample.

@@ -1,5 +1,5 @@
-//! What was wrong in a period of the past: every window is judged by itself, as it would have been then, and a finding of
-//! several is one.
+//! Faults in a period of the past: every window is judged separately, as at that time, and the same finding in several
+//! windows is one.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -71,7 +71,7 @@ pub fn recall(input: &Input, samples: &mut Samples<'_, Sample>, is_whole: bool) 
         past.add(input, window);
     }
     if past.windows == 0 {
-        return Err(Error::Gone("nothing was recorded then".into()));
+        return Err(Error::Gone("nothing was recorded in this period".into()));
     }
     Ok(past.output(input, is_whole))
 }
@@ -127,7 +127,7 @@ impl Past {
         let judged = Judged { findings, checked, blind_spots, lost_events, tool_missing };
         let length = Duration::from_nanos(length_ns);
         let mut output = report::output(input, judged, Measured::window(length));
-        // Of a period with a gap in it nobody can say that nothing was wrong.
+        // With a gap in the period, "nothing was wrong" cannot be said.
         output.healthy = output.healthy(length).filter(|healthy| !healthy || is_whole);
         output
     }

@@ -1,5 +1,5 @@
-//! How TCP fares towards each remote: from several readings of the same sockets, which the kernel's own counters and
-//! chronometers make comparable.
+//! The state of TCP per remote: from several readings of the same sockets, with the kernel's own counters and
+//! chronometers.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// One socket through the window: a reading after the other.
+/// One socket in the window: its successive readings.
 pub type Series = Vec<Socket>;
 
 /// What one socket did between its first reading and its last.
@@ -52,7 +52,7 @@ pub fn series(readings: Vec<Output>) -> Vec<Series> {
     sockets.into_values().collect()
 }
 
-/// The remotes that somebody sent to in the window, with all that sent to them.
+/// The remotes that received data in the window, with all their senders.
 pub fn remotes(series: &[Series], evidence: &Evidence) -> Vec<TcpPath> {
     let key = |socket: &Socket| (socket.local, socket.remote);
     let ends: BTreeMap<_, _> = series.iter().filter_map(|series| Some((key(series.last()?), series))).collect();
@@ -112,7 +112,7 @@ const BIG: u64 = 1_000;
 /// Whether all that was sent in the later half of the readings was sent before, in segments of a size that some link on the
 /// way may not take: every link takes 576 bytes, and most tunnels more than 1,000.
 fn is_stuck(series: &Series) -> bool {
-    /// A loss or two in a row are bad luck; the third retransmission comes after more than a second.
+    /// One or two losses in a row are chance; the third retransmission comes after more than a second.
     const TIMES: u32 = 3;
     let later = &series[series.len() / 2..];
     let (Some(first), Some(last)) = (later.first(), later.last()) else { return false };
@@ -151,7 +151,7 @@ fn passes_full(first: &Socket, last: &Socket) -> bool {
     bytes >= 2 * BIG && bytes >= BIG * packets.saturating_sub(packets_before)
 }
 
-/// Of one that is stuck: nothing comes back at all, and the way took what it sent before. Then it is not the size.
+/// A stuck connection: no packets from the peer, although earlier data arrived. Then the size is not the cause.
 fn has_lost_its_peer(series: &Series, evidence: &Evidence) -> bool {
     let Some(last) = series.last() else { return false };
     let (bytes, packets) = arrived(last);
@@ -160,16 +160,16 @@ fn has_lost_its_peer(series: &Series, evidence: &Evidence) -> bool {
     !hears(series) && bytes >= BIG && !(is_new && bytes < BIG * packets)
 }
 
-/// The share of the readings in which all was sent and its process waited for room to write more. The kernel's sum leaves
-/// that out where acknowledgements come late.
+/// The share of the readings in which all data was sent and the process waited for room to write more. The kernel's sum
+/// omits this if acknowledgements come late.
 fn blocked_share(series: &Series) -> f64 {
-    /// Of fewer readings one that met a moment's wait would weigh too much.
+    /// With fewer readings, one momentary wait would weigh too much.
     const READINGS: usize = 5;
     let blocked = series.iter().filter(|socket| socket.limited_by == Some(LimitedBy::SendBuffer)).count();
     if series.len() < READINGS { 0.0 } else { blocked as f64 / series.len() as f64 }
 }
 
-/// What a connection had to send in less than this share of the window is a burst, and what it waited for is over.
+/// A connection that sends in less than this share of the window has a burst, and its wait is over.
 const BUSY: f64 = 0.1;
 
 /// By how much a figure in jiffies, which wrap, grew between two readings.
@@ -178,14 +178,14 @@ fn waits(first: &Socket, last: &Socket, figure: fn(&TcpInfo) -> u32) -> u32 {
     of(last).wrapping_sub(of(first))
 }
 
-/// Round trips that were measured in the window: who sends nothing measures nothing, and its old figure stands.
+/// Round trips measured in the window: an idle sender measures nothing, and its old figure stays.
 fn rtts(series: &Series, of: fn(&TcpInfo) -> bool) -> Vec<u64> {
     let sent = series.windows(2).filter(|pair| pair[0].tx_bytes < pair[1].tx_bytes);
     let measured = sent.map(|pair| &pair[1]).filter(|socket| socket.tcp.as_ref().is_some_and(of));
     measured.filter_map(|socket| socket.rtt_us).map(u64::from).collect()
 }
 
-/// Those that were measured with so much on its way that the receiver's timer does not count: as in `round_trips.h`.
+/// Samples with so much data in flight that the receiver's timer does not count: as in `round_trips.h`.
 fn prompt(series: &Series) -> Prompt {
     let rtts = rtts(series, |tcp| i64::from(tcp.unacked_packets) >= round_trips::PROMPT_SEGMENTS);
     let from = |us: u64| rtts.iter().filter(|rtt| **rtt >= us).count() as u64;
@@ -194,7 +194,7 @@ fn prompt(series: &Series) -> Prompt {
 
 fn remote(address: IpAddr, port: Option<u16>, courses: &[Course], window: Duration) -> TcpPath {
     let sum = |figure: fn(&Course) -> u64| courses.iter().map(figure).sum::<u64>();
-    // Of several connections the one that waits most is meant: the others' ease does not help it.
+    // Of several connections the one that waits most counts: the others do not help it.
     let share = |part: fn(&Course) -> f64| courses.iter().map(part).fold(0.0, f64::max);
     let mut rtts: Vec<_> = courses.iter().flat_map(|course| course.rtts_us.iter().copied()).collect();
     rtts.sort_unstable();
@@ -236,8 +236,8 @@ mod tests {
     use super::*;
     use crate::answer::Measured;
 
-    /// A reading at a time in which one connection has sent so many segments, so many of them again, and waited for the
-    /// receiver for so long.
+    /// A reading of a connection that has sent this many segments, retransmitted this many, and waited for the receiver
+    /// for this long.
     fn reading(clock: u32, segments_out: u32, retransmits: u32, waited: u32) -> Output {
         let socket = serde_json::json!({
             "owner": {"pid": 7, "process": "client", "unit": null, "container": null, "netns": 1},

@@ -8,10 +8,11 @@ use serde_json::{Value, json, value::RawValue};
 use super::evidence::Evidence;
 use crate::{answer::Measured, limits, tools::Question};
 
-/// How often sockets are read: a state that lasts a tenth of the window is seen. Reading 1,000 takes 2 ms.
+/// The interval between two readings of the sockets: a state that lasts a tenth of the window is seen. Reading 1,000
+/// takes 2 ms.
 pub const READINGS: u32 = 11;
 
-/// What the tools said, by the name of the question.
+/// The tools' samples, by the name of the question.
 pub type Replies = BTreeMap<String, Reply>;
 
 /// A tool's sample, or why there is none.
@@ -24,7 +25,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// What was said of two adjacent periods. What one of them lacks, both lack.
+    /// The combined samples of two adjacent periods. A sample that one of them lacks is missing.
     pub fn merge(self, asked: &Asked, later: Reply) -> Reply {
         match (self, later) {
             (Reply::Samples(mut earlier), Reply::Samples(later)) => match (asked.when, Question::named(asked.tool)) {
@@ -66,11 +67,11 @@ pub enum When {
 
 /// A question to another tool, and what its answer is to the evidence.
 pub struct Asked {
-    /// What its reply is called.
+    /// The name of its reply.
     pub name: &'static str,
     pub tool: &'static str,
     pub when: When,
-    /// What it asks for beyond rows and a window.
+    /// Its arguments besides rows and the window.
     pub with: fn() -> Value,
     /// Reads the tool's samples into the evidence.
     pub read: Reader,
@@ -83,7 +84,7 @@ pub type Reader = fn(&Asked, &[Box<RawValue>], Duration, &mut Evidence) -> Resul
 impl Asked {
     /// The tool's `Input` for a window.
     pub fn input(&self, duration: Duration) -> Value {
-        // The rows that a person does not want, we do.
+        // Diagnose also needs the rows that are hidden from people.
         let mut input = json!({"limit": limits::DIAGNOSED_ROWS});
         if self.when == When::Throughout {
             input["duration_ms"] = (duration.as_millis() as u64).into();

@@ -1,4 +1,4 @@
-//! What waits before the devices of every network namespace, reading after reading.
+//! The queues of the links of every network namespace, in successive readings.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ pub struct QueueCourse {
     pub netns: u32,
     pub interface: String,
     pub kind: String,
-    /// How long what waits takes at the rate at which it leaves, at the median of the readings, …
+    /// The time to drain the queue at its current rate, as the median of the readings, …
     pub delay: Duration,
     /// … and in which share of them it takes longer than [`STANDING`].
     pub standing_share: f64,
@@ -19,8 +19,8 @@ pub struct QueueCourse {
     pub backlog_bytes: u64,
 }
 
-/// CoDel (RFC 8289) takes a queue that stands for longer for a bad one. A single TCP sender keeps 6 to 16 ms of packets in
-/// the shaper that it fills, since the kernel bounds what it may queue.
+/// CoDel (RFC 8289) treats a queue that stands for longer as bad. A single TCP sender keeps 6 to 16 ms of packets in
+/// the shaper that it fills, because the kernel limits its queue.
 pub const STANDING: Duration = Duration::from_millis(5);
 
 /// The queues that were seen at the beginning and at the end.
@@ -37,7 +37,7 @@ pub fn courses(readings: &[Output]) -> Vec<QueueCourse> {
 fn course(readings: &[(u64, &Queue)]) -> Option<QueueCourse> {
     let ((begin_ns, first), (end_ns, last)) = (readings.first()?, readings.last()?);
     let seconds = end_ns.saturating_sub(*begin_ns) as f64 / 1e9;
-    // One that was set up anew counts from zero.
+    // A queue that was created again counts from zero.
     let bytes = last.bytes.checked_sub(first.bytes).filter(|_| seconds > 0.0)?;
     let delay = |queue: &Queue| match f64::from(queue.backlog_bytes) {
         0.0 => Duration::ZERO,

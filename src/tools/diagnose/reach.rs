@@ -1,4 +1,4 @@
-//! Which socket is meant by an address and a port: several network namespaces may have the same ones, and several sockets
+//! Finds the socket of an address and a port: several network namespaces may have the same ones, and several sockets
 //! may share them.
 
 use std::net::IpAddr;

@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub fn one<T: Tool>(asked: &Asked, samples: &[Box<RawValue>], window: Duration) -> Result<T::Output, String> {
-    report::<T>(asked, samples.first().ok_or("it said nothing")?, window)
+    report::<T>(asked, samples.first().ok_or("no sample")?, window)
 }
 
 /// The tool's own answer to its own sample.
@@ -96,7 +96,8 @@ fn is(row: &snapshot_sockets::Listener, listener: &Listener) -> bool {
     row.socket == listener.socket
 }
 
-/// In which share of the readings a listener had as many incomplete handshakes as it takes. Fewer than three are no crowd.
+/// The share of readings in which a listener has its maximum of incomplete handshakes. Fewer than three readings prove
+/// nothing.
 fn half_open_share(listener: &Listener, readings: &[snapshot_sockets::Output]) -> f64 {
     let full = |row: &snapshot_sockets::Listener| row.half_open >= row.accept_queue_max.max(3);
     let count = readings
@@ -204,10 +205,10 @@ fn connection(row: trace_connections::Connection) -> Connection {
         Kernel::TimedOut => Outcome::TimedOut,
         Kernel::Refused => Outcome::Refused,
         Kernel::Unreachable => Outcome::Unreachable,
-        // A route of type prohibit, or a policy, which a route's tool does not show; both say no to all who ask.
+        // A route of type prohibit, or a policy, which a route's tool does not show; both reject everything.
         Kernel::Denied if row.errno.as_deref() == Some("EACCES") => Outcome::Unreachable,
         Kernel::NoLocalPort => Outcome::NoLocalPort,
-        // The process gave up before anybody answered.
+        // The process gave up before an answer came.
         Kernel::Other if row.errno.is_none() => Outcome::Unanswered,
         Kernel::Reset | Kernel::Denied | Kernel::Other => Outcome::Other,
     };
@@ -230,8 +231,7 @@ fn connection(row: trace_connections::Connection) -> Connection {
 pub fn elsewhere(evidence: &Evidence) -> Option<String> {
     let namespaces: BTreeSet<_> = evidence.sockets.iter().filter_map(|socket| socket.owner.netns).collect();
     (namespaces.len() > 1).then(|| {
-        "Counters of interfaces are of netmond's own network namespace; in the others only queues and packets seen to be dropped \
-         tell of them."
+        "Interface counters cover only netmond's network namespace; other namespaces: queues and traced drops only."
             .into()
     })
 }

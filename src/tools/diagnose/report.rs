@@ -80,15 +80,14 @@ fn network(network: Option<Network>, error: String, heard: &mut Heard, blind_spo
     let lacks: Vec<_> = match &network {
         None => vec![error],
         Some(network) => {
-            let cut = (network.cut > 0).then(|| {
-                count(network.cut, "object of the network was not read", "objects of the network were not read")
-            });
+            let cut = (network.cut > 0)
+                .then(|| count(network.cut, "network object was not read", "network objects were not read"));
             let blind = network.lacks.iter().filter(|limit| limit.code.blinds());
             blind.map(|limit| limit.text.trim_end_matches('.').to_owned()).chain(cut).collect()
         }
     };
     let codes = || rules::decided_by(rules::NETWORK).map(|code| code.to_string()).collect::<Vec<_>>().join(", ");
-    blind_spots.extend(lacks.iter().map(|lack| format!("network: {lack}; not judged: {}", codes())));
+    blind_spots.extend(lacks.iter().map(|lack| format!("network: {lack}; skipped checks: {}", codes())));
     if let Some(network) = &network {
         let told = network.lacks.iter().filter(|limit| !limit.code.blinds());
         blind_spots.extend(told.map(|limit| format!("network: {limit}")));

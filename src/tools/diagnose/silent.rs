@@ -17,8 +17,8 @@ use crate::{
 
 /// One that ended in the window.
 pub fn ended(row: &trace_connections::Connection) -> Silent {
-    /// Its life's are told, which may be more than the window's: more do not fit in a minute, since each waits twice as
-    /// long as the one before it.
+    /// The retransmits are those of its whole life, possibly more than the window's. More than this do not fit in a
+    /// minute, because each waits twice as long as the one before it.
     const MOST: u64 = 16;
     Silent {
         owner: row.owner.clone(),

@@ -45,7 +45,7 @@ fn a_check_that_could_not_run_is_not_healthy() {
     let cut = Output { tool_missing: false, ..partial() };
     assert!(headline_of(cut, ASKED).0.contains("could not (see below)"));
     let early = Output { ended_early: true, ..partial() };
-    let told = "No fault seen by the 1 of 2 checks that could run; 1 could not (see status); the window was ended early, after 10.0 s";
+    let told = "No fault seen by the 1 of 2 checks that could run; 1 could not (see status); the window ended early, after 10.0 s";
     assert_eq!(headline_of(early, ASKED), (told.into(), None));
     let blind = Output { checks: Checks { judged: 0, total: 2 }, ..partial() };
     let told = "None of the 2 checks could run (see status); the window was 10.0 s";
@@ -55,10 +55,10 @@ fn a_check_that_could_not_run_is_not_healthy() {
 #[test]
 fn a_window_that_is_short_or_ended_early_is_not_healthy() {
     let early = Output { ended_early: true, ..output(vec![]) };
-    let told = "No fault seen (2 of 2 checks, 10.0 s); the window was ended early";
+    let told = "No fault seen (2 of 2 checks, 10.0 s); the window ended early";
     assert_eq!(headline_of(early, ASKED), (told.into(), None));
     let short = || Output { measured: Measured::window(Duration::from_millis(1_900)), ..output(vec![]) };
-    let told = "No fault seen (2 of 2 checks, 1.9 s); too short a window: use duration_ms=2000 or more";
+    let told = "No fault seen (2 of 2 checks, 1.9 s); window too short: use duration_ms=2000 or more";
     assert_eq!(headline_of(short(), Duration::from_millis(1_999)), (told.into(), None));
     // Attaching takes the first milliseconds of the window that was asked for.
     let told = "No fault seen (2 of 2 checks, 1.9 s)";

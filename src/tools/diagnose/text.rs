@@ -49,13 +49,13 @@ fn no_fault_seen(output: &Output) -> String {
     };
     // What is whole and still does not say that the host is healthy was too short.
     let window = match (output.ended_early, whole) {
-        (true, true) => "; the window was ended early".to_owned(),
-        (true, false) => format!("; the window was ended early, after {length}"),
+        (true, true) => "; the window ended early".to_owned(),
+        (true, false) => format!("; the window ended early, after {length}"),
         // Of the past: the window is long enough, and there is a gap in it.
         (false, true) if output.healthy.is_none() && output.measured.window_ms >= 2_000.0 => {
-            "; a part of the time was not recorded".to_owned()
+            "; the recording has a gap".to_owned()
         }
-        (false, true) if output.healthy.is_none() => "; too short a window: use duration_ms=2000 or more".to_owned(),
+        (false, true) if output.healthy.is_none() => "; window too short: use duration_ms=2000 or more".to_owned(),
         (false, true) => String::new(),
         (false, false) => format!("; the window was {length}"),
     };
@@ -106,7 +106,7 @@ fn finding(finding: &Finding) -> String {
 /// What was not seen, a line each.
 fn blind_spots(output: &Output) -> String {
     let lines: String = output.blind_spots.iter().map(|spot| format!("  {spot}\n")).collect();
-    if lines.is_empty() { lines } else { format!("\nNot seen:\n{lines}") }
+    if lines.is_empty() { lines } else { format!("\nUnavailable:\n{lines}") }
 }
 
 /// A figure with its unit, an endpoint as `address:port`, an owner as a process with its unit.

@@ -1,4 +1,4 @@
-//! What somebody on this host wanted and did not get: what a cause has to explain.
+//! Failed traffic of this host in the window: what a cause has to explain.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub struct Want {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// Refused at once: there is no route, or it says no.
+    /// Rejected at once: there is no route, or it rejects the traffic.
     NoRoute,
     /// Nobody answered for the link-layer address of the next hop.
     Neighbor,
@@ -115,7 +115,7 @@ fn how(drop: &DroppedPackets) -> Option<How> {
     device.then_some(How::Device)
 }
 
-/// Whether a packet died for want of a route, or since a route says no.
+/// Whether a packet was dropped without a route, or by a route that rejects it.
 pub fn is_unrouted(drop: &DroppedPackets) -> bool {
     let at = |functions: &[&str]| functions.iter().any(|function| drop.location.starts_with(function));
     ["IP_INNOROUTES", "IP_OUTNOROUTES"].contains(&drop.reason.as_str())

@@ -28,7 +28,7 @@ pub struct Incidents;
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// RFC 3339, or ago; default -24h.
+    /// RFC 3339 or -2h; default -24h.
     #[serde(default)]
     pub since: Option<String>,
     #[serde(default)]
@@ -64,7 +64,7 @@ pub struct Row {
     pub code: String,
     pub severity: String,
     pub from: String,
-    /// null: it goes on.
+    /// null: ongoing.
     pub to: Option<String>,
     pub summary: String,
     pub evidence: Map<String, Value>,
@@ -74,9 +74,8 @@ pub struct Row {
 impl Recollects for Incidents {
     const NAME: &'static str = "incidents";
     const TITLE: &'static str = "List what went wrong, and when";
-    const WHEN: &'static str = "what went wrong earlier, from when to when";
-    const DESCRIPTION: &'static str =
-        "What went wrong, from when to when: findings of diagnose above info that the recorder kept.";
+    const WHEN: &'static str = "past incidents, with begin and end";
+    const DESCRIPTION: &'static str = "Lists past incidents with begin and end: recorded diagnose findings above info.";
     type Input = Input;
     type Sample = Sample;
     type Output = Output;

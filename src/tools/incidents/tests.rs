@@ -35,7 +35,7 @@ fn an_incident_that_goes_on_has_no_end() {
     assert_eq!(output.incidents[1].to.as_deref(), Some("2027-01-15T08:01:00.000Z"));
     let text = Incidents::text(&output);
     assert!(
-        text.contains("WARNING resets: it broke\n    from 2027-01-15T08:00:00.000Z to now: it goes on\n  look"),
+        text.contains("WARNING resets: it broke\n    from 2027-01-15T08:00:00.000Z to now (ongoing)\n  look"),
         "{text}"
     );
 }
@@ -50,9 +50,9 @@ fn a_limit_counts_what_it_leaves_out() {
 #[test]
 fn nothing_recorded_is_not_nothing_wrong() {
     let output = ask(json!({}), Ok(Sample { incidents: vec![], recorded: None }));
-    assert!(Incidents::text(&output).contains("Nothing is known"));
-    let output = ask(json!({}), Err("there is no recording".into()));
-    assert!(Incidents::text(&output).contains("there is no recording"));
+    assert!(Incidents::text(&output).contains("No data"));
+    let output = ask(json!({}), Err("no recording".into()));
+    assert!(Incidents::text(&output).contains("no recording"));
     let output = ask(json!({}), Ok(Sample { incidents: vec![], recorded: recorded() }));
-    assert_eq!(Incidents::text(&output), "No incident from a to b\n");
+    assert_eq!(Incidents::text(&output), "No incidents from a to b\n");
 }

@@ -8,18 +8,18 @@ use super::Output;
 pub fn text(output: &Output) -> String {
     let mut text = String::new();
     for row in &output.incidents {
-        let to = row.to.as_deref().unwrap_or("now: it goes on");
+        let to = row.to.as_deref().unwrap_or("now (ongoing)");
         let _ = writeln!(text, "{} {}: {}", row.severity.to_uppercase(), row.code, row.summary);
         let _ = writeln!(text, "    from {} to {to}", row.from);
         text.extend(row.next_step.lines().map(|line| format!("  {line}\n")));
     }
     if output.more > 0 {
-        let _ = writeln!(text, "{} more with a larger limit", output.more);
+        let _ = writeln!(text, "{} more: use a higher limit", output.more);
     }
     match (&output.recorded, &output.reason) {
-        (_, Some(reason)) => text + "Nothing is known: " + reason + "\n",
+        (_, Some(reason)) => text + "No data: " + reason + "\n",
         (Some(recorded), None) if output.incidents.is_empty() => {
-            format!("No incident from {} to {}\n", recorded.from, recorded.to)
+            format!("No incidents from {} to {}\n", recorded.from, recorded.to)
         }
         _ => text,
     }

@@ -84,10 +84,7 @@ impl Incoming {
             None => primary()?,
         };
         if !interface.up {
-            return Err(Error::InvalidInput(format!(
-                "{} is down, so nothing can arrive; `ip link set {0} up` brings it up",
-                interface.name
-            )));
+            return Err(Error::InvalidInput(format!("interface {} is down: run `ip link set {0} up`", interface.name)));
         }
         let slot = self.slots.hold(interface.index, || self.slot(&interface))?;
         let number = slot.with(|slot| slot.slot);
@@ -98,7 +95,7 @@ impl Incoming {
 
     fn attach(&self, interface: &Interface, mode: Mode) -> Result<Held<(u32, u8)>, Error> {
         let index = interface.index;
-        let refused = |e: io::Error| Error::Kernel(format!("{} cannot be measured: {e}", interface.name));
+        let refused = |e: io::Error| Error::Kernel(format!("cannot measure {}: {e}", interface.name));
         let unavailable = |reason: &String| {
             let reason = format!("operation=incoming with mode={} needs {reason}", mode.name());
             Error::Unavailable { tool: NetworkMonitor::NAME.into(), reason }
@@ -125,7 +122,7 @@ impl Incoming {
             .map(|i| (index + i) % limits::MEASURED_INTERFACES)
             .find(|slot| !taken.contains(slot));
         let slot = slot.ok_or_else(|| {
-            Error::Busy("too many interfaces are being measured; try again when a window has ended".into())
+            Error::Busy("limit of simultaneous interfaces reached; try again when a window has ended".into())
         })?;
         let counts = MapHandle::try_from(&self.counts)?;
         let link_header_bytes = if interface.ethernet { 14 } else { 0 };
@@ -177,7 +174,7 @@ impl Packets<'_> {
         }
         let (name, after) = (&self.interface.name, (monotonic_ns() - self.since_ns) / 1_000_000);
         Err(Error::Gone(format!(
-            "{name} disappeared {after} ms into the measurement; `snapshot_interfaces` lists what is there now"
+            "{name} disappeared after {after} ms; `snapshot_interfaces` lists the current interfaces"
         )))
     }
 }
@@ -235,14 +232,16 @@ fn xdp_refused(interface: &Interface, mode: Mode, e: &io::Error) -> Error {
     let name = &interface.name;
     Error::Kernel(match e.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => format!(
-            "{name} has an XDP program of someone else, and an interface holds only one; leave `mode` out: the default, tcx, counts beside it"
+            "{name} already has an XDP program, and an interface can have only one: leave out `mode`, tcx works \
+                beside it"
         ),
         Some(libc::EOPNOTSUPP | libc::EINVAL) if mode == Mode::XdpNative => {
             format!(
-                "the driver of {name} has no native XDP (or not with its present MTU and offloads); use mode=xdp, or leave `mode` out"
+                "the driver of {name} does not support native XDP (or not with the current MTU and offloads): use \
+                    mode=xdp, or leave out `mode`"
             )
         }
-        _ => format!("XDP could not be attached to {name}: {e}; leave `mode` out to count at tcx"),
+        _ => format!("attaching XDP to {name} failed: {e}; leave out `mode` to count with tcx"),
     })
 }
 
@@ -251,7 +250,7 @@ fn primary() -> Result<Interface, Error> {
     let index = netlink::primary(&all, &netlink::default_routes()?);
     all.into_iter()
         .find(|i| Some(i.index) == index)
-        .ok_or_else(|| Error::InvalidInput("no interface is up here; name one as `interface` when there is".into()))
+        .ok_or_else(|| Error::InvalidInput("no interface is up: bring one up, or set `interface`".into()))
 }
 
 fn add(sum: types::count, cpu: &types::count) -> types::count {

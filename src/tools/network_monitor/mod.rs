@@ -1,8 +1,8 @@
-//! What arrives at an interface, and who opens the next connection: the two questions to begin with.
+//! What arrives at an interface, and who opens the next connection: the original two questions.
 //!
-//! `incoming` counts packets as they are on the wire, at tcx: the counters are per CPU and only grow, a
-//! window is the difference of two readings, so any number of windows share one link. `outgoing`
-//! waits for the next TCP connect of any process in any network namespace, and for its outcome.
+//! `incoming` counts packets as they are on the wire, at tcx: the counters are per CPU and only grow, a window is the
+//! difference of two readings, so any number of windows share one link. `outgoing` waits for the next TCP connect of
+//! any process in any network namespace, and for its outcome.
 
 use std::time::Duration;
 
@@ -63,10 +63,10 @@ impl Mode {
 #[serde(deny_unknown_fields)]
 pub struct Input {
     pub operation: Operation,
-    /// incoming: default that of the default route, else the busiest. outgoing: only connections over it.
+    /// incoming: defaults to the default route's, else the busiest. outgoing: connections over it only.
     #[serde(default)]
     pub interface: Option<String>,
-    /// Seconds. Default 5; outgoing 60, or until there is a connection.
+    /// Seconds. Default 5; outgoing: 60, or until a connection opens.
     #[serde(default)]
     pub duration: Option<WindowSeconds>,
     /// incoming: tcx changes nothing; xdp: generic; xdp_native: in the driver, may reset the link.
@@ -137,7 +137,7 @@ pub enum Sample {
     },
 }
 
-/// A connect whose outcome is known.
+/// A connect with a known outcome.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct Connect {
     process: Process,
@@ -160,10 +160,10 @@ pub struct Output {
     // incoming: packets received, by protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by_protocol: Option<ByProtocol>,
-    /// incoming: what left (not with xdp).
+    /// incoming: sent packets (not xdp).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transmitted: Option<Rates>,
-    /// outgoing: the oldest first.
+    /// outgoing: oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Vec<Connection>>,
     // outgoing: pass as `after` within a second to miss none.
@@ -172,7 +172,7 @@ pub struct Output {
     pub measured: Measured,
 }
 
-/// As on the wire: GRO and TSO packets count as their segments, with the link-layer header.
+/// As on the wire: a GRO or TSO packet counts as its segments, with link-layer headers.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct Rates {
     pub packets_per_second: f64,
@@ -209,10 +209,10 @@ pub struct Connection {
 impl Tool for NetworkMonitor {
     const NAME: &'static str = "network-monitor";
     const TITLE: &'static str = "Watch one interface, or the next connection";
-    const WHEN: &'static str = "packets a second on one interface, or who opens the next TCP connection";
-    const DESCRIPTION: &'static str = "operation=incoming: packets and bits a second on an interface, by protocol, \
-        counted as on the wire. operation=outgoing: waits for the next TCP connection \
-        that any process opens: who, where to, whether it was established, how long that took.";
+    const WHEN: &'static str = "packets per second on one interface, or the next TCP connection";
+    const DESCRIPTION: &'static str = "operation=incoming: packets and bits per second on an interface, by protocol, \
+        counted as on the wire. operation=outgoing: waits for the next TCP connection of any process: owner, remote, \
+        outcome, latency.";
     const CONTINUES: bool = true;
     const FEATURES: &'static [Feature] =
         &[Feature::TrafficControl, Feature::Xdp, Feature::TracepointBtf, Feature::SocketStorage];

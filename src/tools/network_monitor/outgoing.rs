@@ -41,9 +41,9 @@ pub struct Outgoing {
     lingering: Arc<Mutex<Option<Instant>>>,
 }
 
-/// The connects of a time in which somebody asks. All windows share it, each with its own place.
+/// The connects of a time with open windows. All windows share it, each with its own position.
 struct ConnectWatch {
-    /// Tells one watch from the next, for a client who continues.
+    /// Identifies a watch, for a client that continues it.
     epoch: u64,
     backlog: Arc<Mutex<Backlog>>,
     subscription: Subscription<types::connect>,

@@ -14,16 +14,18 @@ pub fn report(input: &Input, sample: Sample) -> Output {
         Sample::Incoming { interface, rx, tx, window_ns, outer, blind, after_xdp } => {
             let mut output = incoming_output(interface, rx, tx, Duration::from_nanos(window_ns));
             if outer {
-                let text = "Before Linux 5.14, packets that come out of an IP tunnel are counted with its headers as well, as protocol `other`.";
+                let text = "Before Linux 5.14, the kernel also counts decapsulated packets with their tunnel headers, \
+                    as protocol `other`.";
                 output.measured.limits.push(Limitation::new(Code::TunnelHeadersCounted, text));
             }
             if blind {
-                let text = "Without CAP_PERFMON the headers inside of a tunnel are not seen: TCP that it sends in big pieces (GSO) is counted with too few bytes.";
+                let text = "Without CAP_PERFMON, headers inside tunnels are unavailable: byte counts of tunnelled TCP \
+                    with GSO are too low.";
                 output.measured.limits.push(Limitation::new(Code::InnerHeadersNotCounted, text));
             }
             if after_xdp {
-                let text = "An XDP program of this interface sees packets first. Those that it drops, sends back or redirects are not counted; \
-                    `snapshot_interfaces` has the driver's counters.";
+                let text = "This interface has an XDP program. Packets that it drops, sends back or redirects are not \
+                    counted; `snapshot_interfaces` has the driver's counters.";
                 output.measured.limits.push(Limitation::new(Code::XdpVerdictsNotSeen, text));
             }
             output
@@ -34,7 +36,7 @@ pub fn report(input: &Input, sample: Sample) -> Output {
             let why = "pending when the window ended.";
             measured.limits.extend(Limitation::counted(Code::ConnectsPending, connecting, "connect", why));
             if input.after.is_some() && !continued {
-                let text = "`after` is too old: connects between the two calls are missing.";
+                let text = "`after` has expired: connects between the two calls are missing.";
                 measured.limits.push(Limitation::new(Code::ConnectsBetweenCalls, text));
             }
             Output {

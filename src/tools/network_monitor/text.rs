@@ -27,7 +27,7 @@ fn incoming_text(output: &Output, rx: &Rates) -> String {
         ]
     };
     let rows = [Some(row("received", rx)), output.transmitted.as_ref().map(|tx| row("sent", tx))];
-    text += &answer::table(["", ">packets", ">bits", ">packets in all", ">bytes in all"], rows.into_iter().flatten());
+    text += &answer::table(["", ">packets", ">bits", ">total packets", ">total bytes"], rows.into_iter().flatten());
     if let Some(p) = &output.by_protocol {
         let _ = writeln!(
             text,
@@ -63,7 +63,8 @@ fn outgoing_text(connections: &[Connection], output: &Output) -> String {
         (cut, Some(next)) => {
             let (shown, all) = (connections.len(), connections.len() as u64 + cut);
             format!(
-                "\n{shown} of {all} connections; the rest comes with a call within a second (after={next}), or a higher limit.\n"
+                "\n{shown} of {all} connections; for the rest, call again within 1 s with after={next}, or use a \
+                    higher limit.\n"
             )
         }
     };

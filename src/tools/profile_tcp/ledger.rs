@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{answer::Endpoint, daemon::largest::Largest, numbers::limited::LIMITED_BY_APPLICATION, owner::Process};
 
-/// A process that holds a socket; pid 0 is nobody.
+/// A process that holds a socket; pid 0: none.
 pub type Holder = (u32, [u8; 16]);
 
 /// A time in jiffies beyond which a counter has not run on but begun anew.

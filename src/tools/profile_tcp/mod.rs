@@ -1,7 +1,7 @@
-//! Why TCP is slow: round trips, what is sent again, what limits the senders, who resets connections.
+//! Why TCP is slow: round trips, retransmits, what limits the senders, who resets connections.
 //!
-//! TCP's own counters are read at both ends of a window; what closes in between hands its counters in. Round trips
-//! are the very samples from which TCP makes its average, counted by bucket in the kernel while a window is open.
+//! TCP's own counters are read at both ends of a window; a connection that closes in between reports its counters then.
+//! Round trips are TCP's own RTT samples, counted by bucket in the kernel while a window is open.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -53,10 +53,10 @@ pub struct Input {
     pub pid: Option<Pid>,
     #[serde(default)]
     pub remote: Option<AddressRange>,
-    /// Of either end.
+    /// At either end.
     #[serde(default)]
     pub port: Option<Port>,
-    /// Rows of each list.
+    /// Rows per list.
     #[serde(default)]
     pub limit: Limit<ROWS>,
 }
@@ -98,16 +98,16 @@ pub struct Gaps {
     rtts_untracked: u64,
     /// Connections that closed when there was no room. What they sent is in the total if they opened in the window.
     closed_untracked: u64,
-    /// Connections that closed, and whose round trips there was no room for.
+    /// Closed connections without room for their round trips.
     closed_rtts_untracked: u64,
     resets_untracked: u64,
     /// The kernel does not say why it sends a reset, and says nothing of those that no socket sends.
     reasons_unknown: bool,
-    /// Connections whose counters at the window's beginning are not known: they could not be read then.
+    /// Connections with unknown counters at the window's beginning: they were unreadable then.
     unknown: u64,
     #[serde(default)]
     unread: Unread,
-    /// Connections that wait to be accepted, beyond those of one listener whose round trips are read.
+    /// Connections in accept queues beyond those of one listener with readable round trips.
     #[serde(default)]
     unread_rtts: u64,
 }
@@ -208,10 +208,10 @@ pub struct Reset {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// The largest share of retransmits first, then the highest RTT.
+    /// Highest retransmit share first, then highest RTT.
     pub remotes: Vec<RemoteRow>,
     pub resets: Vec<ResetRow>,
-    /// What `remotes` leaves out: connections, segments_out, retransmits.
+    /// Omitted remotes: connections, segments_out, retransmits.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub other: Other,
     pub measured: Measured,
@@ -224,15 +224,15 @@ pub struct RemoteRow {
     /// At most 2, each with connections, segments_out, retransmits.
     #[schemars(with = "Vec<Owner>")]
     pub owners: Vec<OwnerRow>,
-    /// The kernel's samples, delayed acknowledgements included: min, p50, p90, p99, max, samples. Percentiles: at most 25 % too high.
+    /// The kernel's samples, with delayed ACKs: min, p50, p90, p99, max, samples. Percentiles: at most 25 % too high.
     #[schemars(with = "Option<BTreeMap<String, u64>>")]
     pub rtt_us: Option<Rtt>,
     #[serde(skip)]
     pub prompt: Prompt,
-    /// All, also acknowledgements.
+    /// Includes pure ACKs.
     pub segments_out: u64,
     pub retransmits: u64,
-    /// Of these: had arrived (DSACK), so nothing was lost.
+    /// Retransmits that were not needed (DSACK).
     pub spurious: u64,
     /// Of segments_out.
     pub retransmit_percent: f64,
@@ -285,7 +285,7 @@ pub struct ResetRow {
     pub remote: Endpoint,
     pub sent_by: Side,
     pub count: u64,
-    /// The kernel's name; in lower case: our conclusion.
+    /// The kernel's name; lower case: inferred.
     pub reason: Option<String>,
     pub explanation: Option<String>,
 }
@@ -301,9 +301,10 @@ pub enum Side {
 impl Tool for ProfileTcp {
     const NAME: &'static str = "profile_tcp";
     const TITLE: &'static str = "Find why TCP is slow";
-    const WHEN: &'static str = "why TCP is slow (RTT, retransmits, what limits senders), who resets";
-    const DESCRIPTION: &'static str = "Finds why TCP is slow: by remote the RTT distribution, retransmits, and what limited the sender \
-        (receiver, send buffer, network, application); who reset connections and why. Whole host, containers included.";
+    const WHEN: &'static str = "why TCP is slow (RTT, retransmits, what limits senders), who resets connections";
+    const DESCRIPTION: &'static str = "Finds why TCP is slow. Per remote: RTT distribution, retransmits, what limited \
+        the sender (receiver, send buffer, network, application). Also resets: sender and reason. Whole host, \
+        containers included.";
     const SINCE: Release = Release(5, 15);
     const FEATURES: &'static [Feature] =
         &[Feature::TracepointBtf, Feature::IterateFiles, Feature::IterateTcp, Feature::IterateMaps];
@@ -311,7 +312,7 @@ impl Tool for ProfileTcp {
         Optional {
             programs: &["reset_sent", "reset_sent_with_reason", "reset_received"],
             needs: &[],
-            lacks: Some((Code::ResetsNotSeen, "Not all resets are counted")),
+            lacks: Some((Code::ResetsNotSeen, "Some resets are not counted")),
         },
         Optional { programs: &["list_held", "list_rtts_held", "forget_held"], needs: &[], lacks: lacks::HELD },
         Optional { programs: &["list_tcp", "list_rtts_tcp", "forget_tcp"], needs: &[], lacks: lacks::UNHELD },

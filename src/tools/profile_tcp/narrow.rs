@@ -34,8 +34,8 @@ pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
             && filter.ends([0; 16], [reset.local.port, reset.remote.port])
     });
     if by_owner || input.port.is_some() {
-        let text = "Recorded by remote: round trips and waits are of all processes that a remote has, and connections from \
-            clients do not match a `port`.";
+        let text = "The recording groups by remote: round trips and waits cover all processes of a remote, and `port` \
+            does not match clients' connections.";
         sample.lacks.push(Limitation::new(Code::RecordedByRemote, text));
     }
     sample

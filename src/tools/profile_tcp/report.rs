@@ -27,7 +27,7 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     measured.limits.extend(sample.lacks.iter().cloned());
     let owners_cut =
         remotes.iter().map(|group| group.owners.len().saturating_sub(limits::OWNERS_OF_A_REMOTE) as u64).sum();
-    let why = "not listed. Set `process` to see them.";
+    let why = "not listed. Set `process` to list them.";
     measured.limits.extend(Limitation::counted(Code::OwnersCut, owners_cut, "owner", why));
     let mut shown = Counts::default();
     remotes.iter().for_each(|group| shown += group.counts);
@@ -228,7 +228,7 @@ fn reset(reset: Reset) -> ResetRow {
     }
 }
 
-/// What the state tells in which a reset found the socket: the segment itself has no reason.
+/// The reason that follows from the socket's state at a reset: the segment itself has no reason.
 fn from_state(state: u8) -> &'static str {
     match i64::from(state) {
         uapi::TCP_SYN_SENT => "refused",
@@ -239,35 +239,35 @@ fn from_state(state: u8) -> &'static str {
 
 fn explanation(reason: &str) -> Option<&'static str> {
     Some(match reason {
-        "refused" => "Nothing listens there, or a firewall rejects.",
-        "aborted" => "The peer gave the connection up.",
-        "aborted_while_closing" => "The peer had closed, and data still came or was left unread.",
+        "refused" => "Nothing listens there, or a firewall rejects it.",
+        "aborted" => "The peer aborted the connection.",
+        "aborted_while_closing" => "The peer had closed, and data arrived later or stayed unread.",
         "NO_SOCKET" => "Nothing listens on the local port.",
         "TCP_STATE" => "Closed with SO_LINGER 0, or disconnected.",
-        "TCP_ABORT_ON_CLOSE" => "Closed before all that had come was read.",
-        "TCP_ABORT_ON_DATA" => "Data came after the process had closed.",
-        "TCP_ABORT_ON_LINGER" => "Nobody waits any more for what it had to say.",
+        "TCP_ABORT_ON_CLOSE" => "Closed with unread data.",
+        "TCP_ABORT_ON_DATA" => "Data arrived after the process had closed.",
+        "TCP_ABORT_ON_LINGER" => "The linger timeout expired.",
         "TCP_ABORT_ON_MEMORY" => "Too many orphaned sockets, or too little memory for TCP.",
         "TCP_KEEPALIVE_TIMEOUT" => "The peer did not answer keepalives.",
         "TCP_DISCONNECT_WITH_DATA" => "Disconnected with data unsent.",
-        "TCP_TIMEWAIT_SOCKET" => "A segment came for a connection in TIME_WAIT.",
-        "INVALID_SYN" => "A SYN came in the middle of a connection.",
+        "TCP_TIMEWAIT_SOCKET" => "A segment arrived for a connection in TIME_WAIT.",
+        "INVALID_SYN" => "A SYN arrived in an open connection.",
         "TCP_INVALID_ACK_SEQUENCE" | "TCP_TOO_OLD_ACK" | "TCP_OLD_ACK" | "TCP_ACK_UNSENT_DATA" => {
-            "The peer acknowledged what was not sent: another connection's segments, or one that restarted."
+            "The peer acknowledged data that was not sent: it restarted, or the segments belong to another connection."
         }
-        "TCP_FLAGS" => "The segment's flags are not valid.",
+        "TCP_FLAGS" => "Invalid TCP flags.",
         _ => return None,
     })
 }
 
 fn unseen(gaps: &Gaps) -> Vec<Limitation> {
-    let sockets = format!("not in the round trips. {} connections at once are.", limits::RTT_SOCKETS);
-    let closed = format!("only in `other`. {} closed connections per window have rows.", limits::PROFILED_CLOSED);
+    let sockets = format!("without round trips. Limit: {} connections at the same time.", limits::RTT_SOCKETS);
+    let closed = format!("only in `other`. Limit: {} closed connections per window.", limits::PROFILED_CLOSED);
     let closed_rtts =
-        format!("without round trips. {} closed connections per window have some.", limits::PROFILED_CLOSED_RTTS);
-    let waiting = format!("without round trips. The first {} per listener have some.", limits::WAITING_RTTS);
-    let resets = format!("not listed. {} kinds per window are.", limits::RESET_KINDS);
-    let older = "without their segments. They opened before the window and could not be read when it began.";
+        format!("without round trips. Limit: {} closed connections per window.", limits::PROFILED_CLOSED_RTTS);
+    let waiting = format!("without round trips. Limit: {} per listener.", limits::WAITING_RTTS);
+    let resets = format!("not listed. Limit: {} kinds per window.", limits::RESET_KINDS);
+    let older = "without segment counts. They opened before the window and were unreadable when it began.";
     let queued = "connection in accept queues of other network namespaces";
     let counted = [
         Limitation::counted(Code::RoundTripsUntracked, gaps.rtts_untracked, "segment", &sockets),
@@ -277,8 +277,7 @@ fn unseen(gaps: &Gaps) -> Vec<Limitation> {
         Limitation::counted(Code::OlderConnections, gaps.unknown, "connection", older),
         Limitation::counted(Code::WaitingRoundTripsUnread, gaps.unread_rtts, queued, &waiting),
     ];
-    let reasons =
-        "This kernel does not say why it sends a reset, nor that a closed port sends one (Linux 6.12 and newer do).";
+    let reasons = "Reasons of sent resets, and resets from closed ports, are unavailable before Linux 6.12.";
     let reasons = gaps.reasons_unknown.then(|| Limitation::new(Code::ResetReasonsUnknown, reasons));
     counted.into_iter().flatten().chain(reasons).chain(gaps.unread.limits()).collect()
 }

@@ -59,7 +59,7 @@ impl Ended for tcp_row {
     }
 }
 
-/// What was loaded, and who uses it.
+/// The loaded programs, and their users.
 pub struct Profiler {
     /// What runs while a window is open.
     traced: Vec<Program>,

@@ -10,22 +10,34 @@ pub fn text(output: &Output) -> String {
     let seconds = output.measured.window_ms / 1e3;
     let mut text = String::new();
     if output.remotes.is_empty() {
-        let _ = writeln!(text, "No TCP connection sent or received anything in {seconds:.1} s.");
+        let _ = writeln!(text, "No TCP connection sent or received data in {seconds:.1} s.");
     } else {
         text += &answer::table(
-            ["remote", "who", ">conns", ">rtt min", ">p50", ">p99", ">max", ">sent", ">again", ">%", "limited by"],
+            [
+                "remote",
+                "process",
+                ">conns",
+                ">rtt min",
+                ">p50",
+                ">p99",
+                ">max",
+                ">sent",
+                ">retrans",
+                ">%",
+                "limited by",
+            ],
             output.remotes.iter().map(line),
         );
     }
     let Other { connections, segments_out, retransmits } = output.other;
     if connections > 0 {
         let connections = answer::count(connections, "connection", "connections");
-        let _ = writeln!(text, "\nother: {connections}, {segments_out} segments sent, {retransmits} again");
+        let _ = writeln!(text, "\nother: {connections}, {segments_out} segments sent, {retransmits} retransmits");
     }
     if !output.resets.is_empty() {
         text.push('\n');
         text += &answer::table(
-            ["reset by", "who", "local", "remote", ">count", "reason", ""],
+            ["reset by", "process", "local", "remote", ">count", "reason", ""],
             output.resets.iter().map(reset_line),
         );
     }

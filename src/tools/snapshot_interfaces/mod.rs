@@ -56,7 +56,7 @@ pub struct Link {
     pub index: u32,
     /// ethernet, loopback, veth, bridge, bond, vlan, tun, wireguard …
     pub kind: String,
-    /// Operational; `unknown`: up, and the driver does not watch its carrier.
+    /// Operational; `unknown`: up, but the driver reports no carrier state.
     pub state: String,
     pub mtu: u32,
     // With prefix length.
@@ -75,7 +75,7 @@ pub struct Traffic {
     pub bytes: u64,
     pub errors: u64,
     pub dropped: u64,
-    /// Of these, new in the window.
+    /// New in the window.
     pub errors_in_window: u64,
     pub dropped_in_window: u64,
     pub packets_per_second: f64,
@@ -93,9 +93,9 @@ pub struct Qdisc {
 impl Tool for SnapshotInterfaces {
     const NAME: &'static str = "snapshot_interfaces";
     const TITLE: &'static str = "List network interfaces with their traffic";
-    const WHEN: &'static str = "which links are there, are they up, errors, rates";
-    const DESCRIPTION: &'static str = "Lists network interfaces: kind, state, addresses, which has the default route, bytes and packets with rates, \
-        errors, drops, and the queueing discipline's backlog. Costs nothing; start here when a link is in question.";
+    const WHEN: &'static str = "network interfaces: state, errors, rates";
+    const DESCRIPTION: &'static str = "Lists network interfaces: kind, state, addresses, default route, bytes and \
+        packets with rates, errors, drops, and qdisc backlog. Costs nothing; call it first if you suspect a link.";
     const OPEN_WORLD: bool = false;
     type Input = Input;
     type Sample = Sample;

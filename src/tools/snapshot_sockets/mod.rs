@@ -48,13 +48,13 @@ pub struct Input {
     // Only sockets that this process holds.
     #[serde(default)]
     pub pid: Option<Pid>,
-    /// Of either end.
+    /// At either end.
     #[serde(default)]
     pub port: Option<Port>,
-    /// Adds what `ss -i` shows.
+    /// Adds the fields of `ss -i`.
     #[serde(default)]
     pub detail: bool,
-    /// Rows of each list.
+    /// Rows per list.
     #[serde(default)]
     pub limit: Limit<ROWS>,
 }
@@ -192,11 +192,11 @@ pub struct Listening {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// All but listeners, those in trouble first.
+    /// Without listeners; worst first.
     pub sockets: Vec<Socket>,
-    /// The fullest accept queue first.
+    /// Fullest accept queue first.
     pub listeners: Vec<Listener>,
-    /// Sockets in each state, whatever the filter `state` and `limit` say.
+    /// Sockets per state; `state` and `limit` do not apply.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub states: BTreeMap<State, u64>,
     #[serde(skip)]
@@ -221,11 +221,11 @@ pub struct Socket {
     pub local: Endpoint,
     // null: not connected.
     pub remote: Option<Endpoint>,
-    /// TCP: not acknowledged. UDP: memory of what is not sent.
+    /// TCP: unacknowledged. UDP: memory of unsent data.
     pub send_queue_bytes: u32,
-    /// TCP: not read. UDP: memory of what is not read.
+    /// TCP: unread. UDP: memory of unread data.
     pub receive_queue_bytes: u32,
-    /// UDP: datagrams that found no room.
+    /// UDP: receive buffer full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -282,7 +282,7 @@ pub struct TcpInfo {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Listener {
-    /// Names the socket, for who joins answers.
+    /// Identifies the socket, to join answers.
     #[serde(skip)]
     pub socket: u64,
     pub owner: Owner,
@@ -295,7 +295,7 @@ pub struct Listener {
     pub accept_queue_max: u32,
     // Handshakes that are not complete.
     pub half_open: u32,
-    /// Since it listens.
+    /// Since listen().
     pub dropped: u32,
 }
 
@@ -303,8 +303,9 @@ impl Tool for SnapshotSockets {
     const NAME: &'static str = "snapshot_sockets";
     const TITLE: &'static str = "List open sockets and listeners";
     const WHEN: &'static str = "open sockets and listeners, their queues, owners, what limits them";
-    const DESCRIPTION: &'static str = "Lists TCP and UDP sockets that are open now, in every network namespace and container, with owner, queues, \
-        RTT, retransmits and what limits the sender; listeners with their accept queue and drops; counts by state. Like `ss -tuianp`.";
+    const DESCRIPTION: &'static str = "Lists open TCP and UDP sockets of every network namespace and container: \
+        owner, queues, RTT, retransmits, what limits the sender; listeners with accept queue and drops; counts by \
+        state. Like `ss -tuianp`.";
     const SINCE: Release = Release(5, 15);
     const FEATURES: &'static [Feature] =
         &[Feature::IterateFiles, Feature::IterateTcp, Feature::IterateUdp, Feature::Loop];
@@ -312,17 +313,14 @@ impl Tool for SnapshotSockets {
         Optional {
             programs: &["list_files"],
             needs: &[],
-            lacks: Some((
-                Code::OwnersUnknown,
-                "Owners are unknown, and only the network namespace of netmond is listed",
-            )),
+            lacks: Some((Code::OwnersUnknown, "Owners and other network namespaces are unavailable")),
         },
         Optional {
             programs: &["list_tcp"],
             needs: &[],
             lacks: Some((
                 Code::UnheldTcpNotSeen,
-                "TCP sockets that no process holds are not listed: those that wait to be accepted, and those that were closed and still send",
+                "TCP sockets without a process are unavailable: those in accept queues, and closed ones that still send",
             )),
         },
         // For `diagnose` alone, which judges without it what packets and our own namespace's counters show.
@@ -332,7 +330,7 @@ impl Tool for SnapshotSockets {
             needs: &[],
             lacks: Some((
                 Code::UnheldUdpNotSeen,
-                "UDP sockets that no process holds, such as the kernel's own, are not listed",
+                "UDP sockets without a process, such as the kernel's own, are unavailable",
             )),
         },
     ];

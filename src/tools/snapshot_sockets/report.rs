@@ -16,11 +16,11 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.took_ns));
     measured.rows_cut = sample.sockets_cut + sample.listeners_cut;
     if sample.other_netns {
-        let text = "In other network namespaces than the daemon's only sockets that a process holds are visible: not those in \
-            TIME_WAIT, waiting to be accepted, or left behind by their process.";
+        let text = "In other network namespaces, only sockets with a process are listed: not those in TIME_WAIT, in \
+            accept queues, or orphaned.";
         measured.limits.push(Limitation::new(Code::OnlyHeldSockets, text));
     }
-    let why = "bytes counted in part. What BPF programs redirect is not in `rx_bytes` and `tx_bytes`.";
+    let why = "bytes partly counted. `rx_bytes` and `tx_bytes` omit data that BPF programs redirect.";
     let redirected =
         Limitation::counted(Code::SockmapPartlyCounted, sample.redirected, "connection in a BPF sockmap", why);
     measured.limits.extend(redirected);

@@ -120,7 +120,7 @@ fn a_default_answer_is_small_and_a_screen_long() {
 fn nothing_is_said_to_be_nothing() {
     assert_eq!(
         SnapshotSockets::text(&SnapshotSockets::report(input(json!({})), Sample::default())),
-        "No such sockets.\n"
+        "No matching sockets.\n"
     );
 }
 

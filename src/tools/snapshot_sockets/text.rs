@@ -17,14 +17,14 @@ pub fn text(output: &Output) -> String {
     }
     if !output.listeners.is_empty() {
         text += &answer::table(
-            ["listener", "local", ">to accept", ">of", ">dropped", "unit"],
+            ["listener", "local", ">queued", ">max", ">dropped", "unit"],
             output.listeners.iter().map(listener_line),
         );
         text.push('\n');
     }
     let counts: Vec<_> = output.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
     let _ = match counts.is_empty() {
-        true => writeln!(text, "No such sockets."),
+        true => writeln!(text, "No matching sockets."),
         false => writeln!(text, "{}", counts.join(", ")),
     };
     text + &output.measured.text(output.sockets.len() + output.listeners.len())

@@ -96,7 +96,7 @@ pub struct ToolStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Program {
     pub name: String,
-    /// Absent: the kernel counted none; it counts while the sysctl kernel.bpf_stats_enabled is 1.
+    /// Absent: not counted. The kernel counts while the sysctl kernel.bpf_stats_enabled is 1.
     pub run_count: Option<u64>,
     pub run_time_ns: Option<u64>,
 }
@@ -104,9 +104,10 @@ pub struct Program {
 impl Tool for Status {
     const NAME: &'static str = "status";
     const TITLE: &'static str = "What this server can see, and its cost";
-    const WHEN: &'static str = "a tool is unavailable, or an answer names limits";
-    const DESCRIPTION: &'static str = "Which tools work on this host, why others do not, which privileges the daemon holds, what is attached \
-        to the kernel now and what it has cost. Costs nothing; ask it when a tool is unavailable or an answer names limits.";
+    const WHEN: &'static str = "a tool is unavailable, or an answer has limits";
+    const DESCRIPTION: &'static str = "Lists which tools work on this host, why others do not, the daemon's \
+        privileges, and the eBPF programs attached now with their cost. Costs nothing; call it if a tool is \
+        unavailable or an answer has limits.";
     const OPEN_WORLD: bool = false;
     type Input = Input;
     type Sample = Sample;

@@ -25,7 +25,7 @@ pub fn report(sample: Sample) -> Output {
     }
 }
 
-/// The answer when there is no daemon to ask.
+/// The answer without a daemon.
 pub fn without_daemon(reason: &str) -> Output {
     let unavailable = |name: &str| ToolStatus {
         name: name.into(),

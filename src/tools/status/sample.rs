@@ -35,7 +35,7 @@ fn tool_status(name: &str, windows: usize, loaded: Option<&Loaded>) -> ToolStatu
         let (run_count, run_time_ns) = p.cost().ok().filter(|(runs, _)| *runs > 0).unzip();
         Program { name: p.name().into(), run_count, run_time_ns }
     };
-    let reason = loaded.map_or(Some("it is not loaded yet"), Loaded::reason);
+    let reason = loaded.map_or(Some("still loading"), Loaded::reason);
     ToolStatus {
         name: name.into(),
         available: reason.is_none(),

@@ -7,7 +7,7 @@ use crate::{answer, untrusted};
 pub fn text(output: &Output) -> String {
     let d = &output.daemon;
     let mut text = match (&d.reason, output.memory_bytes) {
-        (Some(reason), _) => format!("netmon-mcp {}; no daemon: {reason}\n\n", output.version),
+        (Some(reason), _) => format!("netmon-mcp {}; netmond is unavailable: {reason}\n\n", output.version),
         (None, memory) => format!(
             "netmon-mcp {} on Linux {}; netmond pid {} uid {}, capabilities: {}, {} resident, up {} s\n\n",
             output.version,
@@ -25,11 +25,11 @@ pub fn text(output: &Output) -> String {
         }
     }
     for feature in output.kernel_features.iter().filter(|feature| feature.available != Some(true)) {
-        let known = if feature.available == Some(false) { "not available" } else { "unknown" };
+        let known = if feature.available == Some(false) { "unavailable" } else { "unknown" };
         text += &format!("kernel: {}: {known}: {}\n", feature.name, feature.reason.as_deref().unwrap_or_default());
     }
     text += &answer::table(
-        ["tool", "available", ">links", ">runs", ">ns a run", "why not"],
+        ["tool", "available", ">links", ">runs", ">ns/run", "reason"],
         output.tools.iter().map(|tool| {
             let runs: u64 = tool.programs.iter().filter_map(|program| program.run_count).sum();
             let ns: u64 = tool.programs.iter().filter_map(|program| program.run_time_ns).sum();

@@ -1,6 +1,6 @@
 //! From counters of sockets to groups that add up: what each socket moved in the window, counted once.
 
-// Cookies are the kernel's: nobody chooses them so that they collide, and there may be 100,000.
+// Cookies are assigned by the kernel: nobody can choose colliding ones, and there may be 100,000.
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::{
@@ -20,7 +20,7 @@ use crate::{
 const TCP: u8 = libc::IPPROTO_TCP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
 
-/// A process that holds a socket; pid 0 is nobody.
+/// A process that holds a socket; pid 0: none.
 type Holder = (u32, [u8; 16]);
 
 fn holder(socket: &socket_bytes) -> Holder {
@@ -81,12 +81,12 @@ pub struct Ledger<'a> {
     is_one_of_many: bool,
     /// TCP sockets that were read at the window's end.
     seen: HashSet<u64>,
-    /// UDP sockets that are open at the window's end: who holds them, what they are bound to.
+    /// Open UDP sockets at the window's end: their owners and their local addresses.
     udp_open: HashMap<u64, socket_bytes>,
     groups: HashMap<Key, Sum>,
     total: Bytes,
     older: u64,
-    /// Sockets whose data is not counted, by cookie.
+    /// Sockets with uncounted data, by cookie.
     sockmap: HashSet<u64>,
     xdp: HashSet<u64>,
     packet: HashSet<u64>,

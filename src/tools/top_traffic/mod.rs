@@ -36,7 +36,7 @@ skeleton!("top_traffic");
 const ROWS: usize = 12;
 
 /// What answers lack without the programs that see remotes.
-const REMOTES_UNKNOWN: &str = "The remotes of UDP sockets that are not connected are not known";
+const REMOTES_UNKNOWN: &str = "Remotes of unconnected UDP sockets are unavailable";
 
 /// The daemon's side: what was loaded.
 pub struct TopTraffic(Arc<sample::Counting>);
@@ -72,7 +72,7 @@ pub struct Input {
     pub pid: Option<Pid>,
     #[serde(default)]
     pub remote: Option<AddressRange>,
-    /// Of either end.
+    /// At either end.
     #[serde(default)]
     pub port: Option<Port>,
     #[serde(default)]
@@ -107,7 +107,7 @@ pub struct Gaps {
     /// Of those of remotes that there was no slot for, since their socket has too many.
     #[serde(default)]
     udp_merged: u64,
-    /// UDP sockets of which some datagrams have no remote: their process does not ask who sends.
+    /// UDP sockets with some datagrams without a remote: their process does not request sender addresses.
     #[serde(default)]
     udp_unasked: u64,
     /// TCP connections that closed when there was no room. Their bytes are in the total …
@@ -126,10 +126,10 @@ pub struct Gaps {
     missed: u64,
 }
 
-/// Sockets whose data goes past TCP and UDP.
+/// Sockets with data that bypasses TCP and UDP.
 #[derive(Serialize, Deserialize, Debug, Default, Clone, PartialEq)]
 pub struct Past {
-    /// TCP sockets in a sockmap whose data is not counted, or in part.
+    /// TCP sockets in a sockmap with uncounted or partly counted data.
     sockmap: u64,
     /// AF_XDP.
     xdp: u64,
@@ -181,7 +181,7 @@ pub struct Group {
 #[serde(rename_all = "snake_case")]
 pub enum Key {
     Process(u32),
-    /// The cgroup of a socket whose process is not known.
+    /// The cgroup of a socket without a known process.
     Unowned(u64),
     Socket(u64),
     Remote(IpAddr),
@@ -203,9 +203,9 @@ pub struct CommonRemote {
 pub struct Output {
     /// Most bytes first.
     pub rows: Vec<Row>,
-    /// What the rows leave out: with them it adds up to `total`.
+    /// Sum of the omitted rows.
     pub other: Other,
-    /// Payload: no headers. What two sockets of this host send each other counts at both.
+    /// Payload without headers. Traffic between two sockets of this host counts twice.
     pub total: Bytes,
     pub measured: Measured,
 }
@@ -220,13 +220,13 @@ pub struct Other {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Row {
-    /// Of several owners, what they have in common.
+    /// Several owners: their common fields.
     pub owner: Owner,
     /// absent: both.
     pub protocol: Option<Protocol>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<Endpoint>,
-    /// Absent also where the process did not ask who sent a datagram.
+    /// Also absent if the process does not request sender addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<CommonRemote>,
     #[serde(skip_serializing_if = "Option::is_none")]

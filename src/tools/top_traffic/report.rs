@@ -154,17 +154,16 @@ fn add(sum: &mut Row, row: Row) {
 }
 
 fn unseen(gaps: &Gaps) -> Vec<Limitation> {
-    let sockets = format!("only in `other`. {} sockets per window have rows.", limits::UDP_SOCKETS_COUNTED);
-    let closed = format!("only in `other`. {} closed connections per window have rows.", limits::TCP_CLOSED_KEPT);
-    let remotes =
-        format!("without a remote. {} remotes of each socket per window have rows.", limits::UDP_REMOTES_COUNTED);
-    let unasked = "some remotes unknown. The process does not ask who sends.";
-    let unknown = "bytes missing. They opened before the window and closed when the table was full.";
-    let older = "missing. They opened before the window and could not be read when it began.";
+    let sockets = format!("only in `other`. Limit: {} sockets per window.", limits::UDP_SOCKETS_COUNTED);
+    let closed = format!("only in `other`. Limit: {} closed connections per window.", limits::TCP_CLOSED_KEPT);
+    let remotes = format!("without a remote. Limit: {} remotes per socket and window.", limits::UDP_REMOTES_COUNTED);
+    let unasked = "some remotes unknown. The process does not request sender addresses.";
+    let unknown = "bytes missing. They opened before the window and closed while the table was full.";
+    let older = "missing. They opened before the window and were unreadable when it began.";
     let counted = [
         Limitation::counted(Code::UdpSocketsMerged, gaps.udp_untracked, "datagram", &sockets),
         Limitation::counted(Code::UdpRemotesMerged, gaps.udp_merged, "datagram", &remotes),
-        Limitation::counted(Code::UdpRemotesUnknown, gaps.udp_unasked, "socket of UDP", unasked),
+        Limitation::counted(Code::UdpRemotesUnknown, gaps.udp_unasked, "UDP socket", unasked),
         Limitation::counted(Code::ClosedConnectionsMerged, gaps.tcp_untracked, "connection", &closed),
         Limitation::counted(Code::ClosedConnectionsUncounted, gaps.tcp_unknown, "connection", unknown),
         Limitation::counted(Code::OlderConnections, gaps.tcp_older, "connection", older),
@@ -175,18 +174,18 @@ fn unseen(gaps: &Gaps) -> Vec<Limitation> {
 /// What goes past TCP and UDP.
 fn past(past: &Past) -> impl Iterator<Item = Limitation> {
     let sockmap = match past.calls {
-        true => "counted in part. A BPF program reads first what they receive; what it redirects may be missing.",
+        true => "partly counted. A BPF program reads their data first; redirected data may be missing.",
         false => {
-            "counted in part. What BPF programs redirect is missing: this needs the tracepoints \
-             sock_send_length and sock_recv_length (Linux 6.3)."
+            "partly counted. Data that BPF programs redirect is missing: requires the tracepoints sock_send_length \
+             and sock_recv_length (Linux 6.3)."
         }
     };
-    let xdp = "not counted. Their packets do not pass through TCP or UDP.";
-    let packet = "not counted. Their packets do not pass through TCP or UDP.";
+    let xdp = "not counted. Their packets bypass TCP and UDP.";
+    let packet = "not counted. Their packets bypass TCP and UDP.";
     let counted = [
         Limitation::counted(Code::SockmapPartlyCounted, past.sockmap, "connection in a BPF sockmap", sockmap),
-        Limitation::counted(Code::XdpSocketsNotCounted, past.xdp, "socket of AF_XDP", xdp),
-        Limitation::counted(Code::PacketSocketsNotCounted, past.packet, "socket of AF_PACKET that can send", packet),
+        Limitation::counted(Code::XdpSocketsNotCounted, past.xdp, "AF_XDP socket", xdp),
+        Limitation::counted(Code::PacketSocketsNotCounted, past.packet, "AF_PACKET socket that can send", packet),
     ];
     counted.into_iter().flatten()
 }

@@ -67,7 +67,7 @@ impl Ended for flow {
 const FIRST_SLOT: usize = slots::FIRST_SLOT as usize;
 const FIRST_TCP: usize = slots::TCP_UNTRACKED as usize;
 
-/// What was loaded, and who uses it.
+/// The loaded programs, and their users.
 pub struct Counting {
     tcp_state: Program,
     /// On a kernel with the tracepoints.
@@ -304,9 +304,7 @@ impl Session<Sample> for Traffic {
         let concerns = |limit: &&Limitation| !of_udp.contains(&limit.code) || self.input.protocol != Protocols::Tcp;
         sample.lacks = counting.lacks.iter().filter(concerns).cloned().collect();
         if let Err(e) = &self.share.remotes {
-            let text = format!(
-                "{REMOTES_UNKNOWN}: the programs that see them could not be attached to the root cgroup ({e})."
-            );
+            let text = format!("{REMOTES_UNKNOWN}: attaching their programs to the root cgroup failed ({e}).");
             sample.lacks.push(Limitation::new(Code::UdpRemotesUnknown, text));
         }
         sample.lacks.extend(cgroups(&self.input));
@@ -321,8 +319,8 @@ impl Session<Sample> for Traffic {
 /// Where cgroup v1 is in use, rows by unit or container may lack a name.
 fn cgroups(input: &Input) -> Option<Limitation> {
     let is_asked = matches!(input.group_by, GroupBy::Unit | GroupBy::Container);
-    let text = "cgroup v1 is in use on this host. Units and containers that only it knows have no name and are one row: \
-        boot with systemd.unified_cgroup_hierarchy=1.";
+    let text = "Units and containers that exist only in cgroup v1 share one row without a name: boot with \
+        systemd.unified_cgroup_hierarchy=1.";
     (is_asked && kernel::has_cgroup_v1()).then(|| Limitation::new(Code::CgroupV1NotSeen, text))
 }
 

@@ -242,7 +242,7 @@ fn nothing_is_said_to_be_nothing() {
         input(json!({})),
         Sample { window_ns: 1_000_000_000, ..Sample::default() },
     ));
-    assert!(text.contains("No socket moved anything."), "{text}");
+    assert!(text.contains("No socket sent or received data."), "{text}");
 }
 
 #[test]

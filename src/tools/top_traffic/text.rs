@@ -1,4 +1,4 @@
-//! The table of who moved how much.
+//! The table of bytes by owner.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ pub fn text(output: &Output) -> String {
         rate(output.total.tx_bytes),
     );
     if output.rows.is_empty() {
-        text += "No socket moved anything.\n";
+        text += "No socket sent or received data.\n";
     } else {
         text += &answer::table(
             ["who", "", ">received", ">sent", ">share", ">sockets", "unit"],
@@ -44,7 +44,7 @@ fn line(row: &Row) -> [String; 7] {
     ]
 }
 
-/// What tells a row from the others.
+/// What distinguishes a row from the others.
 fn who(row: &Row) -> String {
     let owner = &row.owner;
     let remote = row.remote.map(|remote| match remote.port {

@@ -20,7 +20,7 @@ pod!(types::connection);
 /// How long after its end a connection may be handed in.
 const LATE_NS: u64 = limits::LATE.as_nanos() as u64;
 
-/// What tells one connection from another: no socket can begin twice in one nanosecond.
+/// The identity of a connection: no socket can begin twice in one nanosecond.
 pub type Key = (u64, u16, u16, [u8; 16], u32);
 
 fn key(c: &types::connection) -> Key {

@@ -64,7 +64,7 @@ pub struct Input {
     pub pid: Option<Pid>,
     #[serde(default)]
     pub remote: Option<AddressRange>,
-    /// Of either end.
+    /// At either end.
     #[serde(default)]
     pub port: Option<Port>,
     #[serde(default)]
@@ -79,7 +79,7 @@ pub enum Direction {
     Inbound,
 }
 
-/// What became of a connection.
+/// Result of the connect.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -179,9 +179,9 @@ pub enum Shows {
 
 impl Shows {
     fn limit(self) -> Option<Limitation> {
-        let routes = "Not seen, since this kernel refuses fexit programs: connects that a policy (cgroup eBPF, security module, \
-            `ip rule`) denies, and connects without a route by io_uring or 32-bit code.";
-        let nothing = "Not seen on this kernel: connects that fail before their first packet (no route, denied).";
+        let routes = "This kernel refuses fexit programs. Missing: connects that a policy (cgroup eBPF, security \
+            module, `ip rule`) denies, and connects without a route from io_uring or 32-bit code.";
+        let nothing = "Unavailable on this kernel: connects that fail before their first packet (no route, denied).";
         match self {
             Shows::Returns => None,
             Shows::Routes => Some(Limitation::new(Code::DeniedConnectsNotSeen, routes)),
@@ -193,7 +193,7 @@ impl Shows {
 #[derive(Serialize, Deserialize, Debug, Default)]
 pub struct Sample {
     rows: Vec<Row>,
-    /// What connections have moved by now that are open, and that an earlier reading told of.
+    /// The bytes so far of open connections that an earlier reading reported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     updates: Vec<Row>,
     counts: BTreeMap<Outcome, u64>,
@@ -233,7 +233,7 @@ pub struct Row {
 pub struct Output {
     /// Failures first, then the slowest.
     pub connections: Vec<Connection>,
-    /// Also of those cut from the list.
+    /// Includes rows cut by `limit`.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub outcomes: BTreeMap<Outcome, u64>,
     pub measured: Measured,
@@ -257,7 +257,7 @@ pub struct Connection {
     /// From connect() to its outcome; outbound only.
     pub connect_latency_us: Option<u64>,
     pub closed: bool,
-    /// To its end, or so far.
+    /// Until it closed, or now.
     pub duration_us: Option<u64>,
     /// Payload, each byte once.
     pub rx_bytes: u64,
@@ -270,9 +270,10 @@ pub struct Connection {
 impl Tool for TraceConnections {
     const NAME: &'static str = "trace_connections";
     const TITLE: &'static str = "Trace TCP connections";
-    const WHEN: &'static str = "who connects where, what fails and why, how long it takes";
-    const DESCRIPTION: &'static str = "Who connects where, what fails and why, how long it takes: every TCP connection of every process and \
-        namespace, outbound and inbound, that opened, failed or closed in the window; short-lived ones too.";
+    const WHEN: &'static str = "who connects where, what fails and why, connect latency";
+    const DESCRIPTION: &'static str = "Lists every TCP connection that opened, failed or closed in the window: owner, \
+        ends, outcome, error, latency. All processes and network namespaces, outbound and inbound, short-lived ones \
+        too.";
     const SINCE: Release = Release(5, 15);
     const FEATURES: &'static [Feature] =
         &[Feature::TracepointBtf, Feature::Fexit, Feature::IterateFiles, Feature::IterateTcp, Feature::IterateMaps];

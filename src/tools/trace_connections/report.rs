@@ -89,7 +89,7 @@ pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
     earlier
 }
 
-/// What tells one connection from another: no socket can begin twice in one nanosecond.
+/// The identity of a connection: no socket can begin twice in one nanosecond.
 type Key = (u64, Endpoint, Endpoint, u32);
 
 fn key(row: &Row) -> Key {

@@ -265,7 +265,7 @@ impl Drop for Asking {
         let mut asked = lock(&self.wanted.asked);
         asked.retain(|(id, _)| *id != self.id);
         if let Err(e) = self.wanted.tell(&asked) {
-            tracing::warn!("the filter of connections stays narrower than it could be: {e}");
+            tracing::warn!("widening the connection filter failed: {e}");
         }
     }
 }

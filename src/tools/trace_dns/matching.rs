@@ -75,9 +75,9 @@ pub struct Exchanges {
 /// What was made of the messages of a window.
 pub struct Matched {
     pub exchanges: Vec<Exchange>,
-    /// TCP streams whose messages were given up half read, since too many were half read at once.
+    /// TCP streams with messages that were dropped half read, because too many were incomplete at the same time.
     pub streams_given_up: u64,
-    /// Datagrams whose first fragment ends before the header of their message does.
+    /// Datagrams with a first fragment that ends before the header of their message does.
     pub cut: u64,
 }
 
@@ -252,7 +252,7 @@ impl Exchanges {
         }
         let key = Key { client: source, server: destination, tcp, id: message.id };
         if key.server.port == MDNS {
-            // Each question has answers of its own, of whoever knows one.
+            // Each question has its own answers, from every host that knows one.
             message.questions.into_iter().for_each(|question| self.question(seen, key, vec![question]));
         } else {
             self.question(seen, key, message.questions);
@@ -315,7 +315,7 @@ impl Exchanges {
         }
     }
 
-    /// Multicast DNS has no ids, and answers go to everybody: any answer with a record of that name will do.
+    /// Multicast DNS has no ids, and answers go to every host: any answer with a record of that name matches.
     fn multicast_answer(&mut self, seen: &Seen, message: &dns::Message) {
         const ANY: u16 = 255;
         for (name, kind) in &message.answers {

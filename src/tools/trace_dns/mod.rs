@@ -48,17 +48,17 @@ fn domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
     let name = Option::<String>::deserialize(deserializer)?;
     match name.as_ref().is_none_or(|name| (1..=dns::NAME_BYTES).contains(&name.len())) {
         true => Ok(name),
-        false => Err(de::Error::custom(format!("a DNS name is 1 to {} bytes long", dns::NAME_BYTES))),
+        false => Err(de::Error::custom(format!("invalid DNS name: expected 1 to {} bytes", dns::NAME_BYTES))),
     }
 }
 
 #[derive(Serialize, Deserialize, Debug, Default)]
 pub struct Sample {
     messages: Vec<Seen>,
-    /// Those of the last seconds before it, of which other readings told: an answer finds its query here.
+    /// Messages of the last seconds before the window, which earlier readings reported: an answer finds its query here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<Seen>,
-    /// Another reading follows, which tells of what is not decided yet.
+    /// Another reading follows, which reports undecided queries.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     goes_on: bool,
     /// Messages for which there was no room in the kernel's buffer, …
@@ -162,15 +162,16 @@ pub struct Latency {
 impl Tool for TraceDns {
     const NAME: &'static str = "trace_dns";
     const TITLE: &'static str = "Watch DNS queries and their answers";
-    const WHEN: &'static str = "names do not resolve, or slowly";
-    const DESCRIPTION: &'static str = "Is name resolution failing or slow, and who asks? Every DNS query over UDP or TCP (ports 53 and \
-        5353), of any process and network namespace, loopback included: name, server, rcode, latency, or that no answer came.";
+    const WHEN: &'static str = "names do not resolve, or resolve slowly";
+    const DESCRIPTION: &'static str = "Is name resolution failing or slow? Lists every DNS query over UDP or TCP \
+        (ports 53 and 5353) of any process and network namespace, loopback included: owner, name, server, rcode, \
+        latency, unanswered.";
     const SINCE: Release = Release(5, 17);
     const FEATURES: &'static [Feature] = &[Feature::TracepointBtf, Feature::IterateFiles];
     const OPTIONAL: &'static [Optional] = &[Optional {
         programs: &["open_sockets"],
         needs: &[],
-        lacks: Some((Code::HoldersUnknown, "Owners are known only of queries that their process sent in the window")),
+        lacks: Some((Code::HoldersUnknown, "Owners are known only for queries sent in the window")),
     }];
     type Input = Input;
     type Sample = Sample;

@@ -26,17 +26,16 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     measured.limits.extend(missing(&sample));
     measured.limits.extend(sample.lacks.iter().cloned());
     let end = if sample.full_at_ns.is_some() { "was full" } else { "ended" };
-    let why = format!("too young to judge. They had no answer, less than 1 s before the window {end}.");
+    let why = format!("pending. They were sent less than 1 s before the window {end}.");
     measured.limits.extend(Limitation::counted(Code::DnsQueriesPending, summary.pending, "query", &why));
-    let why = format!("half read. More than {} messages over TCP were incomplete at once.", limits::DNS_STREAMS);
+    let why = format!("partly read. More than {} TCP messages were incomplete at the same time.", limits::DNS_STREAMS);
     measured.limits.extend(Limitation::counted(Code::DnsOverTcpIncomplete, streams_given_up, "TCP stream", &why));
-    let why = "not read. Their first fragment ends before the header of the message does.";
+    let why = "not read. IP fragmentation splits their header.";
     measured.limits.extend(Limitation::counted(Code::DnsMessagesCut, messages_cut, "message", why));
-    let why =
-        "not read. They are for port 53 of a server, and a translation on this host (DNAT) gave them another port.";
+    let why = "not read. DNAT on this host changes their port 53 to another one.";
     measured.limits.extend(Limitation::counted(Code::DnsTranslated, sample.translated, "packet", why));
     if !sample.pages {
-        let text = "Queries over TCP are not all seen: before Linux 6.12 data in pages cannot be read.";
+        let text = "Some queries over TCP are missing: before Linux 6.12, netmond cannot read data in pages.";
         measured.limits.push(Limitation::new(Code::DnsOverTcpIncomplete, text));
     }
     let (queries, cut) = answer::largest(rows, input.limit.rows(), weight);
@@ -65,19 +64,20 @@ fn missing(sample: &Sample) -> Vec<Limitation> {
     let mut limits = Vec::new();
     if let Some(at_ns) = sample.full_at_ns {
         let why = format!(
-            "not read. A window keeps {} messages, at most half of them over TCP, and was full after {:.1} s; a message counts \
-             at every interface that it passes.",
+            "not read. The message table ({}, at most half over TCP) was full after {:.1} s. A message counts once \
+             per interface.",
             limits::DNS_MESSAGES,
             Duration::from_nanos(at_ns.unsigned_abs()).as_secs_f64(),
         );
         limits.extend(Limitation::counted(Code::DnsMessagesUnread, sample.beyond, "message", &why));
     }
-    let why = "lost. They came too fast to be read: queries are missing, and one without an answer may have had one.";
+    let why = "lost. Too many came per second: queries are missing, and an unanswered query may have been answered.";
     limits.extend(Limitation::counted(Code::DnsMessagesLost, sample.lost, "message", why));
     limits
 }
 
-/// Whether this sample tells of the query: not one before that has its answer, nor one after, if it has none yet.
+/// Whether this sample reports the query: not an earlier query that has its answer, nor a later one without an answer
+/// yet.
 fn is_of(sample: &Sample, exchange: &Exchange, end_ns: i64) -> bool {
     let is_young = end_ns - exchange.asked_ns < limits::DNS_UNDECIDED.as_nanos() as i64;
     match exchange.answered_ns {

@@ -1,4 +1,4 @@
-//! The daemon's side: takes the messages of a window, and finds who has their sockets.
+//! The daemon's side: takes the messages of a window, and finds the owners of their sockets.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -183,7 +183,7 @@ impl Kept {
     }
 }
 
-/// What a message tells of its socket, for another one of it that had to wait for a neighbor and has no owner.
+/// The socket of a message, for another message of it that waited for a neighbor and has no owner.
 fn sender(m: &types::message) -> types::open_socket {
     let mut socket = types::open_socket { cookie: m.sight.socket, owner: m.sight.owner, ..Default::default() };
     socket.endpoints.local_port = m.sight.port;

@@ -10,7 +10,7 @@ pub type ObservationPoint = (bool, u32, u32);
 /// Source and destination of a packet.
 pub type Ends = (Endpoint, Endpoint);
 
-/// TCP streams of which something is not whole yet. One whose messages are whole needs no memory.
+/// TCP streams with incomplete messages. A stream with complete messages needs no memory.
 #[derive(Default)]
 pub struct Streams {
     open: HashMap<(ObservationPoint, Ends), Stream>,

@@ -110,7 +110,7 @@ fn when_messages_are_missing_it_is_said_and_no_silence_is_made_of_it() {
     };
     let (text, output) = asked(vec![udp(100, 7, QUERY, 0), udp(1_500, 8, QUERY, 0), udp(2_500, 9, QUERY, 0)], 30, 0);
     assert_eq!((output.summary.unanswered, output.summary.pending, output.measured.lost_events), (1, 2, 30));
-    assert!(text.starts_with("At least 3 queries (30 messages were not looked at) in 5.0 s"), "{text}");
+    assert!(text.starts_with("At least 3 queries (30 messages were not read) in 5.0 s"), "{text}");
     let limit = &output.measured.limits[0];
     assert_eq!((limit.code, limit.count), (Code::DnsMessagesUnread, Some(30)));
     assert!(text.contains("30 messages: not read.") && text.contains("full after 2.0 s"), "{text}");
@@ -118,7 +118,7 @@ fn when_messages_are_missing_it_is_said_and_no_silence_is_made_of_it() {
     let limit = &output.measured.limits[0];
     assert_eq!((limit.code, limit.count), (Code::DnsMessagesLost, Some(4)));
     assert!(!text.contains("No "), "{text}");
-    assert!(asked(vec![], 0, 0).0.starts_with("No such DNS query in 5.0 s."));
+    assert!(asked(vec![], 0, 0).0.starts_with("No matching DNS query in 5.0 s."));
 }
 
 #[test]

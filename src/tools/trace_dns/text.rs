@@ -11,19 +11,15 @@ pub fn text(output: &Output) -> String {
     let seconds = output.measured.window_ms / 1e3;
     let lost = output.measured.lost_events;
     if output.queries.is_empty() {
-        let none = if lost > 0 {
-            "Of the DNS messages that were looked at none was such a query,"
-        } else {
-            "No such DNS query"
-        };
+        let none = if lost > 0 { "None of the DNS messages that were read matched" } else { "No matching DNS query" };
         let elsewhere =
-            "A query that dies before it reaches an interface (a firewall on output, no neighbor) is in trace_drops.";
+            "trace_drops shows queries that are dropped before they reach an interface (output firewall, no neighbor).";
         return format!("{none} in {seconds:.1} s.\n{elsewhere}\n{}", output.measured.text(0));
     }
     let counted = answer::count(*queries, "query", "queries");
     let at_least = match lost {
         0 => counted,
-        lost => format!("At least {counted} ({} not looked at)", answer::count(lost, "message was", "messages were")),
+        lost => format!("At least {counted} ({} not read)", answer::count(lost, "message was", "messages were")),
     };
     let mut text = format!("{at_least} in {seconds:.1} s: {answered} answered, {unanswered} unanswered");
     if *pending > 0 {

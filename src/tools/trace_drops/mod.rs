@@ -52,7 +52,7 @@ pub struct Input {
     // Long enough to see a neighbor fail: the kernel asks three times, a second apart.
     #[serde(default)]
     pub duration_ms: WindowMs<3_000>,
-    /// Also what is dropped in ordinary operation.
+    /// Also drops of ordinary operation.
     #[serde(default)]
     pub include_benign: bool,
     /// Of the row's owner.
@@ -63,7 +63,7 @@ pub struct Input {
     /// Source or destination.
     #[serde(default)]
     pub remote: Option<AddressRange>,
-    /// Of either end.
+    /// At either end.
     #[serde(default)]
     pub port: Option<Port>,
     #[serde(default)]
@@ -91,7 +91,7 @@ pub struct Sample {
     netns: u32,
     /// Drops that could not be counted.
     missed: u64,
-    /// Interfaces whose XDP program sees packets first.
+    /// Interfaces with an XDP program, which sees packets first.
     #[serde(default)]
     xdp_interfaces: u64,
     #[serde(default)]
@@ -107,7 +107,7 @@ pub struct DropSite {
     packets: u64,
 }
 
-/// The part of it that was told apart.
+/// The part of it with flows of their own.
 #[derive(Serialize, Deserialize, Debug, Clone, Default)]
 pub struct Flow {
     /// The same for the same flow while a session is open.
@@ -118,7 +118,7 @@ pub struct Flow {
     packets: u64,
     protocol: u16,
     family: u16,
-    /// `process` is whom the packets were for, and not who sent them.
+    /// `process` is the receiver of the packets, not their sender.
     receiver: bool,
     /// They came in by an interface; otherwise they were made here.
     arrived: bool,
@@ -163,10 +163,10 @@ pub struct Output {
     pub packets: u64,
     // Of these, in ordinary operation.
     pub benign_packets: u64,
-    /// Growth of what no packet shows, in netmond's own network namespace: listen_overflows, syn_cookies_sent, conntrack_drops, softnet_dropped …
+    /// Growth of kernel counters in netmond's network namespace: listen_overflows, syn_cookies_sent, conntrack_drops, softnet_dropped …
     #[schemars(with = "std::collections::BTreeMap<String, Option<u64>>")]
     pub counters: Counters,
-    /// Those that dropped connections, or whose accept queue is full.
+    /// With drops or a full accept queue.
     pub listeners: Vec<ListenerDrops>,
     pub measured: Measured,
 }
@@ -184,11 +184,11 @@ pub struct Dropped {
     pub destination: Option<PartialEndpoint>,
     pub interface: Option<String>,
     pub path: Option<Path>,
-    /// The router that its route leads to.
+    /// The router on its route.
     pub next_hop: Option<IpAddr>,
     /// nft family, table and base chain.
     pub rule: Option<String>,
-    /// Of the socket it was for, else of the one that sent it.
+    /// Of the receiving socket, else the sending one.
     pub owner: Owner,
     pub count: u64,
     pub explanation: String,
@@ -233,7 +233,7 @@ pub enum Path {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct ListenerDrops {
-    /// Names the socket, for who joins answers.
+    /// Identifies the socket, to join answers.
     #[serde(skip)]
     pub socket: u64,
     pub owner: Owner,
@@ -249,10 +249,10 @@ pub struct ListenerDrops {
 impl Tool for TraceDrops {
     const NAME: &'static str = "trace_drops";
     const TITLE: &'static str = "Find where packets are dropped, and why";
-    const WHEN: &'static str = "packets do not arrive, who drops them and why";
-    const DESCRIPTION: &'static str = "Where packets die on this host, in any network namespace: reason, kernel function, endpoints, interface, \
-        process, and what to check. Firewall, closed port, full buffer or queue, MTU, route, neighbor, tc, XDP; and counters of full accept \
-        queues, conntrack, NIC. Use when traffic does not arrive.";
+    const WHEN: &'static str = "packets do not arrive: what drops them, and why";
+    const DESCRIPTION: &'static str = "Lists packets dropped on this host, in any network namespace: reason, kernel \
+        function, endpoints, interface, process, what to check. Firewall, closed port, full buffer or queue, MTU, \
+        route, neighbor, tc, XDP; also counters of accept queues, conntrack, NIC. Use if traffic does not arrive.";
     /// kfree_skb has reasons since then.
     const SINCE: Release = Release(5, 17);
     const FEATURES: &'static [Feature] =
@@ -262,12 +262,12 @@ impl Tool for TraceDrops {
         Optional {
             programs: &["open_sockets"],
             needs: &[],
-            lacks: Some((Code::HoldersUnknown, "No process is named, and no listener")),
+            lacks: Some((Code::HoldersUnknown, "Processes and listeners are unavailable")),
         },
         Optional {
             programs: &["symbols"],
             needs: &[],
-            lacks: Some((Code::LocationsUnknown, "Kernel functions are not named")),
+            lacks: Some((Code::LocationsUnknown, "Kernel function names are unavailable")),
         },
     ];
     type Input = Input;

@@ -23,53 +23,58 @@ const fn benign(explanation: &'static str) -> Meaning {
 /// Names of reasons that mean the same, and what that is.
 #[rustfmt::skip]
 const REASONS: &[(&[&str], Meaning)] = &[
-    (&["NETFILTER_DROP"], fault("A firewall rule dropped it.", "`nft list ruleset`; `nft monitor trace` names the rule.")),
-    (&["NO_SOCKET"], fault("Nothing listens on the destination port.", "Is the service up, on this address and port?")),
+    (&["NETFILTER_DROP"], fault("A firewall rule dropped it.", "`nft list ruleset`; `nft monitor trace` shows the rule.")),
+    (&["NO_SOCKET"], fault("Nothing listens on the destination port.", "Does the service run, on this address and port?")),
     (&["SOCKET_RCVBUFF"],
-        fault("The receiving socket's buffer was full: its process reads too slowly.", "The owner's load; SO_RCVBUF, net.core.rmem_max.")),
-    (&["SOCKET_BACKLOG"], fault("The socket's backlog was full while its process held it.", "The owner's load; net.ipv4.tcp_rmem.")),
+        fault("The receive buffer was full: the process reads too slowly.", "The process's load; SO_RCVBUF, \
+            net.core.rmem_max.")),
+    (&["SOCKET_BACKLOG"], fault("The socket backlog was full while the process used the socket.", "The process's \
+        load; net.ipv4.tcp_rmem.")),
     // The programs of its cgroup and the security modules are asked in the same place.
     (&["SOCKET_FILTER"],
         fault("A BPF filter of the socket or of its cgroup, or a security module, dropped it.", "`ss -b`; the unit's IPAddressDeny=; `bpftool cgroup tree`.")),
     (&["PROTO_MEM"], fault("The protocol's memory limit for all sockets was reached.", "net.ipv4.tcp_mem or udp_mem.")),
     (&["QDISC_DROP", "QDISC_OVERLIMIT", "QDISC_CONGESTED", "CAKE_FLOOD", "FQ_BAND_LIMIT", "FQ_FLOW_LIMIT", "FQ_HORIZON_LIMIT", "DUALPI2_STEP_DROP"],
-        fault("The interface's queue was full: more was sent than the link or its shaper lets through.",
-        "`tc -s qdisc show`; top_traffic tells who sends.")),
+        fault("The interface's queue was full: the link or its shaper is slower than the senders.",
+        "`tc -s qdisc show`; top_traffic shows the senders.")),
     (&["TC_EGRESS"], fault("A tc filter or eBPF program on egress dropped it.", "`tc filter show dev … egress`, `bpftool net`.")),
     (&["TC_INGRESS"], fault("A tc filter or eBPF program on ingress dropped it.", "`tc filter show dev … ingress`, `bpftool net`.")),
     (&["XDP"], fault("An XDP program dropped it.", "`ip link` shows the program, `bpftool net` its owner.")),
-    (&["BPF_CGROUP_EGRESS"], fault("A cgroup's eBPF program denied it.", "The unit's IPAddressDeny=; `bpftool cgroup tree`.")),
+    (&["BPF_CGROUP_EGRESS"], fault("An eBPF program of a cgroup denied it.", "The unit's IPAddressDeny=; `bpftool cgroup tree`.")),
     (&["SECURITY_HOOK"], fault("A security module (SELinux, AppArmor) denied it.", "The audit log.")),
     (&["XFRM_POLICY"], fault("An IPsec policy refused it.", "`ip xfrm policy`.")),
     (&["PKT_TOO_BIG"],
-        fault("It is larger than the next hop's MTU and may not be fragmented.", "`ip link` for the MTUs of the path; are ICMP errors filtered?")),
-    (&["PKT_TOO_SMALL", "HDR_TRUNC"], fault("It is shorter than its headers say.", "The sender or a tunnel on the way.")),
+        fault("It exceeds the next hop's MTU and must not be fragmented.", "The MTUs on the path (`ip link`); are \
+            ICMP errors filtered?")),
+    (&["PKT_TOO_SMALL", "HDR_TRUNC"], fault("It is truncated: shorter than the length in its headers.", "The sender, \
+        or a tunnel on the path.")),
     (&["NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_HH_FILLFAIL"],
         fault("The next hop does not answer ARP or neighbor discovery.", "`ip neigh`; is the host up, on this link?")),
-    (&["NEIGH_QUEUEFULL"], fault("Too many packets waited for a next hop's address.", "`ip neigh`: the next hop does not answer.")),
+    (&["NEIGH_QUEUEFULL"], fault("Too many packets waited for the link-layer address of the next hop.", "`ip neigh`: the next hop does not answer.")),
     (&["NEIGH_CREATEFAIL"],
-        fault("The neighbor table is full, or the device is going away.", "net.ipv4.neigh.default.gc_thresh3; `ip link`.")),
+        fault("The neighbor table is full, or the interface is being removed.", "net.ipv4.neigh.default.gc_thresh3; `ip link`.")),
     (&["IP_OUTNOROUTES", "IP_INNOROUTES"], fault("There is no route to the destination.", "`ip route get ADDRESS`.")),
     (&["IP_RPFILTER"],
-        fault("Reverse-path filter: the source is not reached through the interface it came by.", "Routes; net.ipv4.conf.*.rp_filter.")),
-    (&["IP_INADDRERRORS", "IP_INVALID_DEST"], fault("The destination address is not valid here.", "Routes, ip_forward.")),
+        fault("Reverse-path filter: the route back to the source uses another interface.", "Routes; net.ipv4.conf.*.rp_filter.")),
+    (&["IP_INADDRERRORS", "IP_INVALID_DEST"], fault("The destination address is invalid on this host.", "Routes, ip_forward.")),
     (&["IP_INVALID_SOURCE", "IP_LOCAL_SOURCE", "IP_LOCALNET", "MAC_INVALID_SOURCE"],
-        fault("The source address is one that may not arrive this way.", "Spoofing, or an address used twice.")),
+        fault("The source address is invalid on this interface.", "Spoofing, or a duplicate address.")),
     (&["IP_CSUM", "TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM"],
         fault("Its checksum is wrong.", "Cabling, NIC offloads (`ethtool -K`), a broken middlebox.")),
     (&["IP_INHDR", "TCP_FLAGS", "IPV6_BAD_EXTHDR", "INVALID_PROTO", "DEV_HDR", "VXLAN_INVALID_HDR"],
-        fault("Its headers are not valid.", "The sender; a scan looks like this.")),
+        fault("Invalid headers.", "The sender; a port scan looks like this.")),
     (&["TCP_INVALID_SYN"],
-        fault("A SYN for a connection that is open.", "The peer restarted, or NAT gave its port to somebody else.")),
-    (&["TCP_MINTTL"], fault("Its TTL is below the socket's minimum.", "The peer is farther away than expected.")),
-    (&["CPU_BACKLOG"], fault("A CPU's packet backlog was full.", "net.core.netdev_max_backlog; spread the load (RSS, RPS).")),
-    (&["FULL_RING"], fault("The device's ring was full.", "`ethtool -g`; the guest or process behind it is slow.")),
-    (&["DEV_READY"], fault("The device was not ready to send.", "`ip link`: is it up, has it a carrier?")),
+        fault("A SYN for an open connection.", "The peer restarted, or NAT reused its port.")),
+    (&["TCP_MINTTL"], fault("Its TTL is below the socket's minimum (IP_MINTTL).", "The peer is farther away than expected.")),
+    (&["CPU_BACKLOG"], fault("The packet backlog of a CPU was full.", "net.core.netdev_max_backlog; spread the load (RSS, RPS).")),
+    (&["FULL_RING"], fault("The ring of the interface was full.", "`ethtool -g`; the guest or process behind it is slow.")),
+    (&["DEV_READY"], fault("The interface was not ready to send.", "`ip link`: is it up, with a carrier?")),
     (&["NO_TX_TARGET"],
-        fault("The device has nobody to send it to: a bond without a port, a tunnel without a remote.", "`ip -d link`, `bridge fdb`.")),
-    (&["IP_TUNNEL_ECN"], fault("A tunnel's ECN marks contradict each other.", "Who rewrites DSCP or ECN on the path.")),
-    (&["LOCAL_MAC"], fault("Its source link-layer address is one of this host's.", "A loop between bridges, or a duplicate address.")),
-    (&["NOMEM", "PFMEMALLOC"], fault("The kernel had no memory for it.", "Free memory; vm.min_free_kbytes.")),
+        fault("The interface has no target: a bond without ports, or a tunnel without a remote.", "`ip -d link`, `bridge fdb`.")),
+    (&["IP_TUNNEL_ECN"], fault("A tunnel's ECN marks contradict each other.", "Find what rewrites DSCP or ECN on the \
+        path.")),
+    (&["LOCAL_MAC"], fault("Its source link-layer address belongs to this host.", "A loop between bridges, or a duplicate address.")),
+    (&["NOMEM", "PFMEMALLOC"], fault("The kernel was out of memory.", "Free memory; vm.min_free_kbytes.")),
     (&["FRAG_REASM_TIMEOUT", "FRAG_TOO_FAR"],
         fault("Not all fragments arrived in time.", "A lossy path, or a filter that drops fragments.")),
     (&["TCP_MD5NOTFOUND", "TCP_MD5UNEXPECTED", "TCP_MD5FAILURE", "TCP_AUTH_HDR", "TCP_AONOTFOUND", "TCP_AOUNEXPECTED", "TCP_AOKEYNOTFOUND", "TCP_AOFAILURE"],
@@ -79,27 +84,27 @@ const REASONS: &[(&[&str], Meaning)] = &[
     (&["TCP_ZEROWINDOW", "TCP_OVERWINDOW"],
         fault("It does not fit the receive window: the process reads too slowly.", "profile_tcp; the owner's load.")),
     (&["TCP_OFO_QUEUE_PRUNE", "TCP_OFO_DROP"],
-        fault("Out-of-order data was dropped for want of memory.", "net.ipv4.tcp_rmem; losses on the path.")),
+        fault("Out-of-order data was dropped: memory limit reached.", "net.ipv4.tcp_rmem; losses on the path.")),
     (&["IPV6DISABLED"], fault("IPv6 is disabled on the interface.", "net.ipv6.conf.*.disable_ipv6.")),
-    (&["IP_NOPROTO"], fault("No one handles this IP protocol.", "A tunnel or daemon that is not running.")),
+    (&["IP_NOPROTO"], fault("Nothing on this host handles this IP protocol.", "Does the tunnel or daemon run?")),
     (&["VXLAN_VNI_NOT_FOUND"], fault("No VXLAN interface has this VNI.", "`ip -d link show type vxlan`.")),
-    (&["RECURSION_LIMIT"], fault("It went in circles between devices.", "Tunnels that route through themselves.")),
-    (&["UNHANDLED_PROTO"], benign("No one on this host handles this kind of frame (LLDP, STP and the like).")),
-    (&["OTHERHOST"], benign("For another host, or of a VLAN that the interface does not have: it is promiscuous or bridged.")),
-    (&["UNICAST_IN_L2_MULTICAST"], benign("A unicast packet in a broadcast frame, which is ignored.")),
-    (&["SOCKET_CLOSE", "UNIX_DISCONNECT", "UNIX_SKIP_OOB"], benign("Its socket was closed with data left in it.")),
-    (&["QUEUE_PURGE"], benign("A queue was emptied when its socket or device went away.")),
+    (&["RECURSION_LIMIT"], fault("It looped between interfaces.", "Does a tunnel route through itself?")),
+    (&["UNHANDLED_PROTO"], benign("Nothing on this host handles this type of frame (LLDP, STP and similar).")),
+    (&["OTHERHOST"], benign("For another host, or of an unknown VLAN: the interface is promiscuous or bridged.")),
+    (&["UNICAST_IN_L2_MULTICAST"], benign("A unicast packet in a broadcast frame.")),
+    (&["SOCKET_CLOSE", "UNIX_DISCONNECT", "UNIX_SKIP_OOB"], benign("Its socket was closed with unread data.")),
+    (&["QUEUE_PURGE"], benign("A queue was purged because its socket or interface was closed.")),
     (&["TCP_OLD_DATA", "TCP_OLD_SEQUENCE", "TCP_OLD_ACK", "TCP_TOO_OLD_ACK", "TCP_OFOMERGE", "TCP_RFC7323_PAWS_ACK"],
-        benign("TCP has it already: a duplicate, as retransmissions make them.")),
-    (&["TCP_RESET", "TCP_CLOSE", "TCP_ABORT_ON_DATA", "TCP_FASTOPEN"], benign("It belongs to a connection that was over.")),
+        benign("A duplicate of data that TCP already has, usually a retransmission.")),
+    (&["TCP_RESET", "TCP_CLOSE", "TCP_ABORT_ON_DATA", "TCP_FASTOPEN"], benign("It belongs to a closed connection.")),
     (&["TCP_RFC7323_PAWS", "TCP_RFC7323_TW_PAWS", "TCP_RFC7323_TSECR", "TCP_INVALID_SEQUENCE", "TCP_INVALID_END_SEQUENCE", "TCP_INVALID_ACK_SEQUENCE", "TCP_ACK_UNSENT_DATA"],
-        fault("It does not fit the connection's sequence numbers.",
-        "NAT with reused ports; a peer that restarted.")),
-    (&["DUP_FRAG"], benign("A fragment that had arrived before.")),
-    (&["IPV6_NDISC_NS_OTHERHOST", "ARP_PVLAN_DISABLE"], benign("A question about another host's address.")),
+        fault("Its sequence numbers do not match the connection.",
+        "NAT with reused ports; a restarted peer.")),
+    (&["DUP_FRAG"], benign("A duplicate fragment.")),
+    (&["IPV6_NDISC_NS_OTHERHOST", "ARP_PVLAN_DISABLE"], benign("A request for another host's address.")),
     (&["BRIDGE_INGRESS_STP_STATE", "MAC_IEEE_MAC_CONTROL"],
-        benign("A bridge does not forward it: spanning tree blocks the port, or it is the link's own.")),
-    (&["PACKET_SOCK_ERROR"], benign("A capture (AF_PACKET) could not take its copy; the packet itself went on.")),
+        benign("A bridge does not forward it: spanning tree blocks the port, or it is link-local.")),
+    (&["PACKET_SOCK_ERROR"], benign("A capture (AF_PACKET) lost its copy; the packet itself was not dropped.")),
 ];
 
 /// What `reason` means where it happened. An unknown name is explained as such.
@@ -108,7 +113,13 @@ pub fn meaning(reason: &str, location: &str) -> Meaning {
         return unspecified(location);
     }
     let known = REASONS.iter().find(|(names, _)| names.contains(&reason));
-    let unknown = || fault("A reason that this release does not know.", "The kernel function in `location` says more.");
+    let unknown = || {
+        fault(
+            "Unknown reason: newer than this version of netmon-mcp.",
+            "See the kernel function in \
+        `location`.",
+        )
+    };
     known.map_or_else(unknown, |(_, meaning)| *meaning)
 }
 
@@ -119,7 +130,7 @@ fn unspecified(location: &str) -> Meaning {
     }
     let teardown = ["destruct", "release", "purge", "close", "kill_queues", "destroy", "flush", "shutdown", "free"];
     if teardown.iter().any(|word| location.contains(word)) {
-        return benign("A queue was emptied when its socket or device went away.");
+        return benign("A queue was purged because its socket or interface was closed.");
     }
     // A queueing discipline that cuts a super-packet into segments, and has no room for any of them.
     if location.ends_with("_enqueue") {
@@ -127,17 +138,17 @@ fn unspecified(location: &str) -> Meaning {
     }
     match location {
         "dst_discard" | "dst_discard_out" | "dst_discard_sk" => {
-            fault("A route of type blackhole took it, or its device is going away.", "`ip route get ADDRESS`.")
+            fault("A blackhole route dropped it, or its interface is being removed.", "`ip route get ADDRESS`.")
         }
         "ip_error" | "ip6_pkt_drop" => fault(
-            "The route to its destination says no (unreachable, prohibit), or there is none.",
+            "The route to its destination rejects it (unreachable, prohibit), or there is no route.",
             "`ip route get ADDRESS`.",
         ),
         "neigh_invalidate" | "ndisc_error_report" | "arp_error_report" => meaning("NEIGH_FAILED", location),
-        "ip6_mc_input" | "ip_mr_input" => benign("Multicast that no socket of this host asked for."),
+        "ip6_mc_input" | "ip_mr_input" => benign("Multicast without a receiver on this host."),
         "tcp_v4_do_rcv" | "tcp_v6_do_rcv" | "tcp_rcv_state_process" | "tcp_v4_conn_request" | "tcp_conn_request" => {
             fault(
-                "TCP refused it, without a reason from this kernel.",
+                "TCP rejected it; this kernel gives no reason.",
                 "`listeners` and `counters`: an accept queue may be full.",
             )
         }
@@ -146,18 +157,19 @@ fn unspecified(location: &str) -> Meaning {
         {
             benign("Not a network packet.")
         }
-        _ => fault("This kernel gives no reason here.", "The kernel function in `location` says more."),
+        _ => fault("This kernel gives no reason.", "See the kernel function in `location`."),
     }
 }
 
 /// What it means that a packet's hops are used up, and what to look at next.
 pub const EXPIRED: (&str, &str) = (
-    "Its TTL (hop limit) ran out: it went in circles between routers, or a traceroute sent it.",
-    "Routes that lead back to where it came from: `ip route get ADDRESS` at each router.",
+    "Its TTL (hop limit) expired: a routing loop, or a traceroute.",
+    "Find the loop: `ip route get ADDRESS` at each router.",
 );
 
-/// Whether a packet died since its hops were used up. The kernel has no reason for that, and gives the one of headers that
-/// are not valid, or none; but such headers are seen before anybody looks for a route, and a router looks at hops after.
+/// Whether a packet was dropped because its hop limit expired. The kernel has no reason for that: it gives that of
+/// invalid headers, or none. But invalid headers are detected before the route lookup, and a router checks the hop
+/// limit after it.
 pub fn is_expired(reason: &str, path: Option<Path>, hops: Option<u8>) -> bool {
     let silent = matches!(reason, "IP_INHDR" | "NOT_SPECIFIED");
     silent && path == Some(Path::Forward) && hops.is_some_and(|hops| hops <= 1)

@@ -25,7 +25,7 @@ pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Samp
     let mut untold = untold(sample);
     if !filter.matches_everything() && !untold.is_empty() {
         let packets: u64 = untold.drain(..).map(|row| row.count).sum();
-        let why = "perhaps of these rows. The flow table was full, so the filters could not be applied.";
+        let why = "not filtered. The flow table was full; they may belong to these rows.";
         measured.limits.extend(Limitation::counted(Code::DropsUnfiltered, packets, "packet", why));
     }
     if !untold.is_empty() {
@@ -86,7 +86,7 @@ pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
     later.flows = flows.into_values().collect();
     later.flows.sort_by_key(|flow| (Reverse(flow.packets), flow.id));
     later.flows.truncate(limits::DROP_FLOWS);
-    // A queue that is not full any more is no news; what it dropped is.
+    // A queue that is no longer full is not news; its drops are.
     for before in earlier.listeners.into_iter().filter(|before| before.dropped > 0) {
         let same = |l: &&mut Listener| {
             (l.socket, l.local, l.process.netns) == (before.socket, before.local, before.process.netns)
@@ -107,26 +107,26 @@ pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
 fn limitations(rows: &[Dropped], sample: &Sample) -> Vec<Limitation> {
     let mut limits = Vec::new();
     if !sample.receivers && rows.iter().any(|row| row.owner.pid.is_none()) {
-        let text = "This kernel does not name the socket that a dropped packet was for (Linux 6.11 and newer do).";
+        let text = "The receiving socket of a dropped packet is unavailable before Linux 6.11.";
         limits.push(Limitation::new(Code::DropReceiversUnknown, text));
     }
     if rows.iter().any(|row| row.reason == "NETFILTER_DROP" && row.rule.is_none()) {
-        let text = "The kernel does not tell which firewall rule dropped a packet: `nft monitor trace` does.";
+        let text = "The firewall rule is unavailable from the kernel: run `nft monitor trace`.";
         limits.push(Limitation::new(Code::FirewallRulesUnknown, text));
     }
     let elsewhere = |netns: Option<u32>| netns.is_some_and(|netns| netns != sample.netns);
     if rows.iter().any(|row| elsewhere(row.owner.netns))
         || sample.listeners.iter().any(|l| elsewhere(l.process.owner().netns))
     {
-        let text = "`counters` are of netmond's own network namespace; some drops are of others.";
+        let text = "`counters` cover only netmond's network namespace; some drops are in others.";
         limits.push(Limitation::new(Code::CountersOfOneNamespace, text));
     }
-    let why = "with an XDP program, which sees packets first. Those that it drops are not seen here: no packet buffer was made for them yet.";
+    let why = "with an XDP program. Packets that it drops are not listed: they have no packet buffer yet.";
     limits.extend(Limitation::counted(Code::XdpVerdictsNotSeen, sample.xdp_interfaces, "interface", why));
     limits
 }
 
-/// What died in a place beyond the flows that were told apart there.
+/// Drops of a place beyond the flows with rows of their own.
 fn untold(sample: &Sample) -> Vec<Dropped> {
     let mut told = HashMap::<_, u64>::new();
     for flow in &sample.flows {
@@ -158,7 +158,7 @@ fn untold(sample: &Sample) -> Vec<Dropped> {
 }
 
 fn row(flow: &Flow, sample: &Sample) -> Dropped {
-    // One whose header does not read is a packet, too, whoever made it.
+    // A packet with an unreadable header counts, too, whoever made it.
     let packet = packet::parse(flow.protocol, &flow.header.0).or_else(|| packet::parse(flow.protocol, &[]));
     let (source, destination, kind) = match &packet {
         Some(p) => {
@@ -200,7 +200,7 @@ fn row(flow: &Flow, sample: &Sample) -> Dropped {
     row
 }
 
-/// Whether a question is about these packets. Their owner is who the row says, if it says one.
+/// Whether a question matches these packets. The row's owner counts, if it has one.
 fn wants(filter: &Filter, flow: &Flow, row: &Dropped) -> bool {
     let ends = [row.source, row.destination];
     let address =
@@ -233,7 +233,7 @@ fn path(flow: &Flow, is_packet: bool) -> Option<Path> {
     }
 }
 
-/// The table's words, or better ones where the packet tells more than its reason.
+/// The table's texts, or better ones if the packet has more details than its reason.
 fn explain(row: &mut Dropped, flow: &Flow, sample: &Sample) {
     let meaning = reasons::meaning(&row.reason, &row.location);
     (row.explanation, row.check, row.benign) = (meaning.explanation.into(), meaning.check.into(), meaning.benign);
@@ -252,42 +252,42 @@ fn explain(row: &mut Dropped, flow: &Flow, sample: &Sample) {
             say(explanation, check, false);
         }
         "NO_SOCKET" if matches!(row.kind.as_deref(), Some("echo reply")) => {
-            say("An answer to a ping that has ended; raw sockets have their own copy.", "Nothing to do.", true);
+            say("A late answer to a ping; raw sockets have their own copy.", "Nothing to do.", true);
         }
         "NO_SOCKET" if to_many => {
-            say("Multicast or broadcast that no socket of this host asked for.", "Nothing to do.", true);
+            say("Multicast or broadcast without a receiver on this host.", "Nothing to do.", true);
         }
         "IP_INNOROUTES" if to_many && is("icmpv6") => {
-            say("IPv6 starts on the interface: it has no route for its own multicast yet.", "Nothing to do.", true);
+            say("IPv6 is starting on the interface: no multicast route yet.", "Nothing to do.", true);
         }
         "NO_SOCKET"
             if is("tcp") && row.kind.as_ref().is_some_and(|kind| !kind.split(' ').any(|flag| flag == "SYN")) =>
         {
-            say("It belongs to a connection that is over.", "Nothing to do, unless a peer keeps on sending.", true);
+            say("It belongs to a closed connection.", "Nothing to do, unless a peer keeps sending.", true);
         }
         "NETFILTER_DROP" if flow.location == "nf_hook_slow" => {
             let own = flow.process.netns == sample.netns;
             match (own, sample.counters.conntrack_drops) {
                 (true, Some(1..)) => say(
                     "The connection tracking table is full (conntrack_drops grew).",
-                    "net.netfilter.nf_conntrack_max; who opens so many connections: trace_connections.",
+                    "net.netfilter.nf_conntrack_max; trace_connections shows who opens the connections.",
                     false,
                 ),
                 (true, _) => {
                     say("A firewall rule (iptables) dropped it.", "`iptables-save -c`, `ip6tables-save -c`.", false)
                 }
                 (false, _) => say(
-                    "A firewall rule (iptables) dropped it, or that namespace's connection tracking table is full.",
-                    "There: `iptables-save -c`; `cat /proc/net/stat/nf_conntrack`.",
+                    "A firewall rule (iptables) dropped it, or the connection tracking table of its namespace is full.",
+                    "In that namespace: `iptables-save -c`; `cat /proc/net/stat/nf_conntrack`.",
                     false,
                 ),
             }
         }
         "NETFILTER_DROP" => {
             let hook = match row.path {
-                Some(Path::Input) => " on its way in",
-                Some(Path::Output) => " on its way out",
-                Some(Path::Forward) => " that was to be forwarded",
+                Some(Path::Input) => " on input",
+                Some(Path::Output) => " on output",
+                Some(Path::Forward) => " on forward",
                 None => "",
             };
             // A chain's policy is the rule that it ends with.

@@ -1,5 +1,5 @@
-//! The way back to a source that the reverse-path filter refuses: from the routes that a process shows of its network
-//! namespace. Those of the main table; other tables are for nobody to read who is not in that namespace.
+//! The way back to a source that the reverse-path filter drops: from the routes that a process shows of its network
+//! namespace. Only the main table: other tables are readable only inside the namespace.
 
 use std::{fs, net::Ipv4Addr};
 

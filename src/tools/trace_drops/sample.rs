@@ -83,7 +83,7 @@ impl DropTracer {
         let features = loader.features();
         let receivers = match features.tracepoint("kfree_skb") {
             Some(arguments @ 3..) => arguments > 3,
-            Some(_) => return Err(Error::Kernel("the tracepoint kfree_skb of this kernel gives no reasons".into())),
+            Some(_) => return Err(Error::Kernel("the tracepoint kfree_skb of this kernel has no drop reasons".into())),
             None => false, // then loading says why
         };
         let reasons = features.kernel(|kernel| kernel.names("skb_drop_reason", "SKB_DROP_REASON_"));
@@ -148,7 +148,7 @@ impl DropTracer {
             unplaced: kernel::field(&self.bss, offset_of!(types::bss, unplaced))?,
             ..Reading::default()
         };
-        // Flows before places: what arrives in between is then not told apart, and not more than there is.
+        // Flows before places: a packet in between then has no flow yet, and no count exceeds the total.
         reading.flows = kernel::per_cpu_array(&self.flows)?;
         if let Some(verdicts) = &self.verdicts {
             reading.chains = kernel::per_cpu_array(&verdicts.chains)?;
@@ -190,7 +190,7 @@ impl DropTracer {
         let mut flows = grown(before, after);
         flows.sort_by_key(|(flow, _)| (std::cmp::Reverse(flow.packets), flow.id));
         flows.truncate(limits::DROP_FLOWS);
-        // Flows are read before places: one may have grown whose place has not since the last reading.
+        // Flows are read before places: a flow may have grown after the last reading of its place.
         let of_flows = flows.iter().flat_map(|(f, _)| [f.location, f.input]);
         let addresses = places.keys().map(|(location, _)| *location).chain(of_flows).filter(|a| *a != 0);
         let symbols = self.resolve(&addresses.collect())?;
@@ -356,7 +356,7 @@ fn symbol(symbols: &HashMap<u64, String>, address: u64) -> String {
     symbols.get(&address).cloned().unwrap_or_else(|| "unknown".into())
 }
 
-/// Listeners that dropped something, or whose queue is full now.
+/// Listeners with drops, or with a full queue now.
 fn listeners(before: &Reading, after: &Reading) -> Vec<Listener> {
     let grown = |socket: &types::open_socket| {
         socket.dropped.wrapping_sub(before.listeners.get(&socket.cookie).map_or(0, |b| b.dropped))

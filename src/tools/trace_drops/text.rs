@@ -9,7 +9,7 @@ use std::{
 use super::{Output, PartialEndpoint};
 use crate::answer;
 
-/// Listeners that the text tells of: the rest is in the structured answer.
+/// Maximum of listeners in the text; the structured answer has all of them.
 const LISTENERS_TOLD: usize = 5;
 
 /// The answer for a person.
@@ -17,7 +17,7 @@ pub fn text(output: &Output) -> String {
     let mut text = String::new();
     let seconds = output.measured.window_ms / 1e3;
     if output.drops.is_empty() && output.listeners.is_empty() {
-        let _ = writeln!(text, "No packet was dropped that should have arrived, in {seconds:.1} s.");
+        let _ = writeln!(text, "No harmful packet drops in {seconds:.1} s.");
     } else if !output.drops.is_empty() {
         let rows = output.drops.iter().map(|d| {
             let what = [d.protocol.as_deref(), d.kind.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
@@ -55,14 +55,14 @@ pub fn text(output: &Output) -> String {
         let (queue, max) = (l.accept_queue, l.accept_queue_max);
         let _ = writeln!(
             text,
-            "Listener {} of {} dropped {}; its accept queue holds {queue} of {max}.",
+            "Listener {} of {} dropped {}; accept queue: {queue} of {max}.",
             l.local, l.owner, l.dropped
         );
     }
     if output.listeners.len() > LISTENERS_TOLD {
         let _ = writeln!(
             text,
-            "{LISTENERS_TOLD} of {} listeners that dropped connections; the structured answer has more.",
+            "{LISTENERS_TOLD} of {} listeners with drops; the structured answer has all of them.",
             output.listeners.len()
         );
     }

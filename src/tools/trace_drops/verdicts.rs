@@ -22,12 +22,12 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
-    /// Loads it, or says why not in the log: nothing fails without. nf_tables is a module of most kernels, whose types
-    /// the kernel shows to nobody without CAP_SYS_ADMIN.
+    /// Loads it, or logs why not: nothing fails without it. nf_tables is usually a module, and the kernel shows a
+    /// module's types only with CAP_SYS_ADMIN.
     pub fn load(loader: &mut Loader) -> Option<Self> {
         let loaded = sandbox::with_module_types(|| Self::try_load(loader));
         loaded.unwrap_or_else(|e| {
-            tracing::debug!("chains of nftables are not named: {e}");
+            tracing::debug!("nftables chain names are unavailable: {e}");
             None
         })
     }

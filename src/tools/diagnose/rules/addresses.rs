@@ -118,12 +118,12 @@ pub fn wrong_netmask(evidence: &Evidence) -> Vec<Finding> {
             continue;
         }
         let effect = if address.prefix < expected {
-            "hosts behind a router are searched on the link"
+            "the kernel searches hosts behind a router on the link"
         } else {
-            "hosts on the link are taken to be elsewhere"
+            "the kernel sends packets for hosts on the link to a router"
         };
         let summary = format!(
-            "{} has {}/{} where the others on the link have /{expected}: {effect}",
+            "{} has {}/{}, but other hosts on the link have /{expected}: {effect}",
             place::of(evidence, link),
             address.address,
             address.prefix
@@ -155,7 +155,7 @@ fn misled(address: &Address, expected: u8, want: &Want) -> bool {
     let should_be_on_link = |other: IpAddr| is_within(other, address.address, expected);
     let here = want.netns == address.at.0;
     if address.prefix < expected {
-        // It asks for the link-layer address of somebody who is not there.
+        // It asks for the link-layer address of a host that does not exist.
         return here
             && want.how == How::Neighbor
             && want.hop.is_none()

@@ -36,9 +36,9 @@ pub fn duplicate_address(evidence: &Evidence) -> Vec<Finding> {
         let with = match (also.first(), strangers.first()) {
             (Some(other), _) => other.clone(),
             (None, Some(stranger)) => stranger.to_string(),
-            (None, None) => "another machine, as duplicate address detection found".into(),
+            (None, None) => "another machine (found by duplicate address detection)".into(),
         };
-        let summary = format!("{} is an address of {} and of {with}", address.address, place::of(evidence, link));
+        let summary = format!("duplicate address {}: {} and {with}", address.address, place::of(evidence, link));
         let hardware = [link.hardware].into_iter().chain(others.iter().map(|other| other.hardware)).flatten();
         let hardware: BTreeSet<_> = hardware.chain(strangers.iter().copied()).map(|one| one.to_string()).collect();
         let finding = place::at(evidence, Finding::new(Code::DuplicateAddress, Severity::Warning, summary), link)
@@ -84,8 +84,8 @@ fn is_virtual(hardware: Hardware) -> bool {
     hardware.0.starts_with(&[0, 0, 0x5e, 0, 1]) || hardware.0.starts_with(&[0, 0, 0x5e, 0, 2])
 }
 
-/// Addresses of no link of ours that two claim in turn, by where that was seen. `lies` are those where one of the two is
-/// somebody else, known by an address of its own.
+/// Addresses of foreign links that two hosts claim alternately, by place. `lies` are those where one of the two is
+/// another host, known by an address of its own.
 fn contested(evidence: &Evidence, fabric: &Fabric, lies: bool) -> BTreeMap<IpAddr, Vec<Contest>> {
     let mut found = BTreeMap::<_, Vec<_>>::new();
     for claim in evidence.network.claims.iter().filter(|claim| fabric.owners(claim.address).next().is_none()) {
@@ -126,7 +126,7 @@ fn has_another(evidence: &Evidence, fabric: &Fabric, hardware: Hardware, address
 fn seen(evidence: &Evidence, fabric: &Fabric, code: Code, address: IpAddr, contests: &[Contest]) -> Finding {
     let hardware: BTreeSet<_> = contests.iter().flat_map(|one| one.hardware).map(|one| one.to_string()).collect();
     let all = hardware.iter().cloned().collect::<Vec<_>>().join(" and ");
-    let summary = format!("{all} claim {address} in turn");
+    let summary = format!("{all} alternately claim {address}");
     let finding = Finding::new(code, Severity::Warning, summary)
         .with("address", address)
         .with("link_layer_addresses", hardware)
@@ -157,7 +157,7 @@ pub fn duplicate_mac(evidence: &Evidence) -> Vec<Finding> {
         }
         let others: Vec<_> = rest.iter().map(|link| place::of(evidence, link)).collect();
         let summary = format!(
-            "{} and {} have the same link-layer address {hardware} on one wire",
+            "{} and {} have the same link-layer address {hardware} on one link",
             place::of(evidence, first),
             others.join(" and ")
         );
@@ -180,7 +180,7 @@ pub fn arp_poisoning(evidence: &Evidence) -> Vec<Finding> {
         let Some(owner) = rightful(&fabric, claim.at, claim.address) else { continue };
         let false_one =
             !fabric.network.links.iter().any(|link| link.at.0 == owner.at.0 && link.hardware == Some(claim.hardware));
-        // A stranger, of whom nothing else is known, may have the address as well.
+        // An unknown host may have the address as well.
         let known = has_another(evidence, &fabric, claim.hardware, claim.address);
         let has_it = fabric.with_hardware(claim.hardware).any(|link| has(&fabric, link.at.0, claim.address));
         if false_one && known && !has_it && !is_virtual(claim.hardware) {
@@ -194,7 +194,7 @@ pub fn arp_poisoning(evidence: &Evidence) -> Vec<Finding> {
             continue;
         };
         let right = fabric.network.links.iter().any(|link| link.at.0 == owner.at.0 && link.hardware == Some(hardware));
-        // An entry that nobody has confirmed yet is forgotten when it is used: its owner may be new.
+        // An unconfirmed entry is dropped when it is used: its owner may be new.
         let uses = |want: &&Want| want.netns == neighbor.at.0 && want.next() == neighbor.address;
         let in_use: Vec<_> = wants.iter().filter(uses).collect();
         let holds = neighbor.state & PERMANENT != 0 && !in_use.is_empty() || neighbor.state & REACHABLE != 0;
@@ -232,9 +232,9 @@ fn poisoned(evidence: &Evidence, fabric: &Fabric, owner: &Link, at: Place, hardw
     let who = liar.map_or_else(|| hardware.to_string(), |link| format!("{} ({hardware})", place::of(evidence, link)));
     let victim = fabric.link(at).map(|link| place::of(evidence, link));
     let shown = address.map_or_else(|| "an address".into(), |address| address.to_string());
-    let summary = format!("{shown} of {} is said to be at {who}", place::of(evidence, owner));
+    let summary = format!("false address claim: {shown} of {} is at {who}", place::of(evidence, owner));
     let finding = Finding::new(Code::ArpPoisoning, Severity::Warning, summary);
-    // The node at fault is who lies; where nobody here has the address, who believes it.
+    // The node at fault is the liar; if it is unknown, the node that believes it.
     let finding = match liar.or(fabric.link(at)) {
         Some(link) => place::at(evidence, finding, link),
         None => finding,
@@ -362,7 +362,7 @@ mod tests {
         other.hardware = hardware;
         assert_eq!(told(&duplicate_mac(&on(network.clone()))), [(Code::DuplicateMac, Severity::Warning)]);
         network.links.retain(|link| link.at != (3, 2));
-        network.links[4].hardware = hardware; // a port's; it is no end
+        network.links[4].hardware = hardware; // a bridge port; not an end
         assert!(duplicate_mac(&on(network)).is_empty());
     }
 }

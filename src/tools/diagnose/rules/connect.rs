@@ -53,8 +53,8 @@ pub fn connect_timeout(evidence: &Evidence) -> Vec<Finding> {
         let owner = common(rows.iter().map(|row| &row.owner));
         let established = successes(evidence, &key);
         let retransmits: u64 = rows.iter().map(|row| row.retransmits).sum();
-        // A SYN lost among many that were answered is loss, which `retransmits` judges; two lost in a row, or nobody
-        // answered at all, is silence.
+        // A SYN lost among many answered ones is loss, which `retransmits` judges; two lost in a row, or no answer at
+        // all, is silence.
         let certain = rows.iter().any(|row| row.outcome == Outcome::TimedOut || row.retransmits >= 2);
         if !certain && established > 0 {
             continue;
@@ -67,9 +67,9 @@ pub fn connect_timeout(evidence: &Evidence) -> Vec<Finding> {
         };
         let waited = rows.iter().map(|row| row.waited).max().unwrap_or_default();
         let summary = format!(
-            "{remote} does not answer {}: {}, or gave up",
+            "{remote} does not answer {}: {} or timed out",
             quoted(&owner),
-            count(rows.len() as u64, "connect waits", "connects wait")
+            count(rows.len() as u64, "connect is waiting", "connects are waiting")
         );
         let finding = Finding::new(Code::ConnectTimeout, severity, summary)
             .owner(&owner)
@@ -85,18 +85,18 @@ pub fn connect_timeout(evidence: &Evidence) -> Vec<Finding> {
 /// The routing table has no way, or says no.
 pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
-    // What nobody has any more, and began before anyone watched, is what is left of a network namespace that is gone.
+    // A socket without an owner that began before the window is left over from a deleted network namespace.
     let is_left_over = |c: &Connection| c.before && !is_known(&c.owner);
     let unreachable = |c: &&Connection| c.outcome == Outcome::Unreachable && !c.no_neighbor() && !is_left_over(c);
     for (key, rows) in by_target(outbound(evidence).filter(unreachable)) {
         let Some(remote) = key.1 else { continue };
         let owner = common(rows.iter().map(|row| &row.owner));
-        // A host without IPv6 says so at once to everyone who tries it first: the connect over IPv4 follows at once.
+        // A host without IPv6 rejects IPv6 connects at once, and the connect over IPv4 follows at once.
         let severity = if other_family_works(evidence, &key) { Severity::Info } else { Severity::Warning };
         let prohibited = rows[0].errno.as_deref() == Some("EACCES");
-        let why = if prohibited { "since a route or a policy prohibits it" } else { "for want of a route" };
+        let why = if prohibited { "a route or a policy prohibits it" } else { "no route" };
         let summary = format!(
-            "{} cannot reach {remote}: {} failed, {why}",
+            "{} cannot reach {remote}: {} failed ({why})",
             quoted(&owner),
             count(rows.len() as u64, "connect", "connects")
         );
@@ -106,7 +106,7 @@ pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
             .with("errno", rows[0].errno.clone());
         found.push(to_target(finding, remote).step(&format!("ip route get {}", remote.address)));
     }
-    // A client on this host whose router is on this host as well: one missing route, told to whom it fails.
+    // If both the client and its router are on this host, one missing route is reported once, at the client.
     for router in forwarded_without_route(evidence) {
         let same = |client: &&mut Finding| client.places[0].address == router.places[0].address;
         match found.iter_mut().find(same) {
@@ -123,17 +123,17 @@ pub fn no_route(evidence: &Evidence) -> Vec<Finding> {
 
 /// This host forwards, and has no route for what arrives.
 fn forwarded_without_route(evidence: &Evidence) -> Vec<Finding> {
-    // The kernel goes on to send for sockets that nobody has any more, also in a network namespace that was deleted.
+    // The kernel continues to send for sockets without a process, also in a deleted network namespace.
     let is_left_over = |drop: &DroppedPackets| drop.sent_here && !is_known(&drop.owner);
     let strays = evidence.drops.iter().filter(|drop| drop.reason == "IP_INNOROUTES" || drop.reason == "IP_OUTNOROUTES");
     let strays = strays.filter(|drop| !is_left_over(drop));
     let mut found = Vec::new();
     for (address, rows) in groups(strays, |drop| drop.destination.map(|d| d.address)) {
         let Some(address) = address.filter(|address| !address.is_multicast()) else { continue };
-        // Strangers may ask for any address; who sends from here is a client of ours.
+        // Strangers may send to any address; a local sender is our client.
         let ours = rows.iter().any(|row| row.source.is_some_and(|source| evidence.is_ours(&source.address)));
         let count: u64 = rows.iter().map(|row| row.count).sum();
-        let summary = format!("{count} packets to {address} were dropped for want of a route");
+        let summary = format!("{count} packets to {address} were dropped: no route");
         found.push(
             Finding::new(Code::NoRoute, if ours { Severity::Warning } else { Severity::Info }, summary)
                 .owner(&common(rows.iter().map(|row| &row.owner)))
@@ -150,7 +150,8 @@ fn forwarded_without_route(evidence: &Evidence) -> Vec<Finding> {
 
 /// IPv6 fails where IPv4 works: every connect to a name with both costs a wait.
 pub fn ipv6_broken(evidence: &Evidence) -> Vec<Finding> {
-    /// Who gives IPv6 up after a moment gives it a chance again with every connection: three that all fail are no bad luck.
+    /// A client that gives up on IPv6 after a moment tries it again for every connection: three failures in a row are
+    /// not chance.
     const RACES: usize = 3;
     // Localhost over IPv6, where the service listens on 127.0.0.1 only, is refused everywhere.
     let refused =

@@ -20,7 +20,7 @@ pub fn cpu_throttled(evidence: &Evidence) -> Vec<Finding> {
 }
 
 fn throttled(evidence: &Evidence, group: &Throttled) -> Option<Finding> {
-    /// Bursts use a quota up now and then and nobody notices; in a quarter of the periods (of 100 ms) it is the rule.
+    /// A burst uses up the quota now and then without harm; in a quarter of the periods (of 100 ms) it is a fault.
     const PERIODS: f64 = 0.25;
     const SHARE: f64 = 0.1;
     let share = group.throttled_us as f64 / 1e6 / evidence.window.as_secs_f64().max(0.1);
@@ -31,10 +31,10 @@ fn throttled(evidence: &Evidence, group: &Throttled) -> Option<Finding> {
     let is_in = |owner: &Owner| owner.pid.is_some_and(|pid| group.pids.contains(&pid));
     let listeners: Vec<_> = evidence.listeners.iter().filter(|listener| is_in(&listener.owner)).collect();
     let sockets: Vec<_> = evidence.sockets.iter().filter(|socket| is_in(&socket.owner)).collect();
-    // A job that has nothing to do with the network is slow, and that is nobody's connection.
+    // A throttled job without sockets slows no connection.
     let owner = listeners.iter().map(|l| &l.owner).chain(sockets.iter().map(|s| &s.owner)).next()?;
     let summary = format!(
-        "{} waits for its quota of CPU: {} was throttled in {:.0} % of its periods",
+        "{} has too little CPU quota: the kernel throttled {} in {:.0} % of the periods",
         quoted(owner),
         group.cgroup,
         100.0 * periods
@@ -52,7 +52,7 @@ fn throttled(evidence: &Evidence, group: &Throttled) -> Option<Finding> {
             .into_iter()
             .fold(finding, Finding::at)
             .step(&format!("cat /sys/fs/cgroup{0}/cpu.stat /sys/fs/cgroup{0}/cpu.max", group.cgroup))
-            .step("raise the quota (CPUQuota= of its unit, the CPU limit of its container), or give it less work"),
+            .step("raise the quota (CPUQuota= of the unit, CPU limit of the container), or reduce the load"),
     )
 }
 
@@ -67,7 +67,7 @@ pub fn softirq_saturated(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     }
     let severity = warning_from(dropped, PACKETS);
-    let summary = format!("{dropped} packets found a CPU's backlog full: it takes packets more slowly than they come");
+    let summary = format!("the kernel dropped {dropped} packets: the backlog of a CPU is full");
     let finding = match rows.is_empty() {
         true => Finding::new(Code::SoftirqSaturated, severity, summary).with("packets", dropped),
         false => about(evidence, Code::SoftirqSaturated, severity, summary, &rows),
@@ -78,7 +78,7 @@ pub fn softirq_saturated(evidence: &Evidence) -> Vec<Finding> {
     vec![
         ends.into_iter()
             .fold(finding, Finding::at)
-            .step("cat /proc/net/softnet_stat  # a line a CPU: second column dropped, third out of time")
+            .step("cat /proc/net/softnet_stat  # one line per CPU; column 2: dropped, column 3: time squeeze")
             .step(
                 "sysctl net.core.netdev_max_backlog net.core.netdev_budget  # then spread the load: RPS, more queues",
             ),

@@ -17,7 +17,7 @@ fn by_server(evidence: &Evidence) -> Vec<(Option<Endpoint>, Vec<&Query>)> {
     groups(evidence.queries.iter().filter(|q| q.server.is_some_and(|s| s.port != 5353 && s.port != 5355)), |q| q.server)
 }
 
-/// Which servers the asker was told to ask: a container has a file of its own.
+/// The resolver configuration of the process: a container has its own file.
 fn resolvers(asker: Option<u32>) -> String {
     asker.map_or("cat /etc/resolv.conf".into(), |pid| format!("cat /proc/{pid}/root/etc/resolv.conf"))
 }
@@ -35,7 +35,7 @@ fn judged(code: Code, server: Option<Endpoint>, bad: &[&Query], of: usize, share
     let names: BTreeSet<_> = bad.iter().map(|query| query.name.as_str()).take(64).collect();
     let shown = |name: &str| if dns::is_hostname(name) { name.into() } else { format!("not a hostname: {name}") };
     let names: Vec<String> = names.into_iter().take(3).map(shown).collect();
-    let summary = format!("DNS server {server} {what}: {} of {of} queries, asked by {}", bad.len(), quoted(&owner));
+    let summary = format!("DNS server {server} {what}: {} of {of} queries, sent by {}", bad.len(), quoted(&owner));
     Some(
         Finding::new(code, severity, summary)
             .owner(&owner)
@@ -61,8 +61,8 @@ pub fn dns_slow(evidence: &Evidence) -> Vec<Finding> {
     of(evidence, Code::DnsSlow)
 }
 
-/// The findings of one code. A resolver of this host (systemd-resolved, dnsmasq) passes on what ails the server that it
-/// asks, in the same words or in others: that is told where it comes from.
+/// The findings of one code. A resolver of this host (systemd-resolved, dnsmasq) forwards the failures of its upstream
+/// server, in the same or other words: the fault is reported at its source.
 fn of(evidence: &Evidence, code: Code) -> Vec<Finding> {
     let mut found = [silence(evidence), failures(evidence), delays(evidence)].concat();
     let sources: Vec<_> = found.iter().map(|relay| found.iter().position(|f| passes_on(evidence, relay, f))).collect();
@@ -114,7 +114,7 @@ fn silence(evidence: &Evidence) -> Vec<Finding> {
 fn failures(evidence: &Evidence) -> Vec<Finding> {
     /// SERVFAIL, REFUSED and the like: a fifth of the answers, as above.
     const SHARE: f64 = 0.2;
-    /// Of names that somebody needs. Beyond nine of ten nearly none of them exists.
+    /// Of the names that are needed. Above nine of ten, nearly none of them exists.
     const SHARE_NXDOMAIN: f64 = 0.9;
     const NXDOMAINS: usize = 5;
     let (mut found, names) = (Vec::new(), Names::of(&evidence.queries));
@@ -131,7 +131,7 @@ fn failures(evidence: &Evidence) -> Vec<Finding> {
         let needed: Vec<_> = missing.iter().copied().filter(|query| names.is_needed(query)).collect();
         if needed.len() >= NXDOMAINS {
             let of = answered.len() - (missing.len() - needed.len());
-            let what = "answers NXDOMAIN to nearly everything that must exist";
+            let what = "answers NXDOMAIN for nearly all names that must exist";
             found.extend(judged(Code::DnsFailure, server, &needed, of, SHARE_NXDOMAIN, what));
         }
     }
@@ -152,7 +152,7 @@ fn delays(evidence: &Evidence) -> Vec<Finding> {
         let mut latencies: Vec<_> = slow.iter().filter_map(|query| query.latency).collect();
         latencies.sort();
         let Some(median) = latencies.get(latencies.len() / 2) else { continue };
-        let what = format!("is slow ({:.2} s at the median of the slow ones)", median.as_secs_f64());
+        let what = format!("is slow (median of the slow answers: {:.2} s)", median.as_secs_f64());
         let finding = judged(Code::DnsSlow, server, &slow, answered.len(), SHARE, &what);
         found.extend(finding.map(|finding| finding.with("latency_ms_median", median.as_millis() as u64)));
     }

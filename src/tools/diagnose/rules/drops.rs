@@ -11,13 +11,13 @@ use crate::{
     },
 };
 
-/// Of the two ends of a packet the one that is a service: where somebody listens, else the lower port.
+/// The service end of a packet: a local listener, else the lower port.
 fn service(evidence: &Evidence, drop: &DroppedPackets) -> Option<HostPort> {
     let serves = |end: &HostPort| match drop.protocol.as_str() {
         "udp" => evidence.receivers(*end, drop.owner.netns).next().is_some(),
         _ => evidence.listener(*end, drop.owner.netns).is_some(),
     };
-    // A port that was not told apart is one of many: a client's.
+    // A merged port is one of many: a client's.
     let port = |end: &HostPort| end.port.unwrap_or(u16::MAX);
     match (drop.source, drop.destination) {
         (Some(source), Some(destination)) if serves(&source) == serves(&destination) => {
@@ -28,7 +28,7 @@ fn service(evidence: &Evidence, drop: &DroppedPackets) -> Option<HostPort> {
     }
 }
 
-/// Whether the packet was of somebody on this host: a sender of ours, or a service of ours that somebody wants to reach.
+/// Whether the packet belongs to this host: a local sender, or a local service that a client wants to reach.
 fn concerns_us(evidence: &Evidence, drop: &DroppedPackets) -> bool {
     /// Who only looks around sends one SYN to a port, or two; a client sends its own again after 1 s and 3 s. Of many
     /// sources the row names none.
@@ -44,8 +44,8 @@ fn concerns_us(evidence: &Evidence, drop: &DroppedPackets) -> bool {
     is_known(&drop.owner) || ours(drop.source) || wanted
 }
 
-/// Whose packets they were: as the kernel says, else who serves the port that they were for, or from, else who connects
-/// there. All in the network namespace where they died: elsewhere it is not theirs to mend.
+/// The owner of the packets: as the kernel reports it, else the server of their port, else the client that connects
+/// there. All in the network namespace of the drop: another namespace cannot fix it.
 fn party(evidence: &Evidence, rows: &[&DroppedPackets]) -> Owner {
     let said = whose(rows);
     if is_known(&said) {
@@ -105,7 +105,7 @@ pub(super) fn seen_by_packets<'a>(
     drops.filter_map(link).map(|link| link.name.as_str()).collect()
 }
 
-/// Two look-ups that are sent at once may clash (of UDP, one is dropped and asked again); so many are no such accident.
+/// Two lookups at the same time may clash (UDP: one is dropped and sent again); this many are not chance.
 const CLASHES: u64 = 3;
 
 /// Entries that could not be inserted since others are like them: of our own network namespace the counter is known, of
@@ -137,14 +137,14 @@ fn dropped_for_room(evidence: &Evidence) -> u64 {
     evidence.counters.conntrack_drops.saturating_sub(evidence.counters.conntrack_insert_failed)
 }
 
-/// The table of tracked connections is full: new ones are dropped, whoever they are.
+/// The connection tracking table is full: new connections are dropped.
 pub fn conntrack_full(evidence: &Evidence) -> Vec<Finding> {
     let rows: Vec<_> = evidence.drops.iter().filter(|drop| is_full_table(evidence, drop)).collect();
     let dropped = dropped_for_room(evidence).max(total(&rows));
     if dropped == 0 {
         return Vec::new();
     }
-    let summary = format!("the connection tracking table is full: {dropped} new connections were dropped");
+    let summary = format!("the connection tracking table is full: the kernel dropped {dropped} new connections");
     let finding = match rows.is_empty() {
         true => Finding::new(Code::ConntrackFull, Severity::Critical, summary),
         false => about(evidence, Code::ConntrackFull, Severity::Critical, summary, &rows),
@@ -181,7 +181,7 @@ pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
-/// Whether who wants to reach the service is told no, and does not wait in vain.
+/// Whether clients of the service get a rejection instead of a timeout.
 fn rejects(evidence: &Evidence, service: Option<HostPort>) -> bool {
     let told = |c: &&Connection| matches!(c.outcome, Outcome::Refused | Outcome::Unreachable);
     let there = |c: &Connection| c.outbound && c.remote.map(HostPort::from) == service;
@@ -214,7 +214,7 @@ pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
         }
         let owner = socket.map(|s| s.owner.clone()).unwrap_or_else(|| whose(&rows));
         finding.summary = format!(
-            "{} does not read {local} fast enough: {count} datagrams found its receive buffer full",
+            "{} reads {local} too slowly: its receive buffer was full and {count} datagrams were dropped",
             quoted(&owner)
         );
         let finding = finding.with("local", local).at(local);
@@ -224,7 +224,7 @@ pub fn udp_receive_buffer_full(evidence: &Evidence) -> Vec<Finding> {
                     "snapshot_sockets",
                     &[("protocol", "udp".into()), ("port", local.port.unwrap_or_default().to_string())],
                 )
-                .step("sysctl net.core.rmem_max  # the bound of SO_RCVBUF"),
+                .step("sysctl net.core.rmem_max  # the maximum of SO_RCVBUF"),
         );
     }
     found

@@ -1,4 +1,4 @@
-//! Connections that were established, and whose peer does not answer any more.
+//! Established connections with a peer that no longer answers.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ pub fn peer_gone(evidence: &Evidence) -> Vec<Finding> {
         let remote = row.remote?;
         Some(HostPort { address: remote.address, port: (!row.inbound).then_some(remote.port) })
     };
-    // With both ends on this host, the client's tells of the service.
+    // If both ends are on this host, the client's end identifies the service.
     let is_other_end = |row: &Silent| {
         row.inbound && evidence.silent.iter().any(|other| (other.local, other.remote) == (row.remote, row.local))
     };
@@ -30,7 +30,7 @@ pub fn peer_gone(evidence: &Evidence) -> Vec<Finding> {
         let connections = crate::answer::count(rows.len() as u64, "established connection", "established connections");
         let else_ = if new > 0 { "; new connects succeed" } else { "" };
         let summary =
-            format!("{remote} does not answer {} any more: nothing comes back on {connections}{else_}", quoted(&owner));
+            format!("{remote} no longer answers {}: no packets return on {connections}{else_}", quoted(&owner));
         let finding = Finding::new(Code::PeerGone, severity(&rows, remote.address), summary)
             .owner(&owner)
             .with("remote", remote)
@@ -45,7 +45,7 @@ pub fn peer_gone(evidence: &Evidence) -> Vec<Finding> {
         let mut arguments = vec![("outcome", "failed".to_owned()), ("remote", remote.address.to_string())];
         arguments.extend(remote.port.map(|port| ("port", port.to_string())));
         found.push(finding.look("trace_connections", &arguments).step(
-            "sysctl net.ipv4.tcp_keepalive_time  # a NAT, firewall or load balancer forgets a connection that is idle for longer than it waits",
+            "sysctl net.ipv4.tcp_keepalive_time  # keep it below the idle timeout of NATs, firewalls and load balancers",
         ));
     }
     found

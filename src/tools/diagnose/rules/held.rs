@@ -40,9 +40,9 @@ pub fn close_wait_leak(evidence: &Evidence) -> Vec<Finding> {
         let owner = common(rows.iter().map(|row| &row.owner));
         let severity = if leak.is_many() || leak.grows() { Severity::Warning } else { Severity::Info };
         let summary = format!(
-            "{} does not close connections {} {at}: {} in CLOSE_WAIT, {} of them new in the window",
+            "{} does not close connections {} {at}: {} in CLOSE_WAIT, {} new in the window",
             quoted(&owner),
-            if inbound { "that clients closed at" } else { "that were closed by" },
+            if inbound { "closed by clients of" } else { "closed by" },
             count(rows.len() as u64, "is", "are"),
             leak.new
         );
@@ -59,7 +59,7 @@ pub fn close_wait_leak(evidence: &Evidence) -> Vec<Finding> {
                     "snapshot_sockets",
                     &[("state", "close_wait".into()), ("port", at.port.unwrap_or_default().to_string())],
                 )
-                .step("the program has to close a socket whose read returned 0; until then each holds a descriptor"),
+                .step("fix the program: it must close a socket after read() returns 0"),
         );
     }
     found
@@ -159,7 +159,7 @@ fn flood(evidence: &Evidence, listener: &Listener, local: Endpoint, held: &[&Soc
     }
     let unused = rows.iter().filter(|socket| is_unused(socket)).count();
     let summary = format!(
-        "{first} holds {} of {} connections of {} at {local}: {unused} of them were never answered",
+        "{first} holds {} of {} connections of {} at {local}: {unused} never got an answer",
         few.first()?.1.len(),
         held.len(),
         quoted(&listener.owner)
@@ -180,7 +180,7 @@ fn flood(evidence: &Evidence, listener: &Listener, local: Endpoint, held: &[&Soc
     Some(
         finding
             .look("snapshot_sockets", &[("port", local.port.to_string())])
-            .step("limit connections for each source (nft: ct count), and the time that a request may take"),
+            .step("limit connections per source (nft: ct count), and set a request timeout"),
     )
 }
 

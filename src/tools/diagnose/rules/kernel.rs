@@ -1,4 +1,4 @@
-//! Whatever else the kernel drops, where somebody is seen to suffer from it.
+//! All other kernel drops, if they harm traffic of this host.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub fn checksum_errors(evidence: &Evidence) -> Vec<Finding> {
     let found = of(evidence, is_checksum, Code::ChecksumErrors);
     found
         .into_iter()
-        .map(|f| f.step("ethtool -k INTERFACE  # checksum offloads; then the cables, and who rewrites packets"))
+        .map(|f| f.step("ethtool -k INTERFACE  # check the checksum offloads, then the cables and middleboxes"))
         .collect()
 }
 
@@ -76,7 +76,7 @@ fn of(evidence: &Evidence, meant: impl Fn(&DroppedPackets) -> bool, code: Code) 
     for ((_, reason, location, service), rows) in groups(suffered, place) {
         let to = service.map_or_else(String::new, |end| format!(" of {end}"));
         let summary = format!(
-            "{}{to} dropped by the kernel: {reason} at {location}. {}",
+            "the kernel dropped {}{to}: {reason} at {location}. {}",
             count(total(&rows), "packet", "packets"),
             rows[0].explanation
         );
@@ -99,9 +99,9 @@ fn service(evidence: &Evidence, drop: &DroppedPackets) -> Option<HostPort> {
     }
 }
 
-/// Whether a connect, a query or a datagram of somebody on this host came to nothing by it.
+/// Whether it made a connect, a query or a datagram of this host fail.
 fn is_suffered(evidence: &Evidence, drop: &DroppedPackets) -> bool {
-    /// A bad frame or two are no fault; who wants to be served sends again.
+    /// One or two bad frames are not a fault; a real client sends again.
     const INSISTS: u64 = 3;
     let (Some(source), Some(destination)) = (drop.source, drop.destination) else { return false };
     let are = |a: Option<Endpoint>, b: Option<Endpoint>| {
@@ -113,7 +113,7 @@ fn is_suffered(evidence: &Evidence, drop: &DroppedPackets) -> bool {
         server.is_some_and(|server| [source, destination].iter().any(|end| end.covers(&server.into())))
     };
     let unanswered = evidence.queries.iter().filter(|query| query.unanswered);
-    // A datagram has nobody who waits for it. What a filter refuses is refused on purpose.
+    // Nothing waits for a datagram. A filter rejects on purpose.
     let refused = ["SOCKET_FILTER", "BPF_CGROUP", "SECURITY_HOOK"].iter().any(|reason| drop.reason.starts_with(reason));
     let served = drop.protocol == "udp"
         && !refused

@@ -54,12 +54,12 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
         let why = match rows[0].location.contains("xdp") || reason.starts_with("XDP") {
             true => "by an XDP program or its driver",
             false if reason.starts_with("TC_") => "by a tc program or filter",
-            false => "for want of room, or for their form",
+            false => "because the queue was full or the packets were invalid",
         };
         let finding = Finding::new(
             Code::InterfaceDrops,
             warning_from(count, DEVICE_DROPS),
-            format!("{count} packets were dropped at {name}, {why}"),
+            format!("{count} packets were dropped at {name} {why}"),
         )
         .owner(&whose(&rows))
         .with("interface", interface)
@@ -75,16 +75,16 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
-/// What the drivers count, of the links of which no packet told.
+/// The drivers' counters, for links without traced drops.
 fn counted_drops(evidence: &Evidence, told: &BTreeSet<&str>) -> Vec<Finding> {
     let mut found = Vec::new();
-    // What came over a veth still has its sender, whose network namespace is another.
+    // A packet that arrived over a veth still has its sender, in another network namespace.
     let is_link = |drop: &DroppedPackets, link: &Link| {
         let netns = drop.owner.netns.filter(|_| !is_known(&drop.owner));
         evidence.link(netns, drop.interface.as_deref()).is_some_and(|at| at.name == link.name)
     };
     for link in evidence.links.iter().filter(|link| !told.contains(link.name.as_str())) {
-        // The kernel counts a frame that nobody here understands (LLDP, a stray VLAN) as dropped by the device.
+        // The kernel counts a frame of an unknown protocol (LLDP, a stray VLAN) as dropped by the device.
         let strange = evidence.drops.iter().filter(|drop| drop.reason == "UNHANDLED_PROTO");
         let strange = strange.filter(|drop| is_link(drop, link));
         let strange: u64 = strange.map(|drop| drop.count).sum();
@@ -118,7 +118,7 @@ fn next(finding: Finding) -> Finding {
 
 /// One owner has most of a busy link, at the others' cost. Each network namespace has links of its own.
 pub fn bandwidth_hog(evidence: &Evidence) -> Vec<Finding> {
-    // What goes over loopback takes nobody's bandwidth. Of a connection with both ends on this host the sender is meant.
+    // Loopback traffic uses no bandwidth of others. If both ends are on this host, the sender counts.
     let ends: BTreeSet<_> = evidence.talkers.iter().map(|row| (row.local, row.remote)).collect();
     let receives =
         |row: &Talker| row.rx_bits_per_second > row.tx_bits_per_second && ends.contains(&(row.remote, row.local));
@@ -133,7 +133,7 @@ impl Talker {
         self.tx_bits_per_second.max(self.rx_bits_per_second)
     }
 
-    /// Whether it sends over the link of a finding: of a link that names no packets nobody knows who.
+    /// Whether it sends over the link of a finding; unknown if the link has no traced packets.
     fn is_over(&self, link: &Finding) -> bool {
         let ends = [self.local, self.remote].into_iter().flatten().map(|end| end.address);
         link.places.is_empty() || ends.into_iter().any(|end| link.places.iter().any(|place| place.address == end))
@@ -146,7 +146,7 @@ fn hog(talkers: &[&Talker], full: &[Finding]) -> Option<Finding> {
     const SHARE: f64 = 0.8;
     /// Below this no link of today is busy.
     const BUSY_BITS: f64 = 50e6;
-    /// Below this nobody fills a link, whatever drops packets there.
+    /// Below this rate nothing fills a link, whatever drops packets there.
     const FILLS_BITS: f64 = 50e3;
     let sum = |rows: &[&Talker]| rows.iter().map(|row| row.rate()).sum::<f64>();
     let owners = groups(talkers.iter().copied(), |row| program(&row.owner));
@@ -159,11 +159,12 @@ fn hog(talkers: &[&Talker], full: &[Finding]) -> Option<Finding> {
         return None;
     }
     let others = owners.iter().filter(|(_, rows)| sum(rows) > 0.0).count() - 1;
-    // A link that has room for more harms nobody, and alone on a full one it harms itself.
+    // A link with free capacity harms no one, and the only user of a full link harms only itself.
     let severity = if saturated.is_some() && others > 0 { Severity::Warning } else { Severity::Info };
     let owner = common(rows.iter().map(|row| &row.owner));
     let percent = 100.0 * most / total;
-    let summary = format!("{} has {percent:.0} % of its namespace's traffic, {}", quoted(&owner), bit_rate(most));
+    let summary =
+        format!("{} uses {percent:.0} % of the traffic in its network namespace, {}", quoted(&owner), bit_rate(most));
     Some(
         Finding::new(Code::BandwidthHog, severity, summary)
             .owner(&owner)

@@ -1,4 +1,4 @@
-//! Links that are down, that go up and down, or that are gone, and somebody needs them.
+//! Links that are down, flapping or removed, and that traffic needs.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -28,7 +28,7 @@ impl Harm<'_> {
     }
 }
 
-/// A device that somebody needs is down: an administrator set it so, or it has no carrier.
+/// A link that traffic needs is down: an administrator set it down, or it has no carrier.
 pub fn link_down(evidence: &Evidence) -> Vec<Finding> {
     let (fabric, wants) = (Fabric::of(&evidence.network), evidence.wants());
     let down = fabric.links().filter(|link| !link.works() && is_cause(&fabric, link) && !flaps(evidence, link));
@@ -39,7 +39,7 @@ pub fn link_down(evidence: &Evidence) -> Vec<Finding> {
         if harm.wants.is_empty() && (went.is_none() || harm.sockets == 0) {
             return None;
         }
-        let why = if link.up { "has no carrier" } else { "is set down" };
+        let why = if link.up { "has no carrier" } else { "is administratively down" };
         let summary = format!("{} {why}: {}", place::of(evidence, link), needed(&harm));
         let finding = Finding::new(Code::LinkDown, Severity::Warning, summary)
             .with("state", if link.up { "no carrier" } else { "set down" })
@@ -55,12 +55,12 @@ pub fn link_flap(evidence: &Evidence) -> Vec<Finding> {
     let flapping = fabric.links().filter(|link| flaps(evidence, link) && is_origin(evidence, &fabric, link));
     let found = flapping.filter_map(|link| {
         let (harm, times) = (harm(evidence, &fabric, &wants, link), times_down(evidence, link));
-        // One time with nobody who fails is maintenance.
+        // One time without failed traffic is maintenance.
         if harm.is_none() || (times < 2 && harm.wants.is_empty()) {
             return None;
         }
         let summary = format!(
-            "{} went down {} in the window and came up again: {}",
+            "{} went down {} in the window and came back: {}",
             place::of(evidence, link),
             count(times.into(), "time", "times"),
             needed(&harm)
@@ -71,7 +71,7 @@ pub fn link_flap(evidence: &Evidence) -> Vec<Finding> {
     found.collect()
 }
 
-/// A device is gone, or a namespace has none but its loopback, and somebody there wants out.
+/// A link is gone, or a namespace has only loopback, and its traffic needs a way out.
 pub fn interface_removed(evidence: &Evidence) -> Vec<Finding> {
     let (fabric, wants) = (Fabric::of(&evidence.network), evidence.wants());
     let mut told = BTreeSet::<Place>::new();
@@ -81,7 +81,7 @@ pub fn interface_removed(evidence: &Evidence) -> Vec<Finding> {
         _ => None,
     });
     let mut gone: Vec<_> = gone.collect();
-    // Of a pair, which goes as one, the end whose namespace has no way since.
+    // Of a pair, which disappears together, the end in the namespace that has no way since.
     gone.sort_by_key(|(_, link)| !wants.iter().any(|want| want.netns == link.at.0));
     for (after_ms, link) in gone {
         let harm = harm_of_gone(evidence, &wants, link);
@@ -107,9 +107,9 @@ pub fn interface_removed(evidence: &Evidence) -> Vec<Finding> {
     for netns in out.into_iter().filter(bare) {
         let harm = Harm { wants: wants.iter().filter(|want| want.netns == netns).collect(), sockets: 0 };
         let named = Named::new(evidence, netns);
-        let summary = format!("{named} has no interface but its loopback: {}", needed(&harm));
+        let summary = format!("{named} has no interface except loopback: {}", needed(&harm));
         let finding = named.on(Finding::new(Code::InterfaceRemoved, Severity::Warning, summary));
-        found.push(place::wanted(finding, &harm.wants).step("ip link show  # the interface that leads out is missing"));
+        found.push(place::wanted(finding, &harm.wants).step("ip link show  # an interface to other hosts is missing"));
     }
     found
 }
@@ -129,7 +129,7 @@ fn is_cause(fabric: &Fabric, link: &Link) -> bool {
     !spared && (!link.up || peer.is_none_or(|peer| peer.up))
 }
 
-/// Of a pair that both lost their carrier, the end that somebody set down; the first one where no reading showed it.
+/// Of a pair that both lost their carrier, the end that was set down; the first one if no reading showed it.
 fn is_origin(evidence: &Evidence, fabric: &Fabric, link: &Link) -> bool {
     let set_down = |at: Place| {
         evidence.network.changes.iter().any(|change| match &change.what {
@@ -143,7 +143,7 @@ fn is_origin(evidence: &Evidence, fabric: &Fabric, link: &Link) -> bool {
     match (set_down(link.at), set_down(peer.at)) {
         (true, false) => true,
         (false, true) => false,
-        // A port of a bridge is switched for the sake of whoever is at its other end.
+        // A bridge port serves the host at its other end.
         _ if link.master.is_some() != peer.master.is_some() => link.master.is_none(),
         _ => link.at < peer.at,
     }
@@ -196,7 +196,7 @@ fn addresses(evidence: &Evidence, fabric: &Fabric, at: Place) -> Vec<(u32, IpAdd
     all.filter(|one| ends.contains(&Some(one.at)) && !one.is_link_local()).map(|one| (one.at.0, one.address)).collect()
 }
 
-/// Whether what somebody wants goes over a device.
+/// Whether wanted traffic uses a link.
 fn needs(evidence: &Evidence, fabric: &Fabric, want: &Want, link: &Link) -> bool {
     if want.netns == link.at.0 && want.interface.as_deref() == Some(link.name.as_str()) {
         return true;
@@ -205,7 +205,7 @@ fn needs(evidence: &Evidence, fabric: &Fabric, want: &Want, link: &Link) -> bool
     let target = fabric.target(from, want.next()).or_else(|| fabric.target(from, want.to));
     match (from, target) {
         (Some(from), Some(to)) if fabric.path(from, to).is_some_and(|path| path.contains(&link.at)) => true,
-        // Further away: the one whose address it is has nothing else to be reached by.
+        // Further away: the link whose address is otherwise unreachable.
         (_, Some(to)) if to == link.at || fabric.link(to).is_some_and(|end| end.peer == Some(link.at)) => true,
         (Some(from), _) if from == link.at || fabric.link(from).is_some_and(|end| end.peer == Some(link.at)) => true,
         // The routes went with the link; what it was for was everything.
@@ -254,7 +254,10 @@ fn needed(harm: &Harm) -> String {
             "traffic to {first} and {} needs it",
             count(to.len() as u64 - 1, "other address", "other addresses")
         ),
-        None => format!("{} an address of it", count(harm.sockets as u64, "open socket has", "open sockets have")),
+        None => format!(
+            "{} an address of this interface",
+            count(harm.sockets as u64, "open socket has", "open sockets have")
+        ),
     }
 }
 

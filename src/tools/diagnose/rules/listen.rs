@@ -22,8 +22,8 @@ impl Listener {
         (full && many) || self.half_open_share >= LASTS
     }
 
-    /// Far more handshakes fail than succeed, though nobody who completed his had to wait: their SYNs cannot be answered, or
-    /// nobody is there to take the answer.
+    /// Far more handshakes fail than succeed, though completed ones do not wait in the accept queue: the SYNs have
+    /// forged sources, or the answers are lost.
     fn fails_handshakes(&self, evidence: &Evidence) -> bool {
         // Others that listen at the same address have connections of their own.
         let of_another = |c: &Connection| {
@@ -38,7 +38,7 @@ impl Listener {
         self.dropped >= FAILED && self.dropped >= 10 * made && !self.made_wait()
     }
 
-    /// Whether many who had completed their handshakes were seen to wait.
+    /// Whether many completed handshakes had to wait.
     fn made_wait(&self) -> bool {
         2 * self.accept_queue_peak >= self.accept_queue_max
     }
@@ -48,8 +48,8 @@ impl Listener {
     }
 }
 
-/// A handshake takes a round trip. This many waiting at once, or dropped, are no ordinary clients, unless the accept queue is full
-/// as well: then the kernel keeps ordinary clients half-open.
+/// A handshake takes a round trip. This many waiting at once, or dropped, are not ordinary clients, unless the accept
+/// queue is full as well: then the kernel keeps ordinary clients half-open.
 const HALF_OPEN: u64 = 16;
 
 /// A short queue is full with fewer. But ordinary clients complete their handshakes, and it empties at once: one that is
@@ -60,10 +60,10 @@ const LASTS: f64 = 0.5;
 /// full any more, this many are needed.
 const DROPS: u64 = 5;
 
-/// This many handshakes that fail, ten for each that succeeds, are no bad luck.
+/// This many failed handshakes, ten for each success, are not chance.
 const FAILED: u64 = 100;
 
-/// A listener's finding: where, who, its queue.
+/// A listener's finding: place, owner, queue.
 fn about(listener: &Listener, code: Code, severity: Severity, summary: String, evidence: &Evidence) -> Finding {
     let mut finding = Finding::new(code, severity, summary)
         .owner(&listener.owner)
@@ -92,7 +92,7 @@ fn about(listener: &Listener, code: Code, severity: Severity, summary: String, e
 pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     let overflows = |listener: &&Listener| {
         let flooded = listener.is_flooded() || listener.fails_handshakes(evidence);
-        // A SYN that cannot be answered, for want of a route back, is the listener's to drop as well.
+        // A SYN without a route back counts as a drop of the listener, too.
         let here = listener.owner.netns == evidence.netns && evidence.counters.listen_overflows > 0;
         let known = evidence.overflows.get(&listener.owner.netns);
         let queued = known.map_or_else(|| here || listener.made_wait(), |overflows| *overflows > 0);
@@ -102,16 +102,16 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     let found = evidence.listeners.iter().filter(overflows).map(|listener| {
         let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
         let summary = format!(
-            "{} does not accept fast enough on {at}: {} connections wait for accept(), {} are allowed, {} were dropped",
+            "{} accepts too slowly on {at}: {} connections wait for accept() (maximum {}), {} were dropped",
             quoted(&listener.owner),
             listener.accept_queue,
             listener.accept_queue_max,
             listener.dropped
         );
-        // Full, and nobody was turned away in the window: the next client will be.
+        // Full, but without a drop in the window: the next client will be dropped.
         let severity = if listener.dropped > 0 { Severity::Critical } else { Severity::Warning };
         about(listener, Code::ListenQueueOverflow, severity, summary, evidence)
-            .step("sysctl net.core.somaxconn  # then the program's own backlog, and why it does not accept")
+            .step("sysctl net.core.somaxconn  # check the program's listen() backlog, and why it does not accept")
     });
     let found: Vec<_> = found.collect();
     let overflows = evidence.counters.listen_overflows;
@@ -121,21 +121,20 @@ pub fn listen_queue_overflow(evidence: &Evidence) -> Vec<Finding> {
     vec![overflowed_meanwhile(evidence, overflows)]
 }
 
-/// Of a queue that is not full any more: whose it was, if that can be told.
+/// A queue that is no longer full: its listener, if that is known.
 fn overflowed_meanwhile(evidence: &Evidence, overflows: u64) -> Finding {
     let dropped = |listener: &Listener| evidence.dropped.get(&listener.socket).copied().unwrap_or_default();
     let was_full = |listener: &&Listener| dropped(listener) > 0 || listener.made_wait();
     let here = evidence.listeners.iter().filter(|listener| listener.owner.netns == evidence.netns);
     let Some(listener) = here.filter(was_full).max_by_key(|l| (dropped(l), l.accept_queue_peak)) else {
-        let summary =
-            format!("{overflows} connections found an accept queue full, of a listener that was gone when we looked");
+        let summary = format!("an accept queue overflowed for {overflows} connections; its listener has closed since");
         return Finding::new(Code::ListenQueueOverflow, Severity::Warning, summary)
             .with("listen_overflows", overflows)
             .look("snapshot_sockets", &[("state", "listen".into())]);
     };
     let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
     let summary = format!(
-        "the accept queue of {} on {at} was full for a part of the window: {overflows} connections found it so",
+        "the accept queue of {} on {at} was full for part of the window: {overflows} connections overflowed",
         quoted(&listener.owner)
     );
     about(listener, Code::ListenQueueOverflow, warning_from(overflows, DROPS), summary, evidence)
@@ -150,9 +149,7 @@ pub fn syn_flood(evidence: &Evidence) -> Vec<Finding> {
     let found = evidence.listeners.iter().filter(flooded).map(|listener| {
         let at = listener.local.map_or_else(|| "a listener".into(), |local| local.to_string());
         let Listener { half_open, dropped, .. } = listener;
-        let summary = format!(
-            "{at} is flooded with SYNs: {half_open} handshakes were begun and not completed, {dropped} were dropped"
-        );
+        let summary = format!("SYN flood at {at}: {half_open} handshakes are incomplete, {dropped} were dropped");
         about(listener, Code::SynFlood, Severity::Critical, summary, evidence)
             .with("syn_cookies_sent", evidence.counters.syn_cookies_sent)
             .step("sysctl net.ipv4.tcp_syncookies net.ipv4.tcp_max_syn_backlog")
@@ -162,7 +159,7 @@ pub fn syn_flood(evidence: &Evidence) -> Vec<Finding> {
     if !found.is_empty() || cookies == 0 || evidence.listeners.iter().any(Listener::is_full) {
         return found;
     }
-    let summary = format!("the kernel answered {cookies} SYNs with cookies: a queue of handshakes was full");
+    let summary = format!("the kernel sent {cookies} SYN cookies: a SYN queue was full");
     vec![
         Finding::new(Code::SynFlood, warning_from(cookies, COOKIES), summary)
             .with("syn_cookies_sent", cookies)

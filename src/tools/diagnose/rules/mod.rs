@@ -139,7 +139,7 @@ pub fn count() -> usize {
     RULES.len()
 }
 
-/// What a fault of links, addresses or routes may look like to who uses them.
+/// The symptoms that a fault of links, addresses or routes causes for its users.
 const OF_THE_NETWORK: &[Code] = {
     use Code::*;
     &[
@@ -161,8 +161,8 @@ const OF_THE_NETWORK: &[Code] = {
     ]
 };
 
-/// Which findings are but symptoms of another one at the same place: they are named in the cause's evidence and not
-/// told a second time.
+/// The findings that are only symptoms of another one at the same place: they appear in the cause's evidence and are
+/// not reported again.
 const EXPLAINS: &[(Code, &[Code])] = {
     use Code::*;
     &[
@@ -182,7 +182,8 @@ const EXPLAINS: &[(Code, &[Code])] = {
         (RouteWithdrawn, OF_THE_NETWORK),
         (ConntrackFull, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Ipv6Broken]),
         (NatPortsExhausted, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
-        // Retransmits only where nothing gets through: a rule that lets most packets pass is told as well as the losses.
+        // Retransmits only if nothing gets through: a rule that lets most packets pass is reported in addition to the
+        // losses.
         (FirewallDrop, &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, WrongResolver, DnsUnanswered, Resets]),
         (
             GatewayUnreachable,
@@ -233,7 +234,7 @@ const EXPLAINS: &[(Code, &[Code])] = {
         (NoRoute, &[ConnectTimeout, PeerGone, DnsUnanswered]),
         (PeerGone, &[Retransmits, ReceiverLimited, SenderLimited]),
         (Ipv6Broken, &[ConnectTimeout, NoRoute, ConnectionRefused]),
-        // A resolver whose process is gone: the kernel says so to who asks.
+        // A resolver without a process: the kernel rejects its clients.
         (ConnectionRefused, &[DnsUnanswered]),
         (WrongResolver, &[ConnectionRefused, DnsUnanswered, NeighborUnreachable, NoRoute, RoutingLoop]),
         // What was lost stays in the send buffer until it has arrived, and fills it.
@@ -242,8 +243,8 @@ const EXPLAINS: &[(Code, &[Code])] = {
     ]
 };
 
-/// Every finding, worst first, and the codes that were judged on all the data that they need. A rule whose data is
-/// incomplete runs as well: what it finds is true, what it does not find may be there.
+/// Every finding, worst first, and the codes that were judged with complete data. A rule with incomplete data runs as
+/// well: its findings are true, but it may miss some.
 pub fn judge(evidence: &Evidence, heard: &Heard) -> (Vec<Finding>, Vec<Code>) {
     let (mut findings, mut checked) = (Vec::new(), Vec::new());
     for rule in RULES.iter().filter(|rule| rule.can_run(heard)) {
@@ -263,7 +264,7 @@ pub fn decided_by(question: &str) -> impl Iterator<Item = Code> {
     RULES.iter().filter(move |rule| rule.questions().any(|asked| asked == question)).map(|rule| rule.code)
 }
 
-/// Takes out the symptoms whose cause was found, and notes them there.
+/// Removes the symptoms with a known cause, and notes them there.
 fn causes(findings: Vec<Finding>) -> Vec<Finding> {
     causes_when(findings, |_, _| true)
 }
@@ -305,9 +306,9 @@ pub fn causes_when(findings: Vec<Finding>, when: impl Fn(usize, usize) -> bool) 
     kept.into_iter().zip(explained).filter(|(_, cause)| cause.is_none()).map(|(finding, _)| finding).collect()
 }
 
-/// Notes in the cause's evidence who has the symptom, if it is somebody else.
+/// Notes the owner of the symptom in the cause's evidence, if it is another one.
 fn affects(cause: &mut Finding, symptom: &Finding) {
-    /// They say whom to tell; more of them say no more.
+    /// The owners to inform; more of them add nothing.
     const OWNERS: usize = 3;
     let Some(owner) = symptom.evidence.get("owner").filter(|owner| cause.evidence.get("owner") != Some(owner)) else {
         return;

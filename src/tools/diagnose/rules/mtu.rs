@@ -18,8 +18,8 @@ pub fn mtu_black_hole(evidence: &Evidence) -> Vec<Finding> {
 
 /// They die on this host.
 fn too_big(evidence: &Evidence) -> Vec<Finding> {
-    /// The first packet that is too big is how a sender learns the path's MTU; it then sends smaller ones. Who goes on
-    /// was not told: its ICMP got lost.
+    /// The first packet that is too big tells the sender the path's MTU; it then sends smaller ones. A sender that
+    /// continues did not get the ICMP message.
     const PACKETS: u64 = 3;
     let too_big = evidence.drops.iter().filter(|drop| drop.reason == "PKT_TOO_BIG");
     let mut found = Vec::new();
@@ -41,7 +41,8 @@ fn too_big(evidence: &Evidence) -> Vec<Finding> {
             continue;
         }
         let summary = format!(
-            "packets from {source} to {destination} are too big for a link on their way, and {source} goes on sending them: {count} were dropped"
+            "packets from {source} to {destination} exceed the MTU of a link on the path, and {source} keeps sending \
+                them: {count} were dropped"
         );
         let finding = about(evidence, Code::MtuBlackHole, Severity::Warning, summary, &rows).at(source).at(destination);
         found.push(sizes(finding, destination.address));
@@ -49,8 +50,8 @@ fn too_big(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
-/// They die elsewhere, and nobody says so: full segments are sent again and again, and nothing else, while what is small
-/// passes. Where packets to that remote are seen to die on this host, that is the cause.
+/// Full segments are dropped elsewhere, without an ICMP message: they are retransmitted again and again, while small
+/// ones pass. If this host drops packets to that remote, that is the cause instead.
 fn swallowed(evidence: &Evidence) -> impl Iterator<Item = Finding> {
     /// What a connection sends that is sent in full segments, for the most part.
     const FULL: u64 = 4_000;
@@ -75,7 +76,7 @@ fn swallowed(evidence: &Evidence) -> impl Iterator<Item = Finding> {
         let address = row.remote.filter(fits)?;
         let place = HostPort { address, port: row.port };
         let summary = format!(
-            "full segments from {} to {place} are sent again and never acknowledged, and small ones pass: they are too big for a link on the way",
+            "{place} never acknowledges full segments from {}, but small ones pass: a link on the path has a smaller MTU",
             quoted(&row.owner)
         );
         let finding = Finding::new(Code::MtuBlackHole, Severity::Warning, summary)
@@ -95,7 +96,8 @@ fn sizes(finding: Finding, destination: IpAddr) -> Finding {
     const ETHERNET: u32 = 1_500;
     let size = ETHERNET - if destination.is_ipv4() { 20 + 8 } else { 40 + 8 };
     finding.step(&format!(
-        "ping -M do -s {size} {destination}  # the largest size that passes; let ICMP \"fragmentation needed\" and \"packet too big\" through"
+        "ping -M do -s {size} {destination}  # find the largest size that passes; allow ICMP \"fragmentation needed\" \
+            and \"packet too big\""
     ))
 }
 

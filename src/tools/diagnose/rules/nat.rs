@@ -20,7 +20,7 @@ pub fn nat_ports_exhausted(evidence: &Evidence) -> Vec<Finding> {
         let to: BTreeSet<_> = rows.iter().filter_map(|row| row.destination).collect();
         let shown = to.first().map_or_else(String::new, |to| format!(" to {to}"));
         let summary = format!(
-            "no port is left to translate connections{shown} to: {} packets were dropped, {failed} entries clashed with others",
+            "NAT has no free port for connections{shown}: {} packets were dropped, {failed} entries clashed",
             total(&rows)
         );
         let ends: BTreeSet<HostPort> = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect();
@@ -31,7 +31,7 @@ pub fn nat_ports_exhausted(evidence: &Evidence) -> Vec<Finding> {
         found.push(
             ends.into_iter()
                 .fold(finding, Finding::at)
-                .step("nft list ruleset  # masquerade and snat: more addresses, or a wider range of ports")
+                .step("nft list ruleset  # masquerade, snat: add addresses, or widen the port range")
                 .step("conntrack -S"),
         );
     }

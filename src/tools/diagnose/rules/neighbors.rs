@@ -23,9 +23,9 @@ fn waits(drop: &&DroppedPackets) -> bool {
     drop.reason.starts_with("NEIGH_") || failed(drop)
 }
 
-/// Whether somebody on this host misses the next hop.
+/// Whether traffic of this host needs the next hop.
 fn is_missed(evidence: &Evidence, rows: &[&DroppedPackets]) -> bool {
-    // Who answers somebody that is not there, as a flood with made up senders has it, wanted nothing of him.
+    // Answers to forged sources of a flood are not needed.
     let answers = |row: &DroppedPackets, source| evidence.server("tcp", source, row.owner.netns).is_some();
     let asked = |row: &DroppedPackets| row.protocol != "tcp" || !row.source.is_some_and(|source| answers(row, source));
     // Who scans a network makes its router ask for hosts that never were.
@@ -43,7 +43,7 @@ pub fn gateway_unreachable(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
     for ((_, interface, gateway), rows) in groups(behind, place) {
         let Some(gateway) = gateway else { continue };
-        // A router that stands between a client and its gateway has no say: what it forwards for nobody here is a stranger's.
+        // A router between a client and its gateway does not count: it forwards strangers' packets.
         let severity = if is_missed(evidence, &rows) { Severity::Warning } else { Severity::Info };
         let destinations: BTreeSet<IpAddr> = rows.iter().flat_map(|row| row.course.destinations.clone()).collect();
         let on = interface.as_ref().map_or_else(String::new, |interface| format!(" on {interface}"));
@@ -61,7 +61,7 @@ pub fn gateway_unreachable(evidence: &Evidence) -> Vec<Finding> {
         found.push(
             finding
                 .step(&format!("ip neigh show {gateway}"))
-                .step("ip route show  # which routes lead there; is the gateway up, on this link and VLAN?"),
+                .step("ip route show  # check the routes to it; is the gateway up, on this link and VLAN?"),
         );
     }
     found
@@ -73,9 +73,9 @@ pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
     for (address, rows) in groups(on_link, |drop| drop.destination.map(|end| end.address)) {
         let severity = if is_missed(evidence, &rows) { Severity::Warning } else { Severity::Info };
-        let to = address.map_or_else(|| "a neighbour".into(), |address| address.to_string());
+        let to = address.map_or_else(|| "a neighbor".into(), |address| address.to_string());
         let summary = format!(
-            "no neighbour answers for {to}: the kernel dropped {} that waited for its link-layer address",
+            "no neighbor answers for {to}: the kernel dropped {} that waited for its link-layer address",
             count(total(&rows), "packet", "packets")
         );
         let finding = about(evidence, Code::NeighborUnreachable, severity, summary, &rows);
@@ -89,14 +89,14 @@ pub fn neighbor_unreachable(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
-/// Connects that were told so, where no packet was seen to die: over IPv6 the SYN is kept for the next try.
+/// Connects that failed with that error, without a traced drop: over IPv6 the kernel keeps the SYN for the next try.
 fn unreached(evidence: &Evidence) -> Vec<Finding> {
     let mut found = Vec::new();
     for (remote, rows) in groups(evidence.connections.iter().filter(|c| c.outbound && c.no_neighbor()), |c| c.remote) {
         let Some(remote) = remote else { continue };
         let owner = common(rows.iter().map(|row| &row.owner));
         let summary = format!(
-            "no neighbour answers on the way of {} to {remote}: {} waited for nothing",
+            "the next hop from {} to {remote} does not answer: {} failed",
             quoted(&owner),
             count(rows.len() as u64, "connect", "connects")
         );
@@ -115,7 +115,7 @@ fn unreached(evidence: &Evidence) -> Vec<Finding> {
 fn next_hop(finding: Finding, to: &str) -> Finding {
     finding
         .step(&format!("ip route get {to}"))
-        .step("ip neigh show nud failed  # the next hop, and whether it is on that link")
+        .step("ip neigh show nud failed  # is the next hop listed, and is it on that link?")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How a finding names the node at fault: its network namespace, the interface, and whom it harms.
+//! How a finding names the node at fault: its network namespace, the interface, and the traffic that it harms.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
@@ -20,7 +20,7 @@ impl Named {
     pub fn new(evidence: &Evidence, netns: u32) -> Named {
         let file =
             evidence.netns_files.get(&netns).and_then(|path| path.rsplit('/').next()).map(crate::untrusted::clean);
-        let own = || (evidence.netns == Some(netns)).then(|| "netmond's".to_owned());
+        let own = || (evidence.netns == Some(netns)).then(|| "of netmond".to_owned());
         let owners = evidence.sockets.iter().map(|socket| &socket.owner);
         let mut owners = owners.chain(evidence.listeners.iter().map(|listener| &listener.owner));
         let mut inhabitant = || owners.find(|owner| owner.netns == Some(netns))?.process.clone();
@@ -57,7 +57,7 @@ pub fn at(evidence: &Evidence, finding: Finding, link: &Link) -> Finding {
     Named::new(evidence, link.at.0).on(finding).with("interface", &link.name)
 }
 
-/// Says what somebody wanted of it, and that this explains it.
+/// Adds the traffic that wanted it, and that this finding explains.
 pub fn wanted(finding: Finding, wants: &[&Want]) -> Finding {
     /// Addresses and owners that a finding names; more of them say no more.
     const NAMED: usize = 3;

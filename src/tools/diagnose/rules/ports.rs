@@ -27,10 +27,10 @@ pub fn port_exhaustion(evidence: &Evidence) -> Vec<Finding> {
             continue;
         }
         let owner = common(rows.iter().map(|row| &row.owner));
-        // Sockets are read at the window's end: then who held the ports may be gone.
+        // Sockets are read at the window's end: the holders of the ports may be gone by then.
         let held = if open == 0 { String::new() } else { format!(", {open} sockets to it are open") };
         let summary = format!(
-            "{} has no local port left for {remote}: {} failed{held}",
+            "{} has no free local port for {remote}: {} failed{held}",
             quoted(&owner),
             count(rows.len() as u64, "connect", "connects")
         );
@@ -65,7 +65,7 @@ pub fn connection_churn(evidence: &Evidence) -> Vec<Finding> {
         let mut lives: Vec<_> = rows.iter().filter_map(|row| row.lived).collect();
         lives.sort();
         let summary = format!(
-            "{} opened {} connections to {remote} ({rate:.0} a second), each short-lived",
+            "{} opened {} short-lived connections to {remote} ({rate:.0} per second)",
             quoted(&owner),
             rows.len()
         );
@@ -78,7 +78,7 @@ pub fn connection_churn(evidence: &Evidence) -> Vec<Finding> {
                 .with("median_life_ms", lives[lives.len() / 2].as_secs_f64() * 1e3)
                 .at(remote)
                 .look("trace_connections", &[("remote", remote.address.to_string()), ("port", remote.port.to_string())])
-                .step("keep connections open between requests (HTTP keep-alive, a connection pool)"),
+                .step("reuse connections (HTTP keep-alive, a connection pool)"),
         );
     }
     found

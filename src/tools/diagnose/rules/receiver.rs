@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// A reader that takes this much is at work, or was told how fast to go (a download with a limit): worth knowing.
+/// A reader above this rate is busy, or has a rate limit (a download with a limit): worth knowing.
 const BRISK_BITS: f64 = 100e6;
 
 fn waits_for_receiver(row: &TcpPath) -> bool {
@@ -40,7 +40,8 @@ pub fn receive_window_small(evidence: &Evidence) -> Vec<Finding> {
         let percent = (row.receiver_share * 100.0).round();
         let window = row.window;
         let summary = format!(
-            "the receive window of {} is too small: {} waited {percent} % of the time for its {} bytes, which are read at once",
+            "the receive window of {} is too small: {} waited for it {percent} % of the time; it holds {} bytes, and \
+                the receiver reads at once",
             name(row),
             quoted(&row.owner),
             window.bytes
@@ -56,7 +57,7 @@ pub fn receive_window_small(evidence: &Evidence) -> Vec<Finding> {
             .with("tx_bits_per_second", row.tx_bits_per_second.round())
             .with("bytes_for_100_mbit_per_second", window.rtt_us.map(|us| us * (WANTED_BITS / 1_000_000) / 8))
             .with("sysctl", "net.ipv4.tcp_rmem")
-            .step("sysctl net.ipv4.tcp_rmem net.core.rmem_max  # at the receiver; and whether its program sets SO_RCVBUF")
+            .step("sysctl net.ipv4.tcp_rmem net.core.rmem_max  # at the receiver; does its program set SO_RCVBUF?")
     });
     found.collect()
 }

@@ -14,9 +14,9 @@ use crate::{
     },
 };
 
-/// Somebody is told "nobody listens here".
+/// Connects or datagrams that were refused: nothing listens.
 pub fn connection_refused(evidence: &Evidence) -> Vec<Finding> {
-    /// One refusal is a service that restarts, two a retry; who is refused three times is not being served.
+    /// One refusal is a restarting service, two are a retry; three refusals are a fault.
     const REFUSALS: u64 = 3;
     let refused: Vec<_> = outbound(evidence).filter(|c| c.outcome == Outcome::Refused).collect();
     let (scanners, mut found) = scans(&refused);
@@ -29,7 +29,7 @@ pub fn connection_refused(evidence: &Evidence) -> Vec<Finding> {
         let ours = evidence.is_ours(&remote.address);
         let listening = ours.then(|| evidence.listener(remote, owner.netns).is_some());
         let summary = format!(
-            "{} was refused {} times by {remote}: nothing listens there, or a firewall rejects it",
+            "{remote} refused {} {} times: nothing listens there, or a firewall rejects it",
             quoted(&owner),
             rows.len()
         );
@@ -70,7 +70,7 @@ fn scans(refused: &[&Connection]) -> (BTreeSet<ScanKey>, Vec<Finding>) {
         }
         let Some(address) = key.1 else { continue };
         let owner = common(rows.iter().map(|row| &row.owner));
-        let summary = format!("{} tried {} closed ports of {address}: a port scan", quoted(&owner), ports.len());
+        let summary = format!("port scan by {}: {} closed ports of {address}", quoted(&owner), ports.len());
         found.push(
             Finding::new(Code::ConnectionRefused, Severity::Info, summary)
                 .owner(&owner)
@@ -84,7 +84,7 @@ fn scans(refused: &[&Connection]) -> (BTreeSet<ScanKey>, Vec<Finding>) {
     (scanners, found)
 }
 
-/// Datagrams to a port that nobody has open, from a sender of this host: it is told by ICMP.
+/// Datagrams from this host to a closed port: ICMP reports it.
 fn udp_refused(evidence: &Evidence) -> Vec<Finding> {
     /// As for TCP; a stray datagram or two follow the end of any service.
     const REFUSALS: u64 = 3;
@@ -105,7 +105,7 @@ fn udp_refused(evidence: &Evidence) -> Vec<Finding> {
             continue; // strangers knock at closed ports all day
         }
         let owner = sender.unwrap_or_default();
-        let summary = format!("{} sent {count} datagrams to {destination}, where no socket is open", quoted(&owner));
+        let summary = format!("{} sent {count} datagrams to {destination}, which has no open socket", quoted(&owner));
         found.push(
             Finding::new(Code::ConnectionRefused, warning_from(count, REFUSALS), summary)
                 .owner(&owner)
@@ -131,7 +131,7 @@ fn sender(evidence: &Evidence, source: HostPort, destination: HostPort, netns: O
         if source.address.is_loopback() && netns.is_some() && owner.netns != netns {
             return false;
         }
-        // Of several ports the kernel's row keeps none; then whoever sends there is meant.
+        // The kernel's row has no port if there were several; then every sender to the address counts.
         let sends = local.is_some_and(|local| source.port.is_none_or(|port| port == local.port));
         sends && remote.map_or(source.port.is_some(), |remote| HostPort::from(remote) == destination)
     };

@@ -27,7 +27,7 @@ pub fn wrong_resolver(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
-/// Queries that wait for a link-layer address are not seen on a wire: they die where there is no such host.
+/// Queries that wait for a link-layer address never reach a wire: they are dropped before.
 fn died_before_it_left(drop: &DroppedPackets) -> Option<Vec<Query>> {
     /// Enough for a rule that counts to a few.
     const MOST: u64 = 10;
@@ -47,7 +47,7 @@ fn is_refused_here(evidence: &Evidence, server: Endpoint) -> bool {
     evidence.is_ours(&server.address) || evidence.drops.iter().any(refused)
 }
 
-/// Whether nobody got an answer from a server, and nothing on this host is known to be one there.
+/// Whether no query to a server got an answer, and nothing on this host is known as a server there.
 fn is_silent(evidence: &Evidence, server: Endpoint, rows: &[&Query]) -> bool {
     /// One look-up asks for A and for AAAA.
     const QUERIES: usize = 2;
@@ -67,15 +67,15 @@ fn is_configured(evidence: &Evidence, netns: Option<u32>, server: Endpoint) -> b
     known.peek().is_none() || known.any(|file| file.servers.contains(&server.address))
 }
 
-/// Whether the file of another network namespace names a server that answers. At an address of this host the process of a
-/// server may be gone, which is another fault, unless others are told to ask elsewhere.
+/// Whether the file of another network namespace has a server that answers. At a local address, a server process may
+/// have exited, which is another fault, unless others use other servers.
 fn others_differ(evidence: &Evidence, netns: Option<u32>, answering: &BTreeSet<IpAddr>) -> bool {
     let others = evidence.resolvers.iter().filter(|file| Some(file.netns) != netns);
     others.flat_map(|file| &file.servers).any(|server| answering.contains(server))
 }
 
 fn judged(evidence: &Evidence, netns: Option<u32>, server: Endpoint, rows: &[&Query]) -> Option<Finding> {
-    // A server that is away is asked by everyone; one that is wrong is asked by those who have the wrong file.
+    // If a server is down, every client fails; if it is wrong, only the clients with the wrong file fail.
     let mut others =
         evidence.queries.iter().filter(|query| query.server == Some(server)).map(|query| query.owner.netns);
     let only_here = others.all(|other| other == netns);
@@ -92,9 +92,9 @@ fn judged(evidence: &Evidence, netns: Option<u32>, server: Endpoint, rows: &[&Qu
     }
     let owner = common(rows.iter().map(|query| &query.owner));
     let named = files(evidence, netns).find(|file| file.servers.contains(&server.address)).map(|file| &file.file);
-    let by = named.map_or_else(String::new, |file| format!(" that {file} names"));
+    let by = named.map_or_else(String::new, |file| format!(" in {file}"));
     let summary = format!(
-        "the resolver {server}{by} answers none of {} queries of {}, and others answer",
+        "the resolver {server}{by} answers none of {} queries from {}; other resolvers answer",
         rows.len(),
         quoted(&owner)
     );

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// A route whose kind is to refuse catches traffic: of who sends, of a router on the way, or the answers of a server.
+/// A rejecting route catches traffic: of a local sender, of a router on the path, or the answers of a server.
 pub fn blackhole_route(evidence: &Evidence) -> Vec<Finding> {
     let (fabric, wants) = (Fabric::of(&evidence.network), evidence.wants());
     let mut by_route = BTreeMap::<&Route, Vec<&Want>>::new();
@@ -32,7 +32,7 @@ pub fn blackhole_route(evidence: &Evidence) -> Vec<Finding> {
     let found = by_route.into_iter().map(|(route, harmed)| {
         let named = Named::new(evidence, route.netns);
         let summary = format!(
-            "the route \"{route}\" of {named} refuses {}",
+            "the route \"{route}\" in {named} rejects {}",
             count(harmed.iter().map(|want| want.count).sum(), "packet or connect", "packets or connects")
         );
         let finding = named
@@ -41,7 +41,7 @@ pub fn blackhole_route(evidence: &Evidence) -> Vec<Finding> {
             .with("kind", route.kind)
             .with("protocol", protocol(route.protocol));
         let finding = place::wanted(finding, &harmed);
-        finding.step(&format!("ip route show match {}  # who has set this route?", harmed[0].to))
+        finding.step(&format!("ip route show match {}  # find out what set this route", harmed[0].to))
     });
     found.collect()
 }
@@ -80,7 +80,7 @@ pub fn route_withdrawn(evidence: &Evidence) -> Vec<Finding> {
         What::RouteGone(route) => Some((change.after_ms, route)),
         _ => None,
     }) {
-        // What went with its link or its address is told of these.
+        // Routes that disappeared with their link or address are reported with these.
         let works = fabric.link((route.netns, route.link)).is_some_and(|link| link.works());
         let has_address = evidence
             .network
@@ -98,7 +98,7 @@ pub fn route_withdrawn(evidence: &Evidence) -> Vec<Finding> {
             continue;
         }
         let named = Named::new(evidence, route.netns);
-        let summary = format!("the route \"{route}\" of {named} disappeared in the window, and traffic needs it");
+        let summary = format!("the route \"{route}\" in {named} disappeared in the window, and traffic needs it");
         let interface = fabric.link((route.netns, route.link)).map(|link| link.name.clone());
         let finding = named
             .on(Finding::new(Code::RouteWithdrawn, Severity::Warning, summary))

@@ -16,13 +16,13 @@ pub fn reverse_path_filter(evidence: &Evidence) -> Vec<Finding> {
         |drop: &DroppedPackets| (drop.owner.netns, drop.interface.clone(), drop.source.map(|source| source.address));
     let mut found = Vec::new();
     for ((_, interface, source), rows) in groups(filtered, place) {
-        // It is there to keep made-up sources out: only who converses with us is missed.
+        // The filter exists to drop forged sources: only real conversations count.
         let converses = rows.iter().any(|row| is_conversation(evidence, row));
         let severity = if converses { Severity::Warning } else { Severity::Info };
         let from = source.map_or_else(|| "several sources".into(), |source| source.to_string());
         let on = interface.as_ref().map_or_else(|| "an interface".into(), String::clone);
         let summary = format!(
-            "the reverse-path filter of {on} dropped {} from {from}: the route back to that source leads elsewhere",
+            "the reverse-path filter of {on} dropped {} from {from}: the route back uses another interface",
             count(total(&rows), "packet", "packets")
         );
         let back = rows.iter().find_map(|row| row.course.route_back.as_ref());
@@ -34,16 +34,17 @@ pub fn reverse_path_filter(evidence: &Evidence) -> Vec<Finding> {
         let finding =
             source.into_iter().fold(finding, |f, source| f.at(source).step(&format!("ip route get {source}")));
         found.push(finding.step(&format!(
-            "sysctl net.ipv4.conf.all.rp_filter net.ipv4.conf.{}.rp_filter  # 1 wants the same interface, 2 any",
+            "sysctl net.ipv4.conf.all.rp_filter net.ipv4.conf.{}.rp_filter  # 1 requires the same interface, 2 allows \
+                any",
             interface.filter(|name| crate::untrusted::is_plain(name)).unwrap_or_else(|| "default".into())
         )));
     }
     found
 }
 
-/// Whether somebody waits for what was refused.
+/// Whether a local socket waits for the dropped packet.
 fn is_conversation(evidence: &Evidence, drop: &DroppedPackets) -> bool {
-    /// Who makes his sources up has no reason to take one twice; who wants to be served sends again.
+    /// A forger has no reason to use a source twice; a real client sends again.
     const INSISTS: u64 = 3;
     let (Some(source), Some(destination)) = (drop.source, drop.destination) else {
         return drop.course.sources.iter().any(|source| asks(evidence, drop, (*source).into()));
@@ -53,7 +54,7 @@ fn is_conversation(evidence: &Evidence, drop: &DroppedPackets) -> bool {
     asks(evidence, drop, source) || (drop.count >= INSISTS && (evidence.is_ours(&source.address) || served()))
 }
 
-/// Whether somebody on this host waits for what `source` says.
+/// Whether a local socket waits for packets from `source`.
 fn asks(evidence: &Evidence, drop: &DroppedPackets, source: HostPort) -> bool {
     let there = |remote: Option<crate::answer::Endpoint>| remote.is_some_and(|remote| source.covers(&remote.into()));
     let here = |local: Option<crate::answer::Endpoint>| {
@@ -75,11 +76,9 @@ pub fn routing_loop(evidence: &Evidence) -> Vec<Finding> {
         let to = address.map_or_else(|| "several addresses".into(), |address| address.to_string());
         let count = total(&rows);
         let summary = match circles {
-            true => format!(
-                "packets to {to} go round in a routing loop until their TTL (hop limit) ends: {count} died here"
-            ),
+            true => format!("routing loop for packets to {to}: the TTL (hop limit) of {count} expired here"),
             false => {
-                format!("{count} packets to {to} died here of their TTL (hop limit): a traceroute, or a routing loop")
+                format!("the TTL (hop limit) of {count} packets to {to} expired here: a traceroute, or a routing loop")
             }
         };
         let interfaces: BTreeSet<_> =
@@ -109,7 +108,7 @@ fn circles(evidence: &Evidence, address: Option<IpAddr>, rows: &[&DroppedPackets
     let there = |remote: Option<crate::answer::Endpoint>| remote.map(|remote| remote.address) == address;
     let to = || evidence.connections.iter().filter(|c| c.outbound && there(c.remote));
     if address.is_some() && to().any(|c| matches!(c.outcome, Outcome::Established | Outcome::Refused)) {
-        return false; // somebody gets through
+        return false; // some get through
     }
     // A router sends them back where they came from.
     let back: u64 = rows.iter().filter(|row| row.course.returns).map(|row| row.count).sum();

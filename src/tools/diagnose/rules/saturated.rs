@@ -37,7 +37,7 @@ impl QueueCourse {
 /// A network namespace, and an interface of it.
 type Device = (Option<u32>, Option<String>);
 
-/// The devices whose queues dropped packets, and those packets.
+/// The links with queues that dropped packets, and those packets.
 fn dropping(evidence: &Evidence) -> Vec<(Device, Vec<&DroppedPackets>)> {
     groups(evidence.drops.iter().filter(is_queue), |drop| (drop.owner.netns, drop.interface.clone()))
 }
@@ -86,7 +86,7 @@ fn is_before(queue: &QueueCourse, netns: Option<u32>, interface: Option<&str>) -
     Some(queue.netns) == netns && Some(queue.interface.as_str()) == interface
 }
 
-/// Queues that were seen to stand, in whichever network namespace, and of which no packet told.
+/// Standing queues, in all network namespaces, without traced drops.
 fn by_queues(evidence: &Evidence) -> Vec<Finding> {
     let told = dropping(evidence);
     let is_told =
@@ -94,7 +94,7 @@ fn by_queues(evidence: &Evidence) -> Vec<Finding> {
     let full = |queue: &&QueueCourse| queue.is_standing() || queue.dropped >= QUEUE_DROPS;
     let found = evidence.queues.iter().filter(full).filter(|queue| !is_told(queue)).map(|queue| {
         let summary = format!(
-            "{} is saturated: what is sent waits {} ms in its queue, {} packets were dropped",
+            "{} is saturated: packets wait {} ms in its queue, {} were dropped",
             queue.interface,
             queue.delay.as_millis(),
             queue.dropped
@@ -111,7 +111,7 @@ fn by_queues(evidence: &Evidence) -> Vec<Finding> {
             .with("queue_drops", queue.dropped)
             .with("tx_bits_per_second", queue.bits_per_second.round())
             .with("destination", most.and_then(|row| row.remote));
-        // A router's own sockets say nothing: whose rate may be a part of what leaves here is taken to pass it.
+        // A router's own sockets prove nothing: a sender with a part of the link's rate is assumed to pass it.
         let rate = queue.bits_per_second;
         let passes = |row: &&Talker| row.tx_bits_per_second >= 0.1 * rate && row.tx_bits_per_second <= 1.2 * rate;
         let others = evidence.talkers.iter().filter(|row| most.is_none() && passes(row) && is_outside(row));
@@ -148,7 +148,7 @@ fn by_counters(evidence: &Evidence) -> Vec<Finding> {
     let links = evidence.links.iter().filter(full);
     let found = links.filter(|link| !told.contains(link.name.as_str()) && !in_readings(link)).map(|link| {
         let summary = format!(
-            "{} is saturated: {:.0} ms of packets wait in its queue, {} were dropped",
+            "{} is saturated: its queue holds {:.0} ms of packets, {} were dropped",
             link.name,
             link.backlog_s() * 1e3,
             link.qdisc_dropped
@@ -201,7 +201,7 @@ pub fn incast(evidence: &Evidence) -> Vec<Finding> {
         }
         let name = interface.clone().unwrap_or_else(|| "an interface".into());
         let summary = format!(
-            "{} senders to {to} overrun the queue of {name} together: {count} packets were dropped",
+            "{} senders to {to} overflow the queue of {name} together: {count} packets were dropped",
             senders.len()
         );
         let finding = Finding::new(Code::Incast, warning_from(count, QUEUE_DROPS), summary)
@@ -212,7 +212,7 @@ pub fn incast(evidence: &Evidence) -> Vec<Finding> {
             .with("queue_drops", count)
             .with("source_addresses", senders.iter().take(5).collect::<Vec<_>>())
             .at(*to);
-        let queue_step = "a longer queue, ECN, or senders that do not all answer at once";
+        let queue_step = "use a longer queue or ECN, or spread the senders' answers over time";
         found.push(next(at_ends(finding, most)).step(queue_step));
     }
     found

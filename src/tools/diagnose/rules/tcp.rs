@@ -16,10 +16,10 @@ use crate::{
 
 /// For this share of the time that it had data, the sender waited. Less comes and goes with every burst.
 pub(super) const WAITED: f64 = 0.3;
-/// A sender that gets this much through is slowed by nobody who would notice.
+/// A sender above this rate is not slowed noticeably.
 pub(super) const FAST_BITS: f64 = 1e9;
 
-/// A remote's finding: who talks to it, where, and how to look closer.
+/// A remote's finding: owner, place, and how to look closer.
 pub(super) fn about(row: &TcpPath, code: Code, severity: Severity, summary: String) -> Finding {
     let finding = Finding::new(code, severity, summary)
         .owner(&row.owner)
@@ -40,8 +40,8 @@ pub(super) fn name(row: &TcpPath) -> String {
     }
 }
 
-/// A connection with both ends on this host has two rows. What is wrong between them is told once, from the client's
-/// end, which knows the service.
+/// A connection with both ends on this host has two rows. Its fault is reported once, from the client's end, which
+/// knows the service.
 fn seen_once<'a>(evidence: &Evidence, rows: impl Iterator<Item = &'a TcpPath>) -> Vec<&'a TcpPath> {
     let rows: Vec<_> = rows.collect();
     let serves = |client: &TcpPath, server: &TcpPath| {
@@ -69,7 +69,7 @@ pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
     let found = seen_once(evidence, evidence.paths().iter().filter(lossy)).into_iter().map(|row| {
         let percent = 100.0 * row.retransmits as f64 / row.segments_out.max(1) as f64;
         let summary =
-            format!("{percent:.1} % of the segments that {} sent to {} were sent again", quoted(&row.owner), name(row));
+            format!("{percent:.1} % of the segments from {} to {} were retransmitted", quoted(&row.owner), name(row));
         about(row, Code::Retransmits, Severity::Warning, summary)
             .with("retransmits", row.retransmits)
             .with("spurious", row.spurious)
@@ -87,7 +87,7 @@ pub fn high_rtt(evidence: &Evidence) -> Vec<Finding> {
     for row in seen_once(evidence, slow) {
         let (Some(rtt), Some((why, severity))) = (row.rtt, slowness(evidence, row)) else { continue };
         let (p50, best) = (ms(rtt.p50_us), ms(best_us(evidence, row, &rtt)));
-        let summary = format!("a round trip to {} takes {p50} at the median, {best} at best: {why}", name(row));
+        let summary = format!("RTT to {}: median {p50}, minimum {best}: {why}", name(row));
         found.push(
             about(row, Code::HighRtt, severity, summary)
                 .with("rtt_us_p50", rtt.p50_us)
@@ -124,13 +124,11 @@ fn slowness(evidence: &Evidence, row: &TcpPath) -> Option<(&'static str, Severit
     }
     let proven = prompt.samples >= SAMPLES && 2 * slow > prompt.samples;
     match rtt.p50_us >= WAITS * best {
-        false if best >= long || proven => Some(("the way is long", Severity::Warning)),
-        true if proven || rtt.p50_us >= best + DELAYED_US => {
-            Some(("it waits in a queue on the way", Severity::Warning))
-        }
-        // What tells of the way is quick.
+        false if best >= long || proven => Some(("the path is long", Severity::Warning)),
+        true if proven || rtt.p50_us >= best + DELAYED_US => Some(("a queue on the path delays it", Severity::Warning)),
+        // The reliable samples are fast.
         _ if prompt.samples > 0 && 2 * slow <= prompt.samples => None,
-        _ => Some(("the remote delays its acknowledgements, or there is a queue on the way", Severity::Info)),
+        _ => Some(("the remote delays its acknowledgements, or a queue on the path delays it", Severity::Info)),
     }
 }
 
@@ -158,14 +156,14 @@ pub fn sender_limited(evidence: &Evidence) -> Vec<Finding> {
     let found = evidence.remotes.iter().filter(slow).map(|row| {
         let percent = (row.send_buffer_share * 100.0).round();
         let summary = format!(
-            "the send buffer of {} is too small: {percent} % of the time the way to {} was idle for want of data",
+            "the send buffer of {} is too small: {percent} % of the time the path to {} was idle",
             quoted(&row.owner),
             name(row)
         );
         about(row, Code::SenderLimited, Severity::Warning, summary)
             .with("waited_percent", percent)
             .with("tx_bits_per_second", row.tx_bits_per_second.round())
-            .step("sysctl net.ipv4.tcp_wmem  # and whether the program sets SO_SNDBUF")
+            .step("sysctl net.ipv4.tcp_wmem  # does the program set SO_SNDBUF?")
     });
     found.collect()
 }
@@ -187,11 +185,11 @@ pub fn resets(evidence: &Evidence) -> Vec<Finding> {
         let hurt = common(rows.iter().filter(|row| !row.sent_by_us).map(|row| &row.owner));
         let by = if by_server { "the server" } else { "the client" };
         let why = match (by_server, sender == Default::default()) {
-            (true, true) => "the server, or a firewall on the way",
-            (true, false) => "the process closed with data unread, or with SO_LINGER 0, or ended",
-            (false, _) => "the process was done, and closed with SO_LINGER 0 or with data unread",
+            (true, true) => "the server, or a firewall on the path",
+            (true, false) => "the process closed with unread data or with SO_LINGER 0, or exited",
+            (false, _) => "the process closed with SO_LINGER 0 or with unread data when it was done",
         };
-        let summary = format!("{count} connections to {endpoint} were reset by {by}");
+        let summary = format!("{by} reset {count} connections to {endpoint}");
         let mut finding = Finding::new(Code::Resets, severity, summary)
             .owner(if program(&sender) == Default::default() { &hurt } else { &sender })
             .with("sent_by", by)
