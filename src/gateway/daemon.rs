@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daemon_that_takes_no_connections_is_not_waited_for() {
+    fn full_backlog_of_the_daemon_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("netmond.sock");
         let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_kept_for_the_next_request_until_the_daemon_closes_it() {
+    fn daemon_connection_is_reused_until_it_closes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("netmond.sock");
         let thread = fake(UnixListener::bind(&path).unwrap(), &[2, 1, 0, 1]);

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_call_will_take_is_guessed_from_its_limit_and_from_the_last_one() {
+    fn expected_memory_follows_limit_and_previous_answer() {
         let memory = Memory::default();
         assert_eq!(memory.expected("status", &json!({})), limits::ANSWER_HELD_MIN);
         let rows = |n: u64| memory.expected("snapshot_sockets", &json!({"limit": n}));

@@ -304,7 +304,7 @@ fn windows_at_the_same_time_have_what_is_theirs() {
 }
 
 #[test]
-fn filters_are_all_to_hold() {
+fn all_filters_must_match() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();

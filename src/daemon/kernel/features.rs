@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusal_tells_age_policy_and_rights_apart() {
+    fn refusal_distinguishes_age_policy_and_capabilities() {
         let text = |errno, running, missing: &[&str]| {
             refusal(Feature::Fexit, errno, running, missing.iter().map(ToString::to_string).collect())
         };
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn lack_of_resources_is_not_lack_of_support() {
+    fn exhausted_resources_leave_support_unknown() {
         for errno in [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOSPC] {
             let support = explain(Feature::IterateTcp, &io::Error::from_raw_os_error(errno));
             assert!(matches!(&support, Support::Unknown(reason) if reason.starts_with('E')), "{support:?}");

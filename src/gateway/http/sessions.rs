@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_begins_with_initialize_only() {
+    fn session_starts_only_with_initialize() {
         assert_eq!(method(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{}}"), "initialize");
         assert_eq!(method(b"{\"params\":{},\"method\":\"init\\u0069alize\"}"), "initialize");
         for body in [&b""[..], b"[]", b"{}", b"{\"method\":\"ping\"}", b"{\"params\":{\"method\":\"initialize\"}}"] {

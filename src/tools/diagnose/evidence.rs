@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_place_is_no_row_of_its_own() {
+    fn merged_drops_are_listed_only_without_exact_rows() {
         let rest = DroppedPackets { destination: None, ..drop_of("", 9) };
         assert_eq!(named(vec![drop_of("SYN", 3), rest.clone()]).len(), 1);
         assert_eq!(named(vec![rest]).len(), 1, "all that is known");

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_ends_in_a_reset_was_not_turned_away() {
+    fn reset_and_fin_drops_count_as_strays() {
         let local = Some(Endpoint { address: [0, 0, 0, 0].into(), port: 80 });
         let listener = Listener { local, ..Listener::default() };
         assert_eq!(listener.strays(&[drop_of("RST ACK", 14), drop_of("FIN ACK", 2), drop_of("ACK", 5)]), 16);

@@ -31,14 +31,14 @@ fn headline_of(output: Output, asked: Duration) -> (String, Option<bool>) {
 const ASKED: Duration = Duration::from_secs(10);
 
 #[test]
-fn a_clean_window_is_healthy_in_one_line() {
+fn clean_window_is_one_healthy_line() {
     let (headline, healthy) = headline_of(output(vec![]), ASKED);
     assert_eq!((headline.as_str(), healthy), ("No fault seen (2 of 2 checks, 10.0 s)", Some(true)));
     assert_eq!(Diagnose::text(&output(vec![])), "No fault seen (2 of 2 checks, 10.0 s)\n");
 }
 
 #[test]
-fn a_check_that_could_not_run_is_not_healthy() {
+fn skipped_check_prevents_healthy() {
     let partial = || Output { checks: Checks { judged: 1, total: 2 }, tool_missing: true, ..output(vec![]) };
     let told = "No fault seen by the 1 of 2 checks that could run; 1 could not (see status); the window was 10.0 s";
     assert_eq!(headline_of(partial(), ASKED), (told.into(), None));
@@ -53,7 +53,7 @@ fn a_check_that_could_not_run_is_not_healthy() {
 }
 
 #[test]
-fn a_window_that_is_short_or_ended_early_is_not_healthy() {
+fn short_window_prevents_healthy() {
     let early = Output { ended_early: true, ..output(vec![]) };
     let told = "No fault seen (2 of 2 checks, 10.0 s); the window was ended early";
     assert_eq!(headline_of(early, ASKED), (told.into(), None));
@@ -66,7 +66,7 @@ fn a_window_that_is_short_or_ended_early_is_not_healthy() {
 }
 
 #[test]
-fn the_headline_counts_every_finding_by_severity() {
+fn headline_counts_findings_by_severity() {
     use Severity::*;
     let all = output(findings(&[Critical, Warning, Warning, Info]));
     let told = "4 findings: 1 critical, 2 warning, 1 info (2 of 2 checks, 10.0 s)";
@@ -81,7 +81,7 @@ fn the_headline_counts_every_finding_by_severity() {
 }
 
 #[test]
-fn info_findings_are_no_fault_and_are_counted() {
+fn info_findings_stay_healthy_and_are_counted() {
     let told = "No fault seen (2 of 2 checks, 10.0 s); 1 info finding";
     assert_eq!(headline_of(output(findings(&[Severity::Info])), ASKED), (told.into(), Some(true)));
     let mut cut = output(findings(&[Severity::Info; 3]));
@@ -91,7 +91,7 @@ fn info_findings_are_no_fault_and_are_counted() {
 }
 
 #[test]
-fn a_finding_has_its_evidence_indented_and_its_steps_to_paste() {
+fn finding_text_has_evidence_and_next_steps() {
     let owner = Owner { process: Some("nginx".into()), pid: Some(5), ..Owner::default() };
     let finding = Finding::new(Code::ConnectTimeout, Severity::Warning, "it waits")
         .owner(&owner)
