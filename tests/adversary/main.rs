@@ -257,7 +257,7 @@ impl Drop for Ending<'_> {
 }
 
 #[test]
-fn a_greedy_client_neither_slows_nor_fails_another() {
+fn greedy_client_leaves_other_clients_unaffected() {
     let asked = std::env::var("NETMON_SOAK_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
     let seconds = asked.unwrap_or(8);
     let (daemon, folder, time) = (Daemon::own(), open_folder(), Duration::from_secs(seconds));

@@ -217,7 +217,7 @@ struct Score {
 }
 
 #[test]
-fn every_fault_is_found_with_its_evidence_and_nothing_else() {
+fn every_fault_yields_exactly_its_findings() {
     require_root();
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
     let all: Vec<_> = scenarios()

@@ -37,7 +37,7 @@ fn counted(pair: &Pair, interface: &str, to: &str) -> (u64, Value) {
 
 // In guests.
 #[test]
-fn a_vlan_is_counted() {
+fn vlan_traffic_is_counted() {
     let pair = Pair::new();
     for (netns, address) in [(&pair.a, "10.78.0.1"), (&pair.b, "10.78.0.2")] {
         netns.ip("link add link v0 name vlan7 type vlan id 7");
@@ -49,7 +49,7 @@ fn a_vlan_is_counted() {
 }
 
 #[test]
-fn a_bond_is_counted() {
+fn bond_traffic_is_counted() {
     let pair = Pair::new();
     pair.b.ip("link add bond0 type bond mode active-backup miimon 100");
     pair.b.ip("link set v0 down");
@@ -63,7 +63,7 @@ fn a_bond_is_counted() {
 
 // In guests.
 #[test]
-fn an_ip_tunnel_is_counted_inside_or_it_is_said() {
+fn ip_tunnel_counts_inner_headers_or_states_the_limit() {
     let pair = Pair::new();
     for (netns, address) in [(&pair.a, "10.79.0.1"), (&pair.b, "10.79.0.2")] {
         let remote = if address.ends_with('1') { B } else { A };
@@ -102,7 +102,7 @@ impl Drop for Unplugged {
 
 // In guests.
 #[test]
-fn a_cpu_that_is_unplugged_takes_no_count_along() {
+fn counts_survive_cpu_hotplug() {
     let pair = Pair::new();
     let daemon = daemon_for("network-monitor", &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -146,7 +146,7 @@ fn send(from: &Netns, at: SocketAddr, count: usize) {
 
 // In guests, since Linux 6.1.
 #[test]
-fn the_chain_that_drops_a_packet_is_named() {
+fn firewall_drop_names_its_chain() {
     let pair = Pair::new();
     // Before the daemon starts: that is when nf_tables must be there.
     for command in [
@@ -212,7 +212,7 @@ fn wall(netns: &Netns, chain: &str) {
 
 // In guests, since Linux 6.1.
 #[test]
-fn rules_that_are_loaded_anew_keep_their_name_and_a_flow_that_two_chains_drop_has_none() {
+fn reloaded_chains_keep_their_names() {
     let pair = Pair::new();
     wall(&pair.b, "one");
     let daemon = daemon_for("trace_drops", &pair.b);

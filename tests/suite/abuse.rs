@@ -61,7 +61,7 @@ impl Usual {
 }
 
 #[test]
-fn half_open_connections_make_room() {
+fn half_open_connections_are_dropped_first() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
@@ -83,7 +83,7 @@ fn half_open_connections_make_room() {
 }
 
 #[test]
-fn large_bodies_are_refused_unread_and_unkept() {
+fn large_bodies_are_rejected_unread() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
@@ -106,7 +106,7 @@ fn large_bodies_are_refused_unread_and_unkept() {
 }
 
 #[test]
-fn a_thousand_parallel_calls_are_all_answered_and_others_at_once() {
+fn thousand_parallel_calls_are_answered() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
@@ -127,7 +127,7 @@ fn a_thousand_parallel_calls_are_all_answered_and_others_at_once() {
 }
 
 #[test]
-fn abandoned_sessions_are_capped_and_memory_with_them() {
+fn abandoned_sessions_and_their_memory_are_capped() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
@@ -154,7 +154,7 @@ fn abandoned_sessions_are_capped_and_memory_with_them() {
 }
 
 #[test]
-fn a_client_beyond_its_rate_is_told_when_to_come_back() {
+fn rate_limited_client_gets_retry_after() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &["--rate", "1"]);
     let replies: Vec<_> = (0..limits::BURST_S as usize + 5).map(|_| server.call("status", json!({}))).collect();
@@ -163,7 +163,7 @@ fn a_client_beyond_its_rate_is_told_when_to_come_back() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_cut_off() {
+fn client_that_reads_nothing_is_disconnected() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &["--rate", "0"]); // it asks for the metrics meanwhile
     let usual = Usual::of(&server);

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{harness::*, processes::Process};
 
 #[test]
-fn listener_is_of_the_activated_service() {
+fn activated_service_owns_its_listener() {
     let pair = Pair::new();
     // As another descriptor than the manager's, as systemd passes it; and as the same one.
     for (port, number) in [(7_321, 100), (7_322, 0)] {

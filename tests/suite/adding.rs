@@ -104,7 +104,7 @@ fn build() -> PathBuf {
 }
 
 #[test]
-fn a_tool_is_its_slice_and_a_line() {
+fn new_tool_needs_one_folder_and_one_line() {
     require_root();
     let programs = build();
     let folder = open_folder();

@@ -48,7 +48,7 @@ fn of(answer: &Value, list: &str, netns: &Netns) -> Vec<Value> {
 }
 
 #[test]
-fn containers_on_a_bridge_are_seen_at_both_ends_and_not_between() {
+fn bridged_containers_are_counted_at_both_ends() {
     let net = Bridged::new();
     let mut server = Process::in_netns(&net.b, &format!("tcp-listen {B} 7301"));
     assert_eq!(server.hear(), "listening");
@@ -85,7 +85,7 @@ fn containers_on_a_bridge_are_seen_at_both_ends_and_not_between() {
 }
 
 #[test]
-fn a_connection_that_was_handed_over_belongs_to_who_has_it() {
+fn passed_connection_is_credited_to_its_new_holder() {
     let pair = Pair::new();
     let folder = open_folder();
     let path = folder.path().join("take");

@@ -30,7 +30,7 @@ fn error(line: &str) -> Value {
 }
 
 #[test]
-fn clients_that_die_leave_nothing_behind() {
+fn killed_clients_leave_nothing_attached() {
     let daemon = Daemon::start();
     let before = descriptors(&daemon);
     let mut client = Client::connect(&daemon.socket);
@@ -51,7 +51,7 @@ fn clients_that_die_leave_nothing_behind() {
 }
 
 #[test]
-fn a_flood_is_refused_with_a_sentence_and_others_are_served() {
+fn request_flood_is_refused_and_others_are_served() {
     let daemon = Daemon::start();
     // As many silent connections as one user may have.
     let silent: Vec<_> =
@@ -71,7 +71,7 @@ fn a_flood_is_refused_with_a_sentence_and_others_are_served() {
 }
 
 #[test]
-fn who_connects_and_says_nothing_is_cut_off() {
+fn silent_connection_times_out() {
     let daemon = Daemon::start();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     stream.write_all(b"{\"version\"").unwrap();
@@ -83,7 +83,7 @@ fn who_connects_and_says_nothing_is_cut_off() {
 }
 
 #[test]
-fn a_line_without_end_is_refused() {
+fn overlong_request_line_is_refused() {
     let daemon = Daemon::start();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     let _ = stream.write_all(&vec![b'x'; limits::REQUEST_BYTES]);
@@ -93,7 +93,7 @@ fn a_line_without_end_is_refused() {
 }
 
 #[test]
-fn only_the_users_on_the_list_may_ask() {
+fn only_listed_users_are_admitted() {
     let daemon = Daemon::start_with(&["--allow-uid", "12345"]);
     let ask_as = |uid: u32| {
         let mut command = Command::new(GATEWAY);
@@ -110,7 +110,7 @@ fn only_the_users_on_the_list_may_ask() {
 }
 
 #[test]
-fn a_request_is_one_line_of_the_log_with_fields_and_without_payload() {
+fn request_is_one_structured_log_line() {
     require_root();
     let folder = open_folder();
     let socket = folder.path().join("netmond.sock");

@@ -126,7 +126,7 @@ fn fish_completes_tools_keys_and_values() {
 }
 
 #[test]
-fn names_of_processes_and_interfaces_are_offered() {
+fn completion_offers_processes_and_interfaces() {
     let offers = |tool: &str, word: &str, whole: &str| {
         let mut asked = Command::new(GATEWAY);
         asked.args(["--", "netmon-mcp", tool, word]).env("COMPLETE", "bash");

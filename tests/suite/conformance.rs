@@ -330,7 +330,7 @@ fn conforms(address: SocketAddr, requirements: &str, expected_failures: &str) {
 }
 
 #[test]
-fn netmon_mcp_has_no_fault_of_the_protocol() {
+fn netmon_mcp_passes_the_conformance_suite() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     for requirements in ["2025-11-25", "2026-07-28"] {
@@ -339,7 +339,7 @@ fn netmon_mcp_has_no_fault_of_the_protocol() {
 }
 
 #[test]
-fn what_netmon_mcp_does_not_have_works_on_its_http_stack() {
+fn fixture_server_passes_conformance_on_the_http_stack() {
     let (address, _serving) = serve_fixture();
     for requirements in ["2025-11-25", "2026-07-28"] {
         conforms(address, requirements, "conformance-fixture.yml");

@@ -92,7 +92,7 @@ impl Says {
 const FORCED: (&str, &str) = ("CLICOLOR_FORCE", "1");
 
 #[test]
-fn only_a_healthy_host_is_green() {
+fn headline_is_green_only_when_healthy() {
     let host = Says::new(&quiet());
     let (judged, total) = host.checks();
     assert_eq!(judged, total);
@@ -103,7 +103,7 @@ fn only_a_healthy_host_is_green() {
 }
 
 #[test]
-fn a_host_of_which_something_was_not_seen_is_yellow() {
+fn headline_is_yellow_after_skipped_checks() {
     let mut early = quiet();
     early["ended_early"] = json!(true);
     let host = Says::new(&early);
@@ -149,7 +149,7 @@ fn full() -> Full {
 }
 
 #[test]
-fn a_fault_is_an_exit_code_for_scripts() {
+fn exit_code_option_reports_findings() {
     let (daemon, full) = (Daemon::start(), full());
     let exits = |line: &str| cli(&daemon.socket, line).output().unwrap();
     let found = exits("call diagnose duration_ms=500 limit=1000 --exit-code --json");
@@ -162,7 +162,7 @@ fn a_fault_is_an_exit_code_for_scripts() {
 }
 
 #[test]
-fn usage_errors_have_an_exit_code_of_their_own() {
+fn usage_errors_have_their_own_exit_code() {
     let host = Says::new(&quiet());
     for line in [
         "call nosuch",
@@ -179,7 +179,7 @@ fn usage_errors_have_an_exit_code_of_their_own() {
 }
 
 #[test]
-fn the_headline_counts_what_there_is_and_what_is_shown() {
+fn headline_counts_all_and_shown_findings() {
     let (daemon, _full) = (Daemon::start(), [full(), full(), full()]);
     let mut client = Client::connect(&daemon.socket);
     let mut ask = |limit: usize| {
@@ -202,7 +202,7 @@ fn the_headline_counts_what_there_is_and_what_is_shown() {
 }
 
 #[test]
-fn a_tool_that_is_left_out_takes_its_checks_along() {
+fn excluded_tool_skips_its_checks() {
     let daemon = Daemon::start_with(&["--without", "trace_dns", "--without", "profile_tcp"]);
     let mut client = Client::connect(&daemon.socket);
     let result = client.request("tools/call", json!({"name": "diagnose", "arguments": {"duration_ms": 2_000}}));
@@ -219,7 +219,7 @@ fn a_tool_that_is_left_out_takes_its_checks_along() {
 }
 
 #[test]
-fn the_window_is_as_long_as_it_was() {
+fn answer_states_the_measured_window() {
     let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
     let begun = Instant::now();

@@ -105,7 +105,7 @@ fn anchor(title: &str) -> String {
 }
 
 #[test]
-fn no_link_is_dead() {
+fn every_link_resolves() {
     let mut dead = Vec::new();
     for file in pages() {
         for link in parse(&file).links.iter().filter(|link| !link.starts_with("https://")) {
@@ -136,7 +136,7 @@ fn every_page_is_in_the_summary() {
 }
 
 #[test]
-fn every_tool_has_a_page_that_says_what_it_cannot_see() {
+fn every_tool_page_states_its_blind_spots() {
     for question in QUESTIONS.iter() {
         let page = parse(&Path::new("docs/tools").join(question.name).with_extension("md"));
         assert!(page.anchors.contains("what-it-cannot-see"), "{}", question.name);

@@ -77,7 +77,7 @@ const NEEDED: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn only_a_refused_required_program_makes_a_tool_unavailable() {
+fn tool_is_unavailable_only_without_required_programs() {
     // Without BTF no program loads at all; `diagnose` does without its own.
     let needs = |sampler: &&Sampler| !sampler.features.is_empty() && sampler.name != "diagnose";
     let mut with_programs: Vec<_> = SAMPLERS.iter().filter(needs).map(|sampler| sampler.name).collect();
@@ -137,7 +137,7 @@ fn refused_programs_are_stated_in_limits_with_the_reason() {
 }
 
 #[test]
-fn operations_of_network_monitor_fail_one_by_one() {
+fn network_monitor_operations_fail_separately() {
     let call = |client: &mut Client, arguments: Value| client.call("network-monitor", arguments);
     let incoming = |mode: &str| json!({"operation": "incoming", "interface": "lo", "duration": 0.1, "mode": mode});
     let outgoing = json!({"operation": "outgoing", "duration": 0.1});
@@ -153,7 +153,7 @@ fn operations_of_network_monitor_fail_one_by_one() {
 }
 
 #[test]
-fn own_namespace_is_measured_without_the_iterator_over_files() {
+fn own_namespace_is_measured_without_file_iterator() {
     let pair = Pair::new();
     let daemon = pair.a.enter(|| Daemon::start_in(&[], &[("NETMON_TEST_DENY", "iter/task_file")]));
     let server = echo_server(&pair.b, B);
@@ -167,7 +167,7 @@ fn own_namespace_is_measured_without_the_iterator_over_files() {
 }
 
 #[test]
-fn without_any_kind_of_program_what_needs_none_works_and_nothing_is_called_healthy() {
+fn tools_without_bpf_work_when_all_bpf_is_refused() {
     let all = "tp_btf,fexit,iter/task_file,iter/tcp,iter/udp,iter/bpf_map,tc,xdp";
     let (_daemon, mut client) = without(all);
     assert_eq!(unavailable(&mut client).len(), 7);
@@ -179,7 +179,7 @@ fn without_any_kind_of_program_what_needs_none_works_and_nothing_is_called_healt
 }
 
 #[test]
-fn no_blind_answer_is_called_healthy() {
+fn refused_programs_prevent_healthy() {
     for denied in ["iter/task_file", "fexit,fib_table_lookup", "tp_btf"] {
         let (_daemon, mut client) = without(denied);
         let answer = client.call("diagnose", json!({"duration_ms": 2_000})).unwrap();
@@ -191,7 +191,7 @@ fn no_blind_answer_is_called_healthy() {
 }
 
 #[test]
-fn a_probe_that_runs_out_of_descriptors_is_not_taken_for_a_refusal() {
+fn probe_without_descriptors_leaves_support_unknown() {
     let (_daemon, mut client) = without("iter/tcp=EMFILE,fexit=ENOMEM");
     for (name, errno) in [("iter/tcp", "EMFILE"), ("fexit", "ENOMEM")] {
         let shown = feature(&mut client, name);

@@ -132,27 +132,27 @@ fn refused_with(daemon: &Faulty, words: &str) {
 }
 
 #[test]
-fn no_memory_for_a_map() {
+fn map_creation_without_memory() {
     refused_with(&Faulty::refusing(&[MAP_CREATE], libc::ENOMEM), "MemoryMax=");
 }
 
 #[test]
-fn no_space_in_a_map() {
+fn full_map() {
     refused_with(&Faulty::refusing(&[MAP_UPDATE_ELEM], libc::ENOSPC), "No space left on device");
 }
 
 #[test]
-fn a_program_that_the_verifier_refuses() {
+fn program_rejected_by_the_verifier() {
     refused_with(&Faulty::refusing(&[PROG_LOAD], libc::EACCES), "EACCES: a policy of this kernel refuses it");
 }
 
 #[test]
-fn types_that_the_kernel_refuses() {
+fn btf_rejected_by_the_kernel() {
     refused_with(&Faulty::refusing(&[BTF_LOAD], libc::EINVAL), "the kernel refused");
 }
 
 #[test]
-fn lack_of_memory_for_a_link_is_an_error_of_the_call_and_not_of_the_kernel() {
+fn enomem_on_attach_fails_only_the_call() {
     let daemon = Faulty::refusing(&[RAW_TRACEPOINT_OPEN], libc::ENOMEM);
     let mut client = Client::connect(&daemon.socket);
     assert_eq!(reasons(&mut client), []);
@@ -165,7 +165,7 @@ fn lack_of_memory_for_a_link_is_an_error_of_the_call_and_not_of_the_kernel() {
 }
 
 #[test]
-fn kernel_without_btf_is_named_and_the_rest_works() {
+fn kernel_without_btf_keeps_other_tools() {
     let daemon = Faulty::after("mount -t tmpfs none /sys/kernel/btf");
     refused_with(&daemon, "btf");
     let status = Client::connect(&daemon.socket).call("status", json!({})).unwrap();
@@ -174,7 +174,7 @@ fn kernel_without_btf_is_named_and_the_rest_works() {
 }
 
 #[test]
-fn a_read_only_file_system() {
+fn read_only_file_system() {
     require_root();
     let read_only = "mount -t tmpfs none /run; mount -o remount,ro,bind /run";
     let output = in_own_mounts(read_only, &netmond(Path::new("/run/netmon/netmond.sock"))).output().unwrap();
@@ -222,7 +222,7 @@ fn reported_connection(socket: &Path) -> Value {
 }
 
 #[test]
-fn a_client_that_the_pid_namespace_does_not_know_is_served() {
+fn client_outside_the_pid_namespace_is_served() {
     let daemon = Faulty::start(|socket| {
         let (mut command, netmond) = (Command::new("unshare"), netmond(socket));
         // The shell is the first of the namespace, whose end ends all in it: netmond changes its user, which would
@@ -236,21 +236,21 @@ fn a_client_that_the_pid_namespace_does_not_know_is_served() {
 }
 
 #[test]
-fn a_proc_that_hides_other_processes() {
+fn proc_mounted_with_hidepid() {
     let daemon = Faulty::after("mount -t proc -o hidepid=invisible proc /proc");
     let connection = reported_connection(&daemon.socket);
     assert_eq!(connection["owner"]["pid"], std::process::id(), "the kernel's record needs no /proc: {connection}");
 }
 
 #[test]
-fn no_cgroups_to_name_units_by() {
+fn missing_cgroup_mount() {
     let daemon = Faulty::after("mount -t tmpfs none /sys/fs/cgroup");
     let connection = reported_connection(&daemon.socket);
     assert_eq!((&connection["owner"]["pid"], &connection["owner"]["unit"]), (&json!(std::process::id()), &Value::Null));
 }
 
 #[test]
-fn a_ring_that_overflows() {
+fn ring_buffer_overflow() {
     const CONNECTS: usize = 10_000; // of two events with 120 bytes each: the ring has 512 KiB
     let netns = Netns::new();
     let daemon = daemon_in(&netns);
@@ -270,7 +270,7 @@ fn a_ring_that_overflows() {
 }
 
 #[test]
-fn a_namespace_that_vanishes() {
+fn vanished_namespace() {
     let daemon = Daemon::start();
     let connection = reported_connection(&daemon.socket);
     assert_eq!(connection["owner"]["pid"], std::process::id(), "what happened in it is still told: {connection}");
@@ -296,7 +296,7 @@ impl Drop for Step {
 }
 
 #[test]
-fn a_clock_that_is_stepped_during_a_window() {
+fn clock_step_during_a_window() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for seconds in [2, -2] {
@@ -313,7 +313,7 @@ fn a_clock_that_is_stepped_during_a_window() {
 }
 
 #[test]
-fn no_more_open_files() {
+fn open_file_limit_reached() {
     const LIMIT: usize = 140; // loading takes more than serving
     let log = tempfile::NamedTempFile::new().unwrap();
     let daemon = Faulty::start(|socket| {
@@ -369,7 +369,7 @@ impl Drop for OneThread {
 }
 
 #[test]
-fn no_more_threads() {
+fn thread_limit_reached() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let group = OneThread::of(daemon.pid());
@@ -380,7 +380,7 @@ fn no_more_threads() {
 }
 
 #[test]
-fn a_daemon_that_sees_nothing_does_not_call_its_host_healthy() {
+fn blind_daemon_is_not_healthy() {
     let others = SAMPLERS.iter().map(|sampler| sampler.name).filter(|name| !["diagnose", "status"].contains(name));
     let without: Vec<_> = others.flat_map(|name| ["--without", name]).collect();
     let daemon = Daemon::start_with(&without);

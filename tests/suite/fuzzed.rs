@@ -16,7 +16,7 @@ fn seeds(target: &str) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn every_seed_is_read_without_a_panic() {
+fn every_fuzz_seed_parses_without_panic() {
     let mut count = 0;
     for (target, parse) in [
         ("wire", parsers::wire as fn(&[u8])),
@@ -40,7 +40,7 @@ fn every_seed_is_read_without_a_panic() {
 }
 
 #[test]
-fn the_reports_of_real_samples_are_made() {
+fn reports_of_real_samples_do_not_panic() {
     for (name, bytes) in seeds("reports") {
         let text = String::from_utf8(bytes).unwrap();
         let [tool, input, sample] = text.splitn(3, '\n').collect::<Vec<_>>()[..] else { panic!("{name}") };

@@ -50,7 +50,7 @@ fn public_binaries() -> (TempDir, std::path::PathBuf) {
 }
 
 #[test]
-fn without_a_daemon_a_user_hears_of_the_two_ways_out() {
+fn error_without_daemon_names_systemctl_and_sudo() {
     require_root();
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
@@ -60,7 +60,7 @@ fn without_a_daemon_a_user_hears_of_the_two_ways_out() {
 }
 
 #[test]
-fn who_is_not_in_the_group_hears_how_to_join_it() {
+fn error_outside_the_group_names_usermod() {
     let daemon = Daemon::start();
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
@@ -70,7 +70,7 @@ fn who_is_not_in_the_group_hears_how_to_join_it() {
 }
 
 #[test]
-fn a_member_of_the_group_just_works() {
+fn group_member_needs_no_root() {
     let daemon = Daemon::start(); // whose socket is the group nogroup's
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
@@ -93,7 +93,7 @@ fn status_answers_without_a_daemon() {
 }
 
 #[test]
-fn the_gateway_outlives_its_daemon_and_finds_the_next_one() {
+fn gateway_reconnects_to_a_restarted_daemon() {
     let mut daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);
@@ -109,7 +109,7 @@ fn the_gateway_outlives_its_daemon_and_finds_the_next_one() {
 }
 
 #[test]
-fn a_daemon_that_is_told_to_stop_says_so_to_open_windows() {
+fn stopping_daemon_answers_open_windows() {
     let mut daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);
@@ -139,7 +139,7 @@ fn fake_daemon(line: &'static str) -> (TempDir, std::path::PathBuf) {
 }
 
 #[test]
-fn a_daemon_of_another_release_or_none_at_all_is_told_apart() {
+fn other_release_and_absent_daemon_have_own_errors() {
     let cases = [
         ("{\"version\":99,\"sample\":{}}\n", "restart whichever"),
         ("{\"version\":1,\"error\":{\"version\":{\"daemon\":1,\"gateway\":2}}}\n", "restart whichever"),
@@ -154,7 +154,7 @@ fn a_daemon_of_another_release_or_none_at_all_is_told_apart() {
 }
 
 #[test]
-fn root_starts_a_daemon_for_itself_and_gives_root_up() {
+fn root_starts_its_daemon_and_drops_privileges() {
     require_root();
     let folder = open_folder();
     let mut command = Command::new(GATEWAY);
@@ -195,7 +195,7 @@ fn root_starts_a_daemon_for_itself_and_gives_root_up() {
 
 /// Whatever a gateway is to do: by the time that it could read anything it is not root.
 #[test]
-fn root_is_gone_in_every_mode_before_a_byte_is_read() {
+fn root_is_dropped_before_the_first_read() {
     require_root();
     let folder = open_folder();
     let (settings, socket) = (folder.path().join("settings"), folder.path().join("none.sock"));
@@ -222,7 +222,7 @@ fn root_is_gone_in_every_mode_before_a_byte_is_read() {
 }
 
 #[test]
-fn root_asks_no_other_hosts() {
+fn root_refuses_remote_hosts() {
     require_root();
     let hosts = ["--host=a=ssh:x", "--ssh-config=/dev/null", "call", "status"];
     fails_with(1, &cli(Path::new("/none"), &hosts).output().unwrap(), &["ordinary user", "without sudo"]);
@@ -230,7 +230,7 @@ fn root_asks_no_other_hosts() {
 
 /// What only root can read is not sent anywhere, nor shown.
 #[test]
-fn root_reads_no_file_for_its_caller() {
+fn root_opens_no_caller_files() {
     require_root();
     for file in ["--config=/etc/shadow", "--tokens=/etc/shadow"] {
         let output = cli(Path::new("/none"), &[file, "--check-config"]).output().unwrap();
@@ -243,7 +243,7 @@ fn client_pid(client: &Client) -> u32 {
 }
 
 #[test]
-fn what_the_kernel_refuses_does_not_stop_the_rest() {
+fn refused_program_leaves_other_tools_working() {
     require_root();
     let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
@@ -271,7 +271,7 @@ fn what_the_kernel_refuses_does_not_stop_the_rest() {
 }
 
 #[test]
-fn the_command_line_prints_tables_json_and_clear_errors() {
+fn command_line_prints_tables_json_and_errors() {
     let daemon = Daemon::start();
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "duration_ms=100"]).output().unwrap();
     let table = text(&output.stdout);
@@ -290,7 +290,7 @@ fn the_command_line_prints_tables_json_and_clear_errors() {
 }
 
 #[test]
-fn net_iface_sets_the_interface_and_the_flag_wins_over_it() {
+fn interface_flag_overrides_net_iface() {
     let daemon = Daemon::start();
     let interface = |arguments: &[&str]| {
         let mut command = cli(&daemon.socket, arguments);
@@ -304,7 +304,7 @@ fn net_iface_sets_the_interface_and_the_flag_wins_over_it() {
 }
 
 #[test]
-fn the_doctor_says_what_is_well_and_what_is_not() {
+fn doctor_reports_passed_and_failed_checks() {
     let daemon = Daemon::start();
     let output = cli(&daemon.socket, &["doctor"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("ok   cgroup v2 "), "{output:?}");
@@ -319,7 +319,7 @@ fn the_doctor_says_what_is_well_and_what_is_not() {
 }
 
 #[test]
-fn help_completions_and_the_manual_come_from_one_definition() {
+fn help_completions_and_manual_agree() {
     let print = |arguments: &[&str]| text(&cli(Path::new("/none"), arguments).output().unwrap().stdout);
     assert!(print(&["--help"]).contains("netmon-mcp snapshot_sockets"));
     assert!(print(&["--version"]).contains(VERSION.as_str()));

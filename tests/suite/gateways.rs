@@ -70,7 +70,7 @@ fn targets(prefix: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_dead_gateway_of_either_family_is_one_finding() {
+fn dead_gateway_of_either_family_is_one_finding() {
     for (route, gateway, prefix) in [
         ("-4 route add default via 10.77.0.254", "10.77.0.254", "192.0.2."),
         ("-6 route add default via fd77::fe", "fd77::fe", "2001:db8::"),
@@ -87,7 +87,7 @@ fn a_dead_gateway_of_either_family_is_one_finding() {
 }
 
 #[test]
-fn a_dead_gateway_on_a_bridge_is_named() {
+fn dead_gateway_on_a_bridge_is_named() {
     let pair = Pair::new();
     for line in
         ["link add br0 type bridge", "link set v0 master br0", "addr add 10.90.0.1/24 dev br0", "link set br0 up"]
@@ -101,7 +101,7 @@ fn a_dead_gateway_on_a_bridge_is_named() {
 }
 
 #[test]
-fn a_dead_gateway_of_a_router_is_told_with_the_client_behind_it() {
+fn dead_gateway_of_a_router_names_the_client() {
     let net = Routed::new();
     ask_quickly(&net.router, "r0");
     net.router.ip("route add default via 10.79.0.254");
@@ -111,7 +111,7 @@ fn a_dead_gateway_of_a_router_is_told_with_the_client_behind_it() {
 }
 
 #[test]
-fn a_connection_that_is_open_when_its_gateway_dies_names_it() {
+fn open_connection_names_its_dead_gateway() {
     let net = Routed::new();
     let at = echo_server(&net.b, crate::injected::FAR);
     let stream = connect(&net.a, at).unwrap();
@@ -130,7 +130,7 @@ fn a_connection_that_is_open_when_its_gateway_dies_names_it() {
 }
 
 #[test]
-fn a_host_on_the_link_that_does_not_answer_is_no_gateway() {
+fn silent_on_link_host_is_not_a_gateway() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     pair.a.ip("route add default via 10.77.0.2");
     ask_quickly(&pair.a, "v0");

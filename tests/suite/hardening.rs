@@ -111,7 +111,7 @@ fn attempts() -> Vec<(&'static str, io::Result<()>)> {
 /// Run as root and with every capability, so that what fails is refused by the sandbox alone.
 fn allowed_to(role: &str) -> Vec<String> {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "hardening::a_process_that_is_taken_over_is_left_with_little", "--nocapture"])
+        .args(["--exact", "hardening::sandboxed_roles_have_only_allowed_operations", "--nocapture"])
         .env(INSIDE, role)
         .output()
         .unwrap();
@@ -122,7 +122,7 @@ fn allowed_to(role: &str) -> Vec<String> {
 
 // In guests, since Linux 5.13.
 #[test]
-fn a_process_that_is_taken_over_is_left_with_little() {
+fn sandboxed_roles_have_only_allowed_operations() {
     require_root();
     let role = match std::env::var(INSIDE).as_deref() {
         Ok("daemon") => Some(Role::Daemon),
@@ -206,7 +206,7 @@ fn field(pid: u32, name: &str) -> String {
 
 // In guests, since Linux 5.13.
 #[test]
-fn both_processes_are_confined_as_status_says() {
+fn sandbox_of_both_processes_matches_status() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let status = client.call("status", json!({})).unwrap();
@@ -274,7 +274,7 @@ fn capabilities_before_loading_and_serving() {
 
 /// Why a gateway that root starts keeps no folder of secrets open: descriptors of folders carry no right to read.
 #[test]
-fn a_folder_that_root_opened_is_still_closed_to_nobody() {
+fn folder_opened_by_root_is_unreadable_to_nobody() {
     require_root();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tokens"), "a secret").unwrap();

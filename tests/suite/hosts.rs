@@ -89,7 +89,7 @@ impl Drop for Sshd {
 }
 
 #[test]
-fn a_tunnel_reaches_the_unix_socket() {
+fn ssh_tunnel_reaches_the_unix_socket() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let sshd = Sshd::start(&daemon);
     let path = folder.path().join("mcp.sock");
@@ -113,7 +113,7 @@ fn gateway(daemon: &Daemon, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn ssh_alone_is_a_remote_server() {
+fn ssh_forced_command_is_a_remote_server() {
     let daemon = Daemon::start();
     let sshd = Sshd::start(&daemon);
     let mut command = Command::new("ssh");
@@ -127,7 +127,7 @@ fn ssh_alone_is_a_remote_server() {
 }
 
 #[test]
-fn every_tool_asks_any_host_and_hosts_tells_of_each() {
+fn every_tool_accepts_host_and_hosts_lists_them() {
     let (daemon, far, folder) = (Daemon::start(), Daemon::start(), TempDir::new().unwrap());
     let sshd = Sshd::start(&far);
     let token = folder.path().join("token");
@@ -184,7 +184,7 @@ fn layer(client: &mut Client, name: &str) -> serde_json::Value {
 }
 
 #[test]
-fn ssh_has_its_files_and_ports_and_no_others() {
+fn ssh_sandbox_allows_only_its_files_and_ports() {
     let (daemon, far) = (Daemon::start(), Daemon::start());
     let sshd = Sshd::start(&far);
     let config = format!("--ssh-config={}", sshd.client_config());
@@ -222,7 +222,7 @@ fn late(target: &std::path::Path, folder: &TempDir, delay: Duration) -> String {
 
 /// A host may take as long to be listed as to be asked. The client hears of whom it waits for.
 #[test]
-fn hosts_waits_for_a_host_that_needs_more_than_three_seconds() {
+fn hosts_waits_longer_than_three_seconds() {
     let (daemon, folder) = (Daemon::start(), open_folder());
     chown(folder.path(), Some(NOBODY), None).unwrap();
     let path = folder.path().join("mcp.sock");
@@ -242,7 +242,7 @@ fn hosts_waits_for_a_host_that_needs_more_than_three_seconds() {
 }
 
 #[test]
-fn the_command_line_lists_hosts_as_messages_recommend() {
+fn command_line_lists_hosts() {
     let daemon = Daemon::start();
     let at = "--host=down=http://127.0.0.1:1/mcp";
     let run = |arguments: &[&str]| {
@@ -269,7 +269,7 @@ fn the_command_line_lists_hosts_as_messages_recommend() {
 
 /// By HTTP and by ssh: both have a bound of their own, and neither answer is ever whole.
 #[test]
-fn a_host_that_sends_without_end_is_cut_off() {
+fn endless_answer_of_a_host_is_cut_off() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -302,7 +302,7 @@ fn a_host_that_sends_without_end_is_cut_off() {
 }
 
 #[test]
-fn a_window_elsewhere_ends_when_its_caller_leaves_and_a_silent_host_delays_nobody() {
+fn cancelled_call_ends_the_remote_window() {
     let (daemon, far) = (Daemon::start(), Daemon::start());
     let sshd = Sshd::start(&far);
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections and says nothing
@@ -328,7 +328,7 @@ fn a_window_elsewhere_ends_when_its_caller_leaves_and_a_silent_host_delays_nobod
 }
 
 #[test]
-fn an_unreachable_host_says_what_ssh_said() {
+fn unreachable_host_error_includes_the_ssh_error() {
     let daemon = Daemon::start();
     let mut client =
         Client::connect_to(gateway(&daemon, &["--host=nowhere=ssh:nobody@127.0.0.1:x", "--ssh-config=/dev/null"]));

@@ -58,7 +58,7 @@ fn every_field_agrees_with_ip() {
 }
 
 #[test]
-fn one_interface_can_be_asked_for() {
+fn interface_argument_selects_one_interface() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let answer = client.call(TOOL, json!({"interface": "lo", "duration_ms": 100})).unwrap();

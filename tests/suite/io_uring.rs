@@ -62,7 +62,7 @@ fn row<'a>(answer: &'a Value, list: &str, netns: &Netns) -> &'a Value {
 
 // In guests, since Linux 5.19.
 #[test]
-fn bytes_and_queues_of_a_registered_socket_are_owned() {
+fn registered_io_uring_socket_has_owner_bytes_and_queues() {
     let pair = Pair::new();
     for address in [B, B6] {
         let (mut client, server) = ends(&pair, address);
@@ -99,7 +99,7 @@ fn bytes_and_queues_of_a_registered_socket_are_owned() {
 
 // In guests, since Linux 5.19.
 #[test]
-fn a_connection_that_a_ring_accepts_has_its_owner_and_round_trips() {
+fn io_uring_accepted_connection_has_owner_and_rtt() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let to = listener.local_addr().unwrap();
@@ -146,7 +146,7 @@ fn udp_sockets_in_a_ring_are_listed() {
 }
 
 #[test]
-fn sockets_beyond_those_that_are_read_of_a_ring_are_counted() {
+fn unread_io_uring_sockets_are_counted() {
     let pair = Pair::new();
     let sockets = |netns: &Netns| netns.enter(|| (0..70).map(|_| UdpSocket::bind((B, 0)).unwrap().into()).collect());
     let _ring = ring_of(sockets(&pair.b));
@@ -161,7 +161,7 @@ fn sockets_beyond_those_that_are_read_of_a_ring_are_counted() {
 
 /// The socket of a tunnel is the kernel's: no process can have it.
 #[test]
-fn a_socket_of_the_kernel_is_named_as_such() {
+fn kernel_socket_is_named() {
     let netns = Netns::new();
     netns.ip("link set lo up");
     netns.ip("link add x type vxlan id 9 dstport 4790 local 127.0.0.1");

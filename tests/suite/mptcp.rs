@@ -106,7 +106,7 @@ fn unread_data_is_in_the_receive_queue() {
 }
 
 #[test]
-fn data_without_room_is_in_the_send_queue() {
+fn blocked_data_is_in_the_send_queue() {
     let pair = Pair::new();
     let Some(mut ends) = connected(&pair, B) else { return };
     ends.client.set_nonblocking(true).unwrap();
@@ -161,7 +161,7 @@ fn full_accept_queue_has_an_owner() {
 
 /// The kernel opens the second path in a thread of its own.
 #[test]
-fn second_path_is_of_the_process_that_connected() {
+fn second_subflow_is_credited_to_the_connecting_process() {
     let pair = Pair::new();
     pair.a.ip("addr add 10.77.0.11/24 dev v0");
     if mptcp(&pair.a, SocketAddr::new(A.parse().unwrap(), 0)).is_none() {

@@ -37,7 +37,7 @@ fn incoming(daemon: &Daemon, interface: &str, mode: &str, traffic: impl FnOnce()
 
 // In guests.
 #[test]
-fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
+fn incoming_counts_known_packets_of_both_families() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -56,7 +56,7 @@ fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
 }
 
 #[test]
-fn loopback_and_a_tunnel_without_an_ethernet_header_are_counted() {
+fn loopback_and_l3_tunnel_are_counted() {
     let netns = Netns::new();
     let tunnel = Tunnel::new(&netns);
     let daemon = daemon_for(TOOL, &netns);
@@ -82,7 +82,7 @@ fn a_bridge_is_counted() {
 }
 
 #[test]
-fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
+fn xdp_counts_or_names_a_conflict() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -119,7 +119,7 @@ fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
 }
 
 #[test]
-fn measuring_leaves_the_offloads_alone() {
+fn measuring_leaves_offloads_unchanged() {
     let pair = Pair::new();
     let features = |netns: &Netns| netns.run("ip -j -d link show dev v0");
     let before = (features(&pair.a), features(&pair.b));
@@ -130,7 +130,7 @@ fn measuring_leaves_the_offloads_alone() {
 }
 
 #[test]
-fn fifty_windows_at_once_each_see_everything() {
+fn fifty_concurrent_windows_count_everything() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -146,7 +146,7 @@ fn fifty_windows_at_once_each_see_everything() {
 }
 
 #[test]
-fn an_interface_that_vanishes_is_said_to_have() {
+fn vanished_interface_is_reported() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -161,7 +161,7 @@ fn an_interface_that_vanishes_is_said_to_have() {
 }
 
 #[test]
-fn durations_and_names_that_cannot_be_meant_are_refused_with_what_is_allowed() {
+fn invalid_duration_or_interface_names_allowed_values() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for duration in
@@ -188,7 +188,7 @@ fn durations_and_names_that_cannot_be_meant_are_refused_with_what_is_allowed() {
 }
 
 #[test]
-fn the_primary_interface_is_the_one_with_the_default_route() {
+fn default_interface_has_the_default_route() {
     let pair = Pair::new();
     pair.b.ip(&format!("route add default via {A}"));
     pair.b.ip("link add quiet type veth peer name quiet2");
@@ -226,7 +226,7 @@ fn outgoing(client: &mut Client, netns: &Netns, traffic: impl FnOnce()) -> Value
 
 // In guests, since Linux 5.12.
 #[test]
-fn outgoing_names_the_connection_that_was_established() {
+fn outgoing_reports_an_established_connection() {
     for (server, family) in [(B, "ipv4"), (B6, "ipv6")] {
         let pair = Pair::new();
         let daemon = Daemon::start();
@@ -246,7 +246,7 @@ fn outgoing_names_the_connection_that_was_established() {
 }
 
 #[test]
-fn a_mapped_connection_is_ipv4() {
+fn ipv4_mapped_connection_is_ipv4() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -259,7 +259,7 @@ fn a_mapped_connection_is_ipv4() {
 }
 
 #[test]
-fn a_refused_connection_is_not_called_established() {
+fn refused_connection_is_not_established() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -278,7 +278,7 @@ fn a_refused_connection_is_not_called_established() {
 }
 
 #[test]
-fn outgoing_returns_empty_at_its_time_limit() {
+fn outgoing_times_out_with_an_empty_list() {
     let netns = Netns::new();
     let daemon = daemon_for(TOOL, &netns);
     let mut client = Client::connect(&daemon.socket);
@@ -321,7 +321,7 @@ fn six_hundred_connects(client: &mut Client, pair: &Pair, to: SocketAddr) -> (Ve
 }
 
 #[test]
-fn repeated_outgoing_calls_miss_none_and_report_none_twice() {
+fn outgoing_cursor_reports_each_connection_once() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -334,7 +334,7 @@ fn repeated_outgoing_calls_miss_none_and_report_none_twice() {
 }
 
 #[test]
-fn a_hostile_process_name_is_harmless_and_its_unit_is_known() {
+fn hostile_process_name_is_cleaned() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);

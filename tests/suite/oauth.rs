@@ -119,7 +119,7 @@ impl Issuer {
 }
 
 #[test]
-fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
+fn only_valid_jwts_are_accepted() {
     let (daemon, issuer) = (Daemon::start(), Issuer::start());
     let mut server = issuer.gateway(&daemon, &[]);
     let mut status = |token: String| {
@@ -174,7 +174,7 @@ fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
 
 /// Alice of the token file, alice of the authorization server: two clients.
 #[test]
-fn a_subject_has_nothing_of_the_token_of_its_name() {
+fn jwt_subject_does_not_inherit_a_token_of_its_name() {
     let (daemon, issuer, folder) = (Daemon::start(), Issuer::start(), TempDir::new().unwrap());
     let (token, file) = ("0123456789abcdef0123456789abcdef", folder.path().join("tokens"));
     fs::write(&file, format!("alice {token}\n")).unwrap();
@@ -196,7 +196,7 @@ fn a_subject_has_nothing_of_the_token_of_its_name() {
 }
 
 #[test]
-fn a_stream_ends_when_its_token_expires() {
+fn stream_ends_when_its_token_expires() {
     let (daemon, issuer) = (Daemon::start(), Issuer::start());
     let mut server = issuer.gateway(&daemon, &[]);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -211,7 +211,7 @@ fn a_stream_ends_when_its_token_expires() {
 
 /// Redirects, another issuer's metadata, keys for something else: no key comes of them.
 #[test]
-fn keys_come_from_the_issuer_itself_and_are_for_signatures() {
+fn jwks_must_come_from_the_issuer() {
     let daemon = Daemon::start();
     for (fault, said) in [
         (Fault::OtherIssuer, "another issuer"),
@@ -229,7 +229,7 @@ fn keys_come_from_the_issuer_itself_and_are_for_signatures() {
 
 /// Requests with tokens of unknown keys are answered at once, whatever the authorization server does; so are others.
 #[test]
-fn nobody_waits_for_an_authorization_server_that_hangs() {
+fn hanging_authorization_server_blocks_no_request() {
     let (daemon, issuer, folder) = (Daemon::start(), Issuer::with(Fault::Hangs), TempDir::new().unwrap());
     let (token, file) = ("0123456789abcdef0123456789abcdef", folder.path().join("tokens"));
     fs::write(&file, format!("alice {token}\n")).unwrap();
@@ -250,7 +250,7 @@ fn nobody_waits_for_an_authorization_server_that_hangs() {
 }
 
 #[test]
-fn without_an_authorization_server_none_is_named() {
+fn metadata_is_absent_without_oauth() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     assert_eq!(server.get("/.well-known/oauth-protected-resource", "").status, 404);
@@ -278,7 +278,7 @@ fn shown(server: &Server) -> String {
 }
 
 #[test]
-fn a_renewed_certificate_is_shown_to_the_next_client() {
+fn renewed_certificate_is_used_for_new_connections() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     certificate(folder.path(), "first");
     let file = |name: &str| folder.path().join(name).display().to_string();

@@ -90,7 +90,7 @@ fn fault(pair: &Pair, port: u16) -> Period {
 }
 
 #[test]
-fn a_fault_that_has_ended_is_found_with_since() {
+fn past_fault_is_found_with_since() {
     let (_folder, path) = recording();
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let mut recorder = Recorder::start(&daemon.socket, &path, &[]);
@@ -123,7 +123,7 @@ fn a_fault_that_has_ended_is_found_with_since() {
 }
 
 #[test]
-fn a_restart_of_recorder_and_daemon_is_a_gap_with_its_reason() {
+fn restart_is_recorded_as_a_gap_with_reason() {
     let (_folder, path) = recording();
     let (pair, mut daemon) = (Pair::new(), Daemon::own());
     let recorder = Recorder::start(&daemon.socket, &path, &[]);
@@ -151,7 +151,7 @@ fn a_restart_of_recorder_and_daemon_is_a_gap_with_its_reason() {
 
 /// From the first window to three windows after the last: the journal's line is the log's, and a program is told.
 #[test]
-fn an_incident_begins_and_ends_and_a_program_is_told() {
+fn incident_hook_runs_at_begin_and_end() {
     let (folder, path) = recording();
     let told = folder.path().join("told");
     let (pair, daemon) = (Pair::new(), Daemon::start());
@@ -229,7 +229,7 @@ impl Streams {
 
 /// At random moments: while it reads, judges, writes, and waits.
 #[test]
-fn a_recorder_that_is_killed_loses_one_window_at_most() {
+fn killed_recorder_loses_at_most_one_window() {
     let files: Value = (0..400)
         .map(|n| (n.to_string(), json!(format!("/run/netns/{:x}", n * 7_919))))
         .collect::<serde_json::Map<_, _>>()
@@ -267,7 +267,7 @@ fn a_recorder_that_is_killed_loses_one_window_at_most() {
 }
 
 #[test]
-fn a_period_that_was_not_recorded_is_an_error_that_says_what_there_is() {
+fn unrecorded_period_error_names_the_recorded_one() {
     let (_folder, path) = recording();
     let ask = |line: &str| {
         let output = cli(Path::new("/nowhere"), line).arg("--recording").arg(&path).output().unwrap();

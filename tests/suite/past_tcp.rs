@@ -94,7 +94,7 @@ fn moved(answer: &Value, netns: &Netns) -> (u64, u64) {
 }
 
 #[test]
-fn bytes_that_a_sockmap_moves_are_counted_once() {
+fn sockmap_bytes_are_counted_once() {
     let netns = Netns::new();
     for redirects in [true, false] {
         let (mut from, mut to) = ends(&netns);
@@ -117,7 +117,7 @@ fn bytes_that_a_sockmap_moves_are_counted_once() {
 }
 
 #[test]
-fn sockets_that_are_joined_and_closed_in_a_window_are_counted() {
+fn sockmap_sockets_closed_in_the_window_are_counted() {
     let (netns, daemon) = (Netns::new(), Daemon::start());
     let window = daemon.watch("top_traffic", json!({"group_by": "netns", "limit": 1_000}));
     let (mut from, mut to) = ends(&netns);
@@ -131,7 +131,7 @@ fn sockets_that_are_joined_and_closed_in_a_window_are_counted() {
 }
 
 #[test]
-fn packet_sockets_that_send_are_named_in_limits() {
+fn sending_packet_sockets_are_named_in_limits() {
     use rustix::net::{AddressFamily, SocketType, socket};
     let (netns, daemon) = (Netns::new(), Daemon::start());
     let mut client = Client::connect(&daemon.socket);

@@ -113,7 +113,7 @@ fn between(value: &Value, low: u64, high: u64) -> bool {
 }
 
 #[test]
-fn round_trips_are_the_kernels_own_samples() {
+fn rtt_samples_are_those_of_the_kernel() {
     let pair = SlowPair::new(Duration::from_millis(10));
     let daemon = Daemon::start();
     for address in [SLOW_B, SLOW_B6] {
@@ -136,7 +136,7 @@ fn round_trips_are_the_kernels_own_samples() {
 }
 
 #[test]
-fn a_handshake_is_a_sample_too() {
+fn handshake_is_an_rtt_sample() {
     let pair = SlowPair::new(Duration::from_millis(10));
     let to = echo_server(&pair.b, SLOW_B);
     let daemon = Daemon::start();
@@ -149,7 +149,7 @@ fn a_handshake_is_a_sample_too() {
 }
 
 #[test]
-fn segments_and_retransmits_are_those_of_tcp_info() {
+fn segments_and_retransmits_match_tcp_info() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     pair.b.run("nft add table inet t");
@@ -192,7 +192,7 @@ fn resets<'a>(answer: &'a Value, netns: &Netns) -> Vec<&'a Value> {
 }
 
 #[test]
-fn a_closed_port_and_whom_it_refuses_are_named() {
+fn closed_port_reset_names_both_ends() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     for address in [B, B6] {
@@ -212,7 +212,7 @@ fn a_closed_port_and_whom_it_refuses_are_named() {
 }
 
 #[test]
-fn an_abortive_close_is_told_from_its_victim() {
+fn reset_names_the_aborting_side() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     // Opened before the window, and in it.
@@ -243,7 +243,7 @@ fn an_abortive_close_is_told_from_its_victim() {
 }
 
 #[test]
-fn a_reset_for_unread_data_has_its_reason() {
+fn reset_for_unread_data_names_its_reason() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut ends = Ends::new(&pair.a, &pair.b, B, B);
@@ -264,7 +264,7 @@ fn a_reset_for_unread_data_has_its_reason() {
 }
 
 #[test]
-fn connections_that_come_and_go_in_the_window_are_counted_once() {
+fn connections_within_the_window_are_counted_once() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();
@@ -285,7 +285,7 @@ fn connections_that_come_and_go_in_the_window_are_counted_once() {
 }
 
 #[test]
-fn windows_at_the_same_time_have_what_is_theirs() {
+fn concurrent_windows_are_independent() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut ends = Ends::new(&pair.a, &pair.b, B, B);
@@ -335,7 +335,7 @@ fn all_filters_must_match() {
 }
 
 #[test]
-fn a_scan_is_bounded_and_said() {
+fn port_scan_is_bounded_and_stated_in_limits() {
     let _scanning = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();
@@ -352,7 +352,7 @@ fn a_scan_is_bounded_and_said() {
 }
 
 #[test]
-fn bad_questions_are_refused_with_what_is_allowed() {
+fn invalid_arguments_name_the_allowed_values() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for (arguments, hint) in [

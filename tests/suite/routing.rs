@@ -58,7 +58,7 @@ fn two_uplinks(strict: &str, second: &str) -> Pair {
 }
 
 #[test]
-fn datagrams_that_a_strict_or_a_loose_filter_refuses_are_told() {
+fn reverse_path_filter_drops_are_found() {
     for strict in ["1", "2"] {
         let (pair, daemon) = (two_uplinks(strict, "10.66.0.1"), Daemon::start());
         if strict == "1" {
@@ -76,7 +76,7 @@ fn datagrams_that_a_strict_or_a_loose_filter_refuses_are_told() {
 }
 
 #[test]
-fn an_answer_that_the_client_filters_explains_its_timeout() {
+fn filtered_answer_explains_the_timeout() {
     let (pair, daemon) = (two_uplinks("0", "10.66.1.1"), Daemon::start());
     // The client asks by one link, is answered by the other, and is strict.
     for name in ["all", "v0", "v1"] {
@@ -96,7 +96,7 @@ fn an_answer_that_the_client_filters_explains_its_timeout() {
 }
 
 #[test]
-fn the_way_back_is_read_where_a_process_shows_it() {
+fn route_back_is_read_in_the_namespace_of_a_process() {
     let pair = two_uplinks("1", "10.66.2.1");
     pair.b.ip("route add 10.66.2.1 via 10.77.0.1");
     let daemon = daemon_for("trace_drops", &pair.b);
@@ -143,7 +143,7 @@ fn circle(routers: usize) -> (Netns, Vec<Netns>) {
 }
 
 #[test]
-fn a_circle_of_two_routers_or_three_is_a_loop() {
+fn two_or_three_routers_in_a_circle_are_a_loop() {
     for routers in [2, 3] {
         let ((client, all), daemon) = (circle(routers), Daemon::start());
         let window = daemon.watch("diagnose", json!({"limit": 40}));
@@ -167,7 +167,7 @@ fn a_circle_of_two_routers_or_three_is_a_loop() {
 }
 
 #[test]
-fn a_connect_into_a_circle_of_three_is_explained_by_it() {
+fn routing_loop_explains_a_failed_connect() {
     let ((client, _routers), daemon) = (circle(3), Daemon::start());
     let window = daemon.watch("diagnose", json!({"limit": 40}));
     let error = connect(&client, SocketAddr::new("198.51.100.9".parse().unwrap(), 443)).unwrap_err();
@@ -198,7 +198,7 @@ fn trace(from: &Netns, to: &str) {
 }
 
 #[test]
-fn a_traceroute_through_a_router_is_no_loop() {
+fn traceroute_through_a_router_is_not_a_loop() {
     let (net, daemon) = (Routed::new(), Daemon::start());
     let both = [daemon.watch("trace_drops", json!({"limit": 10_000})), daemon.watch("diagnose", json!({"limit": 40}))];
     trace(&net.a, FAR);
@@ -212,7 +212,7 @@ fn a_traceroute_through_a_router_is_no_loop() {
 }
 
 #[test]
-fn a_bad_header_is_told_from_hops_that_ran_out() {
+fn bad_header_and_expired_hops_are_separate() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let window = daemon.watch("trace_drops", json!({"limit": 10_000}));
     let mut packet = vec![0u8; 28];

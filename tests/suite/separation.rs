@@ -17,7 +17,7 @@ fn libraries(binary: &str) -> String {
 }
 
 #[test]
-fn the_gateway_links_no_libbpf() {
+fn gateway_does_not_link_libbpf() {
     let symbols = symbols(GATEWAY);
     for name in ["bpf_object__", "bpf_link_create", "libbpf_print", "btf__parse"] {
         assert!(!symbols.contains(name), "{name} is in netmon-mcp");
@@ -27,7 +27,7 @@ fn the_gateway_links_no_libbpf() {
 }
 
 #[test]
-fn the_daemon_links_no_mcp_and_no_async_runtime() {
+fn daemon_links_neither_mcp_nor_async_runtime() {
     let symbols = symbols(DAEMON);
     for name in ["rmcp::", "tokio::", "hyper::", "axum::"] {
         assert!(!symbols.contains(name), "{name} is in netmond");
@@ -37,7 +37,7 @@ fn the_daemon_links_no_mcp_and_no_async_runtime() {
 
 // In guests.
 #[test]
-fn the_daemon_holds_what_status_says_and_no_more_than_the_design_allows() {
+fn daemon_capabilities_match_status_and_design() {
     let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
     let status = client.call("status", json!({})).unwrap();
@@ -65,7 +65,7 @@ fn the_daemon_holds_what_status_says_and_no_more_than_the_design_allows() {
 }
 
 #[test]
-fn both_binaries_say_their_version() {
+fn both_binaries_print_their_version() {
     for binary in [GATEWAY, DAEMON] {
         let output = Command::new(binary).arg("--version").output().unwrap();
         assert!(String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")));
@@ -74,7 +74,7 @@ fn both_binaries_say_their_version() {
 
 /// Root asks a netmond that has no group, though its gateway has become nobody; a user does not.
 #[test]
-fn root_asks_a_daemon_that_has_no_group() {
+fn root_connects_without_a_group() {
     let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
     let mut daemon = Command::new(DAEMON);

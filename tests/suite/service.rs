@@ -44,7 +44,7 @@ const WINDOW: &str =
     "{\"version\":2,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"outgoing\",\"duration\":50}}";
 
 #[test]
-fn a_restart_under_systemd_loses_no_question() {
+fn systemd_restart_keeps_pending_requests() {
     let folder = TempDir::new().unwrap();
     let (socket, notify) = (folder.path().join("netmond.sock"), folder.path().join("notify"));
     let listener = UnixListener::bind(&socket).unwrap();
@@ -81,7 +81,7 @@ fn a_restart_under_systemd_loses_no_question() {
 }
 
 #[test]
-fn install_and_uninstall_leave_nothing_but_settings_that_were_changed() {
+fn uninstall_leaves_only_changed_settings() {
     let folder = TempDir::new().unwrap();
     let root = folder.path();
     let built = Path::new(GATEWAY).parent().unwrap();
@@ -130,7 +130,7 @@ fn install_and_uninstall_leave_nothing_but_settings_that_were_changed() {
 }
 
 #[test]
-fn the_packaged_settings_name_only_what_there_is() {
+fn packaged_settings_use_existing_keys() {
     let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/netmon.toml");
     let check = |path: &Path| run(&format!("{GATEWAY} --config {} --check-config", path.display()));
     check(&packaged);

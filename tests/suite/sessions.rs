@@ -142,7 +142,7 @@ fn difference(a: &Value, b: &Value) -> String {
 }
 
 #[test]
-fn merged_readings_are_one_reading_of_the_whole() {
+fn merged_readings_equal_one_long_reading() {
     let (pair, _alone) = (Pair::new(), without_scans());
     let daemon = daemon_in(&pair.a);
     let questions = [
@@ -229,7 +229,7 @@ fn says(lines: &mut impl BufRead) -> Value {
 }
 
 #[test]
-fn a_connection_carries_one_request_after_another() {
+fn connection_carries_several_requests() {
     let daemon = Daemon::start();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap());
@@ -246,7 +246,7 @@ fn a_connection_carries_one_request_after_another() {
 }
 
 #[test]
-fn readings_come_until_the_client_hangs_up() {
+fn readings_continue_until_the_client_disconnects() {
     let daemon = Daemon::start();
     let readings = daemon.read_every("top_traffic", EVERY, json!({}));
     until("there are three readings", || (readings.count() >= 3).then_some(()));

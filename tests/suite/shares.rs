@@ -43,7 +43,7 @@ fn slow(server: &Server, count: usize, text: &str) -> Vec<TcpStream> {
 
 /// More than there are places, with a token and without.
 #[test]
-fn slow_requests_neither_reset_others_nor_the_health_check() {
+fn slow_requests_leave_others_and_healthz_served() {
     let daemon = Daemon::start();
     let (mut server, _folder) = two_clients(&daemon);
     let head = format!(
@@ -59,7 +59,7 @@ fn slow_requests_neither_reset_others_nor_the_health_check() {
 }
 
 #[test]
-fn one_client_s_sessions_leave_others_theirs() {
+fn sessions_are_limited_per_client() {
     let daemon = Daemon::start();
     let (mut server, _folder) = two_clients(&daemon);
     let begun: Vec<u16> = (0..limits::SESSIONS / 4).map(|_| server.initialize().status).collect();
@@ -71,7 +71,7 @@ fn one_client_s_sessions_leave_others_theirs() {
 
 /// rmcp would never answer the first of the two.
 #[test]
-fn an_id_that_waits_for_its_answer_is_not_taken_twice() {
+fn duplicate_pending_request_id_is_rejected() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let session = server.initialize().header("mcp-session-id").unwrap().to_owned();
@@ -95,7 +95,7 @@ fn an_id_that_waits_for_its_answer_is_not_taken_twice() {
 
 /// Every field of a line is cut, and the lines of one stranger are counted.
 #[test]
-fn strangers_write_little_into_the_log() {
+fn unauthenticated_log_lines_are_limited() {
     let daemon = Daemon::start();
     let (server, _folder) = two_clients(&daemon);
     let before = server.log().len();
@@ -119,7 +119,7 @@ fn strangers_write_little_into_the_log() {
 
 /// A client's calls fill its own part of the log, and others' lines are there all the same.
 #[test]
-fn one_client_s_calls_do_not_hide_another_s() {
+fn call_log_lines_are_limited_per_client() {
     let daemon = Daemon::start();
     let (mut server, _folder) = two_clients(&daemon);
     let arguments = json!({"interface": "y".repeat(100_000)});
@@ -133,7 +133,7 @@ fn one_client_s_calls_do_not_hide_another_s() {
 
 /// Whatever another gateway answers: the token that is meant for it goes nowhere else, in one step or two.
 #[test]
-fn a_host_s_token_follows_no_redirect() {
+fn host_token_is_not_sent_to_redirects() {
     let (daemon, folder) = (Daemon::start(), open_folder());
     let path = folder.path().join("token");
     fs::write(&path, format!("{ONE}\n")).unwrap();
@@ -172,7 +172,7 @@ fn a_host_s_token_follows_no_redirect() {
 }
 
 #[test]
-fn netmond_goes_on_after_sighup() {
+fn netmond_survives_sighup() {
     let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
     run(&format!("kill -HUP {}", daemon.pid()));

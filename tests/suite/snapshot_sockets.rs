@@ -183,7 +183,7 @@ fn zoo(pair: &Pair) -> Zoo {
 
 // In guests.
 #[test]
-fn every_field_is_what_ss_shows() {
+fn every_field_matches_ss() {
     let pair = Pair::new();
     let daemon = daemon_for("snapshot_sockets", &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -203,7 +203,7 @@ fn every_field_is_what_ss_shows() {
 
 // In guests.
 #[test]
-fn other_namespaces_are_seen_with_their_owners() {
+fn sockets_of_other_namespaces_have_owners() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -222,7 +222,7 @@ fn other_namespaces_are_seen_with_their_owners() {
 }
 
 #[test]
-fn an_inherited_socket_is_its_holders() {
+fn inherited_socket_is_credited_to_its_holder() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -255,7 +255,7 @@ fn an_inherited_socket_is_its_holders() {
 }
 
 #[test]
-fn a_full_accept_queue_is_seen_at_its_listener() {
+fn full_accept_queue_is_shown_at_its_listener() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -278,7 +278,7 @@ fn a_full_accept_queue_is_seen_at_its_listener() {
 
 // In guests.
 #[test]
-fn what_limits_a_sender_is_named() {
+fn limited_by_names_the_sender_limit() {
     let pair = slow::SlowPair::new(Duration::from_millis(30));
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -311,7 +311,7 @@ fn what_limits_a_sender_is_named() {
 }
 
 #[test]
-fn a_udp_socket_that_overflows_says_what_it_dropped() {
+fn overflowing_udp_socket_counts_its_drops() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -328,7 +328,7 @@ fn a_udp_socket_that_overflows_says_what_it_dropped() {
 }
 
 #[test]
-fn filters_and_limits_say_what_they_cut() {
+fn filters_and_limits_count_cut_rows() {
     let netns = Netns::new();
     let daemon = daemon_for("snapshot_sockets", &netns);
     let mut client = Client::connect(&daemon.socket);

@@ -205,7 +205,7 @@ fn report_on_the_way(processes: [u32; 2], begun: Instant, seconds: u64, stop: &A
 }
 
 #[test]
-fn nothing_grows_and_no_answer_is_lost() {
+fn soak_keeps_memory_and_answers() {
     let seconds = std::env::var("NETMON_SOAK_SECONDS").map_or(6, |text| text.parse().expect("a number of seconds"));
     let (daemon, pair) = (Daemon::own(), Pair::new());
     let mut client = Client::connect(&daemon.socket);

@@ -115,7 +115,7 @@ fn name(module: &Module) -> String {
 }
 
 #[test]
-fn each_part_uses_only_what_it_may() {
+fn each_part_uses_only_allowed_parts() {
     let mut wrong = Vec::new();
     for (module, used) in dependencies() {
         let part = module.first().map_or("", String::as_str);
@@ -151,7 +151,7 @@ fn each_part_uses_only_what_it_may() {
 }
 
 #[test]
-fn no_modules_use_each_other() {
+fn modules_have_no_cycles() {
     let dependencies = dependencies();
     let reaches = |from: &Module, to: &Module| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from.clone()]);
@@ -182,7 +182,7 @@ fn every_tool_has_the_same_files() {
 }
 
 #[test]
-fn groups_are_taken_apart() {
+fn use_groups_are_expanded() {
     let found = uses("use crate::{a, b::{self, C}, d::E as F};\nuse super::g;\n");
     let paths: Vec<String> = found.iter().map(|path| path.join("::")).collect();
     assert_eq!(paths, ["crate::a", "crate::b::self", "crate::b::C", "crate::d::E", "super::g"]);

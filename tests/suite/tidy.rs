@@ -75,7 +75,7 @@ fn text(file: &str) -> String {
 }
 
 #[test]
-fn the_changelog_has_the_version_and_what_is_not_released() {
+fn changelog_has_the_version_and_unreleased_section() {
     let changelog = text("CHANGELOG.md");
     for version in ["Unreleased", env!("CARGO_PKG_VERSION")] {
         assert!(changelog.contains(&format!("\n## [{version}]")), "{version}");
@@ -84,7 +84,7 @@ fn the_changelog_has_the_version_and_what_is_not_released() {
 
 /// Every target that the front door, and what runs on each change, name.
 #[test]
-fn commands_that_documents_name_are_targets_of_make() {
+fn documented_make_targets_exist() {
     let files = ["CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/verification.md", ".ci/run"];
     let make: Vec<String> = ["Makefile", "packaging/install.mk"].iter().map(|file| text(file)).collect();
     let is_target =
@@ -151,7 +151,7 @@ fn guest_tests(folder: &str) -> BTreeSet<String> {
 
 /// A test is in the list if it says so itself: to add one is no second edit.
 #[test]
-fn the_list_of_guest_tests_is_up_to_date() {
+fn guest_test_list_is_up_to_date() {
     let file = root().join("tests/vm/kernel-tests");
     let listed = fs::read_to_string(&file).unwrap();
     let head = listed.lines().filter(|line| line.starts_with('#')).map(str::to_owned);
@@ -177,7 +177,7 @@ fn installs(target: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_target_installs_only_what_its_purpose_needs() {
+fn make_targets_install_only_their_needs() {
     let build = installs("build");
     let expected = ["clang-19", "gcc", "libelf-dev", "make", "pkg-config", "zlib1g-dev"];
     assert_eq!(build, expected.map(str::to_owned).into(), "as a build in a root with only these has shown");

@@ -84,7 +84,7 @@ fn port(stream: &TcpStream) -> u16 {
 const CONNECTIONS: fn() -> Value = || json!({"group_by": "connection", "limit": 10_000});
 
 #[test]
-fn known_ratios_agree_with_the_interface() {
+fn shares_agree_with_interface_counters() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let flows: Vec<_> = [(B, 10), (B, 3), (B6, 1)].map(|(to, ratio)| (connected(&pair.a, &pair.b, to), ratio)).into();
@@ -110,7 +110,7 @@ fn known_ratios_agree_with_the_interface() {
 
 // In guests.
 #[test]
-fn sockets_of_before_and_sockets_that_close_are_counted_once() {
+fn old_and_closing_sockets_are_counted_once() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let stays = connected(&pair.a, &pair.b, B);
@@ -144,7 +144,7 @@ fn sockets_of_before_and_sockets_that_close_are_counted_once() {
 }
 
 #[test]
-fn what_nobody_has_accepted_and_what_an_orphan_sends_is_counted() {
+fn unaccepted_and_orphaned_sockets_are_counted() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
@@ -163,7 +163,7 @@ fn what_nobody_has_accepted_and_what_an_orphan_sends_is_counted() {
 
 // In guests, since Linux 6.3.
 #[test]
-fn udp_is_counted_connected_or_not_over_every_family() {
+fn udp_is_counted_over_every_family() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let bind = |netns: &Netns, address: &str| {
@@ -205,7 +205,7 @@ fn udp_is_counted_connected_or_not_over_every_family() {
 }
 
 #[test]
-fn what_comes_back_with_an_error_is_not_received() {
+fn error_queue_data_is_not_received() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let sender = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
     let (fd, on) = (sender.as_raw_fd(), std::ptr::from_ref(&1).cast());
@@ -240,7 +240,7 @@ fn multicast_is_counted_at_each_receiver() {
 }
 
 #[test]
-fn owners_on_one_port_in_two_namespaces_are_told_apart() {
+fn same_port_in_two_namespaces_has_two_owners() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut senders = Vec::new();
@@ -282,7 +282,7 @@ fn owners_on_one_port_in_two_namespaces_are_told_apart() {
 }
 
 #[test]
-fn overlapping_windows_get_what_they_would_have_got_alone() {
+fn overlapping_windows_are_independent() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let (from, to) = connected(&pair.a, &pair.b, B);

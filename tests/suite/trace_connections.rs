@@ -81,7 +81,7 @@ fn bytes_and_owners_of_both_ends_are_exact() {
 }
 
 #[test]
-fn a_listener_of_before_and_its_worker_are_known() {
+fn old_listener_and_its_worker_are_owners() {
     let pair = Pair::new();
     let mut server = Process::in_netns(&pair.b, &format!("tcp-serve-fork {B} 7000"));
     assert_eq!(server.hear(), "listening");
@@ -104,7 +104,7 @@ fn a_listener_of_before_and_its_worker_are_known() {
 
 // In guests.
 #[test]
-fn every_failure_has_its_name() {
+fn every_failure_has_an_outcome() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     pair.b.run("nft add table inet t");
@@ -153,7 +153,7 @@ fn every_failure_has_its_name() {
 }
 
 #[test]
-fn no_free_port_is_told_from_other_errors() {
+fn no_local_port_is_its_own_outcome() {
     let pair = Pair::new();
     let range = "net.ipv4.ip_local_port_range=40000 40001";
     assert!(pair.a.command("sysctl").args(["-qw", range]).status().unwrap().success());
@@ -172,7 +172,7 @@ fn no_free_port_is_told_from_other_errors() {
 
 // In guests.
 #[test]
-fn no_route_is_seen_where_rules_name_more_tables() {
+fn no_route_is_found_with_policy_routing() {
     let pair = Pair::new();
     pair.a.ip("rule add from all lookup 100 priority 100");
     pair.a.ip("-6 rule add from all lookup 100 priority 100");
@@ -194,7 +194,7 @@ fn no_route_is_seen_where_rules_name_more_tables() {
 
 // In guests.
 #[test]
-fn resets_of_both_sides_are_named() {
+fn resets_name_their_side() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
@@ -231,7 +231,7 @@ fn socket_linger_zero(stream: &TcpStream) {
 }
 
 #[test]
-fn processes_that_live_for_milliseconds_are_named() {
+fn short_lived_processes_are_named() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();
@@ -253,7 +253,7 @@ fn processes_that_live_for_milliseconds_are_named() {
 }
 
 #[test]
-fn what_was_open_before_is_reported_when_it_closes() {
+fn old_connection_is_reported_when_it_closes() {
     let pair = Pair::new();
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let to = listener.local_addr().unwrap();
@@ -275,7 +275,7 @@ fn what_was_open_before_is_reported_when_it_closes() {
 }
 
 #[test]
-fn connecting_is_an_outcome_of_its_own() {
+fn connecting_is_an_outcome() {
     let pair = Pair::new();
     pair.b.run("nft add table inet t");
     pair.b.run("nft add chain inet t in { type filter hook input priority 0 ; policy drop ; }");
@@ -296,7 +296,7 @@ fn connecting_is_an_outcome_of_its_own() {
 }
 
 #[test]
-fn windows_at_once_each_get_what_they_asked_for() {
+fn concurrent_windows_keep_their_filters() {
     let pair = Pair::new();
     let (one, two) = (echo_server(&pair.b, B), echo_server(&pair.b, B));
     let daemon = Daemon::start();
@@ -317,7 +317,7 @@ fn windows_at_once_each_get_what_they_asked_for() {
 }
 
 #[test]
-fn a_thousand_connects_a_second_are_all_there_and_none_twice() {
+fn thousand_connects_per_second_are_counted_once() {
     let netns = Netns::new();
     let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
     let to = listener.local_addr().unwrap();
@@ -346,7 +346,7 @@ fn a_thousand_connects_a_second_are_all_there_and_none_twice() {
 }
 
 #[test]
-fn what_does_not_fit_is_counted() {
+fn lost_events_are_counted() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();
@@ -358,7 +358,7 @@ fn what_does_not_fit_is_counted() {
 }
 
 #[test]
-fn a_bad_filter_says_what_would_be_good() {
+fn invalid_filter_error_shows_an_example() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for (arguments, says) in [
@@ -374,7 +374,7 @@ fn a_bad_filter_says_what_would_be_good() {
 }
 
 #[test]
-fn a_process_filter_compares_the_whole_name() {
+fn process_filter_compares_the_whole_name() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();

@@ -157,7 +157,7 @@ fn outcomes_over_ipv4_ipv6_and_loopback() {
 
 /// Neither ids nor questions come back, and the answer goes to everybody.
 #[test]
-fn multicast_answers_are_known_by_their_names() {
+fn mdns_answers_are_matched_by_name() {
     const GROUP: &str = "224.0.0.251";
     let (pair, daemon) = (Pair::new(), Daemon::start());
     [&pair.a, &pair.b].iter().for_each(|netns| drop(netns.ip("route add 224.0.0.0/4 dev v0")));
@@ -215,7 +215,7 @@ fn queries_over_tcp() {
 }
 
 #[test]
-fn a_process_that_is_gone_is_named_and_a_young_query_is_not_judged() {
+fn exited_process_is_named_and_young_query_pending() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let zone = format!("gone-{}", pair.b.inode());
@@ -238,7 +238,7 @@ fn a_process_that_is_gone_is_named_and_a_young_query_is_not_judged() {
 
 // In guests.
 #[test]
-fn a_query_that_is_sent_again_is_one_query() {
+fn retransmitted_query_is_one_query() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let name = format!("silent.again-{}", pair.b.inode());
@@ -254,7 +254,7 @@ fn a_query_that_is_sent_again_is_one_query() {
 }
 
 #[test]
-fn a_thousand_queries_are_all_there() {
+fn thousand_queries_are_all_counted() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let zone = format!("many-{}", pair.b.inode());
@@ -270,7 +270,7 @@ fn a_thousand_queries_are_all_there() {
 }
 
 #[test]
-fn long_names_make_fewer_rows_and_not_a_longer_answer_unless_asked() {
+fn long_names_reduce_rows_to_fit_the_budget() {
     const ANSWER_BYTES: usize = 8_000;
     let _alone = without_scans();
     let (pair, daemon) = (Pair::new(), Daemon::start());
@@ -290,7 +290,7 @@ fn long_names_make_fewer_rows_and_not_a_longer_answer_unless_asked() {
 }
 
 #[test]
-fn nothing_is_attached_when_no_window_is_open_and_other_traffic_is_no_query() {
+fn nothing_is_attached_without_a_window() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let mut client = Client::connect(&daemon.socket);
     let server = echo_server(&pair.b, B);

@@ -67,7 +67,7 @@ fn to(address: &str, port: u16) -> SocketAddr {
 }
 
 #[test]
-fn a_closed_tcp_port() {
+fn closed_tcp_port() {
     for (address, place) in [(B, "tcp_v4_rcv"), (B6, "tcp_v6_rcv")] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let answer = answer_to(&daemon, || assert!(connect(&pair.a, to(address, 81)).is_err()));
@@ -81,7 +81,7 @@ fn a_closed_tcp_port() {
 
 // In guests.
 #[test]
-fn a_closed_udp_port_counts_every_datagram() {
+fn closed_udp_port_counts_every_datagram() {
     let daemon = Daemon::start();
     // The function, and the one that it is a part of since Linux 7.
     let cases = [(B, ["__udp4_lib_rcv", "udp_rcv"]), (B6, ["__udp6_lib_rcv", "udpv6_rcv"])]
@@ -105,7 +105,7 @@ fn a_closed_udp_port_counts_every_datagram() {
 
 // In guests.
 #[test]
-fn a_firewall_on_input_and_output() {
+fn firewall_on_input_and_output() {
     let daemon = Daemon::start();
     let cases = [("input", "tcp"), ("input", "udp"), ("output", "tcp"), ("output", "udp")].map(|(hook, protocol)| {
         let pair = Pair::new();
@@ -135,7 +135,7 @@ fn a_firewall_on_input_and_output() {
 }
 
 #[test]
-fn a_firewall_on_forward_and_on_loopback() {
+fn firewall_on_forward_and_loopback() {
     let (net, daemon) = (Routed::new(), Daemon::start());
     nft(&net.router, "forward", "udp dport 84 drop");
     nft(&net.b, "input", "iif lo udp dport 84 drop");
@@ -151,7 +151,7 @@ fn a_firewall_on_forward_and_on_loopback() {
 }
 
 #[test]
-fn a_full_accept_queue() {
+fn full_accept_queue() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let listener = pair.b.enter(|| {
@@ -178,7 +178,7 @@ fn a_full_accept_queue() {
 }
 
 #[test]
-fn syn_cookies_are_counted_and_no_drop() {
+fn syn_cookies_are_counted_without_a_drop() {
     let pair = Pair::new();
     pair.b.run("sysctl -qw net.ipv4.tcp_syncookies=2"); // always, not only when the queue is full
     let daemon = daemon_for(TOOL, &pair.b);
@@ -190,7 +190,7 @@ fn syn_cookies_are_counted_and_no_drop() {
 
 // In guests, since Linux 6.12.
 #[test]
-fn a_full_udp_receive_buffer_is_its_owners() {
+fn full_udp_receive_buffer_names_its_owner() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let receiver = pair.b.enter(|| UdpSocket::bind((B, 86)).unwrap());
     sockopt::set_socket_recv_buffer_size(&receiver, 2_304).unwrap();
@@ -202,12 +202,12 @@ fn a_full_udp_receive_buffer_is_its_owners() {
 }
 
 #[test]
-fn a_full_queueing_discipline() {
+fn full_queueing_discipline() {
     full_queue(&["tc qdisc add dev v0 root tbf rate 100kbit burst 2000 limit 3000"]);
 }
 
 #[test]
-fn a_class_that_is_limited_to_a_rate() {
+fn rate_limited_class() {
     full_queue(&[
         "tc qdisc add dev v0 root handle 1: htb default 1",
         "tc class add dev v0 parent 1: classid 1:1 htb rate 100kbit burst 2000",
@@ -231,7 +231,7 @@ fn full_queue(tc: &[&str]) {
 }
 
 #[test]
-fn a_full_connection_tracking_table_is_told_from_a_rule() {
+fn full_conntrack_table_is_not_a_rule() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     nft(&pair.b, "input", "ct state new accept");
@@ -246,7 +246,7 @@ fn a_full_connection_tracking_table_is_told_from_a_rule() {
 }
 
 #[test]
-fn programs_at_tc_and_xdp() {
+fn drops_by_tc_and_xdp_programs() {
     const TC_ACT_SHOT: i32 = 2;
     const XDP_DROP: i32 = 1;
     let cases = [
@@ -293,7 +293,7 @@ fn scan(pair: &Pair, ports: usize) {
 }
 
 #[test]
-fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
+fn scan_is_counted_and_leaves_room_for_others() {
     const PACKETS: usize = 30_000;
     let (pair, daemon) = (Pair::new(), Daemon::start());
     nft(&pair.b, "input", "udp dport 7 drop");
@@ -310,7 +310,7 @@ fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
 }
 
 #[test]
-fn what_a_scan_took_is_free_when_its_windows_have_ended_though_others_are_open() {
+fn scan_slots_are_freed_when_their_windows_end() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let _scanning = scanning();
     let open = || daemon.watch(TOOL, json!({"limit": 10_000}));
@@ -327,7 +327,7 @@ fn what_a_scan_took_is_free_when_its_windows_have_ended_though_others_are_open()
 }
 
 #[test]
-fn where_nothing_is_wrong_nothing_is_shown() {
+fn clean_traffic_has_no_drops() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = echo_server(&pair.b, B);
     let answer = answer_to(&daemon, || {
@@ -344,7 +344,7 @@ fn where_nothing_is_wrong_nothing_is_shown() {
 }
 
 #[test]
-fn windows_share_a_program_and_get_the_same() {
+fn windows_share_a_program_and_its_counts() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let mut client = Client::connect(&daemon.socket);
     let windows = [(); 3].map(|()| daemon.watch(TOOL, json!({"limit": 10_000})));

@@ -35,7 +35,7 @@ fn knock(netns: &Netns, to: SocketAddr) {
 }
 
 #[test]
-fn stuck_one_of_many_listeners_is_blamed() {
+fn stuck_listener_among_many_is_named() {
     let (pair, other) = (Pair::new(), Netns::new());
     let at = SocketAddr::new(B6.parse().unwrap(), 7_311);
     let workers: Vec<_> = [4_096, 2, 4_096]
@@ -56,7 +56,7 @@ fn stuck_one_of_many_listeners_is_blamed() {
 }
 
 #[test]
-fn slow_member_of_a_group_is_blamed() {
+fn slow_multicast_member_is_named() {
     let pair = Pair::new();
     let group = SocketAddr::new(Ipv4Addr::new(239, 7, 7, 7).into(), 7_312);
     let role = format!("udp-join {} {}", group.ip(), group.port());
@@ -85,7 +85,7 @@ fn slow_member_of_a_group_is_blamed() {
 }
 
 #[test]
-fn listener_of_another_namespace_does_not_listen_here() {
+fn listener_of_another_namespace_is_separate() {
     let (pair, other) = (Pair::new(), Netns::new());
     let at = SocketAddr::new(B.parse().unwrap(), 7_313);
     let _elsewhere = other.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).unwrap());

@@ -99,7 +99,7 @@ fn until_nothing_moves(pair: &Pair) {
 }
 
 #[test]
-fn a_waiting_connection_counts_from_the_windows_start_and_is_its_listeners() {
+fn waiting_connection_is_credited_to_its_listener() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 1, 10_000); // before the window
@@ -123,7 +123,7 @@ fn a_waiting_connection_counts_from_the_windows_start_and_is_its_listeners() {
 }
 
 #[test]
-fn waiting_connections_beyond_those_that_are_read_are_counted() {
+fn unread_waiting_connections_are_counted() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 200, 1_000);
@@ -149,7 +149,7 @@ fn waiting_connections_beyond_those_that_are_read_are_counted() {
 }
 
 #[test]
-fn an_orphan_is_followed_from_window_to_window() {
+fn orphan_is_counted_in_each_window() {
     for last_ack in [false, true] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let mut ends = None;
@@ -175,7 +175,7 @@ fn an_orphan_is_followed_from_window_to_window() {
 }
 
 #[test]
-fn orphans_of_before_are_counted() {
+fn old_orphans_are_counted() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (mut peer, _) = orphan(&pair, false);
     for tool in ["top_traffic", "profile_tcp"] {
@@ -186,7 +186,7 @@ fn orphans_of_before_are_counted() {
 }
 
 #[test]
-fn windows_that_overlap_each_have_their_part_of_an_orphan() {
+fn overlapping_windows_share_an_orphan() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let window = || daemon.watch("top_traffic", json!({"group_by": "connection", "protocol": "tcp", "limit": 10_000}));
     let long = window();
@@ -201,7 +201,7 @@ fn windows_that_overlap_each_have_their_part_of_an_orphan() {
 }
 
 #[test]
-fn trace_connections_lists_what_waits_and_what_is_orphaned() {
+fn trace_connections_lists_waiting_and_orphaned() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (_listener, at) = listener(&pair);
     let mut kept = None;
@@ -240,7 +240,7 @@ fn owner<'a>(row: &'a Value, netns: &Netns) -> &'a Value {
 }
 
 #[test]
-fn profile_tcp_counts_what_waits_and_what_is_orphaned() {
+fn profile_tcp_counts_waiting_and_orphaned() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (_listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 150, 100); // before the window
@@ -265,7 +265,7 @@ fn profile_tcp_counts_what_waits_and_what_is_orphaned() {
 }
 
 #[test]
-fn round_trips_of_an_earlier_window_are_not_of_this_one() {
+fn rtts_of_an_earlier_window_are_excluded() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (listener, at) = listener(&pair);
     // What waits to be accepted when a window ends is not reached by the program that forgets.

@@ -4,7 +4,7 @@ use super::*;
 
 // In guests.
 #[test]
-fn a_super_packet_counts_as_the_packets_that_it_is_on_the_wire() {
+fn super_packet_counts_as_wire_packets() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
@@ -96,7 +96,7 @@ fn tunnel(pair: &Pair, kind: &str, outer: [&str; 2]) -> bool {
 }
 
 #[test]
-fn a_tunnels_super_packet_repeats_both_headers_whatever_the_tunnel() {
+fn tunnel_super_packet_counts_both_headers() {
     /// Header lengths; TCP's with time stamps.
     const ETHERNET: u64 = 14;
     const IPV4: u64 = 20;
@@ -153,7 +153,7 @@ fn in_both_directions(pair: &Pair, kind: &str, address: &str, headers: u64) {
 
 // In guests, since Linux 6.1.
 #[test]
-fn datagrams_that_are_sent_in_one_piece_repeat_a_tunnels_headers() {
+fn udp_segment_in_a_tunnel_counts_both_headers() {
     const SEGMENT: usize = 1_000;
     const COUNT: usize = 40;
     let pair = Pair::new();

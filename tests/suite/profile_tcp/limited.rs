@@ -38,7 +38,7 @@ fn limit(pair: (&Netns, &Netns), address: &str, reads: bool, write: impl FnOnce(
 const TIME: Duration = Duration::from_millis(1_800);
 
 #[test]
-fn a_reader_that_does_not_read_limits_its_sender() {
+fn idle_reader_limits_its_sender() {
     let pair = Pair::new();
     let row = limit((&pair.a, &pair.b), B, false, |stream| write_for(stream, TIME, 65_536, Duration::ZERO));
     assert_eq!(row["limited_by"], "receiver", "{row:#}");
@@ -46,7 +46,7 @@ fn a_reader_that_does_not_read_limits_its_sender() {
 }
 
 #[test]
-fn a_small_send_buffer_limits_its_sender() {
+fn small_send_buffer_limits_its_sender() {
     let pair = SlowPair::new(Duration::from_millis(20));
     let row = limit((&pair.a, &pair.b), SLOW_B, true, |stream| {
         rustix::net::sockopt::set_socket_send_buffer_size(stream, 4_096).unwrap();
@@ -56,7 +56,7 @@ fn a_small_send_buffer_limits_its_sender() {
 }
 
 #[test]
-fn a_small_congestion_window_is_the_networks() {
+fn small_congestion_window_counts_as_network() {
     let pair = SlowPair::new(Duration::from_millis(10));
     pair.a.ip("route change 10.78.0.0/24 dev slow cwnd lock 10");
     let measure = || limit((&pair.a, &pair.b), SLOW_B, true, |stream| write_for(stream, TIME, 65_536, Duration::ZERO));
@@ -67,7 +67,7 @@ fn a_small_congestion_window_is_the_networks() {
 }
 
 #[test]
-fn a_sender_with_little_to_say_limits_itself() {
+fn slow_writer_is_limited_by_application() {
     let pair = SlowPair::new(Duration::from_millis(10));
     let row = limit((&pair.a, &pair.b), SLOW_B, true, |stream| {
         write_for(stream, TIME, 100, Duration::from_millis(50));

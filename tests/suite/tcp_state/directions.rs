@@ -91,7 +91,7 @@ fn sorted(mut said: [Value; 3]) -> [Value; 3] {
 
 // In guests.
 #[test]
-fn accepted_connections_are_inbound_whatever_the_backlog_and_whatever_became_of_the_listener() {
+fn accepted_connections_are_inbound() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     // IPv4 and IPv6, one address and all; one byte at a time, too.
@@ -120,7 +120,7 @@ fn accepted_connections_are_inbound_whatever_the_backlog_and_whatever_became_of_
 }
 
 #[test]
-fn a_client_that_binds_first_is_outbound() {
+fn bound_client_is_outbound() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     for (number, from) in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "127.0.0.2:7119"].into_iter().enumerate() {
@@ -142,7 +142,7 @@ fn a_client_that_binds_first_is_outbound() {
 }
 
 #[test]
-fn a_connection_that_is_half_closed_keeps_its_direction() {
+fn half_closed_connection_keeps_its_direction() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     for (service, server_first) in [(7_120, true), (7_121, false)] {
@@ -167,7 +167,7 @@ fn a_connection_that_is_half_closed_keeps_its_direction() {
 }
 
 #[test]
-fn both_ends_of_a_simultaneous_open_and_a_socket_that_connects_to_itself_are_outbound() {
+fn simultaneous_open_and_self_connect_are_outbound() {
     let pair = SlowPair::new(Duration::from_millis(100));
     let daemon = Daemon::start();
     let (a, b) = ((SLOW_A, 7_130), (SLOW_B, 7_131));

@@ -39,7 +39,7 @@ fn high_rtt(acknowledges: Acknowledges, bytes: usize, every: Duration) -> Vec<Va
 const NONE: [Value; 0] = [];
 
 #[test]
-fn a_timer_of_200_ms_is_not_the_way() {
+fn delayed_ack_timer_is_not_high_rtt() {
     let late = Acknowledges { after: Duration::from_millis(200), at_once: 2 };
     assert_eq!(high_rtt(late, 14, Duration::from_millis(300)), NONE, "one small segment at a time");
     assert_eq!(high_rtt(late, 1_460, Duration::from_millis(300)), NONE, "one full segment at a time");

@@ -59,7 +59,7 @@ fn is_among(seen: &[Value], limit: &str) -> bool {
 }
 
 #[test]
-fn a_cork_is_the_applications() {
+fn tcp_cork_counts_as_application() {
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(5)), Daemon::start());
     let stream = to_a_reader(&pair);
     sockopt::set_tcp_cork(&stream, true).unwrap();
@@ -75,7 +75,7 @@ fn a_cork_is_the_applications() {
 }
 
 #[test]
-fn a_pace_that_the_application_asked_for_is_its_own() {
+fn requested_pacing_counts_as_application() {
     const SO_MAX_PACING_RATE: libc::c_int = 47;
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(5)), Daemon::start());
     let stream = to_a_reader(&pair);
@@ -97,7 +97,7 @@ fn a_pace_that_the_application_asked_for_is_its_own() {
 
 /// Most segments come while the window is full; most of the time nothing comes, and the last few bytes wait for Nagle.
 #[test]
-fn what_takes_the_time_counts_and_not_how_many_segments_came() {
+fn limited_by_weighs_time_instead_of_segments() {
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::start());
     let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
     let mut stream = connect(&pair.a, listener.local_addr().unwrap()).unwrap();

@@ -13,7 +13,7 @@ use crate::harness::{slow::*, *};
 
 // In guests.
 #[test]
-fn a_connection_that_dies_of_silence_had_been_established() {
+fn timed_out_connection_was_established() {
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::start());
     let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
     let to = listener.local_addr().unwrap();

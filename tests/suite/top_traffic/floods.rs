@@ -13,7 +13,7 @@ fn flood(netns: &Netns, to: SocketAddr, sockets: u64) {
 }
 
 #[test]
-fn a_flood_of_sockets_is_not_tracked_but_counted() {
+fn socket_flood_is_counted_untracked() {
     let _flooding = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();
@@ -37,7 +37,7 @@ fn a_flood_of_sockets_is_not_tracked_but_counted() {
 
 /// However long some window is always open.
 #[test]
-fn slots_of_sockets_are_free_when_the_windows_that_saw_them_have_ended_though_others_are_open() {
+fn socket_slots_are_freed_when_their_windows_end() {
     let _flooding = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();

@@ -27,7 +27,7 @@ fn sum(bytes: [(&str, (u64, u64)); 3]) -> BTreeMap<String, (u64, u64)> {
 
 // In guests, since Linux 6.3.
 #[test]
-fn a_socket_that_sends_to_remotes_in_turn_has_a_row_for_each() {
+fn udp_sender_has_a_row_per_remote() {
     for (prefix, any) in [("10.71.0.", "0.0.0.0"), ("fd71::", "::")] {
         let (netns, daemon) = (with_addresses(prefix), Daemon::start());
         for closes in [false, true] {
@@ -49,7 +49,7 @@ fn a_socket_that_sends_to_remotes_in_turn_has_a_row_for_each() {
 }
 
 #[test]
-fn a_connected_socket_may_send_elsewhere_and_be_connected_anew() {
+fn connected_udp_socket_may_send_and_reconnect() {
     let (netns, daemon) = (with_addresses("10.72.0."), Daemon::start());
     let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let to = |host: u8| SocketAddr::from(([10, 72, 0, host], 9));
@@ -76,7 +76,7 @@ fn socket_row<'a>(answer: &'a Value, netns: &Netns, socket: &UdpSocket) -> &'a V
 
 // In guests, since Linux 6.3.
 #[test]
-fn a_server_that_asks_who_sent_has_a_row_for_each() {
+fn udp_server_has_a_row_per_sender() {
     let (netns, daemon) = (with_addresses("10.73.0."), Daemon::start());
     let server = netns.enter(|| UdpSocket::bind("10.73.0.4:0").unwrap());
     let to = server.local_addr().unwrap();
@@ -100,7 +100,7 @@ fn a_server_that_asks_who_sent_has_a_row_for_each() {
 }
 
 #[test]
-fn threads_that_share_a_socket_do_not_mix_their_remotes() {
+fn threads_sharing_a_socket_keep_remotes_separate() {
     let (netns, daemon) = (with_addresses("10.74.0."), Daemon::start());
     let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let answer = measure(&daemon, question("remote"), || {
@@ -125,7 +125,7 @@ fn threads_that_share_a_socket_do_not_mix_their_remotes() {
 }
 
 #[test]
-fn a_socket_with_very_many_remotes_leaves_room_for_others() {
+fn socket_with_many_remotes_leaves_room_for_others() {
     const REMOTES: u32 = 6_000;
     let _flooding = scanning();
     let netns = Netns::new();
@@ -152,7 +152,7 @@ fn a_socket_with_very_many_remotes_leaves_room_for_others() {
 
 // In guests, since Linux 6.3.
 #[test]
-fn a_receiver_that_does_not_ask_who_sends_is_counted_in_limits() {
+fn receiver_without_source_address_is_in_limits() {
     let (netns, daemon) = (with_addresses("10.75.0."), Daemon::start());
     let receiver = netns.enter(|| UdpSocket::bind("10.75.0.2:0").unwrap());
     let sender = netns.enter(|| UdpSocket::bind("10.75.0.1:0").unwrap());
@@ -173,7 +173,7 @@ fn a_receiver_that_does_not_ask_who_sends_is_counted_in_limits() {
 }
 
 #[test]
-fn rows_by_unit_say_where_cgroup_v1_may_know_more() {
+fn unit_rows_state_the_cgroup_v1_limit() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let v1 = !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();

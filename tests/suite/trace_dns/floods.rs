@@ -19,7 +19,7 @@ fn other_datagrams() -> Vec<Vec<u8>> {
 
 // In guests.
 #[test]
-fn what_is_no_dns_takes_no_place_of_queries() {
+fn non_dns_packets_take_no_query_slots() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B6, 53);
     const NOBODY: &str = "fd77::3"; // no server has it, and its neighbor is known: senders do not wait for one
@@ -40,7 +40,7 @@ fn what_is_no_dns_takes_no_place_of_queries() {
 }
 
 #[test]
-fn a_long_stream_to_port_53_takes_no_place_of_queries() {
+fn long_stream_to_port_53_takes_no_query_slots() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B6, 53);
     let sink = pair.b.enter(|| TcpListener::bind((B, 53)).unwrap());
@@ -60,7 +60,7 @@ fn a_long_stream_to_port_53_takes_no_place_of_queries() {
 }
 
 #[test]
-fn beyond_its_limit_a_window_says_what_it_has_not_looked_at_and_judges_no_query_by_it() {
+fn full_window_counts_unread_messages() {
     const QUERIES: u16 = 10_000;
     const KEPT: u64 = 8_192;
     let _alone = scanning(); // it fills the windows of others, too
@@ -87,7 +87,7 @@ fn beyond_its_limit_a_window_says_what_it_has_not_looked_at_and_judges_no_query_
 }
 
 #[test]
-fn a_flood_that_outruns_the_reader_does_not_keep_windows_open() {
+fn flood_faster_than_the_reader_ends_with_the_window() {
     let _flood = scanning();
     let (pair, daemon) = (Pair::new(), Daemon::own());
     let mut client = Client::connect(&daemon.socket);

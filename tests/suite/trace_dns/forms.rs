@@ -47,7 +47,7 @@ fn assert_answered(answer: &Value, count: usize) {
 }
 
 #[test]
-fn answers_in_fragments_and_behind_extension_headers() {
+fn fragmented_and_extended_answers_are_matched() {
     for (address, options) in [(B, None), (B6, None), (B6, Some(4)), (B6, Some(60)), (B6, Some(244))] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let mtu = if address == B { 576 } else { 1_280 };
@@ -112,7 +112,7 @@ fn messages_of_all_kinds_are_matched() {
 /// Pipelined queries and their answers: all in one write, and cut anywhere, the length of a message included.
 // In guests, since Linux 6.12.
 #[test]
-fn many_messages_share_segments_of_tcp() {
+fn messages_sharing_tcp_segments_are_parsed() {
     const QUERIES: u16 = 60;
     for (address, records, cut) in [(B, 0, None), (B6, 9, None), (B, 2, Some(1)), (B6, 1, Some(777))] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
@@ -149,7 +149,7 @@ fn many_messages_share_segments_of_tcp() {
 
 /// Segments of a stream as they come through a network that changes their order and doubles some.
 #[test]
-fn segments_of_tcp_that_come_out_of_order_or_again() {
+fn reordered_and_repeated_tcp_segments_are_parsed() {
     const QUERIES: u16 = 12;
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let zone = format!("disorder-{}", pair.b.inode());

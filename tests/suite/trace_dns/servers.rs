@@ -18,7 +18,7 @@ fn at(answer: &Value, zone: &str, address: &str) -> Vec<(String, bool)> {
 
 // In guests.
 #[test]
-fn a_name_asked_of_all_servers_at_once_is_answered_by_who_answered() {
+fn parallel_queries_are_matched_to_the_answering_server() {
     for (alive, silent) in [(B, "10.77.0.3"), (B6, "fd77::3")] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let prefix = if alive == B { 24 } else { 64 };
@@ -56,7 +56,7 @@ fn a_name_asked_of_all_servers_at_once_is_answered_by_who_answered() {
 }
 
 #[test]
-fn network_namespaces_with_the_same_addresses_are_told_apart() {
+fn namespaces_with_equal_addresses_stay_separate() {
     const PORT: u16 = 40_123;
     let (daemon, alive, dead) = (Daemon::start(), Netns::new(), Netns::new());
     [&alive, &dead].iter().for_each(|netns| drop(netns.ip("link set lo up")));
@@ -82,7 +82,7 @@ fn network_namespaces_with_the_same_addresses_are_told_apart() {
 
 /// As in a cluster: the client asks an address that a router translates to the server's.
 #[test]
-fn a_translation_is_one_query_beside_the_server_that_it_leads_to() {
+fn translated_query_counts_once() {
     const SERVICE: &str = "10.96.0.10";
     let (near, far, daemon) = (Pair::new(), Netns::new(), Daemon::start());
     let router = &near.b;
@@ -117,7 +117,7 @@ fn a_translation_is_one_query_beside_the_server_that_it_leads_to() {
 }
 
 #[test]
-fn queries_that_a_translation_gives_another_port_are_counted() {
+fn port_translated_queries_are_counted() {
     for (family, loopback) in [("ip", "127.0.0.1"), ("ip6", "::1")] {
         let (netns, daemon) = (Netns::new(), Daemon::start());
         netns.ip("link set lo up");

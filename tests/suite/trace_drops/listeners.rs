@@ -4,7 +4,7 @@ use super::*;
 use crate::processes::Process;
 
 #[test]
-fn overflows_of_a_container_are_told_from_syns_without_a_way_back() {
+fn container_overflows_exclude_unroutable_syns() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     // Its child closes nothing either, and nobody accepts: 128 connections wait, and one more.

@@ -13,7 +13,7 @@ fn until_dead(netns: &Netns, neighbor: &str) {
 }
 
 #[test]
-fn a_small_mtu_a_missing_route_and_a_dead_neighbor_behind_a_router() {
+fn small_mtu_missing_route_and_dead_neighbor_at_a_router() {
     let (net, daemon) = (Routed::new(), Daemon::start());
     net.router.ip("link set r0 mtu 1000");
     ask_for_neighbors_quickly(&net.router, "r0");
@@ -40,7 +40,7 @@ fn a_small_mtu_a_missing_route_and_a_dead_neighbor_behind_a_router() {
 }
 
 #[test]
-fn a_dead_neighbor_of_a_process() {
+fn dead_neighbor_of_a_process() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
     ask_for_neighbors_quickly(&pair.a, "v0");
