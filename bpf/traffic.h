@@ -21,8 +21,7 @@ struct socket_bytes {
 	char comm[16];
 	struct endpoints endpoints;
 	__u32 window; /* TCP: the newest window when it was opened; 0 = before monitoring */
-	__u32
-	    unread; /* not 0: the number of waiting connections of a listener, or of sockets of a ring, without a row */
+	__u32 unread; /* not 0: connections of this listener, or sockets of this ring, without a row */
 	__u8 protocol;
 	__u8 claim; /* enum claim */
 	__u8 orphan;
