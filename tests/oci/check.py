@@ -16,7 +16,7 @@ import yaml
 SIZE_MAX = 25_000_000
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAME = f"netmon-check-{os.getpid()}"
-# In a mount namespace that sees only cgroup2, which is the only kind that the runtime knows.
+# In a mount namespace with only cgroup2, the only version that the runtime supports.
 UNIFIED = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\""
 
 
@@ -24,7 +24,7 @@ def limits_of_this_host():
     """Flags without which no container starts here, and the keys of a service that go with them."""
     if not pathlib.Path("/sys/fs/cgroup/unified").exists() and pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return [], set()
-    # Podman would ask for more than this; less may always be asked for.
+    # Podman's default is higher than this; a lower limit is always allowed.
     return ["--cgroups=disabled", "--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096"], {"pid"}
 
 

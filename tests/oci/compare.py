@@ -14,7 +14,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-# Where the libraries are: of Nix, and of the system on which the Containerfile's image was built.
+# The library folders: of Nix, and of the system that built the Containerfile's image.
 LIBRARIES = ("nix", "lib", "lib64", "usr/lib")
 
 

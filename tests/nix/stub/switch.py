@@ -32,7 +32,7 @@ def main():
         if not after.exists():
             stop.append(before.name)
         elif before.read_text() == after.read_text() or before.suffix != ".service":
-            continue  # of a socket that changed NixOS does nothing
+            continue  # NixOS ignores a changed socket
         elif "X-StopIfChanged=false" in after.read_text().splitlines():
             restart.append(before.name)
         else:

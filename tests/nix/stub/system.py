@@ -57,7 +57,7 @@ def activation(out, wanted):
         for member in it["members"]:
             yield f"usermod -aG {group} {member}"
     yield "ln -sfn {0} /run/current-system; ln -sfn {0} /etc/current-system".format(out)
-    # Units are links into the store: systemd then sees the new ones, and a unit that is gone is gone.
+    # Units are links into the store: systemd then sees the new ones, and removed units disappear.
     yield "find /etc/systemd/system -lname '/nix/store/*' -delete"
     for folder, _, names in os.walk(out / "etc"):
         for name in names:

@@ -31,13 +31,13 @@ from script import run_script
 
 CACHE = guest.ROOT / "target/vm"
 SCRIPTS = Path(__file__).parent.parent
-# Bounds, for a busy machine; one that does nothing else needs a fifth of them.
+# Limits for a busy machine; an idle one needs a fifth of them.
 TEST_SECONDS = 90
 KERNEL_SECONDS = 900
-# Guests of one kernel, among which its tests are shared out: most of a test's time is a window's, and costs nothing.
+# Guests per kernel, which share its tests: most of a test's time is its window, which costs nothing.
 GUESTS = 2
-# A window is a length of time, and an emulated processor that has to wait for a real one can miss it. What is wrong
-# with the kernel, or with us, is wrong twice.
+# A window is a length of time, and an emulated processor that waits for a real one can miss it. A fault of the kernel
+# or of our code fails twice.
 ATTEMPTS = 2
 
 
@@ -113,7 +113,7 @@ def test_kernels(names, programs):
             return list(pool.map(functools.partial(test_kernel, programs=programs), names))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            Machine.end_all()  # whose tests fail at once then
+            Machine.end_all()  # the tests of these guests fail at once then
             raise
 
 

@@ -11,7 +11,7 @@ from initramfs import Archive
 FILES = Path(__file__).parent.parent / "guest"
 ROOT = Path(__file__).parents[3]
 
-# Real programs, where busybox has none or a poorer one.
+# Real programs that busybox lacks or simplifies.
 PROGRAMS = "bash ip nft nsenter setpriv ss stty tc timeout unshare".split()
 FOLDERS = "proc sys dev run tmp root system var/empty usr/local/bin".split()
 SMALL = {
@@ -21,7 +21,7 @@ SMALL = {
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
     "etc/nsswitch.conf": "hosts: files\n",
 }
-# Of the guests with systemd. The service listens for others, so it asks them for a token.
+# For the guests with systemd. The service listens on the network, so it requires a token.
 NODES = {"client": "192.168.1.1", "server": "192.168.1.2"}
 INSTALLED = {
     "etc/hosts": "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in NODES.items()),
@@ -74,7 +74,7 @@ def small(kernel, programs, path):
         archive.text(name, text)
     for name, (built, stripped) in programs.items():
         archive.program(f"usr/bin/{name}", stripped)
-        archive.link(built, f"/usr/bin/{name}")  # where the tests, which know where they were built, look
+        archive.link(built, f"/usr/bin/{name}")  # the tests look where the programs were built
     archive.write(path)
 
 

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-# Debian's two archives, by the label in their Release files; `mirror` says where this machine gets them.
+# Debian's two archives, by the label in their Release files; `mirror` is this machine's source.
 DEBIAN = "Debian"
 SECURITY = "Debian-Security"
 
-# Name → archive, suite and package: the newest version of those that match. Old suites and versions leave the
-# archive in time, so only 6.1 and 6.12, which Debian 12 itself has, are always tested.
+# Name → archive, suite and package: the newest matching version. Old suites and versions leave the archive in time, so
+# only 6.1 and 6.12 of Debian 12 are always tested.
 SOURCES = {
     "5.10": (SECURITY, "bullseye-security", r"linux-image-5\.10\.[\d.]+-\d+-cloud-amd64"),
     "6.1": (SECURITY, "bookworm-security", r"linux-image-6\.1\.[\d.]+-\d+-cloud-amd64"),
     "6.12": (SECURITY, "bookworm-security", r"linux-image-6\.12\.\d+\+deb12-cloud-amd64"),
     "6.18": (DEBIAN, "trixie-backports", r"linux-image-6\.18\.\d+\+deb13-cloud-amd64"),
-    # Since 6.19 the kernel and its modules are packages of their own.
+    # Since 6.19 the kernel and its modules are separate packages.
     "7": (DEBIAN, "trixie-backports", r"linux-(?:binary|modules)-7\.[\d.]+\+deb13-cloud-amd64"),
 }
 
-# What the guest gets of a kernel's modules: the network, and the devices that QEMU gives it.
+# The kernel modules for the guest: the network, and QEMU's devices.
 MODULES = (
     "kernel/net",
     "kernel/lib",
@@ -136,7 +136,7 @@ def private_apt(folder, archive, suite):
         f"Dir::State::Lists={folder}/lists",
         f"Dir::Cache={folder}",
         "Acquire::Languages=none",
-        "Acquire::Check-Valid-Until=false",  # a suite that has reached its end is still what it was
+        "Acquire::Check-Valid-Until=false",  # an expired suite is still the same
         "APT::Sandbox::User=root",
     ]
     apt = lambda tool: [tool, *(word for option in options for word in ("-o", option))]

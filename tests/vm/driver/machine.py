@@ -12,14 +12,14 @@ import subprocess
 import threading
 import time
 
-# thread=single: with one thread a processor, QEMU 7.2 races with the kernel's patching of its own code, about once
-# in a hundred boots. Both processors exist all the same, so per-CPU maps are tested.
+# thread=single: with one thread per processor, QEMU 7.2 races with the kernel's patching of its own code, about once in
+# a hundred boots. Both processors still exist, so per-CPU maps are tested.
 QEMU = (
     "qemu-system-x86_64 -M pc -cpu max -accel tcg,thread=single -smp 2 -m 1G -nodefaults -display none -no-reboot "
     "-serial stdio -device virtio-serial -device virtio-rng-pci"
 )
-# no_timer_check: where the host is busy, the kernel takes a late interrupt for a broken timer, and panics.
-# The rest only saves time: self-tests of the kernel's, and what waits for hardware that is not there.
+# no_timer_check: on a busy host the kernel takes a late interrupt for a broken timer, and panics.
+# The rest only saves time: self-tests of the kernel, and waiting for absent hardware.
 COMMAND_LINE = (
     "console=ttyS0 panic=-1 quiet no_timer_check net.ifnames=0 mitigations=off nokaslr cryptomgr.notests audit=0 apparmor=0 "
     "initcall_blacklist=load_system_certificate_list,jent_mod_init,crypto_kdf108_init,i8042_init"
@@ -93,7 +93,7 @@ class Machine:
         script = shlex.quote(f"set -euo pipefail; {command}")
         line = f"o=$(timeout {timeout} bash -c {script} </dev/null | base64 -w 0; exit ${{PIPESTATUS[0]}}); echo $? $o\n"
         self.shell.write(line.encode())
-        # The guest's clock ends the command; ours, more patient, ends a guest that hangs.
+        # The guest's clock ends the command; our longer timeout ends a hanging guest.
         code, _, output = self._line(min(self.deadline, time.monotonic() + 2 * timeout + 10)).partition(b" ")
         return int(code), base64.b64decode(output).decode(errors="replace")
 

@@ -2,7 +2,7 @@
 
 import re
 
-# Where the page has it.
+# The place of the table in the page.
 MARKED = re.compile(r"(<!-- kernels: make vm-table -->\n).*(<!-- /kernels -->)", re.S)
 
 

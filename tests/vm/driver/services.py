@@ -12,7 +12,7 @@ from machine import GuestDied, Machine
 from script import run_script
 
 SCRIPTS = Path(__file__).parent.parent
-SECONDS = 1200  # for one script on a busy machine; one that does nothing else needs a fifth of it
+SECONDS = 1200  # for one script on a busy machine; an idle one needs a fifth of it
 
 
 def test(name, programs, cache):
