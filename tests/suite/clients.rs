@@ -1,4 +1,4 @@
-//! Clients that flood, stall, die or may not ask: what they leave behind, which is nothing, and what others notice.
+//! Clients that flood, stall, die or lack permission: they leave nothing behind, and others are served.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -15,7 +15,7 @@ use crate::harness::*;
 const STATUS: &str = "{\"version\":2,\"tool\":\"status\",\"input\":{}}";
 const WINDOW: &str = "{\"version\":2,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"incoming\",\"interface\":\"lo\",\"duration\":60}}\n";
 
-/// What `/proc` says that the daemon has of something that must not grow.
+/// The daemon's count in `/proc` of a resource that must not grow.
 fn descriptors(daemon: &Daemon) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count()
 }
@@ -24,7 +24,7 @@ fn threads(daemon: &Daemon) -> usize {
     std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().count()
 }
 
-/// The only error in a line of the daemon's.
+/// The only error in a line of the daemon.
 fn error(line: &str) -> Value {
     serde_json::from_str::<Value>(line).unwrap()["error"].clone()
 }
@@ -53,7 +53,7 @@ fn killed_clients_leave_nothing_attached() {
 #[test]
 fn request_flood_is_refused_and_others_are_served() {
     let daemon = Daemon::start();
-    // As many silent connections as one user may have.
+    // The maximal number of silent connections of one user.
     let silent: Vec<_> =
         (0..limits::REQUESTS_OF_A_USER).map(|_| UnixStream::connect(&daemon.socket).unwrap()).collect();
     let refused =
@@ -77,7 +77,7 @@ fn silent_connection_times_out() {
     stream.write_all(b"{\"version\"").unwrap();
     let begun = Instant::now();
     let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer); // an end, or a reset for what was not read
+    let _ = stream.read_to_string(&mut answer); // an end, or a reset for unread data
     assert!(begun.elapsed() < limits::REQUEST_TIME + Duration::from_secs(5), "{:?}", begun.elapsed());
     until("the thread is given back", || (threads(&daemon) == 1).then_some(()));
 }
@@ -137,7 +137,7 @@ fn request_is_one_structured_log_line() {
     assert!(fields["error"] == "invalid input" && !line.contains("payload0"), "{line}");
     assert_eq!(fields["pid"], std::process::id(), "{line}");
     assert!(fields["ms"].is_u64() && fields["bytes"].is_u64(), "{line}");
-    // Ten times what the log takes a second.
+    // Ten times the log's limit per second.
     for _ in 0..limits::LOG_LINES_PER_SECOND * 10 {
         ask(&socket, STATUS).unwrap();
     }

@@ -1,4 +1,4 @@
-//! The command line, as a person and as a script: Ctrl-C, pipes that close, disks that are full, what it teaches.
+//! The command line, for people and scripts: Ctrl-C, closed pipes, full disks, help.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +37,7 @@ fn run_in_shell(line: &str) -> Output {
     Command::new("bash").args(["-c", line]).stdin(Stdio::null()).output().unwrap()
 }
 
-/// The connection on which a question comes, and not the one that only looks whether somebody is there.
+/// The connection with a request; another one only probes for a server.
 fn asked(listener: &UnixListener) -> UnixStream {
     loop {
         let (stream, _) = listener.accept().unwrap();
@@ -107,13 +107,13 @@ fn second_ctrl_c_cancels() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130), "what has no window is cancelled at once");
 }
 
-/// What a command prints on a terminal of so many columns.
+/// The output of a command on a terminal with this number of columns.
 fn on_a_terminal(mut command: Command, columns: u16) -> String {
     let (ours, its) = terminal(columns);
     let mut child = command.stdout(its).stderr(Stdio::null()).spawn().unwrap();
-    drop(command); // with its copy of the terminal: the last one to close it ends the reading
+    drop(command); // with its copy of the terminal: reading ends when the last copy is closed
     let mut text = Vec::new();
-    let _ = File::from(ours).read_to_end(&mut text); // EIO, and not an end, when it is closed
+    let _ = File::from(ours).read_to_end(&mut text); // EIO instead of an end, when it is closed
     assert!(child.wait().unwrap().success());
     String::from_utf8(text).unwrap().replace('\r', "")
 }
@@ -140,7 +140,7 @@ fn closed_pipe_is_success_and_full_disk_an_error() {
         let line = format!("{GATEWAY} --socket /none {command} | true; echo ${{PIPESTATUS[0]}}");
         let output = run_in_shell(&line);
         let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-        // A daemon of its own that `status` starts may warn.
+        // A daemon that `status` starts for itself may warn.
         assert!(out == "0\n" && !err.contains("panic") && !err.contains("ipe"), "{command}: {out}{err}");
     }
     for command in ["completions zsh", "man", "tools"] {
@@ -233,9 +233,9 @@ fn watch_redraws_and_ends_with_its_reader() {
         screen.read_until(b'\n', &mut row).unwrap();
         frames += String::from_utf8_lossy(&row).matches("\u{1b}[H").count();
     }
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap(); // as Ctrl-C, of which another test is
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap(); // like Ctrl-C, which another test covers
     let mut rest = Vec::new();
-    let _ = screen.read_to_end(&mut rest); // EIO, and not an end, when it is closed
+    let _ = screen.read_to_end(&mut rest); // EIO instead of an end, when it is closed
     let rest = String::from_utf8(rest).unwrap();
     let (_, after) = rest.split_once("\u{1b}[?1049l").expect("the other screen is left");
     assert!(after.starts_with("All of it, ") && child.wait().unwrap().success(), "{after}");
@@ -282,7 +282,7 @@ fn errors_suggest_fixes_and_have_exit_codes() {
     let (code, text) = fails(here, "snapshot_interfaces interface=none -o ndjson");
     let error: Value = serde_json::from_str(&text).unwrap();
     assert!(code == 1 && error["error"].as_str().unwrap().contains("there are: lo"), "{code} {text}");
-    // Without root there is no daemon to start.
+    // Without root no daemon starts.
     let nobody = |line: &str| {
         let mut command = cli(Path::new("/nonexistent/netmond.sock"), line);
         std::os::unix::process::CommandExt::uid(&mut command, 65534);

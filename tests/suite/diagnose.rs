@@ -1,4 +1,4 @@
-//! `diagnose` as people and scripts meet it: its headline, colour, exit code and counts.
+//! `diagnose` for people and scripts: headline, colour, exit code and counts.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -22,7 +22,7 @@ use crate::{
     harness::*,
 };
 
-/// What a daemon says of a host on which nothing happened for 10 s.
+/// A daemon's sample of a host without events for 10 s.
 fn quiet() -> Value {
     fn saw_nothing<S: Serialize + Default>() -> Value {
         json!({"samples": [S::default()]})
@@ -45,7 +45,7 @@ fn quiet() -> Value {
     })
 }
 
-/// A daemon that gives the same sample to everyone.
+/// A daemon that returns the same sample for every request.
 struct Says {
     socket: PathBuf,
     _folder: TempDir,
@@ -62,7 +62,7 @@ impl Says {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let mut question = String::new();
-                // A connection without a question only looks whether somebody is there.
+                // A connection without a request only probes for a server.
                 if BufReader::new(&stream).read_line(&mut question).unwrap() > 0 {
                     stream.write_all(line.as_bytes()).unwrap();
                 }
@@ -71,7 +71,7 @@ impl Says {
         Says { socket, _folder: folder }
     }
 
-    /// How many checks the structured answer calls judged, and how many there are.
+    /// The number of judged checks in the structured answer, and their total.
     fn checks(&self) -> (u64, u64) {
         let output = cli(&self.socket, "call diagnose --json").output().unwrap();
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -79,7 +79,7 @@ impl Says {
         (count("judged"), count("total"))
     }
 
-    /// The first line that the command line prints, and its exit code.
+    /// The first line of the command line's output, and its exit code.
     fn headline(&self, colour: (&str, &str)) -> (String, Option<i32>) {
         let mut command = cli(&self.socket, "call diagnose --exit-code");
         command.env_remove("NO_COLOR").env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE").env(colour.0, colour.1);
@@ -130,7 +130,7 @@ fn headline_is_yellow_after_skipped_checks() {
     }
 }
 
-/// A listener that accepts nobody, whose queue two clients fill.
+/// A listener that accepts nothing, with a queue filled by two clients.
 struct Full {
     at: SocketAddr,
     _listener: TcpListener,
@@ -143,7 +143,7 @@ fn full() -> Full {
     listen(&listener, 1).unwrap();
     let listener = TcpListener::from(listener);
     let at = listener.local_addr().unwrap();
-    // The kernel takes one more than the backlog.
+    // The kernel accepts one more than the backlog.
     let clients = [(); 2].map(|()| TcpStream::connect(at).unwrap());
     Full { at, _listener: listener, _clients: clients }
 }

@@ -1,10 +1,10 @@
-//! What a question is narrowed to: a process by name or number, a remote, a port. By real traffic of two processes.
+//! Filters of requests: a process by name or number, a remote, a port. With real traffic of two processes.
 
 use serde_json::{Value, json};
 
 use crate::{harness::*, injected::nft, processes::*};
 
-/// Asks each of these questions while `traffic` happens, and returns the answers.
+/// Sends each of these requests during `traffic`, and returns the answers.
 fn asked(daemon: &Daemon, tool: &str, questions: &[Value], traffic: impl FnOnce()) -> Vec<Value> {
     let windows: Vec<_> = questions.iter().map(|question| daemon.watch(tool, question.clone())).collect();
     traffic();

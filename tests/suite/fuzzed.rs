@@ -1,5 +1,5 @@
-//! The parsers of bytes from outside, on the seeds of the fuzzer: real questions, answers and names, and whatever
-//! has ever made one of them fail.
+//! The parsers of bytes from outside, on the fuzzer's seeds: real requests, answers and names, and every input that has
+//! made one fail.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -46,7 +46,7 @@ fn reports_of_real_samples_do_not_panic() {
         let [tool, input, sample] = text.splitn(3, '\n').collect::<Vec<_>>()[..] else { panic!("{name}") };
         let question = Question::named(tool).unwrap_or_else(|| panic!("{name}: no tool {tool}"));
         let input = serde_json::from_str(input).unwrap();
-        // A seed that is refused at once seeds nothing.
+        // An invalid seed is useless for the fuzzer.
         assert!((question.report)(input, sample).is_ok(), "{name} is of another version: capture it again");
     }
 }

@@ -1,4 +1,5 @@
-//! The gateway and its daemon: absent, killed, restarted, foreign, forbidden; the command line; ad hoc.
+//! The gateway and its daemon: absent, killed, restarted, of another release, forbidden; the command line; daemons for
+//! one call.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::harness::*;
 
-/// As an ordinary user, in no group that matters.
+/// As an ordinary user without the group.
 fn as_user(mut command: Command) -> Command {
     command.uid(NOBODY).gid(1);
     command
@@ -37,12 +38,13 @@ fn fails_with(code: i32, output: &Output, words: &[&str]) {
     assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
 }
 
-/// The binaries where an ordinary user can run them.
+/// The binaries, in a folder where an ordinary user can run them.
 fn public_binaries() -> (TempDir, std::path::PathBuf) {
     let folder = TempDir::new().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     for binary in [GATEWAY, DAEMON] {
-        // By a process of its own: a child of another test would inherit the open file, and Linux would not start it.
+        // In a separate process: a child of another test would inherit the open file, and Linux would then refuse to
+        // run it.
         run(&format!("cp {binary} {}", folder.path().display()));
     }
     let gateway = folder.path().join("netmon-mcp");
@@ -71,7 +73,7 @@ fn error_outside_the_group_names_usermod() {
 
 #[test]
 fn group_member_needs_no_root() {
-    let daemon = Daemon::start(); // whose socket is the group nogroup's
+    let daemon = Daemon::start(); // its socket has the group nogroup
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
     command.arg("--socket").arg(&daemon.socket).args(["call", "status", "--json"]).uid(NOBODY).gid(NOBODY);
@@ -177,7 +179,7 @@ fn root_starts_its_daemon_and_drops_privileges() {
     assert_eq!((held(gateway, "Uid:").as_str(), held(gateway, "CapPrm:").as_str()), ("65534", "0000000000000000"));
     let status = client.call("status", json!({})).unwrap();
     assert_eq!((&status["daemon"]["connected"], &status["daemon"]["uid"]), (&json!(true), &json!(NOBODY)), "{status}");
-    // The starter has become the daemon, which has nothing of the caller's.
+    // The starter became the daemon, and has nothing of the caller.
     let daemon = status["daemon"]["pid"].as_u64().unwrap();
     assert_eq!(daemon, u64::from(starter));
     let environment = std::fs::read_to_string(format!("/proc/{daemon}/environ")).unwrap();
@@ -193,13 +195,13 @@ fn root_starts_its_daemon_and_drops_privileges() {
     until("the daemon ends with its gateway", || (!Path::new(&format!("/proc/{daemon}")).exists()).then_some(()));
 }
 
-/// Whatever a gateway is to do: by the time that it could read anything it is not root.
+/// In every mode: before the gateway can read anything, it is not root.
 #[test]
 fn root_is_dropped_before_the_first_read() {
     require_root();
     let folder = open_folder();
     let (settings, socket) = (folder.path().join("settings"), folder.path().join("none.sock"));
-    run(&format!("mkfifo {}", settings.display())); // whoever reads it waits: the process stays as it is then
+    run(&format!("mkfifo {}", settings.display())); // a reader of the FIFO blocks, so the process stays in this state
     for mode in [&[][..], &["stdio"], &["http"], &["call", "status"], &["doctor"], &["--check-config"], &["tools"]] {
         let mut command = Command::new(GATEWAY);
         command.arg("--config").arg(&settings).arg("--socket").arg(&socket).args(mode);
@@ -228,7 +230,7 @@ fn root_refuses_remote_hosts() {
     fails_with(1, &cli(Path::new("/none"), &hosts).output().unwrap(), &["ordinary user", "without sudo"]);
 }
 
-/// What only root can read is not sent anywhere, nor shown.
+/// Data that only root can read is neither sent nor shown.
 #[test]
 fn root_opens_no_caller_files() {
     require_root();

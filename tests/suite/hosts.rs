@@ -1,4 +1,4 @@
-//! Other hosts, through one gateway: over a real sshd on loopback, over HTTP with a token, over a Unix socket.
+//! Other hosts through one gateway: over a real sshd on loopback, over HTTP with a token, over a Unix socket.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{harness::*, http_harness::*};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// An sshd on loopback that lets one key be a remote MCP server, and another one forward ports, and nothing else.
+/// An sshd on loopback. One key is restricted to a remote MCP server, another one to port forwarding.
 struct Sshd {
     child: Child,
     folder: TempDir,
@@ -65,7 +65,7 @@ impl Sshd {
             chown(folder.path().join(file), Some(NOBODY), None).unwrap();
         }
         fs::create_dir_all("/run/sshd").unwrap();
-        // It refuses to be started by its name alone.
+        // sshd requires an absolute path.
         let mut command = Command::new(path_of("sshd"));
         command.args(["-D", "-e", "-f", &path("sshd_config")]).stdin(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("openssh-server is installed");
@@ -120,7 +120,7 @@ fn ssh_forced_command_is_a_remote_server() {
     command.args(["-T", "-F", &sshd.client_config(), "loop", "netmon-mcp"]);
     let mut client = Client::connect_to(command);
     assert_eq!(client.call("status", json!({})).unwrap()["daemon"]["connected"], true);
-    // The forced command is all there is: no shell, no tunnel.
+    // The forced command is the only ability: no shell, no tunnel.
     let output =
         Command::new("ssh").args(["-T", "-F", &sshd.client_config(), "loop", "id"]).stdin(Stdio::null()).output();
     assert!(!String::from_utf8_lossy(&output.unwrap().stdout).contains("uid="));
@@ -176,7 +176,7 @@ fn every_tool_accepts_host_and_hosts_lists_them() {
     assert_eq!(connected, [true, true, true, false], "{states}");
 }
 
-/// The layer of that name of this gateway.
+/// The sandbox layer with that name of this gateway.
 fn layer(client: &mut Client, name: &str) -> serde_json::Value {
     let status = client.call("status", json!({})).unwrap();
     let layers = status["gateway"]["sandbox"].as_array().unwrap();
@@ -202,7 +202,7 @@ fn ssh_sandbox_allows_only_its_files_and_ports() {
     assert!(landlock["detail"].as_str().unwrap().contains("run programs (proxycommand)"), "{landlock}");
 }
 
-/// A Unix socket that leads to another one, and takes so long to do so with the first connection.
+/// A Unix socket that forwards to another one, with a delay for the first connection.
 fn late(target: &std::path::Path, folder: &TempDir, delay: Duration) -> String {
     let (path, target) = (folder.path().join("late.sock"), target.to_owned());
     let listener = UnixListener::bind(&path).unwrap();
@@ -220,7 +220,7 @@ fn late(target: &std::path::Path, folder: &TempDir, delay: Duration) -> String {
     format!("unix:{}", path.display())
 }
 
-/// A host may take as long to be listed as to be asked. The client hears of whom it waits for.
+/// Listing a host has the same timeout as a request. The progress names the pending hosts.
 #[test]
 fn hosts_waits_longer_than_three_seconds() {
     let (daemon, folder) = (Daemon::start(), open_folder());
@@ -267,7 +267,7 @@ fn command_line_lists_hosts() {
     }
 }
 
-/// By HTTP and by ssh: both have a bound of their own, and neither answer is ever whole.
+/// Over HTTP and over ssh: both have a limit, and neither answer is ever complete.
 #[test]
 fn endless_answer_of_a_host_is_cut_off() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
@@ -305,7 +305,7 @@ fn endless_answer_of_a_host_is_cut_off() {
 fn cancelled_call_ends_the_remote_window() {
     let (daemon, far) = (Daemon::start(), Daemon::start());
     let sshd = Sshd::start(&far);
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections and says nothing
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // accepts connections and stays silent
     let mut client = Client::connect_to(gateway(
         &daemon,
         &[

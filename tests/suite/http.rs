@@ -1,4 +1,4 @@
-//! MCP over HTTP: both eras of the protocol, who may come in, and how it ends.
+//! MCP over HTTP: both eras of the protocol, access, and shutdown.
 
 use std::{
     fs,
@@ -102,7 +102,7 @@ fn insecure_no_auth_warns_at_every_start() {
     server.until_logged(&["call", "who=anonymous:loopback"]);
 }
 
-/// Whoever may ask netmond may ask on the default socket, and nobody else.
+/// The default socket admits exactly the users that may ask netmond.
 #[test]
 fn default_listener_is_a_unix_socket_for_the_group() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
@@ -126,7 +126,7 @@ fn default_listener_is_a_unix_socket_for_the_group() {
     assert!(!outsider.status.success(), "{outsider:?}");
 }
 
-/// A path that is given by mistake costs nothing.
+/// A wrong path does no harm.
 #[test]
 fn only_a_socket_is_replaced() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
@@ -167,7 +167,7 @@ fn systemd_socket_activation_works() {
     let daemon = Daemon::start();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = Command::new("sh");
-    // The shell's pid is the gateway's, after exec.
+    // After exec, the shell's pid is the gateway's.
     let line = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" http --insecure-no-auth --socket \"$1\"";
     command.args(["-c", line, GATEWAY]).arg(&daemon.socket);
     let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);

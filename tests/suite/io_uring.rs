@@ -1,5 +1,5 @@
-//! Sockets without a file of a process: those that it uses by a number of its io_uring, registered files and direct
-//! descriptors; and the kernel's own.
+//! Sockets without a process' file: those that it uses by a number of its io_uring (registered files and direct
+//! descriptors), and the kernel's own.
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-/// A ring that has these sockets, and nobody else has them.
+/// A ring that is the only holder of these sockets.
 fn ring_of(sockets: Vec<OwnedFd>) -> IoUring {
     let ring = IoUring::new(8).unwrap();
     let numbers: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
@@ -20,9 +20,9 @@ fn ring_of(sockets: Vec<OwnedFd>) -> IoUring {
     ring
 }
 
-/// Does it, and waits for it.
+/// Runs the operation and waits for it.
 fn perform(ring: &mut IoUring, operation: &squeue::Entry) -> i32 {
-    // SAFETY: what the operation points to lives in the caller, which waits here for its end.
+    // SAFETY: the operation's pointers refer to the caller, which waits here for its end.
     unsafe { ring.submission().push(operation).unwrap() };
     ring.submit_and_wait(1).unwrap();
     ring.completion().next().unwrap().result()
@@ -52,7 +52,7 @@ fn rows<'a>(answer: &'a Value, list: &str, netns: &Netns) -> Vec<&'a Value> {
     answer[list].as_array().unwrap().iter().filter(|row| row["owner"]["netns"] == netns.inode()).collect()
 }
 
-/// The only row of a list in this namespace, which is ours.
+/// The only row of a list in this namespace, which belongs to this test.
 fn row<'a>(answer: &'a Value, list: &str, netns: &Netns) -> &'a Value {
     let rows = rows(answer, list, netns);
     assert_eq!(rows.len(), 1, "{answer:#}");
@@ -68,7 +68,7 @@ fn registered_io_uring_socket_has_owner_bytes_and_queues() {
         let (mut client, server) = ends(&pair, address);
         let port = client.peer_addr().unwrap().port();
         let mut ring = ring_of(vec![server.into()]);
-        let daemon = Daemon::start(); // which has not seen who opened the sockets
+        let daemon = Daemon::start(); // it has not seen the opening of the sockets
         let mut asking = Client::connect(&daemon.socket);
         for bytes in [20_000, 10_000] {
             let arguments = json!({"group_by": "connection", "port": port, "limit": 100});
@@ -84,13 +84,13 @@ fn registered_io_uring_socket_has_owner_bytes_and_queues() {
             assert_eq!(row(&answer, "sockets", &pair.b)["receive_queue_bytes"], bytes, "{answer:#}");
             receive(&mut ring, 0, bytes);
         }
-        // It gets a cookie when it closes, and is the same socket.
+        // It gets a cookie when it closes, and stays the same socket.
         let window = daemon.watch("top_traffic", json!({"group_by": "connection", "port": port, "limit": 100}));
         client.write_all(&[1; 700]).unwrap();
         until_acknowledged(&client);
         receive(&mut ring, 0, 700);
         perform(&mut ring, &opcode::Close::new(types::Fixed(0)).build());
-        // Linux 6.1 closes the file after the ring has forgotten it. Meanwhile nothing leads to the socket.
+        // Linux 6.1 closes the file after the ring has removed it. Meanwhile the socket is unreachable.
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         let answer = window.end();
         assert_eq!(row(&answer, "rows", &pair.b)["rx_bytes"], 700, "{answer:#}");
@@ -159,7 +159,7 @@ fn unread_io_uring_sockets_are_counted() {
     assert_eq!(limit.unwrap_or_else(|| panic!("{answer:#}"))["count"], 6, "{answer:#}");
 }
 
-/// The socket of a tunnel is the kernel's: no process can have it.
+/// A tunnel's socket belongs to the kernel: no process can have it.
 #[test]
 fn kernel_socket_is_named() {
     let netns = Netns::new();

@@ -1,4 +1,4 @@
-//! How a daemon starts: what is loaded when, and what holds capabilities meanwhile.
+//! The start of a daemon: the order of loading, and the holders of capabilities meanwhile.
 
 use std::{
     io::{BufRead, BufReader, IoSlice, Write},
@@ -22,7 +22,7 @@ fn loaded_by(tool: &str, input: Value) -> Vec<String> {
     let mut command = Command::new(DAEMON);
     command.args(["--parent", "0", "--log-format", "json"]).env("RUST_LOG", "netmon_mcp=debug");
     let child = command.stdin(Stdio::from(theirs)).stderr(Stdio::piped()).spawn().unwrap();
-    drop(command); // and with it its end of the channel
+    drop(command); // closes its end of the channel
     let (mut stream, given) = UnixStream::pair().unwrap();
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let (mut rights, fds) = (SendAncillaryBuffer::new(&mut space), [given.as_fd()]);
@@ -68,7 +68,7 @@ fn server_loads_the_called_tool_first() {
     let mut client = Client::connect(&folder.path().join("none.sock"));
     let answer = client.call("top_traffic", json!({"duration_ms": 100})).unwrap();
     assert!(answer["rows"].is_array(), "{answer}");
-    let status = client.call("status", json!({})).unwrap(); // which waits for all
+    let status = client.call("status", json!({})).unwrap(); // it waits for all tools
     for tool in status["tools"].as_array().unwrap() {
         assert_eq!(tool["available"], true, "{tool}");
     }
@@ -114,7 +114,7 @@ fn daemon_killed_while_loading_leaves_nothing() {
         let mut command = netns.command(DAEMON);
         command.arg("--socket").arg(&socket).args(["--group", GROUP]).env("RUST_LOG", "error").stdin(Stdio::null());
         let mut child = Ended(command.spawn().unwrap());
-        std::thread::sleep(Duration::from_millis(60 * step)); // somewhere within its load
+        std::thread::sleep(Duration::from_millis(60 * step)); // at some moment of its load
         child.0.kill().unwrap();
         child.0.wait().unwrap();
         let left = netns.run("tc filter show dev lo ingress") + &netns.run("tc filter show dev lo egress");

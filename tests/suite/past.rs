@@ -1,4 +1,4 @@
-//! The past: what the recorder kept of a fault that has ended, over restarts and kills.
+//! The past: the recording of an ended fault, across restarts and kills.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::{command_line::cli, harness::*};
 
-/// A folder that a recorder writes in who was root and is nobody.
+/// A folder for a recorder that was root and becomes nobody.
 pub fn recording() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -29,7 +29,7 @@ pub fn recording() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// A recorder of the test's own.
+/// A recorder of this test.
 pub struct Recorder(pub Child);
 
 impl Recorder {
@@ -40,7 +40,7 @@ impl Recorder {
         Recorder(command.spawn().unwrap())
     }
 
-    /// As systemd ends it: whether it ended well.
+    /// Ends it like systemd; whether it exited successfully.
     pub fn terminate(&mut self) -> bool {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::TERM)
             .unwrap();
@@ -59,13 +59,13 @@ pub fn facts(path: &Path) -> Option<Facts> {
     Sqlite::read(path).ok()?.facts().ok()
 }
 
-/// Waits until everything is recorded that happened until now.
+/// Waits until everything until now is recorded.
 pub fn until_recorded(path: &Path) {
     let now = time::now();
     until("the recorder has written all of it", || facts(path)?.period.filter(|period| period.end_us > now).map(drop));
 }
 
-/// What a tool says of a period, over the command line.
+/// A tool's answer about a period, over the command line.
 pub fn ask_past(socket: &Path, path: &Path, question: &str, period: Period) -> Value {
     let [since, until] = [period.begin_us, period.end_us].map(time::shown);
     let line = format!("{question} since={since} until={until} --json");
@@ -74,13 +74,13 @@ pub fn ask_past(socket: &Path, path: &Path, question: &str, period: Period) -> V
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The findings whose owner is in this network namespace.
+/// The findings with an owner in this network namespace.
 fn findings<'a>(answer: &'a Value, netns: &Netns, code: &str) -> Vec<&'a Value> {
     let all = answer["findings"].as_array().unwrap().iter();
     all.filter(|f| f["code"] == code && f["evidence"]["owner"]["netns"] == netns.inode()).collect()
 }
 
-/// Connects that are refused; none is later.
+/// Refused connects; none follows later.
 fn fault(pair: &Pair, port: u16) -> Period {
     let begin_us = time::now();
     for _ in 0..20 {
@@ -104,7 +104,7 @@ fn past_fault_is_found_with_since() {
     assert_eq!(found.len(), 1, "{diagnosis:#}");
     assert!(found[0]["evidence"]["first_seen"].is_string(), "{found:#?}");
     assert_eq!(diagnosis["recorded"]["gaps"], json!([]), "{diagnosis:#}");
-    // The tools that were asked answer each for itself, narrowed as ever.
+    // Each asked tool answers separately, with its usual filters.
     let connections = ask_past(&daemon.socket, &path, "trace_connections port=21190 outcome=failed", fault);
     assert_eq!(connections["outcomes"]["refused"], 20, "{connections:#}");
     let none = ask_past(&daemon.socket, &path, "trace_connections port=21191", fault);
@@ -117,7 +117,7 @@ fn past_fault_is_found_with_since() {
     );
     assert_eq!(later["connections"], json!([]), "{later:#}");
     assert!(recorder.terminate(), "it ends well");
-    // Nobody writes any more, and all of it is read.
+    // There is no writer any more, and the whole file is read.
     let again = ask_past(&daemon.socket, &path, "trace_connections port=21190 outcome=failed", fault);
     assert_eq!(again["outcomes"]["refused"], 20);
 }
@@ -149,7 +149,7 @@ fn restart_is_recorded_as_a_gap_with_reason() {
     drop(recorder);
 }
 
-/// From the first window to three windows after the last: the journal's line is the log's, and a program is told.
+/// From the first window to three windows after the last one: journal and log agree, and the program runs.
 #[test]
 fn incident_hook_runs_at_begin_and_end() {
     let (folder, path) = recording();
@@ -188,7 +188,7 @@ fn incident_hook_runs_at_begin_and_end() {
     assert!(changes["not_enough"].as_str().unwrap().contains("not enough recorded"), "{changes}");
 }
 
-/// A daemon that says the same sample again and again, whenever it is told to for the n-th stream.
+/// A daemon that repeats the same sample, whenever the test allows the n-th stream.
 struct Streams {
     socket: PathBuf,
     go: std::sync::mpsc::Sender<usize>,
@@ -215,7 +215,7 @@ impl Streams {
                 while said.is_ok() {
                     match going.recv() {
                         Ok(of) if of == number => {}
-                        Ok(_) => continue, // for one that has ended
+                        Ok(_) => continue, // for an ended stream
                         Err(_) => return,
                     }
                     said = stream.write_all(line(json!({"version": 2, "sample": sample})).as_bytes());
@@ -262,7 +262,7 @@ fn killed_recorder_loses_at_most_one_window() {
             assert_eq!(store.parts(span.id, None).unwrap().len(), 1);
         }
         known = now;
-        daemon.go.send(stream).unwrap(); // it notices that nobody is there
+        daemon.go.send(stream).unwrap(); // it notices that the client is gone
     }
 }
 

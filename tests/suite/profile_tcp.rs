@@ -1,4 +1,4 @@
-//! `profile_tcp`: round trips, retransmits, resets and limits, against what the sockets themselves say.
+//! `profile_tcp`: round trips, retransmits, resets and limits, against the sockets' own counters.
 
 use std::{
     io::{Read, Write},
@@ -20,7 +20,7 @@ mod spurious;
 
 const TOOL: &str = "profile_tcp";
 
-/// Makes `traffic` while a window with these arguments is open, and returns the answer.
+/// Runs `traffic` while a window with these arguments is open, and returns the answer.
 fn watched(daemon: &Daemon, arguments: Value, traffic: impl FnOnce()) -> Value {
     let window = daemon.watch(TOOL, arguments);
     traffic();
@@ -66,14 +66,14 @@ impl Ends {
     }
 }
 
-/// What getsockopt(TCP_INFO) says, by its offsets in struct tcp_info (linux/tcp.h).
+/// The result of getsockopt(TCP_INFO), by the offsets of struct tcp_info (linux/tcp.h).
 #[derive(Clone, Copy)]
 struct TcpInfo([u8; 232]);
 
 impl TcpInfo {
     fn of(stream: &TcpStream) -> TcpInfo {
         let (mut info, mut length) = (TcpInfo([0; 232]), 232u32);
-        // SAFETY: the buffer has the length that is passed.
+        // SAFETY: the buffer has the passed length.
         let done = unsafe {
             libc::getsockopt(
                 stream.as_raw_fd(),
@@ -122,7 +122,7 @@ fn rtt_samples_are_those_of_the_kernel() {
         let answer = watched(&daemon, json!({"port": port}), || ends.round_trips(40));
         let (row, srtt) = (ends.row(&answer), TcpInfo::of(&ends.client).rtt_us());
         let rtt = &row["rtt_us"];
-        // One sample for each byte that is acknowledged.
+        // One sample per acknowledged byte.
         assert!(between(&rtt["samples"], 40, 41), "{answer:#}");
         assert!(between(&rtt["min"], 20_000, srtt) && between(&rtt["max"], srtt, 5_000_000), "{srtt}: {row:#}");
         assert!(between(&rtt["p50"], 20_000, srtt * 5 / 4 + 20_000), "{srtt}: {row:#}");
@@ -157,7 +157,7 @@ fn segments_and_retransmits_match_tcp_info() {
     for (address, listen) in [(B, B), (B6, B6), (B, "::")] {
         let mut ends = Ends::new(&pair.a, &pair.b, address, listen);
         let port = ends.to.port();
-        ends.round_trips(1); // so that its segments are small ones until here
+        ends.round_trips(1); // so that its segments are small until here
         until_acknowledged(&ends.server);
         pair.b.run(&format!("nft add rule inet t in tcp dport {port} numgen inc mod 10 3 drop"));
         let before = TcpInfo::of(&ends.client);
@@ -179,7 +179,7 @@ fn segments_and_retransmits_match_tcp_info() {
         let percent = row["retransmit_percent"].as_f64().unwrap();
         assert!((percent - again as f64 / sent as f64 * 100.0).abs() < 0.01, "{row:#}");
         assert_eq!(row["owners"][0]["retransmits"], json!(again), "{row:#}");
-        // Another test may have left an orphan somewhere.
+        // Another test may have left an orphan.
         let limits = answer["measured"]["limits"].as_array().unwrap();
         assert!(limits.iter().all(|limit| limit["code"] == "orphans_unread"), "{answer:#}");
         assert_eq!(answer["other"]["connections"], 0, "{answer:#}");
@@ -278,7 +278,7 @@ fn connections_within_the_window_are_counted_once() {
     let row = &answer["remotes"][0];
     assert_eq!((&row["connections"], &row["owners"][0]["connections"]), (&json!(200), &json!(200)), "{answer:#}");
     assert_eq!(row["limited_by"], "application", "{answer:#}");
-    // SYN, its acknowledgement's, the byte, the FIN; acknowledgements of what came may travel with others.
+    // SYN, its acknowledgement's, the byte, the FIN; acknowledgements of received data may share a segment.
     assert!(between(&row["segments_out"], 4 * 200, 7 * 200), "{row:#}");
     assert!(between(&row["rtt_us"]["samples"], 200, 600), "{row:#}");
     assert_eq!(row["retransmits"], pair.a.retransmits(), "{row:#}");

@@ -1,4 +1,4 @@
-//! The MCP server over standard input and output: both protocol eras, progress, cancellation, ends.
+//! The MCP server over standard input and output: both protocol eras, progress, cancellation, shutdown.
 
 use std::{
     process::Command,
@@ -57,7 +57,7 @@ fn the_stateless_era_needs_no_handshake() {
     assert_eq!(answer["result"]["structuredContent"]["daemon"]["connected"], true, "{answer}");
 }
 
-/// Clients rely on names, descriptions and schemas, so a change of them is seen as one, in tests/suite/tools.json.
+/// Clients rely on names, descriptions and schemas, so tests/suite/tools.json makes a change visible.
 fn is_reviewed(tools: &Value) {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/tools.json");
     let now = format!("{}\n", serde_json::to_string_pretty(tools).unwrap());
@@ -167,7 +167,7 @@ fn cancelling_ends_the_measurement_at_once() {
     assert!(client.call("status", json!({})).is_ok());
 }
 
-/// How long a process takes to end.
+/// The time until a process ends.
 fn end_of(client: &mut Client) -> Duration {
     let began = Instant::now();
     until("the gateway ends", || client.child.try_wait().unwrap());
@@ -224,7 +224,7 @@ fn sigkill_of_either_process_leaves_nothing_attached() {
     daemon.kill();
 }
 
-/// How many programs are attached to loopback's tcx hooks, by `BPF_PROG_QUERY`.
+/// The number of programs on loopback's tcx hooks, by `BPF_PROG_QUERY`.
 fn tcx_programs(netns: &Netns) -> u32 {
     netns.enter(|| {
         [libbpf_sys::BPF_TCX_INGRESS, libbpf_sys::BPF_TCX_EGRESS]
@@ -236,7 +236,7 @@ fn tcx_programs(netns: &Netns) -> u32 {
                 };
                 // SAFETY: the options are valid for the call, and say their size; loopback has index 1.
                 let result = unsafe { libbpf_sys::bpf_prog_query_opts(1, at, &mut options) };
-                // A device that never had one has no list.
+                // A device that never had a program has no list.
                 if result != 0 {
                     return 0;
                 }

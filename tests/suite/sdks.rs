@@ -1,5 +1,5 @@
-//! Other people's clients: the official SDKs, the Inspector, the agents, over standard
-//! input and over HTTP. `tests/clients/install` has their versions.
+//! Third-party clients: the official SDKs, the Inspector, the agents, over standard input and over HTTP.
+//! `tests/clients/install` has their versions.
 
 use std::process::Command;
 

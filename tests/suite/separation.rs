@@ -1,4 +1,4 @@
-//! The two processes have nothing of each other, and the daemon serves with no more than it needs.
+//! Neither process links the other's libraries, and the daemon serves with minimal privileges.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -11,7 +11,7 @@ fn symbols(binary: &str) -> String {
     run(&format!("nm --demangle --defined-only {binary}"))
 }
 
-/// The shared libraries that it wants.
+/// The shared libraries that it needs.
 fn libraries(binary: &str) -> String {
     run(&format!("readelf -d {binary}"))
 }
@@ -54,7 +54,7 @@ fn daemon_capabilities_match_status_and_design() {
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("Groups:").trim(), "", "supplementary groups");
     assert_ne!(field("Uid:").split_whitespace().next().unwrap(), "0");
-    // On this kernel nothing is needed; each tool says for itself what an older one wants.
+    // This kernel needs no capability; each tool states the needs on an older one.
     let keeps: BTreeSet<String> = status["tools"]
         .as_array()
         .unwrap()
@@ -72,7 +72,7 @@ fn both_binaries_print_their_version() {
     }
 }
 
-/// Root asks a netmond that has no group, though its gateway has become nobody; a user does not.
+/// Root can ask a netmond without a group, although its gateway has become nobody; an ordinary user cannot.
 #[test]
 fn root_connects_without_a_group() {
     let folder = open_folder();

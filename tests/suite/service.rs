@@ -1,5 +1,5 @@
-//! The daemon as systemd runs it, and what `make install` installs. A service manager is played by the test: the real
-//! one is in the VM tests.
+//! The daemon under systemd, and the files of `make install`. The test plays the service manager: the VM tests have the
+//! real one.
 
 use std::{
     os::{
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::harness::{DAEMON, Ended, GATEWAY, ask, require_root, run, until};
 
-/// Starts netmond with a listening socket as descriptor 3, as systemd does.
+/// Starts netmond with a listening socket as descriptor 3, like systemd.
 fn activate(listener: &UnixListener, notify: &Path) -> Ended {
     require_root();
     let child = Command::new("sh")
@@ -51,7 +51,7 @@ fn systemd_restart_keeps_pending_requests() {
     let messages = UnixDatagram::bind(&notify).unwrap();
     messages.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
 
-    // Asked before anyone serves: the question waits in the socket that systemd holds.
+    // Sent before the start: the request waits in systemd's socket.
     let early = std::thread::spawn({
         let socket = socket.clone();
         move || ask(&socket, STATUS)
@@ -143,7 +143,7 @@ fn packaged_settings_use_existing_keys() {
     check(file.path());
 }
 
-/// A line of the settings, with its default as if somebody had set it. The tokens would have to be there.
+/// A line of the settings, with its default made explicit. The token file would have to exist.
 fn written_out(line: &str) -> &str {
     match line.strip_prefix('#') {
         Some(setting) if !setting.starts_with(' ') && !setting.starts_with("tokens") => setting,

@@ -1,4 +1,4 @@
-//! What one client takes, others still have: connections, sessions, ids, places in the log.
+//! The shares of each client: connections, sessions, ids, log lines.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ fn two_clients(daemon: &Daemon) -> (Server, TempDir) {
     (server, folder)
 }
 
-/// Opens connections that have sent `text`, which is not all of a request.
+/// Opens connections that send `text`, an incomplete request.
 fn slow(server: &Server, count: usize, text: &str) -> Vec<TcpStream> {
     let open = |_| {
         let mut stream = server.connect();
@@ -41,7 +41,7 @@ fn slow(server: &Server, count: usize, text: &str) -> Vec<TcpStream> {
     (0..count).map(open).collect()
 }
 
-/// More than there are places, with a token and without.
+/// More than the available places, with a token and without.
 #[test]
 fn slow_requests_leave_others_and_healthz_served() {
     let daemon = Daemon::start();
@@ -93,7 +93,7 @@ fn duplicate_pending_request_id_is_rejected() {
     assert_eq!(server.post(&headers, &call).status, 200, "the id is free again");
 }
 
-/// Every field of a line is cut, and the lines of one stranger are counted.
+/// Every field of a line is cut, and the lines of one unauthenticated source are counted.
 #[test]
 fn unauthenticated_log_lines_are_limited() {
     let daemon = Daemon::start();
@@ -117,7 +117,7 @@ fn unauthenticated_log_lines_are_limited() {
     assert_eq!(refused, 200);
 }
 
-/// A client's calls fill its own part of the log, and others' lines are there all the same.
+/// A client's calls fill only its own share of the log.
 #[test]
 fn call_log_lines_are_limited_per_client() {
     let daemon = Daemon::start();
@@ -131,7 +131,7 @@ fn call_log_lines_are_limited_per_client() {
     server.until_logged(&["call", "tool=\"status\"", "who=token:other"]);
 }
 
-/// Whatever another gateway answers: the token that is meant for it goes nowhere else, in one step or two.
+/// For any answer of another gateway: its token goes nowhere else, in one step or two.
 #[test]
 fn host_token_is_not_sent_to_redirects() {
     let (daemon, folder) = (Daemon::start(), open_folder());
@@ -144,7 +144,7 @@ fn host_token_is_not_sent_to_redirects() {
     thread::spawn(move || {
         for (n, mut stream) in host.incoming().flatten().enumerate() {
             let _ = stream.read(&mut [0; 4096]);
-            // First to itself, then elsewhere.
+            // A redirect to itself, then elsewhere.
             let place = if n == 0 { format!("http://{at}/again") } else { format!("http://{to}/mcp") };
             let status = ["307 Temporary Redirect", "308 Permanent Redirect"][n % 2];
             let _ = write!(

@@ -1,4 +1,4 @@
-//! Tokens: who comes in with one, what it may use, and how it ends.
+//! Tokens: access, scope and withdrawal.
 
 use std::{fs, os::unix::fs::PermissionsExt, thread, time::Instant};
 
@@ -11,7 +11,7 @@ use crate::{harness::*, http_harness::*};
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210";
 
-/// A file of tokens that only its owner may read: the user that the gateway becomes.
+/// A token file that only its owner may read: the user that the gateway becomes.
 fn token_file(folder: &TempDir, text: &str) -> String {
     let (new, path) = (folder.path().join("new"), folder.path().join("tokens"));
     fs::write(&new, text).unwrap();
@@ -82,7 +82,7 @@ fn changed_token_file_takes_effect_at_once() {
     server.until_logged(&["token file", "line 2"]);
 }
 
-/// However a token leaves its file, it is refused from then on; what is wrong with the file is in the log.
+/// A removed token is refused, however it left the file; the log has the fault of the file.
 #[test]
 fn unlisted_token_is_refused_with_a_broken_file() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
@@ -105,7 +105,7 @@ fn unlisted_token_is_refused_with_a_broken_file() {
     }
 }
 
-/// A call that waits, an event stream, and a session: they end within a second of their token.
+/// A pending call, an event stream, and a session: they end within a second after their token.
 #[test]
 fn withdrawn_token_ends_its_calls_within_a_second() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());

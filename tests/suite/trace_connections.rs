@@ -1,4 +1,4 @@
-//! `trace_connections`: every connection that was made, against the processes, ports, bytes and errors of those who made it.
+//! `trace_connections`: every connection against the processes, ports, bytes and errors of its two ends.
 
 use std::{
     io::{Read, Write},
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{harness::*, processes::Process};
 
 const TOOL: &str = "trace_connections";
-/// Makes `traffic` while a window with these arguments is open, and returns the answer.
+/// Runs `traffic` while a window with these arguments is open, and returns the answer.
 fn watched(daemon: &Daemon, arguments: Value, traffic: impl FnOnce()) -> Value {
     let window = daemon.watch(TOOL, arguments);
     traffic();
@@ -33,7 +33,7 @@ fn only<'a>(answer: &'a Value, netns: &Netns, direction: &str) -> &'a Value {
     rows[0]
 }
 
-/// Connects on a thread of its own.
+/// Connects on a separate thread.
 fn begin_connect(netns: &Netns, to: SocketAddr) -> std::thread::JoinHandle<std::io::Result<TcpStream>> {
     let netns = netns.clone();
     std::thread::spawn(move || connect(&netns, to))
@@ -43,7 +43,7 @@ fn begin_connect(netns: &Netns, to: SocketAddr) -> std::thread::JoinHandle<std::
 #[test]
 fn bytes_and_owners_of_both_ends_are_exact() {
     let daemon = Daemon::start();
-    // IPv4, IPv6, and IPv4 to a socket of IPv6.
+    // IPv4, IPv6, and IPv4 to an IPv6 socket.
     let cases = [(B, B), (B6, B6), (B, "::")].map(|(address, bound)| {
         let pair = Pair::new();
         let listener = pair.b.enter(|| TcpListener::bind((bound, 0)).unwrap());
@@ -131,8 +131,8 @@ fn every_failure_has_an_outcome() {
         ("[fd80:2::1]:7000".into(), "denied", "EACCES"),
     ];
     let answer = watched(&daemon, json!({"direction": "outbound", "outcome": "failed", "limit": 100}), || {
-        // One by one: newer kernels do not run a program for a thread that preempts it, which an emulated
-        // processor leaves time for.
+        // One by one: newer kernels do not run a program for a thread that preempts it, which happens on an emulated
+        // processor.
         let (silent, others): (Vec<_>, Vec<_>) = cases.iter().map(|(to, ..)| to).partition(|to| to.ends_with(":7001"));
         let waiting = begin_connect(&pair.a, silent[0].parse().unwrap());
         until("a SYN is sent", || pair.a.run("ss -Htan state syn-sent").contains(":7001").then_some(()));
@@ -217,7 +217,7 @@ fn resets_name_their_side() {
 fn socket_linger_zero(stream: &TcpStream) {
     use std::os::fd::AsRawFd;
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: the option is a struct linger, of the size that is passed.
+    // SAFETY: the option is a struct linger, of the passed size.
     let done = unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),
@@ -309,7 +309,7 @@ fn concurrent_windows_keep_their_filters() {
     (0..5).for_each(|_| drop(connect(&pair.a, one).unwrap()));
     (0..3).for_each(|_| drop(connect(&pair.a, two).unwrap()));
     let answers = windows.map(Watching::end);
-    // Other tests have the same addresses, in namespaces of their own.
+    // Other tests have the same addresses in other namespaces.
     let ours = |answer: &Value| {
         [&pair.a, &pair.b].map(|netns| ["inbound", "outbound"].map(|way| of(answer, netns, way).len()))
     };

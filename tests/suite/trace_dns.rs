@@ -1,4 +1,4 @@
-//! `trace_dns`: a small server in a namespace that answers, fails, is slow or silent, and what is said of it.
+//! `trace_dns`: a small server in a namespace that answers, fails, delays or stays silent, and the resulting rows.
 
 use std::{
     io::{Read, Write},
@@ -31,7 +31,7 @@ fn query(id: u16, name: &str) -> Vec<u8> {
     bytes
 }
 
-/// What the server says to a query: its first label decides.
+/// The server's reply to a query: its first label decides.
 fn response(query: &[u8]) -> Option<Vec<u8>> {
     let rcode = match &query[13..13 + usize::from(query[12])] {
         b"silent" => return None,
@@ -75,7 +75,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-/// Asks over UDP from a namespace and waits for the answer, a moment at most.
+/// Asks over UDP from a namespace and waits briefly for the answer.
 fn ask_udp(from: &Netns, server: SocketAddr, id: u16, name: &str) -> UdpSocket {
     from.enter(|| {
         let any: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
@@ -96,7 +96,7 @@ fn answer_to<T>(daemon: &Daemon, input: Value, work: impl FnOnce() -> T) -> (Val
     (window.end(), done)
 }
 
-/// The queries for names that end so.
+/// The queries with this name suffix.
 fn queries(answer: &Value, suffix: &str) -> Vec<Value> {
     let all = answer["queries"].as_array().unwrap();
     all.iter().filter(|q| q["name"].as_str().unwrap().ends_with(suffix)).cloned().collect()
@@ -122,7 +122,7 @@ fn outcomes_over_ipv4_ipv6_and_loopback() {
         let sockets: Vec<_> = names.iter().zip(1..).map(ask).collect();
         (pair, window, asker, names, sockets, address, port)
     });
-    thread::sleep(limits::DNS_PATIENCE); // a younger query is not called unanswered
+    thread::sleep(limits::DNS_PATIENCE); // a younger query does not count as unanswered
     for (_pair, window, asker, names, sockets, address, port) in cases {
         let answer = window.end();
         for (name, rcode) in
@@ -155,7 +155,7 @@ fn outcomes_over_ipv4_ipv6_and_loopback() {
     }
 }
 
-/// Neither ids nor questions come back, and the answer goes to everybody.
+/// Neither ids nor questions are returned, and the answer is multicast.
 #[test]
 fn mdns_answers_are_matched_by_name() {
     const GROUP: &str = "224.0.0.251";
@@ -219,7 +219,7 @@ fn exited_process_is_named_and_young_query_pending() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let zone = format!("gone-{}", pair.b.inode());
-    // So that the neighbor is known and the query leaves at once.
+    // The neighbor is known, so the query leaves at once.
     assert!(pair.a.enter(|| TcpStream::connect((B, 9))).is_err());
     let escaped: String = query(9, &format!("silent.{zone}")).iter().map(|byte| format!("\\x{byte:02x}")).collect();
     let (answer, ()) = answer_to(&daemon, json!({"name": zone}), || {

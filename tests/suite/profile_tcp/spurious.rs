@@ -1,4 +1,4 @@
-//! What is sent again although it had arrived: acknowledgements are lost, and no data.
+//! Retransmits of data that had arrived: acknowledgements are lost, and no data.
 
 use std::io::{Read, Write};
 

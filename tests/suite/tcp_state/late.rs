@@ -1,4 +1,4 @@
-//! Remotes that acknowledge late: the way to them is short.
+//! Remotes with late acknowledgements on a short path.
 
 use std::{
     io::Write,
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::remote::{Acknowledges, THERE, remote};
 use crate::harness::*;
 
-/// What `diagnose` says above info of round trips to a remote that acknowledges like this, of a connection of before, on
-/// which so many bytes are written every so often.
+/// Findings of `diagnose` above info about round trips to such a remote, for an old connection with regular writes of
+/// this size.
 fn high_rtt(acknowledges: Acknowledges, bytes: usize, every: Duration) -> Vec<Value> {
     let netns = Netns::new();
     remote(&netns, acknowledges);

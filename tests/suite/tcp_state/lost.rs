@@ -1,4 +1,4 @@
-//! Connections that were established, and whose peer fell silent.
+//! Established connections whose peer becomes silent.
 
 use std::{
     io::{Read, Write},
@@ -27,7 +27,7 @@ fn timed_out_connection_was_established() {
     assert!(attempt.is_err());
     for mut stream in [&old, &new] {
         let timeout: libc::c_int = 1_000;
-        // SAFETY: the descriptor is open, and the value is as long as it is said to be.
+        // SAFETY: the descriptor is open, and the value has the given length.
         let set = unsafe {
             libc::setsockopt(
                 stream.as_raw_fd(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-/// What was sent to each of these remotes, and received from it: by remote, of one network namespace.
+/// Bytes sent to and received from each of these remotes, in one network namespace.
 fn by_remote(answer: &Value, netns: &Netns) -> BTreeMap<String, (u64, u64)> {
     let of = |row: &&Value| (row["remote"]["address"].as_str().unwrap_or("none").to_owned(), moved(row));
     rows(answer, netns).iter().map(of).collect()
@@ -14,7 +14,7 @@ fn question(group_by: &str) -> Value {
     json!({"protocol": "udp", "group_by": group_by, "limit": 10_000})
 }
 
-/// A namespace with addresses of its own on loopback: rows by remote are the whole host's.
+/// A namespace with unique addresses on loopback: rows by remote cover the whole host.
 fn with_addresses(prefix: &str) -> Netns {
     let netns = Netns::new();
     (1..=4).for_each(|i| drop(netns.ip(&format!("addr add {prefix}{i} dev lo"))));
@@ -64,7 +64,7 @@ fn connected_udp_socket_may_send_and_reconnect() {
     let answer = measure(&daemon, question("remote"), traffic);
     let expected = sum([("10.72.0.1", (0, 100)), ("10.72.0.2", (0, 30)), ("10.72.0.3", (0, 7))]);
     assert_eq!(by_remote(&answer, &netns), expected, "{answer:#}");
-    // It is one socket all the same, and of several remotes a row names none.
+    // It is still one socket, and a row with several remotes names none.
     let answer = measure(&daemon, question("connection"), traffic);
     let row = socket_row(&answer, &netns, &socket);
     assert_eq!((moved(row), &row["connections"], row.get("remote")), ((0, 137), &json!(1), None), "{answer:#}");
@@ -116,7 +116,8 @@ fn threads_sharing_a_socket_keep_remotes_separate() {
         });
     });
     let found = by_remote(&answer, &netns);
-    // A thread that another one interrupts on its way may lose its note, and its datagram the name; none gets a wrong one.
+    // A thread interrupted on its way may lose its note, and its datagram the remote's name; no datagram gets a wrong
+    // one.
     let unnamed = found.get("none").copied().unwrap_or_default().1;
     for host in 1..=3 {
         let (sent, named) = (20_000 * host, found[&format!("10.74.0.{host}")].1);
@@ -143,7 +144,7 @@ fn socket_with_many_remotes_leaves_room_for_others() {
     assert_eq!(found["none"].1, u64::from(REMOTES - 4_096) * 10);
     assert_eq!(found.values().map(|moved| moved.1).sum::<u64>(), u64::from(REMOTES) * 10);
     assert!(answer["measured"]["limits"].to_string().contains("udp_remotes_merged"), "{}", answer["measured"]);
-    // Of the next window as many again are counted.
+    // The next window counts the same number again.
     let answer = measure_amid_all(&daemon, question("remote"), || {
         socket.send_to(&[0; 10], "10.75.99.1:9").unwrap();
     });

@@ -1,10 +1,10 @@
-//! What comes in masses at the ports of DNS: it takes no place of queries, and keeps no window open.
+//! Floods at the DNS ports: they take no query slots, and do not keep a window open.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
-/// What a tunnel, a scan or a benchmark sends to port 53: zeros, counters, text, noise.
+/// Payloads of tunnels, scans and benchmarks to port 53: zeros, counters, text, noise.
 fn other_datagrams() -> Vec<Vec<u8>> {
     let noise = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
     vec![
@@ -22,7 +22,8 @@ fn other_datagrams() -> Vec<Vec<u8>> {
 fn non_dns_packets_take_no_query_slots() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B6, 53);
-    const NOBODY: &str = "fd77::3"; // no server has it, and its neighbor is known: senders do not wait for one
+    // No server has it, and its neighbor entry exists, so senders do not wait for resolution.
+    const NOBODY: &str = "fd77::3";
     pair.b.ip(&format!("addr add {NOBODY}/64 dev v0 nodad"));
     let zone = format!("flooded-{}", pair.b.inode());
     let (answer, _) = answer_to(&daemon, json!({"name": zone}), || {
@@ -63,7 +64,7 @@ fn long_stream_to_port_53_takes_no_query_slots() {
 fn full_window_counts_unread_messages() {
     const QUERIES: u16 = 10_000;
     const KEPT: u64 = 8_192;
-    let _alone = scanning(); // it fills the windows of others, too
+    let _alone = scanning(); // it also fills the windows of other tests
     let (pair, daemon) = (Pair::new(), Daemon::start());
     serve(&pair.b, B, 53);
     let zone = format!("beyond-{}", pair.b.inode());

@@ -1,13 +1,13 @@
-//! Which server was asked and which one answered, where several have one id, and where addresses are translated.
+//! Asked and answering servers, with equal ids, and with address translation.
 
 use super::*;
 
-/// An address of `netns` at which nobody answers.
+/// An address of `netns` without a server.
 fn silent_server(netns: &Netns, address: &str) -> UdpSocket {
     netns.enter(|| UdpSocket::bind((address, 53)).unwrap())
 }
 
-/// The names that were asked at a server, and whether they were answered.
+/// The names asked at a server, and whether they were answered.
 fn at(answer: &Value, zone: &str, address: &str) -> Vec<(String, bool)> {
     let rows = queries(answer, zone).into_iter().filter(|row| row["server"]["address"] == address);
     let mut rows: Vec<_> =
@@ -80,7 +80,7 @@ fn namespaces_with_equal_addresses_stay_separate() {
     assert_eq!(found, [silent.clone(), silent, answered], "two sockets of one, one of the other: {answer:#}");
 }
 
-/// As in a cluster: the client asks an address that a router translates to the server's.
+/// Like in a cluster: a router translates the asked address to the server's.
 #[test]
 fn translated_query_counts_once() {
     const SERVICE: &str = "10.96.0.10";
@@ -104,7 +104,7 @@ fn translated_query_counts_once() {
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send_to(&query(3, &format!("only.{zone}")), (SERVICE, 53)).unwrap();
         socket.recv(&mut [0; 512]).unwrap();
-        // The same id for both, and only one of them is answered.
+        // Both have the same id, and only one of them is answered.
         socket.send_to(&query(4, &format!("silent.{zone}")), (SERVICE, 53)).unwrap();
         socket.send_to(&query(4, &format!("direct.{zone}")), server).unwrap();
         socket.recv(&mut [0; 512]).unwrap();

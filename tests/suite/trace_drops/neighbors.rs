@@ -1,13 +1,13 @@
-//! Packets that wait for a neighbor that does not answer, and what else a router does not forward.
+//! Packets that wait for an unreachable neighbor, and other drops of a router.
 
 use super::*;
 
-/// Has a neighbor's address asked for every 100 ms instead of every second.
+/// Makes the kernel probe a neighbor every 100 ms instead of every second.
 fn ask_for_neighbors_quickly(netns: &Netns, interface: &str) {
     netns.run(&format!("sysctl -qw net.ipv4.neigh.{interface}.retrans_time_ms=100"));
 }
 
-/// Waits until a neighbor was asked for in vain: what waited for it is dropped.
+/// Waits until neighbor resolution fails: the waiting packets are dropped.
 fn until_dead(netns: &Netns, neighbor: &str) {
     until("the neighbor has failed", || netns.ip(&format!("neigh show {neighbor}")).contains("FAILED").then_some(()));
 }

@@ -1,4 +1,4 @@
-//! Whose a dropped packet was.
+//! The owner of a dropped packet.
 
 use super::*;
 use crate::processes::Process;
