@@ -271,7 +271,7 @@ mod tests {
         let answer = parse(&bytes).unwrap();
         assert!(answer.truncated && answer.is_response && answer.rcode == 0 && answer.questions == asked.questions);
         let class = bytes.len() - 25;
-        bytes[class] = 0x80; // multicast DNS: a unicast answer is welcome
+        bytes[class] = 0x80; // multicast DNS: a unicast answer is requested
         assert_eq!(parse(&bytes).unwrap().questions, asked.questions);
     }
 
@@ -284,7 +284,7 @@ mod tests {
             assert_eq!((response.id, response.is_response), (0x1234, true), "{end}");
             assert_eq!(response.questions.is_empty(), end < bytes.len() - 2, "{end}: the class may be missing");
         }
-        let only_a_header = [0x12, 0x34, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]; // as servers say FORMERR
+        let only_a_header = [0x12, 0x34, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]; // the form of a FORMERR
         assert_eq!(parse(&only_a_header).unwrap().rcode, 1);
         assert_eq!(parse(&bytes[..HEADER - 1]), None);
     }

@@ -261,7 +261,7 @@ mod tests {
         let listener = UnixDatagram::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let channel = connect(path.as_os_str().as_bytes()).unwrap();
-        // Always due, so that nothing here waits.
+        // Always due, so the test does not wait.
         let supervisor = Supervisor { channel: Some(channel), watchdog: Some(Duration::from_nanos(2)) };
         let progress = Progress::default();
         let mut watch = Watchdog::new(&supervisor, &progress);

@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// One of each kind: controls, direction, spaces, fillers, selectors, tags, private use, what is not assigned.
+    /// One character of each kind: controls, direction, spaces, fillers, selectors, tags, private use, unassigned.
     #[test]
     fn control_and_invisible_characters_are_replaced() {
         for c in "\n\u{1b}\u{7f}\u{9b}\u{ad}\u{34f}\u{61c}\u{115f}\u{17b4}\u{180b}\u{180e}\u{200b}\u{200d}\u{2028}\u{202e}\u{2060}\u{2066}\u{3164}\u{ffa0}\

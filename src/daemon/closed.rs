@@ -143,7 +143,7 @@ impl Told {
 mod tests {
     use super::*;
 
-    /// It closed at this time, which is its cookie too.
+    /// Its closing time, which is also its cookie.
     #[derive(Clone, Copy)]
     struct Example(u64);
 

@@ -289,7 +289,7 @@ mod tests {
         assert!(lock(&peers.logs).len() <= limits::USERS_LOGGED);
     }
 
-    /// Whoever takes no answer waits for own memory, and nobody else does.
+    /// A client that reads no answers waits for its own memory; other users do not wait.
     #[test]
     fn unread_answers_block_only_their_own_user() {
         let peers = Peers::new(vec![]);

@@ -251,7 +251,7 @@ mod tests {
         drop(waiting);
     }
 
-    /// Takes a connection for each of these numbers, and answers so many requests on it with the connection's number.
+    /// Accepts one connection per entry, and answers this number of requests on it with the connection's number.
     fn fake(listener: UnixListener, requests: &'static [usize]) -> std::thread::JoinHandle<()> {
         std::thread::spawn(move || {
             for (number, requests) in requests.iter().enumerate() {
@@ -287,9 +287,9 @@ mod tests {
         runtime.block_on(async {
             assert_eq!(ask().await.unwrap().get(), "0");
             assert_eq!(ask().await.unwrap().get(), "0");
-            // It was closed since: the next one is taken.
+            // It was closed meanwhile: the next one is used.
             assert_eq!(ask().await.unwrap().get(), "1");
-            // A new connection that is closed at once is not asked again.
+            // A new connection that closes at once is not used again.
             let text = ask().await.unwrap_err().to_string();
             assert!(text.contains("went away"), "{text}");
             assert_eq!(ask().await.unwrap().get(), "3");

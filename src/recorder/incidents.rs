@@ -135,7 +135,7 @@ mod tests {
         (identity.into(), Finding::new(Code::Resets, severity, "x"))
     }
 
-    /// One window a second: what began and what ended in it.
+    /// One window per second: the incidents that began and ended in it.
     fn at(tracker: &mut Tracker, second: i64, findings: Vec<(String, Finding)>) -> (Vec<String>, Vec<String>) {
         let (mut written, events) = tracker.window((second, second + 1), "h", findings);
         for (id, incident) in written.iter_mut().enumerate() {

@@ -380,7 +380,7 @@ pub mod tests {
         assert_eq!(value, json!({"b": [{"d": 0}], "e": {}}));
     }
 
-    /// However long its rows are, an answer is short where nobody asked for more, and says how many rows it has not.
+    /// A default answer is short, however long its rows are, and counts the omitted rows.
     pub fn is_short_unless_asked<T: Tool>(sample: &T::Sample, lists: &[&str]) {
         let (question, sample) = (Question::named(T::NAME).unwrap(), serde_json::to_string(sample).unwrap());
         let ask = |input| (question.report)(input, &sample).unwrap();

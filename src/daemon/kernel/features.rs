@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(text(524, Release(6, 18), &[]), "ENOTSUPP: this kernel was built without it");
         let unmounted = refusal(Feature::Cgroup, libc::ENOENT, Release(6, 18), Vec::new());
         assert!(unmounted.starts_with("cgroup v2 is not mounted"), "{unmounted}");
-        // The running kernel is newer than 5.5, so this arm is told by the number alone.
+        // The running kernel is newer than 5.5, so only the given release decides here.
         assert!(!text(libc::EINVAL, Release(5, 4), &[]).contains("EINVAL"));
     }
 

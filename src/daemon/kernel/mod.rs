@@ -353,7 +353,7 @@ mod tests {
         }
     }
 
-    /// Some kernels refuse iterators over the elements of a map, and over sockets by map.
+    /// Some kernels refuse iterators over map elements, and over sockets by map.
     #[test]
     fn bpf_programs_avoid_map_element_iterators() {
         let files = std::fs::read_dir(env!("OUT_DIR")).unwrap().map(|entry| entry.unwrap().path());

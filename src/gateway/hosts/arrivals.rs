@@ -106,7 +106,7 @@ mod tests {
         (Arrivals::of("web1", Arc::clone(&budget)), budget)
     }
 
-    /// Whether one more client would get this much.
+    /// Whether one more client would get this amount.
     fn is_left(budget: &Arc<Budget<Identity>>, bytes: usize) -> bool {
         let shares = [Identity::Uid(1), Identity::Uid(2)].map(|who| {
             let mut held = Held::nothing(budget, who);

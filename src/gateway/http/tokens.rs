@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(name(&tokens, TOKEN), None, "everybody may add a line");
     }
 
-    /// Every way in which a line can leave the file ends its token, and what it began.
+    /// Every removal of a line ends its token, and what the token began.
     #[test]
     fn unlisted_token_is_withdrawn() {
         let folder = tempfile::tempdir().unwrap();

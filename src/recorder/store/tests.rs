@@ -29,7 +29,7 @@ fn file() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// The n-th window of 10 s, with one part that has these bytes.
+/// The n-th window of 10 s, with one part of these bytes.
 fn entry(n: i64, sample: &str) -> Entry {
     let begin_us = BEGIN + n * 10 * SECOND;
     let part = Part { part: "dns".into(), tool: "trace_dns".into(), sample: sample.into() };
@@ -46,7 +46,7 @@ fn entry(n: i64, sample: &str) -> Entry {
     Entry { gap: None, window, figures: vec![figure] }
 }
 
-/// Text that does not compress: of a linear congruential generator.
+/// Incompressible text, from a linear congruential generator.
 fn noise(seed: u64, bytes: usize) -> String {
     let mut state = seed;
     let next = |_| {
@@ -65,7 +65,7 @@ fn samples(recording: &Sqlite) -> Vec<String> {
     spans.iter().flat_map(|span| recording.parts(span.id, Some("dns")).unwrap()).map(|part| part.sample).collect()
 }
 
-/// Both samples, one behind the other.
+/// Both samples, concatenated.
 fn join(windows: Vec<Vec<Part>>) -> Result<Vec<Part>, String> {
     let sample = windows.iter().flatten().map(|part| part.sample.as_str()).collect::<Vec<_>>().join("+");
     Ok(vec![Part { part: "dns".into(), tool: "trace_dns".into(), sample }])
@@ -109,8 +109,8 @@ fn copied_file_is_readable_in_a_read_only_folder() {
     assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 1, "nothing was written beside it");
 }
 
-/// The power fails when the disk has any of the states that it had: a copy of all files after each write is sound, and
-/// lacks nothing that was written.
+/// A power failure can leave any earlier state of the disk: a copy of all files after each write is consistent and
+/// complete.
 #[test]
 fn copy_after_any_write_is_consistent() {
     let (_folder, path) = file();
@@ -122,13 +122,13 @@ fn copy_after_any_write_is_consistent() {
         for (from, to) in connections_of(&path).iter().zip(connections_of(&copy)) {
             fs::copy(from, to).unwrap();
         }
-        fs::remove_file(&connections_of(&copy)[2]).unwrap(); // the index is memory, and does not survive
+        fs::remove_file(&connections_of(&copy)[2]).unwrap(); // the index is in memory, and does not survive
         let again = open(&copy, bounds()).unwrap();
         assert_eq!(samples(&again).len(), n as usize + 1);
     }
 }
 
-/// A write that is cut off anywhere leaves what was committed before it.
+/// A truncated write leaves the committed data before it.
 #[test]
 fn truncated_journal_loses_only_the_last_window() {
     let (_folder, path) = file();
@@ -278,7 +278,7 @@ fn missing_folder_is_named_in_the_error() {
     assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("there is no folder"), "{trouble}");
 }
 
-/// A file system of its own, which goes with it.
+/// A separate file system, removed when dropped.
 struct Mounted(TempDir);
 
 impl Mounted {

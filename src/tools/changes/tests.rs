@@ -30,7 +30,7 @@ fn compare(before: &[Vec<(&str, &str, f64, i64)>], after: &[Vec<(&str, &str, f64
     Changes::report(&serde_json::from_value(json!({})).unwrap(), Ok(sample))
 }
 
-/// A figure that goes up and down by a tenth, by a linear congruential generator.
+/// A figure that varies by a tenth, from a linear congruential generator.
 struct Noise(u64);
 
 impl Noise {
@@ -66,7 +66,7 @@ fn steady_host_has_no_changes() {
     }
 }
 
-/// Each of these changes in one of many hosts: all are told, and nothing else is.
+/// Each of these changes on one of many hosts: all are found, and nothing else.
 #[test]
 fn labelled_changes_are_found_without_false_ones() {
     let changes: [(&str, &str, f64, i64); 8] = [

@@ -136,7 +136,7 @@ impl<'a> Fabric<'a> {
 pub mod tests {
     use super::*;
 
-    /// A device that works.
+    /// A working device.
     pub fn link(netns: u32, index: u32, name: &str) -> Link {
         let hardware = Some(Hardware([2, 0, 0, 0, netns as u8, index as u8]));
         Link { at: (netns, index), name: name.into(), up: true, carrier: true, hardware, ..Link::default() }

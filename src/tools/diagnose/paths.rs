@@ -233,8 +233,8 @@ mod tests {
     use super::*;
     use crate::answer::Measured;
 
-    /// A reading at a time in which one connection has sent so many segments, so many of them again, and waited for the
-    /// receiver for so long.
+    /// A reading at a time: one connection has sent this number of segments and retransmits, and waited for the
+    /// receiver for this time.
     fn reading(clock: u32, segments_out: u32, retransmits: u32, waited: u32) -> Output {
         let socket = serde_json::json!({
             "owner": {"pid": 7, "process": "client", "unit": null, "container": null, "netns": 1},

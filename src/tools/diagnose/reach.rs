@@ -74,7 +74,7 @@ mod tests {
         Owner { pid: Some(pid), netns: Some(netns), ..Owner::default() }
     }
 
-    /// The pid of the listener that is reached from a namespace.
+    /// The pid of the listener that a namespace reaches.
     fn reached(evidence: &Evidence, to: Endpoint, from: u32) -> Option<u32> {
         evidence.listener(to, Some(from)).and_then(|listener| listener.owner.pid)
     }

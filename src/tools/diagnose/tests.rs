@@ -1,7 +1,7 @@
 use super::{finding::Severity, text::headline, *};
 use crate::answer::{Endpoint, Owner};
 
-/// A diagnosis of 10 s in which all of two checks were judged.
+/// A diagnosis of 10 s with two checks, both judged.
 fn output(findings: Vec<Finding>) -> Output {
     let mut output = Output {
         healthy: None,
@@ -22,7 +22,7 @@ fn findings(severities: &[Severity]) -> Vec<Finding> {
     severities.iter().map(|severity| Finding::new(Code::Resets, *severity, "x")).collect()
 }
 
-/// The headline and `healthy`, of an output that differs from a clean one.
+/// The headline and `healthy` of an output.
 fn headline_of(output: Output, asked: Duration) -> (String, Option<bool>) {
     let output = Output { healthy: output.healthy(asked), ..output };
     (headline(&output).trim_end().to_owned(), output.healthy)
@@ -60,7 +60,7 @@ fn short_window_prevents_healthy() {
     let short = || Output { measured: Measured::window(Duration::from_millis(1_900)), ..output(vec![]) };
     let told = "No fault seen (2 of 2 checks, 1.9 s); too short a window: use duration_ms=2000 or more";
     assert_eq!(headline_of(short(), Duration::from_millis(1_999)), (told.into(), None));
-    // Attaching takes the first milliseconds of the window that was asked for.
+    // Attaching takes the first milliseconds of the requested window.
     let told = "No fault seen (2 of 2 checks, 1.9 s)";
     assert_eq!(headline_of(short(), Duration::from_secs(2)), (told.into(), Some(true)));
 }

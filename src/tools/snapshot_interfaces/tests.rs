@@ -27,7 +27,7 @@ fn totals_are_since_boot_and_rates_per_window() {
     assert!(SnapshotInterfaces::text(&output).contains("eth0 *"), "{}", SnapshotInterfaces::text(&output));
 }
 
-/// A node of a cluster has hundreds of them.
+/// A node of a cluster has hundreds of interfaces.
 #[test]
 fn relevant_interfaces_are_shown_first() {
     let interface = |i: u32| {

@@ -61,7 +61,7 @@ fn socket_is_counted_once_from_the_window_start() {
     ledger.open(&tcp(3, 30, 100, 0), true); // opened in the window
     ledger.closed(&tcp(1, 10, 6_000, 7_000), false); // closed by the peer, and still held
     ledger.closed(&tcp(4, 40, 0, 50), true); // opened and closed
-    ledger.closed(&tcp(5, 50, 0, 1 << 40), false); // of long ago: it closed before it could be read
+    ledger.closed(&tcp(5, 50, 0, 1 << 40), false); // closed long ago, before it could be read
     let sample = ledger.finish(Gaps::default(), 1).0;
     assert_eq!(sample.gaps.tcp_older, 1);
     assert_eq!(moved(&sample), [(10, 1_000, 2_000, 1), (30, 100, 0, 1), (40, 0, 50, 1)]);
@@ -111,7 +111,7 @@ fn udp_bytes_are_credited_to_holder_or_sender() {
     let input = input(json!({"group_by": "connection"}));
     let none = Before::default();
     let mut ledger = Ledger::new(&input, &none, false);
-    ledger.open(&with(udp(1, 20), 8, 53), true); // connected anew since
+    ledger.open(&with(udp(1, 20), 8, 53), true); // reconnected since
     ledger.udp(&with(udp(1, 10), 9, 53), KB);
     ledger.udp(&udp(2, 30), Bytes { rx_bytes: 1, tx_bytes: 0 });
     ledger.untracked(Bytes { rx_bytes: 5, tx_bytes: 6 });
@@ -197,8 +197,8 @@ fn socket_is_matched_before_and_after_its_cookie() {
     let before = before(&[at(0xffff_8880, 100)]);
     let mut ledger = Ledger::new(&input, &before, false);
     ledger.open(&at(0xffff_8880, 150), false);
-    assert!(!ledger.closed(&at(7, 170), false)); // the next reading's
-    ledger.closed(&at(8, 1_000), true); // another one, in the same memory
+    assert!(!ledger.closed(&at(7, 170), false)); // belongs to the next reading
+    ledger.closed(&at(8, 1_000), true); // another socket in the same memory
     assert_eq!(moved(&ledger.finish(Gaps::default(), 1).0), [(10, 1_050, 0, 2)]);
 }
 

@@ -226,12 +226,12 @@ mod tests {
         let mut window = Collected::new(&input(json!({})), 100);
         window.add(&connection(10, 20, 90, 2)); // before
         window.add(&connection(10, 20, 110, 2)); // closed within
-        window.add(&connection(0, 0, 110, 2)); // the same, opened before anyone watched
+        window.add(&connection(0, 0, 110, 2)); // the same, opened before monitoring
         window.ends(200);
         window.add(&connection(110, 120, 205, 2)); // opened within
         window.add(&connection(201, 202, 205, 2)); // after
         window.add_open(&connection(90, 120, 0, 0)); // established within
-        window.add_open(&connection(10, 20, 0, 0)); // open all the time
+        window.add_open(&connection(10, 20, 0, 0)); // open before and after
         let Period { rows, cut, counts, .. } = window.finish(true);
         assert_eq!((rows.len(), cut, counts[&Outcome::Established]), (4, 0, 4));
     }

@@ -110,7 +110,7 @@ impl Streams {
 mod tests {
     use super::*;
 
-    /// A message of so many bytes with a length in front.
+    /// A message of this length, with the length before it.
     fn framed(id: u16, length: u16) -> Vec<u8> {
         let mut bytes = length.to_be_bytes().to_vec();
         bytes.extend(id.to_be_bytes());
@@ -119,7 +119,7 @@ mod tests {
         bytes
     }
 
-    /// The ids of the messages that are found in parts of one stream.
+    /// The ids of the messages found in parts of one stream.
     fn ids(parts: &[(u32, &[u8], bool)]) -> Vec<u16> {
         let end = |port| Endpoint { address: [10, 0, 0, 1].into(), port };
         let mut streams = Streams::default();

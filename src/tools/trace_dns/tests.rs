@@ -150,7 +150,7 @@ fn translated_query_is_one_row() {
     );
 }
 
-/// A query as its client sends it from network namespace 1, and the same message elsewhere on this host.
+/// A query at its client in network namespace 1, and the same message elsewhere on this host.
 fn from_here(at_ms: u64, id: u16) -> Seen {
     let process = Process { pid: 9, comm: "dig".into(), netns: 1, ..Process::default() };
     Seen { socket: 5, process, ..udp(at_ms, id, QUERY, 0) }
@@ -164,12 +164,12 @@ fn at(netns: u32, egress: bool, seen: Seen) -> Seen {
 fn latency_ends_at_the_client() {
     let leaves = |at_ms, id| at(2, true, udp(at_ms, id, ANSWER, 0));
     let comes = |at_ms, id| at(1, false, udp(at_ms, id, ANSWER, 0));
-    // The first answer gets lost between server and client, and the query is sent again.
+    // The first answer is lost between server and client, and the query is retransmitted.
     let lost = vec![from_here(100, 7), leaves(101, 7), from_here(1_100, 7), leaves(1_101, 7), comes(1_102, 7)];
     let output = answer(json!({}), lost);
     let row = &output.queries[0];
     assert_eq!((output.queries.len(), row.latency_us, row.sent, row.lost), (1, Some(1_002_000), 2, 1));
-    // Others come, and this one does not.
+    // Other answers arrive, and this one does not.
     let output =
         answer(json!({}), vec![from_here(100, 7), leaves(101, 7), from_here(200, 8), leaves(201, 8), comes(202, 8)]);
     assert_eq!((output.summary.answered, output.summary.unanswered), (1, 1));
@@ -249,7 +249,7 @@ fn long_process_name_is_compared_by_15_bytes() {
     }
 }
 
-/// A query and its answer over a TCP connection of its own, from `port`.
+/// A query and its answer over a separate TCP connection from `port`.
 fn over_tcp(at_ms: u64, port: u16) -> [Seen; 2] {
     [QUERY, ANSWER].map(|is_answer| {
         let mut data = (message(port, is_answer, 0).len() as u16).to_be_bytes().to_vec();

@@ -75,7 +75,7 @@ fn benign_drops_are_counted_and_hidden() {
 
 #[test]
 fn early_neighbor_discovery_is_benign() {
-    // A neighbor solicitation to ff02::1:ff00:2, which no route is there for yet.
+    // A neighbor solicitation to ff02::1:ff00:2, without a route yet.
     let mut header = vec![0x60, 0, 0, 0, 0, 24, 58, 255];
     header.extend([0; 16]);
     header.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 2, 135, 0, 0, 0]);

@@ -185,7 +185,7 @@ mod tests {
         Connection { owner, retransmits: 2, local: Some(endpoint("10.0.0.1", 40_000)), ..connection(to, 80, outcome) }
     }
 
-    /// A packet of namespace 1 that waited in vain for a neighbor.
+    /// A packet of namespace 1 whose neighbor resolution failed.
     fn searched(to: &str) -> DroppedPackets {
         let owner = Owner { netns: Some(1), ..Owner::default() };
         DroppedPackets { owner, sent_here: true, ..drop_of("NEIGH_FAILED", "tcp", (to, 80), 3) }

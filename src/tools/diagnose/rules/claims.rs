@@ -362,7 +362,7 @@ mod tests {
         other.hardware = hardware;
         assert_eq!(told(&duplicate_mac(&on(network.clone()))), [(Code::DuplicateMac, Severity::Warning)]);
         network.links.retain(|link| link.at != (3, 2));
-        network.links[4].hardware = hardware; // a port's; it is no end
+        network.links[4].hardware = hardware; // a port of the bridge, not an end
         assert!(duplicate_mac(&on(network)).is_empty());
     }
 }

@@ -109,7 +109,7 @@ mod tests {
         asked("NOERROR", "10.0.0.53", name)
     }
 
-    /// The names that are needed and do not exist.
+    /// The nonexistent names that a program needs.
     fn needed(queries: &[Query]) -> Vec<&str> {
         let names = Names::of(queries);
         let failed = queries.iter().filter(|query| query.rcode.as_deref() == Some("NXDOMAIN"));

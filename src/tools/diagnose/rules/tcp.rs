@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(told(&super::retransmits(&with(late))), [], "what had arrived already was not lost");
     }
 
-    /// What is said of round trips to an address, of which so many tell of the way, and so many of these were slow.
+    /// Findings about round trips to an address: this number of prompt samples, of which this number were slow.
     fn round_trips(address: &str, (min_us, p50_us): (u64, u64), (samples, slow): (u64, u64)) -> Vec<Severity> {
         let rtt = Some(Rtt { min_us, p50_us, p99_us: p50_us, samples: 50 });
         let prompt = Prompt { samples, slow, very_slow: if p50_us >= VERY_SLOW_US { slow } else { 0 } };

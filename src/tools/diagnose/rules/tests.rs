@@ -1,4 +1,4 @@
-//! Short ways to write evidence, for the tests of every rule, and the tests of what is done with their findings.
+//! Shorthands for evidence, for the tests of every rule, and tests of the handling of findings.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +16,7 @@ pub fn owner(process: &str, pid: u32) -> Owner {
     Owner { process: Some(process.into()), pid: Some(pid), ..Owner::default() }
 }
 
-/// A window of 10 s in which nothing happened.
+/// A window of 10 s without events.
 pub fn quiet() -> Evidence {
     Evidence { window: Duration::from_secs(10), ..Evidence::default() }
 }
@@ -57,7 +57,7 @@ fn every_code_has_a_rule() {
     assert_eq!(json["enum"].as_array().unwrap().len(), RULES.len(), "{json}");
 }
 
-/// Every question answered, but these.
+/// Answers of all tools except these.
 fn heard_without(missing: &[&'static str], incomplete: &[&'static str]) -> Heard {
     let mut heard = Heard::default();
     for question in [CONNECTIONS, DNS, DROPS, INTERFACES, NETWORK, PROFILE, SOCKETS, TCP, TRAFFIC] {
