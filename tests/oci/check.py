@@ -1,7 +1,7 @@
-"""Runs the image's two containers with what compose.yaml gives them, and asks one through the other.
+"""Runs the image's two containers with the settings of compose.yaml, and asks one through the other.
 
-Podman here may lack what a host has: where cgroups are of the hybrid kind, or nobody may raise limits, the containers
-get no cgroup of their own, and then cannot have the host's processes. What was left out is printed.
+With hybrid cgroups, or without the right to raise limits, Podman gives the containers no cgroup. They then cannot use the
+host's processes. The omitted settings are printed.
 """
 
 import json
@@ -21,7 +21,7 @@ UNIFIED = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgrou
 
 
 def limits_of_this_host():
-    """Flags without which no container starts here, and the keys of a service that go with them."""
+    """Flags that a container needs to start here, and the keys of a service that they exclude."""
     if not pathlib.Path("/sys/fs/cgroup/unified").exists() and pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return [], set()
     # Podman's default is higher than this; a lower limit is always allowed.

@@ -10,7 +10,7 @@ for node in [client, server]:
 
 
 def begin(node, tool, *arguments):
-    """Starts a measurement and waits until everything that it needs is attached, or until it is over."""
+    """Starts a measurement and waits until its programs are attached, or until it ends."""
     command = f"netmon-mcp call {tool} {' '.join(arguments)} --json"
     run = f"{command} >/tmp/answer 2>&1 || true; touch /tmp/ended"
     node.succeed(f"rm -f /tmp/ended; ({run}) </dev/null >/dev/null 2>&1 &")

@@ -20,7 +20,7 @@ def ask(tool, *arguments):
 
 
 def processes():
-    """The daemon's process; another one after a restart."""
+    """The daemon's process, which changes at a restart."""
     return server.succeed("systemctl show -p MainPID --value netmond.service").strip()
 
 

@@ -16,7 +16,7 @@ done
 
 
 def begin(question):
-    """Asks in the background; its files are named after the tool and its operation."""
+    """Asks in the background; the file names contain the tool and its operation."""
     name = "/tmp/" + "-".join(question.split()[:2]).replace("=", "-")
     run = f"netmon-mcp call {question} --json >{name} 2>{name}.said && code=0 || code=$?; echo $code >{name}.code"
     machine.succeed(f"rm -f {name}.code; ({run}) </dev/null >/dev/null 2>&1 &")
@@ -24,7 +24,7 @@ def begin(question):
 
 
 def end(name):
-    """The structured answer, or the sentence with which the tool refuses."""
+    """The structured answer, or the tool's error text."""
     code = machine.wait_until_succeeds(f"cat {name}.code 2>/dev/null").strip()
     if code == "0":
         return json.loads(machine.succeed(f"cat {name}")), None

@@ -1,5 +1,5 @@
-"""What boots: a small guest, a folder of programs that fits in an initramfs, with the project's own programs and its
-kernel tests; or Debian with systemd, to which the project is added as `make install` installs it."""
+"""The bootable guests: a small one, an initramfs with the project's programs and kernel tests; and Debian with systemd
+and the files of `make install`."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ TOKENS = "test correct-horse-battery-staple-0123456789\n"
 
 
 def build(cache):
-    """Builds the programs and the kernel tests; name → where they were built, and the same without debug information."""
+    """Builds the programs and the kernel tests; name → build path, and a copy without debug information."""
     cargo = ["cargo", "test", "--locked", "--quiet", "--no-run", "--test", "suite", "--test", "stock"]
     cargo += ["--message-format", "json"]
     output = subprocess.run(cargo, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -48,7 +48,7 @@ def build(cache):
 
 
 def initramfs(kernel):
-    """What every guest begins with."""
+    """The common part of every guest."""
     archive = Archive()
     for folder in FOLDERS:
         archive.folder(folder)
@@ -79,7 +79,7 @@ def small(kernel, programs, path):
 
 
 def with_systemd(archive, kernel):
-    """Makes the initramfs that of a guest with systemd: it adds what is under payload/ to the system on the disk."""
+    """Prepares the initramfs of a guest with systemd: it adds the files under payload/ to the system on the disk."""
     archive.file("init", FILES / "init-systemd")
     archive.file("payload/etc/systemd/system/shell.service", FILES / "shell.service")
     archive.file("payload/usr/lib/guest/shell", FILES / "shell")
@@ -87,7 +87,7 @@ def with_systemd(archive, kernel):
 
 
 def installed(kernel, programs, path):
-    """Writes the initramfs of the guests with systemd, with everything that `make install` puts in its places."""
+    """Writes the initramfs of the guests with systemd, with the files of `make install`."""
     archive = initramfs(kernel)
     with_systemd(archive, kernel)
     staged = path.parent / "installed"

@@ -1,4 +1,4 @@
-"""The network between guests: each sends its frames to a Unix socket of its own, and every other guest gets them."""
+"""The network between guests: each sends its frames to its own Unix socket, and every other guest receives them."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
-"""Fetches Debian's own kernels, by package name, into target/vm/kernels. What is there already is not fetched again:
-remove the folder for newer ones."""
+"""Downloads Debian's kernels, by package name, into target/vm/kernels. Existing ones are kept: remove the folder for
+newer ones."""
 
 import re
 import shutil
@@ -48,7 +48,7 @@ MODULES = (
 
 @dataclass
 class Kernel:
-    """A kernel that can be booted."""
+    """A bootable kernel."""
 
     name: str
     release: str
@@ -97,7 +97,7 @@ def download(name, folder):
 
 
 def keep_modules(source, target, base, release):
-    """Copies what the guest needs and indexes it: Debian's packages leave that to the installation."""
+    """Copies and indexes the guest's modules: Debian's packages index them during the installation."""
     kept = base / "lib/modules" / release
     kept.mkdir(parents=True)
     for index in source.glob("modules.*"):
@@ -118,7 +118,7 @@ def source(archive, suite):
 
 
 def mirror(archive):
-    """Where this machine's apt gets other suites of the archive from."""
+    """This machine's apt mirror for other suites of the archive."""
     wanted = ["Origin: Debian", f"Label: {archive}", "Identifier: Packages"]
     found = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()
     if not found:
@@ -127,7 +127,7 @@ def mirror(archive):
 
 
 def private_apt(folder, archive, suite):
-    """apt with one source and a state of its own, so that the host's is not touched."""
+    """apt with one source and a separate state, so that the host's state stays unchanged."""
     (folder / "lists/partial").mkdir(parents=True)
     (folder / "sources.list").write_text(source(archive, suite))
     options = [
@@ -145,7 +145,7 @@ def private_apt(folder, archive, suite):
 
 
 def newest(pattern, names):
-    """Of the package names that match, those of the highest version: its image, or its binary and modules."""
+    """The matching packages of the highest version: its image, or its binary and modules."""
     numbers = lambda name: [int(number) for number in re.findall(r"\d+", name)]
     found = [name for name in names.split() if re.fullmatch(pattern, name)]
     highest = max(map(numbers, found), default=None)

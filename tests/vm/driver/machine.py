@@ -1,8 +1,8 @@
-"""One guest under QEMU, spoken to through a root shell on its virtio console.
+"""One guest under QEMU, controlled through a root shell on its virtio console.
 
-The methods are those of the NixOS test driver that our scripts use, with the same meaning, so that one script serves
-NixOS' tests and these. KVM is not used, even where /dev/kvm exists: a stock kernel hangs under some of its variants,
-and emulation in one thread is quick enough and has never failed.
+It has the methods of the NixOS test driver that our scripts use, with the same meaning, so one script serves both. It
+never uses KVM: a stock kernel hangs under some variants of it, and emulation in one thread is fast enough and has never
+failed.
 """
 
 import base64
@@ -29,11 +29,11 @@ READY = b"Spawning backdoor root shell..."
 
 
 class GuestDied(Exception):
-    """QEMU ended, or the guest does not answer."""
+    """QEMU ended, or the guest does not respond."""
 
 
 class Machine:
-    """A guest. It is ended by `crash`, and by the end of this process, however that comes about."""
+    """A guest. It ends with `crash`, or with this process in any case."""
 
     started = []
 
@@ -45,7 +45,7 @@ class Machine:
 
     @classmethod
     def end_all(cls):
-        """Ends every guest, and those that another thread is about to start."""
+        """Ends every guest, including those that another thread is starting."""
         for machine in cls.started:
             machine.deadline = 0
             if qemu := machine.qemu:
@@ -88,7 +88,7 @@ class Machine:
             self.booted = True
 
     def execute(self, command, check_return=True, timeout=60):
-        """Runs a command with bash and returns its exit code and what it printed."""
+        """Runs a command with bash and returns its exit code and its output."""
         self.connect()
         script = shlex.quote(f"set -euo pipefail; {command}")
         line = f"o=$(timeout {timeout} bash -c {script} </dev/null | base64 -w 0; exit ${{PIPESTATUS[0]}}); echo $? $o\n"

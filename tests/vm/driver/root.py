@@ -1,4 +1,4 @@
-"""The system of the guests with systemd: Debian 12, as small as it goes, in a file system image."""
+"""The system of the guests with systemd: a minimal Debian 12 in a file system image."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ SECONDS = 1200
 
 
 def image(cache):
-    """The image, made once for these packages. Every boot adds what is tested to a copy that is thrown away."""
+    """The image, built once for these packages. Every boot adds the tested files to a temporary copy."""
     path, made_of = cache / f"{SUITE}.ext4", cache / f"{SUITE}.packages"
     if path.exists() and made_of.exists() and made_of.read_text() == PACKAGES:
         return path
@@ -43,5 +43,5 @@ def image(cache):
 
 
 def run(command):
-    """With SIGTERM at the end of its time, so that it undoes what it has mounted."""
+    """Sends SIGTERM at the timeout, so that the program unmounts its file systems."""
     subprocess.run(["timeout", str(SECONDS), *command], check=True)

@@ -1,4 +1,4 @@
-"""Two hosts with systemd on a virtual network, one of them with the service as `make install` installs it."""
+"""Two hosts with systemd on a virtual network, one of them with the service of `make install`."""
 
 import tempfile
 import time
@@ -16,7 +16,7 @@ SECONDS = 1200  # for one script on a busy machine; an idle one needs a fifth of
 
 
 def test(name, programs, cache):
-    """Runs the scripts on this kernel, on new guests each, and returns what failed."""
+    """Runs the scripts on this kernel, each on new guests, and returns the failures."""
     kernel = kernels.fetch(name, cache / "kernels")
     image = root.image(cache)
     failures = []
