@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_takes_no_answer_leaves_memory_to_others() {
+    async fn unread_answers_block_only_their_own_client() {
         let memory = Memory::default();
         let [greedy, other] = [1, 2].map(Identity::Uid);
         let all = json!({"limit": 10_000});

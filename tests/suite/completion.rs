@@ -99,7 +99,7 @@ fn zsh_completes_tools_keys_and_values() {
 }
 
 #[test]
-fn zsh_completes_at_once_where_the_script_is_installed() {
+fn zsh_completes_with_the_installed_script() {
     let folder = open_folder();
     let script = Command::new(GATEWAY).args(["completions", "zsh"]).output().unwrap().stdout;
     std::fs::write(folder.path().join("_netmon-mcp"), script).unwrap();

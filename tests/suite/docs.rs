@@ -145,13 +145,13 @@ fn every_tool_page_states_its_blind_spots() {
 }
 
 #[test]
-fn the_readme_is_short() {
+fn readme_is_short() {
     let lines = text(Path::new("README.md")).lines().count();
     assert!(lines <= README_LINES, "{lines} lines");
 }
 
 #[test]
-fn settings_and_json_in_the_pages_are_valid() {
+fn settings_and_json_in_the_docs_are_valid() {
     let folder = open_folder();
     let file = folder.path().join("netmon.toml");
     for page in pages() {
@@ -261,7 +261,7 @@ netmon-mcp() {{
 
 /// Each page is a script of an ordinary user in its own network namespace, so its ports are free.
 #[test]
-fn every_command_in_the_pages_runs() {
+fn every_command_in_the_docs_runs() {
     let netns = Netns::new();
     let daemon = daemon_in(&netns);
     let (_kept, recording) = recording();

@@ -128,7 +128,7 @@ fn default_listener_is_a_unix_socket_for_the_group() {
 
 /// A wrong path does no harm.
 #[test]
-fn only_a_socket_is_replaced() {
+fn only_a_socket_file_is_replaced() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let path = folder.path().join("precious");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();

@@ -61,7 +61,7 @@ fn assert_ours(rows: &[&Value], answer: &Value) {
 }
 
 #[test]
-fn bytes_of_both_ends_are_counted_and_owned() {
+fn bytes_of_both_ends_are_counted_with_owner() {
     let pair = Pair::new();
     for address in [B, B6] {
         let Some(mut ends) = connected(&pair, address) else { return };

@@ -68,7 +68,7 @@ fn loopback_and_l3_tunnel_are_counted() {
 }
 
 #[test]
-fn a_bridge_is_counted() {
+fn bridge_traffic_is_counted() {
     let pair = Pair::new();
     pair.b.ip("link add br0 type bridge");
     pair.b.ip(&format!("addr del {B}/24 dev v0"));

@@ -46,7 +46,7 @@ fn every_handshake_version_is_supported() {
 }
 
 #[test]
-fn the_stateless_era_needs_no_handshake() {
+fn stateless_era_works_without_a_handshake() {
     let daemon = Daemon::start();
     let mut client = Client::spawn(gateway(&daemon));
     let answer = client.request("server/discover", json!({"_meta": meta()}));
@@ -151,7 +151,7 @@ fn window_sends_progress() {
 }
 
 #[test]
-fn cancelling_ends_the_measurement_at_once() {
+fn cancelled_call_ends_its_measurement() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);

@@ -21,17 +21,17 @@ fn visits(driver: impl Fn() -> Command) {
 }
 
 #[test]
-fn the_python_sdk_is_served_in_both_eras() {
+fn python_sdk_works_in_both_eras() {
     visits(|| python("python_sdk.py"));
 }
 
 #[test]
-fn fastmcp_is_served() {
+fn fastmcp_works() {
     visits(|| python("fastmcp_client.py"));
 }
 
 #[test]
-fn the_typescript_sdks_are_served_in_both_eras() {
+fn typescript_sdks_work_in_both_eras() {
     visits(|| {
         let mut command = node();
         command.arg(driver("typescript_sdk.mjs")).arg(packages().join("node"));

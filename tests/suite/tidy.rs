@@ -50,7 +50,7 @@ fn files_are_short() {
 }
 
 #[test]
-fn every_bpf_object_has_its_tool() {
+fn every_bpf_object_has_a_tool() {
     for path in files("bpf", &[".bpf.c"]) {
         let object = path.file_name().unwrap().to_string_lossy().replace(".bpf.c", "");
         let (tool, part) = object.rsplit_once('_').unwrap_or((&object, ""));
@@ -61,7 +61,7 @@ fn every_bpf_object_has_its_tool() {
 }
 
 #[test]
-fn the_readme_lists_exactly_the_tools() {
+fn readme_lists_exactly_the_tools() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let row = |line: &str| line.strip_prefix("| [`")?.split_once('`').map(|(tool, _)| tool.to_owned());
     let table = readme.split("## The tools\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();

@@ -223,7 +223,7 @@ fn error_queue_data_is_not_received() {
 }
 
 #[test]
-fn multicast_is_counted_at_each_receiver() {
+fn multicast_is_counted_per_receiver() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let group = Ipv4Addr::new(239, 1, 2, 3);
@@ -315,7 +315,7 @@ fn overlapping_windows_are_independent() {
 }
 
 #[test]
-fn groups_have_their_names() {
+fn groups_are_named() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     // Other tests also have A and B.

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_client_opens_its_share_and_others_open_theirs() {
+    async fn sessions_are_limited_by_client() {
         let sessions = Sessions::new(16);
         let (greedy, other) = (Identity::Token("greedy".into()), Identity::Token("other".into()));
         let mut claims = Vec::new();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_id_waits_for_one_answer_and_a_session_has_one_owner() {
+    async fn request_ids_are_unique_and_sessions_have_one_owner() {
         let sessions = Sessions::new(16);
         let (alice, eve) = (Identity::Token("alice".into()), Identity::Uid(0));
         sessions.note(&alice, "s".into());

@@ -265,7 +265,7 @@ fn damaged_file_is_set_aside_and_recording_restarts() {
 }
 
 #[test]
-fn a_second_recorder_is_refused() {
+fn second_recorder_is_refused() {
     let (_folder, path) = file();
     let _first = open(&path, bounds()).unwrap();
     assert_eq!(open(&path, bounds()).err().unwrap().kind, Kind::InUse);
