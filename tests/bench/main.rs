@@ -1,7 +1,7 @@
 //! `make bench`: the cost, accuracy, latency and size of measuring. Figures are medians, costs are ratios against a
 //! baseline from the same interleaved run: the machine may be shared and noisy.
 //!
-//! `make bench` runs everything, `cargo bench -- NAME...` what is named. `price` compares with another
+//! `make bench` runs everything, `cargo bench -- NAME...` the named benchmarks. `price` compares with another
 //! build, whose folder `NETMON_BEFORE` names.
 
 // A test that cannot continue fails.
