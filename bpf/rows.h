@@ -312,8 +312,8 @@ int list_orphans(struct bpf_iter__bpf_map *ctx)
 }
 
 /*
- * After the last window: otherwise a marked listener would continue to copy its mark. An orphan in another network
- * namespace keeps its mark, which has its window.
+ * After the last window: otherwise a marked listener would continue to copy its mark. A socket without a process in
+ * another network namespace keeps its mark, which has its window.
  */
 SEC("iter/task_file")
 int forget_held(struct bpf_iter__task_file *ctx)
