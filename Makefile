@@ -1,24 +1,24 @@
-# The front door where there is no Nix, and in its development shell. See README.md.
+# The entry point without Nix, and in its development shell. See README.md.
 ifndef IN_NIX_SHELL
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 endif
 CLANG_FORMAT ?= clang-format-19
 .PHONY: build run test bench lint
 
-# Debian packages by purpose. A target installs what is missing of its own purpose, and nothing else.
+# Debian packages by purpose. A target installs only the missing packages of its purpose.
 BUILD := clang-19 gcc libelf-dev make pkg-config zlib1g-dev
 LINT = $(BUILD) clang-format-19 python3 $(VENV)
-# The tests make networks and firewalls, ask over ssh and TLS, and run MCP clients that npm and pip install.
+# The tests create networks and firewalls, use ssh and TLS, and run MCP clients from npm and pip.
 TEST = $(BUILD) curl fish iproute2 nftables openssh-client openssh-server openssl procps zsh $(CLIENTS)
-# npm and Python's venv may come from anywhere.
+# npm and Python's venv may come from any source.
 CLIENTS = $(shell command -v npm >/dev/null || echo npm) $(VENV)
 VENV = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
 BENCH = $(TEST) bpftrace tcpdump
 NIX := nix-bin python3 systemd
-# What stands for nixpkgs' packages where the flake is built, the development shell's included.
+# The replacements for nixpkgs' packages in builds of the flake, including the development shell.
 SANDBOX = $(NIX) $(TEST) $(LINT) binutils bpftool ca-certificates patch util-linux xz-utils
 GUESTS = $(TEST) binutils busybox-static kmod python3 qemu-system-x86 util-linux
-# Of those with systemd.
+# For guests with systemd.
 SYSTEM := e2fsprogs mmdebstrap
 
 build:
@@ -45,28 +45,28 @@ lint:
 	scripts/check-dependencies
 	tests/vm/check-scripts
 
-# Every parser of bytes from outside, a minute each.
+# Every parser of bytes from outside, for a minute each.
 .PHONY: fuzz soak
 FUZZ_SECONDS = 60
 fuzz:
 	@scripts/prerequisites $(BUILD)
 	scripts/fuzz $(FUZZ_SECONDS)
 
-# Fifty windows at once under load, for half an hour; then the daemon must hold what it held before.
+# Fifty windows at once under load, for half an hour; the daemon must end with the resources that it started with.
 SOAK_SECONDS = 1800
 soak:
 	@scripts/prerequisites $(TEST)
 	NETMON_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --test suite soak -- --nocapture
 
-# One client does its worst for five minutes, under the units' own memory limits; another must not notice.
+# A hostile client for five minutes, under the units' memory limits, while another client must be unaffected.
 ADVERSARY_SECONDS = 300
 .PHONY: adversary
 adversary:
 	@scripts/prerequisites $(TEST)
 	NETMON_SOAK_SECONDS=$(ADVERSARY_SECONDS) cargo test --release --locked --test adversary -- --nocapture
 
-# Nix, over a stand-in for nixpkgs (tests/nix/stub): neither nixpkgs nor a cache is needed. nix-eval builds nothing;
-# nix-build builds in a real sandbox: NIX_BUILD names outputs of the flake, or `all`, which includes VM tests.
+# Nix, over a stand-in for nixpkgs (tests/nix/stub), without nixpkgs and without a cache. nix-eval builds nothing.
+# nix-build builds in a real sandbox: NIX_BUILD selects outputs of the flake, or `all`, which includes VM tests.
 .PHONY: nix-eval nix-build nix-check
 NIX_BUILD = fast
 nix-eval:
@@ -84,8 +84,8 @@ nix-check: nix-eval
 	git ls-files -z '*.nix' | xargs -0 target/nix-tools/bin/deadnix --fail
 	$(MAKE) nix-build NIX_BUILD=all
 
-# Stock Debian kernels, booted under QEMU without KVM; KERNEL="5.10 6.18 7", or all. See tests/vm/driver.
-# vm-service tests the installed service on two hosts with systemd; vm-table puts the last results in docs/kernels.md.
+# Stock Debian kernels, booted under QEMU without KVM; KERNEL="5.10 6.18 7", or all. See tests/vm/driver. vm-service
+# tests the installed service on two hosts with systemd; vm-table writes the last results to docs/kernels.md.
 .PHONY: vm-prerequisites vm-test vm-service vm-table
 vm-prerequisites:
 	@scripts/prerequisites $(GUESTS)
@@ -97,7 +97,7 @@ vm-service: vm-prerequisites
 vm-table:
 	python3 tests/vm/driver --table
 
-# The image for those without Nix, and its two containers run with what compose.yaml gives them.
+# The image without Nix, and its two containers with the settings of compose.yaml.
 .PHONY: oci-image oci-check
 oci-image: build
 	@scripts/prerequisites ca-certificates podman crun
@@ -110,7 +110,7 @@ oci-check: oci-image
 	@scripts/prerequisites python3-yaml
 	python3 tests/oci/check.py
 
-# The book of docs/, in target/book; and the picture in README.md, made from a real answer, for which root is needed.
+# The book of docs/, in target/book; and the picture of a real answer in README.md, which needs root.
 .PHONY: docs picture
 docs:
 	@scripts/prerequisites gcc
@@ -121,12 +121,12 @@ picture: build
 	@scripts/prerequisites iproute2 $(VENV)
 	scripts/picture
 
-# Pages that are compared with what they describe, each made anew; git shows what is to be reviewed.
+# Regenerates the files that tests compare; review the difference with git.
 .PHONY: reviewed nix/options.md tests/nix/bpf-objects.txt
 reviewed: nix/options.md tests/nix/bpf-objects.txt
 	@scripts/prerequisites $(TEST)
-	NETMON_REVIEW=1 cargo test --locked --test suite -- --exact protocol::every_tool_has_schemas_a_title_and_all_four_annotations \
-		tidy::the_list_of_guest_tests_is_up_to_date
+	NETMON_REVIEW=1 cargo test --locked --test suite -- --exact protocol::every_tool_has_schemas_title_and_annotations \
+		tidy::guest_test_list_is_up_to_date
 
 nix/options.md:
 	tests/nix/options >$@

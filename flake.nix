@@ -11,7 +11,7 @@
         "x86_64-linux"
         "aarch64-linux"
       ];
-      # An output for every system, from its packages and from what this flake makes of them.
+      # An output for every system, from its packages and this flake's.
       eachSystem =
         f:
         lib.genAttrs systems (
@@ -35,7 +35,7 @@
             ) self.checks.${pkgs.stdenv.hostPlatform.system};
             sourceRevision = self.rev or self.dirtyRev or null;
           };
-          # The BPF objects that netmond has built in, and the tests that decide what a kernel can do.
+          # The BPF objects inside netmond, and the tests that depend on the kernel.
           bpf-objects = own.netmon-mcp.bpf;
           kernel-tests = pkgs.callPackage ./nix/kernel-tests.nix { inherit (own) netmon-mcp; };
           oci-image = pkgs.callPackage ./nix/image.nix { inherit (own) netmon-mcp; };

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Connections that wait to be accepted. No process holds them yet. iter/tcp lists those of our own network namespace;
- * those of another one are reached through their listener, which a process does hold.
+ * Connections that wait to be accepted. No process holds them yet. iter/tcp lists those of our own network namespace.
+ * In other namespaces the listener leads to them, since a process holds it.
  */
 #pragma once
 #include "namespaces.h"
 
-/* Of one listener: an iterator may write 32 KiB for one file. */
+/* For one listener: an iterator may write 32 KiB for one file. */
 enum { WAITING = 128 };
 
 /* Added in Linux 5.17. The verifier checks the body of such a loop once. */
@@ -17,12 +17,12 @@ struct accept_queue {
 	const struct sock *listener;
 	struct seq_file *seq;
 	const void *owner; /* the listener's mark, if it has one */
-	void *row;         /* for who walks: old verifiers have no room for one on the stack of both */
+	void *row;         /* of the caller: old verifiers have no stack space for a row in both */
 };
 
 /*
- * The next connection of the queue; null at its end. A request that is accepted meanwhile may be used again by another
- * listener, which ends the walk.
+ * The next connection of the queue; null at its end. Another listener may reuse a request that is accepted meanwhile;
+ * then the walk ends.
  */
 static __always_inline struct sock *next_waiting(struct accept_queue *queue)
 {
@@ -35,8 +35,8 @@ static __always_inline struct sock *next_waiting(struct accept_queue *queue)
 }
 
 /*
- * Runs `list` for each connection that waits at a listener of another network namespace, up to `most`. Returns how many
- * it did not reach.
+ * Runs `list` for each connection that waits at a listener of another network namespace, at most `most` times. Returns
+ * the number of connections that it did not reach.
  */
 static __always_inline __u32 walk_accept_queue(struct sock *listener, long (*list)(__u32, struct accept_queue *),
 					       struct accept_queue *queue, __u32 most)

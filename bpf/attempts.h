@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Attempts to connect that end before a packet is made, when no state changes.
+ * Attempts to connect that end before a packet exists and before any state changes.
  *
- * Where fexit programs load, connect() itself says so, at no cost to anything
- * else. Elsewhere what shows an attempt without a route is the look-up: its
- * tracepoint sees every look-up of the host, so a found route is let go at once.
+ * Where fexit programs load, they read the result of connect() and cost nothing else. Elsewhere the route look-up shows
+ * an attempt without a route. Its tracepoint sees every look-up of the host, so the program returns at once if a route
+ * was found.
  */
 #pragma once
 #include "tracks.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-/* A route look-up: what is looked for, and what was found. */
+/* A route look-up: its key and its result. */
 struct flowi_common {
 	__u8 flowic_proto;
 };
@@ -55,17 +55,17 @@ enum { RTN_BLACKHOLE = 6, RTN_UNREACHABLE = 7, RTN_PROHIBIT = 8, RTN_THROW = 9 }
 enum { RTF_REJECT = 0x200, RT6_TABLE_MAIN = 254 };
 enum { CONNECT_X86_64 = 42, CONNECT_ARM64 = 203 };
 enum { UNDECIDED = 4096 };
-enum { AGAIN = 1 << 30 }; /* in place of a table's number: the same table, looked into again by one attempt */
+enum { AGAIN = 1 << 30 }; /* replaces a table's number: one attempt looked into the same table again */
 
-/* A look-up that found nothing in one table, of a host whose rules may name another. */
+/* A look-up without a result in one table, on a host whose rules may name another table. */
 struct undecided {
 	struct connection connection;
-	__u32 table; /* in which the attempt was looked up first: when it comes again, so did a new attempt */
+	__u32 table; /* the attempt's first table: seeing it again means a new attempt */
 	__u32 pad;
 };
 const struct undecided *undecided_type __attribute__((unused));
 
-/* By thread. What is still there when a window ends has failed. */
+/* By thread. Entries that remain at the end of a window are failed attempts. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -74,7 +74,9 @@ struct {
 	__type(value, struct undecided);
 } undecided SEC(".maps");
 
-/* About how many it has. Alone in .data, which is written as this when nothing is attached here. */
+/*
+ * Approximate number of entries. It is alone in .data, which user space overwrites with it while nothing is attached.
+ */
 __u64 undecided_entries SEC(".data") = 0;
 
 struct sockaddr_start {
@@ -84,8 +86,8 @@ struct sockaddr_start {
 };
 
 /*
- * Whether the running process is in connect() to this destination. The look-up
- * could be of another packet, for which an interrupt borrowed the process.
+ * Whether the running process is in connect() to this destination. The look-up may belong to another packet, handled by
+ * an interrupt in this process.
  */
 static __always_inline bool connects_to(struct task_struct *task, const __u8 address[16], __be16 port)
 {
@@ -113,7 +115,7 @@ static __always_inline bool connects_to(struct task_struct *task, const __u8 add
 	return ipv6.in6_u.u6_addr32[3] == word[3];
 }
 
-/* Fills in who tries to connect; the caller has set where to. */
+/* Fills in the process; the caller has set the destination. */
 static __always_inline void load_attempt(struct connection *c, __u32 netns, int error)
 {
 	current_owner(&c->owner);
@@ -124,7 +126,7 @@ static __always_inline void load_attempt(struct connection *c, __u32 netns, int 
 	c->error = error;
 }
 
-/* A table without the route, and there may be another table: decided by what the thread does next. */
+/* No route in this table, but there may be another table. The next action of the thread decides. */
 static __always_inline void not_in(__u32 table, const struct connection *c)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
@@ -143,7 +145,7 @@ static __always_inline void not_in(__u32 table, const struct connection *c)
 	}
 }
 
-/* The thread's attempt did find a route. */
+/* The thread's attempt found a route. */
 static __always_inline void decided(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
@@ -183,7 +185,7 @@ int BPF_PROG(route_ipv4, __u32 table, const struct flowi4 *flow, const void *nex
 	return 0;
 }
 
-/* What a route that rejects makes connect() return; the table's own null entry stands for no route. */
+/* The error that a rejecting route makes connect() return. The table's own null entry means that there is no route. */
 static __always_inline int route_error(const struct net *net, const struct fib6_result *result)
 {
 	if (result->f6i == net->ipv6.fib6_null_entry)
@@ -211,7 +213,7 @@ static __always_inline bool no_address(const struct in6_addr *address)
 	return !(word[0] | word[1] | word[2] | word[3]);
 }
 
-/* For a socket without an address, IPv6 looks the route up a second time, with the address that it chose. */
+/* Without a source address, IPv6 looks the route up again, with the address that it chose. */
 SEC("tp_btf/fib6_table_lookup")
 int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result, struct fib6_table *table,
 	     const struct flowi6 *flow)
@@ -235,7 +237,7 @@ int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result
 	c.endpoints.remote_port = bpf_ntohs(flow->uli.ports.dport);
 	error = route_error(net, result);
 	load_attempt(&c, net->ns.inum, error);
-	/* The local table comes before the main one, and no other after it; but rules can name more. */
+	/* The local table comes before the main one, and no table comes after main; but rules can add more. */
 	last = error != ENETUNREACH || (!has_rules(net) && id == RT6_TABLE_MAIN);
 	if (no_address(&flow->saddr)) {
 		not_in(id, &c);
@@ -249,7 +251,7 @@ int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result
 	return 0;
 }
 
-/* An attempt that connect() says has failed, and of which no state change told. */
+/* An attempt that failed in connect() without a state change. */
 static __always_inline int attempt_failed(struct socket *socket, const void *address, int error)
 {
 	struct sockaddr_start start;
@@ -286,7 +288,7 @@ int BPF_PROG(connect_returns, struct socket *socket, const void *address, int le
 	return attempt_failed(socket, address, -result);
 }
 
-/* Security modules are asked before that. */
+/* Security modules decide before that. */
 SEC("fexit/security_socket_connect")
 int BPF_PROG(connect_checked, struct socket *socket, const void *address, int length, int result)
 {

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * TCP sockets that hang below another socket: no file is theirs, and who uses them holds the file of that other one.
+ * TCP sockets below another socket. They have no file; the process holds the file of the upper socket.
  *
- * An MPTCP socket has one for each path, which do all the work; every listener of a Go program is one. The iterator
- * over files shows the upper one. What is below it is reached by numbers, not by pointers that the verifier knows, so
- * it is copied before it is read, and nothing can be stored with it.
+ * An MPTCP socket has one for each path, and these do all the work. Every listener of a Go program is one. The iterator
+ * over files shows the upper socket. Pointers from there to a lower socket are plain numbers to the verifier. So a
+ * lower socket is copied before it is read, and cannot get storage.
  */
 #pragma once
 #include "namespaces.h"
 
 enum {
-	ROOMS = 8,     /* copies at once: user space reads so many iterators at once */
-	SUBFLOWS = 16, /* of one MPTCP socket: the kernel opens 9 at most, a path manager in user space may open more */
-	STORAGES = 16, /* maps in which a socket has something */
+	ROOMS = 8,     /* copies at once: user space runs this number of iterators at once */
+	SUBFLOWS = 16, /* per MPTCP socket: the kernel opens at most 9, a path manager in user space may open more */
+	STORAGES = 16, /* maps in which a socket has storage */
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -36,9 +36,9 @@ struct mptcp_subflow_context {
 	struct sock *conn;
 };
 
-/* What `cb` holds of data that an MPTCP socket has received. */
+/* The part of `cb` for data that an MPTCP socket has received. */
 struct mptcp_skb_cb {
-	__u64 map_seq; /* of the first byte that was not read */
+	__u64 map_seq; /* of the first unread byte */
 };
 
 struct bpf_local_storage_map;
@@ -59,13 +59,13 @@ struct bpf_local_storage_elem {
 
 #pragma clang attribute pop
 
-/* Room for a copy of a socket, for something that it carries, and for what is said of it. */
+/* Room for a copy of a socket, for its storage, and for its row. */
 struct room {
 	__u64 taken;
 	__u8 bytes[4096];
 	__u8 carried[512];
 	__u8 row[512];
-	__u8 listener[512]; /* what is said of it before its queue is walked */
+	__u8 listener[512]; /* the listener's row, filled before its queue is walked */
 };
 
 struct {
@@ -109,7 +109,7 @@ static __always_inline const struct tcp_sock *copy_in(const struct room *room)
 	return (const void *)room->bytes;
 }
 
-/* False if its memory does not read any more, or it is not of this protocol. */
+/* False if its memory can no longer be read, or it has another protocol. */
 static __always_inline bool copy_socket(struct room *room, __u64 address, __u32 size, __u16 protocol,
 					struct below *below)
 {
@@ -122,7 +122,7 @@ static __always_inline bool copy_socket(struct room *room, __u64 address, __u32 
 	return copy_in(room)->inet_conn.icsk_inet.sk.sk_protocol == protocol;
 }
 
-/* The memory of a TCP socket is used again for TCP sockets only, as long as a program that looks at it runs. */
+/* The kernel reuses the memory of a TCP socket only for TCP sockets while a program that reads it runs. */
 static __always_inline bool copy_below(struct room *room, __u64 address, struct below *below)
 {
 	return copy_socket(room, address, bpf_core_type_size(struct tcp_sock), IPPROTO_TCP, below);
@@ -134,8 +134,8 @@ static __always_inline const struct sock *below_sock(const struct below *below)
 }
 
 /*
- * Defines `carried_MAP`, which reads what a map holds of a socket without a pointer to it, by a walk along what the
- * socket has in all maps. A function that the verifier checks once, however often it is called.
+ * Defines `carried_MAP`, which reads a socket's storage in a map without a pointer to the socket: it walks the list of
+ * all storages of the socket. A global function, so the verifier checks it once for all calls.
  */
 #define CARRIED(map, type)                                                                                             \
 	__noinline int carried_##map(__u64 storage, type *to)                                                          \
@@ -154,7 +154,7 @@ static __always_inline const struct sock *below_sock(const struct below *below)
 		return 0;                                                                                              \
 	}
 
-/* Of the socket that is copied there. */
+/* Of the copied socket. */
 static __always_inline __u64 storage_in(const struct room *room)
 {
 	return (__u64)copy_in(room)->inet_conn.icsk_inet.sk.sk_bpf_storage;
@@ -172,8 +172,8 @@ static __always_inline bool is_subflow(const struct tcp_sock *tp)
 }
 
 /*
- * What tells a socket from all others while it lives. What hangs below another one has a cookie only if somebody asked
- * for it, and who reaches it by its number cannot ask.
+ * Identifies a socket during its life. A lower socket has a cookie only if somebody requested one, and a program that
+ * reads it by address cannot request one.
  */
 static __always_inline __u64 identity(struct sock *sk, const struct tcp_sock *tp)
 {
@@ -187,7 +187,7 @@ static __always_inline __u64 below_identity(const struct below *below)
 	return below_sock(below)->__sk_common.skc_cookie.counter ?: below->address;
 }
 
-/* What maps hold of the MPTCP socket above a TCP socket, and of its first path; 0 if there is none. */
+/* The storage of the MPTCP socket above a TCP socket, and of its first path; 0 if there is none. */
 struct storages {
 	__u64 above;
 	__u64 first;
@@ -210,9 +210,9 @@ static __always_inline bool storages_above(struct sock *sk, struct storages *sto
 }
 
 /*
- * Whether what a map holds of the MPTCP socket above, or of its first path, says whose a path is that the kernel itself
- * opens, or has accepted. `pid` is the field of the type that does. What the upper socket carries says no more than
- * that.
+ * Whether storage of the upper MPTCP socket, or of its first path, names the owner of a path that the kernel itself
+ * opens, or has accepted. `pid` is the field of the type that holds the owner. The storage of the upper socket has no
+ * other use.
  */
 #define is_known_above(map, sk, other, pid)                                                                            \
 	({                                                                                                             \
@@ -222,7 +222,7 @@ static __always_inline bool storages_above(struct sock *sk, struct storages *sto
 		    ((carried_##map(storages.above, other) && (other)->pid) || carried_##map(storages.first, other));  \
 	})
 
-/* The paths of an MPTCP socket, one after the other. */
+/* The paths of an MPTCP socket, in order. */
 struct subflows {
 	__u64 above;
 	const struct list_head *head;
@@ -238,7 +238,7 @@ static __always_inline void begin_subflows(const struct sock *above, struct subf
 	walk->next = BPF_CORE_READ(head, next);
 }
 
-/* Copies the next one; false at the end. A path that closes meanwhile ends the walk. */
+/* Copies the next one; false at the end. The walk ends at a path that closes meanwhile. */
 static __always_inline bool next_subflow(struct subflows *walk, struct room *room, struct below *below)
 {
 	const struct mptcp_subflow_context *context = (const void *)walk->next;

@@ -1,7 +1,7 @@
-//! Compiles every `bpf/NAME.bpf.c` to a Rust skeleton, `$OUT_DIR/NAME.rs`, and writes the numbers of every `enum` as Rust
-//! constants to `$OUT_DIR/numbers.rs`. It names no program.
+//! Compiles every `bpf/NAME.bpf.c` to a Rust skeleton, `$OUT_DIR/NAME.rs`, and writes the numbers of every `enum` as
+//! Rust constants to `$OUT_DIR/numbers.rs`. It finds the programs itself.
 
-// Cargo shows a panic of a build script as the reason why nothing was built.
+// Cargo shows a panic of a build script as the reason for a failed build.
 #![allow(clippy::expect_used, clippy::panic)]
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 
 use libbpf_cargo::SkeletonBuilder;
 
-/// The compiler that the object bytes are pinned to; `CLANG` names another one (Nix sets it).
+/// The compiler that the object bytes depend on; `CLANG` overrides it (Nix sets it).
 const CLANG: &str = "clang-19";
 
 fn main() {
@@ -34,20 +34,20 @@ fn main() {
             .source(&source)
             .obj(out.join(format!("{name}.bpf.o")))
             .clang(env::var_os("CLANG").unwrap_or_else(|| OsString::from(CLANG)))
-            // -mcpu=v3 is what Linux 5.10 runs; the prefix map keeps this folder's path out of the object.
+            // Linux 5.10 runs -mcpu=v3. The prefix map keeps this folder's path out of the object.
             .clang_args(["-Ibpf", "-Wall", "-Werror", "-mcpu=v3", &format!("-ffile-prefix-map={root}=.")])
             .build_and_generate(out.join(format!("{name}.rs")))
             .unwrap_or_else(|e| panic!("{file}: {e:#} (the BPF compiler is {CLANG}, or what CLANG names)"));
     }
 }
 
-/// The values of every `enum` of a C file, as constants in a module of its name: what C and Rust both need is written
-/// once. Rust evaluates them; one that it cannot is an error there.
+/// The values of every `enum` of a C file, as constants in a module with its name, so that C and Rust share one
+/// definition. Rust evaluates them, and rejects a value that it cannot evaluate.
 fn numbers(source: &Path) -> String {
     let file = source.file_name().unwrap_or_default().to_string_lossy();
     let Some(module) = file.strip_suffix(".bpf.c").or_else(|| file.strip_suffix(".h")) else { return String::new() };
     let text = without_comments(&fs::read_to_string(source).expect("bpf/ is readable"));
-    // What defines an enum has nothing but its name, or not even that, before the brace.
+    // Only `enum` and an optional name precede the brace of a definition.
     let is_name = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let bodies = text.split("enum ").skip(1).filter_map(|rest| {
         let (name, body) = rest.split_once('{')?;

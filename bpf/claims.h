@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Who says that an IP address is his: the senders of ARP, and those who answer neighbor discovery. */
+/* Claims of IP addresses: by senders of ARP, and by hosts that answer neighbor discovery. */
 #pragma once
 #include "networks.h"
 
 enum { CLAIMS = 2048 };
 
-/* The device that got it, and what it says. */
+/* The receiving device, and the claim. */
 struct claim {
 	__u32 netns;
 	__u32 ifindex;
@@ -30,7 +30,7 @@ struct {
 	__type(value, struct times);
 } claims SEC(".maps");
 
-/* Claims that found no room. */
+/* Claims that did not fit into the map. */
 __u64 claims_lost;
 
 /* RFC 826, for Ethernet and IPv4. */
@@ -59,7 +59,7 @@ static __always_inline void note_claim(const struct claim *claim)
 		__sync_fetch_and_add(&claims_lost, 1);
 }
 
-/* Every packet that arrives passes here, so what is no ARP ends at once. */
+/* Every arriving packet passes here, so other protocols return at once. */
 SEC("tp_btf/netif_receive_skb")
 int BPF_PROG(arp_arrives, struct sk_buff *skb)
 {
@@ -70,7 +70,7 @@ int BPF_PROG(arp_arrives, struct sk_buff *skb)
 		return 0;
 	if (bpf_probe_read_kernel(&arp, sizeof(arp), skb->data) || arp.hardware_length != 6 || arp.protocol_length != 4)
 		return 0;
-	/* Who only asks whether an address is free has none. */
+	/* An address probe has no sender address. */
 	if (!arp.sender[0])
 		return 0;
 	claim.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
@@ -82,7 +82,7 @@ int BPF_PROG(arp_arrives, struct sk_buff *skb)
 	return 0;
 }
 
-/* What IPv6 learns of its neighbors; `new` is the state that it will have. An administrator's entry is no claim. */
+/* What IPv6 learns about its neighbors; `new` is the new state. Entries of an administrator are not claims. */
 SEC("tp_btf/neigh_update")
 int BPF_PROG(neighbor_learned, struct neighbour *neighbor, const __u8 *hardware, __u8 new, __u32 flags)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What is reported of a TCP connection, to whom it is reported, and attempts that end before there is one. */
+/* The record of a TCP connection, its filters, and attempts that end before a connection exists. */
 #pragma once
 #include "direction.h"
 #include "ring.h"
@@ -13,12 +13,12 @@ enum end {
 	CLOSED,  /* by both sides, in order */
 	ABORTED, /* by a reset that this side sent */
 	BROKEN,  /* was established, and ended with an error */
-	FAILED,  /* never was */
+	FAILED,  /* never established */
 };
 
 struct connection {
-	__u64 start_ns;       /* CLOCK_MONOTONIC; 0 = before anyone watched */
-	__u64 established_ns; /* 0 = not established, or before anyone watched */
+	__u64 start_ns;       /* CLOCK_MONOTONIC; 0 = before the first window */
+	__u64 established_ns; /* 0 = not established, or before the first window */
 	__u64 end_ns;         /* 0 = still open */
 	__u64 rx_bytes;       /* payload, each byte once */
 	__u64 tx_bytes;
@@ -29,20 +29,20 @@ struct connection {
 	__s32 error; /* errno */
 	__u8 direction;
 	__u8 end;
-	__u8 closing; /* its process had closed it when it ended */
+	__u8 closing; /* its process had closed it before it ended */
 	__u8 in_ring;
-	__u32 unread; /* not 0: of this listener, or ring, so many connections are not listed */
+	__u32 unread; /* not 0: the number of connections of this listener or ring without a row */
 };
 const struct connection *connection_type __attribute__((unused));
 
-/* What every open window asks for; zero where they ask for different things, or for all. */
+/* The common filter of all open windows. A field is zero if the windows differ in it or do not set it. */
 struct wanted {
 	__u64 remote[2]; /* of a range: the part that `mask` covers */
 	__u64 mask[2];
 	__u32 pid;
 	__u16 port; /* of either end */
 	__u8 direction;
-	__u8 failed; /* only what did not end well */
+	__u8 failed; /* failed connections only */
 	char comm[16];
 };
 const struct wanted *wanted_type __attribute__((unused));
@@ -60,10 +60,10 @@ struct {
 } connections SEC(".maps");
 
 struct figures {
-	__u64 lost; /* connections that found the ring buffer full, or no memory for their track */
+	__u64 lost; /* connections lost because the ring buffer or the memory for tracks was full */
 } figures;
 
-/* Up to the end of the name: what follows it may be left from an older one. */
+/* Up to the end of the name. Bytes after it may be left over from an older name. */
 static __always_inline bool same_name(const char a[16], const char b[16])
 {
 	for (int i = 0; i < 16; i++) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * UDP has no counters of its own: it is counted where a process sends or receives. There is seen, too, what goes past
+ * UDP has no byte counters, so these programs count where a process sends or receives. They also see data that bypasses
  * TCP.
  */
 #pragma once
@@ -8,10 +8,10 @@
 #include "remotes.h"
 #include "slots.h"
 
-/* Set before loading: a secret, so that nobody chooses remotes whose ids are the same. */
+/* Set before loading. A secret, so that nobody can choose remotes with equal ids. */
 const volatile __u64 seed = 0;
 
-/* By id. It grows with what is in it: idle, it is a table of empty buckets. */
+/* By id. It grows with its content: idle, it is a table of empty buckets. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -37,7 +37,7 @@ static __always_inline struct slot *slot_at(__u32 index, __u64 id)
 	return slot;
 }
 
-/* The slot of a UDP socket and its remote, unless they were idle for so long that others have it now. */
+/* The slot of a UDP socket and its remote, unless another pair has taken it over after idle time. */
 static __always_inline struct slot *slot_of(struct mark *mark, __u64 id)
 {
 	struct slot *slot = mark->slot ? slot_at(mark->slot, id) : 0;
@@ -45,7 +45,7 @@ static __always_inline struct slot *slot_of(struct mark *mark, __u64 id)
 
 	if (slot)
 		return slot;
-	/* The remote is another one than the last. */
+	/* The remote changed. */
 	flow = bpf_map_lookup_elem(&udp_flows, &id);
 	slot = flow ? slot_at(flow->slot, id) : 0;
 	if (slot)
@@ -53,7 +53,7 @@ static __always_inline struct slot *slot_of(struct mark *mark, __u64 id)
 	return slot;
 }
 
-/* Gives them their slot, in the process that sends or receives: null if no free one was found. */
+/* Assigns a slot, in the process that sends or receives; null if no slot is free. */
 static __always_inline struct slot *admit(struct sock *sk, struct mark *mark, __u64 id, __u64 cookie,
 					  const struct remote *remote)
 {
@@ -87,7 +87,7 @@ static __always_inline struct slot *admit(struct sock *sk, struct mark *mark, __
 	return slot;
 }
 
-/* Whether a socket may have one more remote. What it has of windows that are over does not count. */
+/* Whether a socket may have one more remote. Remotes from finished windows do not count. */
 static __always_inline bool has_room(struct mark *mark)
 {
 	__u32 oldest = windows.oldest;
@@ -143,8 +143,8 @@ static __always_inline bool is_udp(struct sock *sk)
 }
 
 /*
- * Not at the packets: there the process is not known, and each costs a hash
- * look-up. These two run at the end of every sendmsg and recvmsg (Linux 6.3).
+ * These hooks are not on the packets: there the process is unknown, and each packet costs a hash look-up. These two run
+ * at the end of every sendmsg and recvmsg (Linux 6.3).
  */
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(udp_sent, struct sock *sk, int length, int flags)
@@ -154,7 +154,7 @@ int BPF_PROG(udp_sent, struct sock *sk, int length, int flags)
 
 	if (is_udp(sk)) {
 		cookie = cookie_of(sk);
-		take_remote(sk, cookie, &remote); /* of a call that failed, too */
+		take_remote(sk, cookie, &remote); /* also for a failed call */
 		if (length > 0)
 			count_datagram(sk, cookie, &remote, 0, length);
 	} else if (length > 0) {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The links, addresses, neighbors and routes of every network namespace of the host: those that have no process as
- * well, as a router of `ip netns` has none.
+ * The links, addresses, neighbors and routes of every network namespace of the host, including namespaces without a
+ * process, such as a router of `ip netns`.
  *
- * rtnetlink tells of the caller's own namespace only, and to enter another one takes CAP_SYS_ADMIN. An iterator reads
- * the kernel's lists as they are, under RCU, when a process without capabilities runs it.
+ * rtnetlink covers only the caller's own namespace, and entering another one takes CAP_SYS_ADMIN. An iterator reads the
+ * kernel's lists under RCU, and a process without capabilities can run it.
  */
 #include "claims.h"
 #include "found_routes.h"
 
-/* The other end of a veth pair: the first thing that its driver keeps of it, and it must say the same of this end. */
+/* The other end of a veth pair: the first field of its driver's data. The peer must point back to this end. */
 static __always_inline struct net_device___all *veth_peer(struct net_device___all *device)
 {
 	__u64 size = (bpf_core_type_size(struct net_device___all) + 31) & ~31ull;
@@ -152,7 +152,7 @@ static long each_net(__u32 index, void *context)
 	struct net___all *net = (void *)walk.net;
 	struct list_head *next = BPF_CORE_READ(net, list.next);
 
-	/* The head of the list is no namespace, and one that is being made is none yet. */
+	/* The head of the list is not a namespace, and a namespace under construction is skipped. */
 	if ((__u64)BPF_CORE_READ(net, loopback_dev, nd_net.net) == walk.net) {
 		walk.netns = BPF_CORE_READ(net, ns.inum);
 		bpf_loop(DEVICES, each_device, 0, 0);
@@ -162,7 +162,7 @@ static long each_net(__u32 index, void *context)
 	return !next || walk.net == walk.first_net;
 }
 
-/* Runs once for all maps; there is one at least, which is ours. */
+/* Runs once for all maps. At least one exists: ours. */
 SEC("iter/bpf_map")
 int networks(struct bpf_iter__bpf_map *ctx)
 {

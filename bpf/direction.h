@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Which end opened a connection that was opened before anyone watched. */
+/* Which end opened a connection from before the first window. */
 #pragma once
 #include "sockets.h"
 
@@ -8,7 +8,7 @@ enum direction { UNKNOWN, OUTBOUND, INBOUND };
 /* Bits of sk_userlocks: bind() was given a port. */
 enum { SOCK_BINDPORT_LOCK = 8 };
 
-/* Of a socket whose process has closed it: whether its FIN has gone out, and has a place in the sequence. */
+/* For a socket that its process has closed: whether its FIN was sent and took a sequence number. */
 static __always_inline bool has_sent_fin(const struct tcp_sock *tp)
 {
 	int state = tp->inet_conn.icsk_inet.sk.__sk_common.skc_state;
@@ -18,8 +18,8 @@ static __always_inline bool has_sent_fin(const struct tcp_sock *tp)
 }
 
 /*
- * TCP counts what was acknowledged, and of a client that includes its SYN, which is no payload. A server's SYN is
- * acknowledged to the request, before there is a socket.
+ * TCP counts acknowledged bytes. For a client this includes its SYN, which is not payload. A server's SYN is
+ * acknowledged at the request, before the socket exists.
  */
 static __always_inline bool has_sent_syn(const struct tcp_sock *tp)
 {
@@ -30,14 +30,14 @@ static __always_inline bool has_sent_syn(const struct tcp_sock *tp)
 }
 
 /*
- * What accept() returns shares its port with a listener, and has it from there: bind() was never called for itself, and
- * connect() did not choose the port. What bind() gave any port and then connected is told by its SYN. A backlog only
- * listeners have, and what they accept; but it may be 0.
+ * A socket from accept() has its port from a listener: bind() was never called for it, and connect() did not choose the
+ * port. For a socket with bind() and then connect(), the SYN decides. Only listeners and accepted sockets have a
+ * backlog, but it may be 0.
  */
 static __always_inline bool is_inbound(const struct tcp_sock *tp)
 {
 	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	/* Of a copy of a socket this is a number, and no pointer that the verifier knows. */
+	/* In a copy of a socket this is a number, not a pointer for the verifier. */
 	const struct inet_bind_bucket *bucket = tp->inet_conn.icsk_bind_hash;
 
 	if (BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)

@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * DNS over TCP. Each message has its length in front; several share a segment (the more behind GSO and GRO), and one
- * goes over several. So of each stream, at each interface, it is known where its next message begins, and of each
- * message the beginning is copied, as if it had been a segment of its own. What it says is for user space to read.
+ * DNS over TCP. A length precedes each message. Several messages share a segment (more of them with GSO and GRO), and
+ * one message spans several segments. So the program tracks, for each stream at each interface, where the next message
+ * begins. It copies the beginning of each message as if it had its own segment. User space parses it.
  */
 #pragma once
 
 enum { STREAMS = 4096, MESSAGES_OF_SEGMENT = 256, PIECES_OF_SEGMENT = 3 };
 
 struct stream {
-	__u32 next;   /* sequence number of the next message, or of one of whose length only a byte came */
-	__u32 taken;  /* up to here bytes were copied, ... */
-	__u32 wanted; /* ... and up to here they are wanted, of the message before `next` */
-	__u32 gap;    /* sequence number of a message in a segment that did not come yet, where others came */
+	__u32 next;   /* sequence number of the next message, or of one with only one byte of its length */
+	__u32 taken;  /* bytes up to here were copied, ... */
+	__u32 wanted; /* ... and bytes up to here are wanted, of the message before `next` */
+	__u32 gap;    /* sequence number of a message in a missing segment, after which others arrived */
 	__u8 has_gap;
-	__u8 is_cut;      /* of the length at `next` only this came: */
+	__u8 is_cut;      /* only this byte of the length at `next` arrived: */
 	__u8 high;        /* its first byte */
-	__u8 is_whole;    /* known from its first segment on */
-	__u8 has_message; /* there was one that can be DNS */
-	__u8 is_other;    /* something else than DNS */
+	__u8 is_whole;    /* tracked since its first segment */
+	__u8 has_message; /* it had a message that can be DNS */
+	__u8 is_other;    /* not DNS */
 	__u8 pad[2];
 };
 
@@ -29,7 +29,7 @@ struct {
 	__type(value, struct stream);
 } streams SEC(".maps");
 
-/* A segment, as its messages are taken one after the other. */
+/* A segment during the loop over its messages. */
 struct segment {
 	__u64 from; /* network header */
 	__u32 transport;
@@ -41,7 +41,7 @@ struct segment {
 	struct sight sight;
 };
 
-/* Not on the stack, of which the verifier would follow every value through every path. */
+/* Not on the stack: the verifier would track every value through every path. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -49,7 +49,7 @@ struct {
 	__type(value, struct segment);
 } segments SEC(".maps");
 
-/* What a loop over messages has. */
+/* The context of a loop over messages. */
 struct walk {
 	struct sk_buff *skb;
 	struct segment *s;
@@ -100,7 +100,7 @@ static __noinline int take(struct sk_buff *skb, struct segment *s, __u32 at, __u
 	return 0;
 }
 
-/* The first bytes of a message of the segment, with its length; returns how many of them are there. */
+/* The first bytes of a message of the segment, with its length; returns the number of available bytes. */
 static __noinline __u32 read_start(struct sk_buff *skb, struct segment *s, __u32 at, __u8 *start)
 {
 	struct bpf_dynptr dynptr;
@@ -108,7 +108,7 @@ static __noinline __u32 read_start(struct sk_buff *skb, struct segment *s, __u32
 	return copy(skb, &dynptr, start, s->from + s->head + at, s->length - at, 2 + DNS_HEADER);
 }
 
-/* The message at `next` is so long, with its length. */
+/* The length of the message at `next`, with its length field. */
 static __always_inline void expect(struct stream *stream, __u32 bytes, bool is_wanted)
 {
 	stream->wanted = is_wanted ? stream->next + least(bytes, PIECE) : stream->taken;
@@ -163,7 +163,7 @@ static long take_part(__u32 i, struct walk *walk)
 	return 0;
 }
 
-/* What is wanted of a message that began in a segment before. */
+/* The wanted rest of a message that began in an earlier segment. */
 static __always_inline void take_rest(struct walk *walk)
 {
 	struct segment *s = walk->s;
@@ -182,11 +182,11 @@ static __always_inline void take_rest(struct walk *walk)
 	if (from >= to)
 		return;
 	take(walk->skb, s, from, to - from, SEGMENT);
-	if (!is_before(stream->taken, s->sequence)) /* else something is missing before, and may still come */
+	if (!is_before(stream->taken, s->sequence)) /* otherwise an earlier segment is missing, and may still arrive */
 		stream->taken = s->sequence + to;
 }
 
-/* The segment that was missing came: the messages in it. */
+/* The missing segment arrived: handle its messages. */
 static __always_inline void fill_gap(struct walk *walk)
 {
 	struct segment *s = walk->s;
@@ -199,9 +199,9 @@ static __always_inline void fill_gap(struct walk *walk)
 }
 
 /*
- * Where a segment is of a stream of which its message is not known, since it began before the window or a segment is
- * missing: whether a message begins with it. If not it is copied where it may go on with one: it is short, or comes
- * without the length, which some send by itself, or the stream is one of DNS as far as it is known.
+ * For a segment whose position in its stream is unknown, since the stream began before the window or a segment is
+ * missing: whether a message begins with it. Otherwise the segment is copied where a message may continue: it is short,
+ * or it comes without the length, which some servers send separately, or the stream has carried DNS so far.
  */
 static __always_inline bool is_beginning(struct walk *walk)
 {
@@ -226,7 +226,7 @@ static __always_inline bool is_beginning(struct walk *walk)
 	return false;
 }
 
-/* A segment of which everything is in `s` but what is known of its stream. */
+/* A segment; `s` has everything except the state of its stream. */
 static __always_inline int see_segment(struct sk_buff *skb, struct segment *s, __u64 key, bool is_first)
 {
 	struct stream *known = is_first ? 0 : bpf_map_lookup_elem(&streams, &key), *stream = &s->stream;

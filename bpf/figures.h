@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What `profile_tcp` counts beside sockets. */
+/* Counters of `profile_tcp` besides sockets. */
 #pragma once
 #include "marks.h"
 
-/* Counts only grow until no window is open any more. */
+/* Counters only grow until the last window closes. */
 struct figures {
-	__u64 rtts;               /* sockets that have one */
-	__u64 rtts_untracked;     /* segments of sockets beyond these */
-	__u64 closed_untracked;   /* connections that closed when there was no room */
-	__u64 closed_segments;    /* what those of them sent that were opened since we watch */
-	__u64 closed_retransmits; /* … and sent again */
+	__u64 rtts;               /* sockets with RTT storage */
+	__u64 rtts_untracked;     /* segments of sockets beyond the limit */
+	__u64 closed_untracked;   /* connections that closed without a free entry */
+	__u64 closed_segments;    /* segments sent by those of them that opened since monitoring began */
+	__u64 closed_retransmits; /* … and retransmitted */
 	__u64 closed_rtts_untracked;
 	__u64 reset_kinds;
 	__u64 resets_untracked;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What a walk through the network namespaces finds, and where it is. */
+/* What a walk through the network namespaces finds, and its position. */
 #pragma once
 #include "networks.h"
 
@@ -7,10 +7,10 @@ enum { NAMESPACES = 1024, DEVICES = 1024, ADDRESSES = 256, NEIGHBORS = 1024, NOD
 /* Records of each kind at most. */
 enum { FOUND_MAX = 2048 };
 enum { LINK = 0, ADDRESS = 1, NEIGHBOR = 2, ROUTE = 3, KINDS = 4 };
-/* How deep the tree of IPv4 routes can be: a level takes a bit at the least. */
+/* The maximal depth of the tree of IPv4 routes: a level takes at least one bit. */
 enum { LEVELS = 36 };
 
-/* What was found. Which fields mean something is each kind's. */
+/* One result. The kind decides which fields are used. */
 struct found {
 	__u32 kind;
 	__u32 netns;
@@ -42,12 +42,12 @@ struct {
 	__type(value, struct found);
 } all_found SEC(".maps");
 
-/* How many there are of each kind, also those that found no room. */
+/* The number of each kind, including those that did not fit. */
 __u32 counts[KINDS];
-/* Whether this kernel keeps a list of neighbors for each device: Linux 6.13 and newer. */
+/* Whether this kernel has a list of neighbors per device: Linux 6.13 and newer. */
 __u32 neighbors_unread;
 
-/* Where the one walk that runs at a time is. Addresses of the kernel: every read of them is a checked one. */
+/* The position of the only walk that runs at a time. These are kernel addresses: every read of them is checked. */
 static struct {
 	__u64 net;
 	__u64 first_net;
@@ -66,7 +66,7 @@ static struct {
 	struct found record;
 } walk;
 
-/* Of both kinds of lists that the kernel has. */
+/* For both kinds of kernel lists. */
 static __always_inline __u64 next_of(__u64 entry)
 {
 	__u64 next = 0;

@@ -87,7 +87,7 @@ static long each_ipv6_route(__u32 index, void *context)
 	if (!route)
 		return 1;
 	type = BPF_CORE_READ(route, fib6_type);
-	/* The kernel's own, which says that there is none, has the largest metric. */
+	/* The kernel's own "no route" entry has the largest metric. */
 	if (is_told(type) && BPF_CORE_READ(route, fib6_metric) != ~0u) {
 		begin(ROUTE, 0);
 		walk.record.family = AF_INET6;
@@ -104,7 +104,7 @@ static long each_ipv6_route(__u32 index, void *context)
 	return 0;
 }
 
-/* In order: a node, what is to its left, what is to its right. `end` is the node that the walk comes from. */
+/* In order: a node, its left side, its right side. `end` is the node that the walk comes from. */
 static long each_ipv6_node(__u32 index, void *context)
 {
 	struct fib6_node *node = (void *)walk.device, *left, *right, *parent;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Which process has a socket open: for packets that were not seen in its context.
+ * Which process has a socket open, for packets outside of that process' context.
  *
- * The files of every process, not iter/tcp: that is one network namespace's and knows no process.
+ * This reads the files of every process. iter/tcp covers only one network namespace and knows no process.
  */
 #pragma once
 #include "ring_files.h"
 
 enum { WANTED = 4096 };
 
-/* Sockets that a window asks for, by cookie or address. */
+/* Sockets that a window requests, by cookie or address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -18,7 +18,7 @@ struct {
 	__type(value, __u32);
 } wanted SEC(".maps");
 
-/* A socket that a process has open: one that was asked for, or a TCP listener. */
+/* A socket that a process has open: a requested one, or a TCP listener. */
 struct open_socket {
 	__u64 cookie;
 	__u64 address;
@@ -29,7 +29,7 @@ struct open_socket {
 	__u32 accept_queue_max;
 	__u32 task_netns; /* of the process, which may hold a socket of another network namespace */
 	__u8 listener;
-	__u8 managed; /* it is a manager's, as long as nobody else has it */
+	__u8 managed; /* a service manager's, unless another process has it */
 	__u8 pad[2];
 };
 const struct open_socket *open_socket_type __attribute__((unused));
@@ -55,7 +55,7 @@ static __always_inline void load_queue(const struct sock *sk, struct open_socket
 	s->accept_queue_max = sk->sk_max_ack_backlog;
 }
 
-/* A socket of which there is only a copy, if it was asked for, or is a listener. False if it is neither. */
+/* A copied socket, if it is requested or a listener. False if it is neither. */
 static __noinline bool write_below(struct seq_file *seq, struct task_struct *task, const struct below *below)
 {
 	const struct sock *sk = below_sock(below);
@@ -148,9 +148,9 @@ int open_sockets(struct bpf_iter__task_file *ctx)
 }
 
 /*
- * What names the socket of a packet: its cookie, or its address where it has none yet. The helper
- * that would give it a cookie wants a reference, which `skb` has and we do not; the address is read
- * as a number, since the verifier lets no pointer into a hash.
+ * Identifies the socket of a packet: its cookie, or its address if it has no cookie yet. The helper that assigns a
+ * cookie requires a reference, which `skb` has and this program has not. The address is read as a number, since the
+ * verifier does not let pointers into a hash.
  */
 static __always_inline __u64 socket_of(struct sk_buff *skb)
 {

@@ -2,8 +2,8 @@
 /*
  * The kernel types and constants that our programs use, and no others.
  *
- * libbpf relocates every field access (CO-RE) against the BTF of the running
- * kernel, so a struct here lists only the fields that are read, in any order.
+ * libbpf relocates every field access (CO-RE) against the BTF of the running kernel, so a struct here lists only the
+ * fields that the programs read, in any order.
  */
 #pragma once
 
@@ -96,7 +96,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	unsigned long skc_flags;
-	struct sock *skc_listener; /* of a request, in place of skc_flags */
+	struct sock *skc_listener; /* for a request, instead of skc_flags */
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -131,7 +131,7 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
-/* Since 6.18, for UDP: two counters instead of sk_drops. */
+/* Linux 6.18 and newer, for UDP: two counters instead of sk_drops. */
 struct numa_drop_counters {
 	atomic_t drops0;
 	atomic_t drops1;
@@ -146,7 +146,7 @@ struct sock_extended_err {
 	__u32 ee_errno;
 };
 
-/* What `cb` holds of a packet in an error queue. */
+/* The part of `cb` for a packet in an error queue. */
 struct sock_exterr_skb {
 	struct sock_extended_err ee;
 };
@@ -207,13 +207,13 @@ struct request_sock {
 	struct sock *sk;
 };
 
-/* Of a listener: how many handshakes are not complete, and the first connection that waits to be accepted. */
+/* For a listener: the number of incomplete handshakes, and the first connection that waits to be accepted. */
 struct request_sock_queue {
 	atomic_t qlen;
 	struct request_sock *rskq_accept_head;
 };
 
-/* Who uses a local port: -1 where connect() chose it, which shares it with no bind(). */
+/* The user of a local port: -1 if connect() chose it; bind() then cannot share it. */
 struct inet_bind_bucket {
 	signed char fastreuse;
 };
@@ -240,7 +240,7 @@ struct minmax {
 	struct minmax_sample s[3];
 };
 
-/* A bit of struct socket's flags: a process wants to write and finds no room in the send buffer. */
+/* A flag of struct socket: a process waits for room in the send buffer. */
 enum { SOCK_NOSPACE = 2 };
 
 /* What a sender waited for last (tcp_sock.chrono_type). */
@@ -308,7 +308,7 @@ struct upid {
 	int nr;
 };
 
-/* A process' numbers, one for each PID namespace that it is in. */
+/* A process' numbers, one for each PID namespace that contains it. */
 struct pid {
 	unsigned int level;
 	struct upid numbers[1];
@@ -328,7 +328,7 @@ struct task_struct {
 	char comm[16];
 };
 
-/* A process' registers as it entered the kernel: which system call, with which arguments. */
+/* A process' registers at kernel entry: the system call and its arguments. */
 struct pt_regs {
 	unsigned long orig_ax; /* x86_64 */
 	unsigned long si;

@@ -11,17 +11,17 @@ enum limited_by {
 	LIMITED_BY_APPLICATION
 };
 
-/* Congestion control goes by a part of the pace that was asked for while it looks for its own: BBR by a third. */
+/* While it probes, congestion control uses a fraction of the requested pace: BBR uses a third. */
 enum { PACE_PARTS = 4 };
 
-/* From here on, what was lost is sent again (enum tcp_ca_state). */
+/* From this state on, lost segments are retransmitted (enum tcp_ca_state). */
 enum { TCP_CA_RECOVERY = 3 };
 
 /*
- * While the chronometer says busy. Data that is not sent yet does not mean that the congestion window is full: less
- * than a segment waits for Nagle's acknowledgement, for a cork, or for more of it, and that is the application's. A
- * whole segment that has room in both windows waits for the pace: one that the application asked for
- * (SO_MAX_PACING_RATE), or the network's, which congestion control or a full queue of the device has set.
+ * For the chronometer's state "busy". Unsent data does not prove a full congestion window. Less than a segment waits
+ * for Nagle's acknowledgement, for a cork, or for more data: the application limits. A whole segment that both windows
+ * permit waits for pacing. The application requested that pace (SO_MAX_PACING_RATE), or the network set it, through
+ * congestion control or a full device queue.
  */
 static __always_inline __u8 busy_with(const struct tcp_sock *tp)
 {

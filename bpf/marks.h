@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Who opened a socket, and in which window, as far as it was seen. */
+/* The process that opened a socket, and the window in which it did, if seen. */
 #pragma once
 #include "below.h"
 #include "direction.h"
 #include "windows.h"
 
 struct mark {
-	__u32 pid; /* 0 = not known */
+	__u32 pid; /* 0 = unknown */
 	char comm[16];
-	__u32 window;       /* the newest when the socket was opened; 0 = before we watched; of a listener any but 0 */
-	__u32 slot;         /* UDP: where what it moved last is counted; 0 = nowhere */
-	__u32 handshake_us; /* TCP: the round trip of its handshake, times 8; 0 = not known */
-	__u32 direction;    /* TCP: enum direction, of its state changes */
-	__u32 managed;      /* it is a manager's, as long as nobody else is known to have it */
+	__u32 window;       /* the newest when the socket was opened; 0 = before monitoring; for a listener not 0 */
+	__u32 slot;         /* UDP: the slot of its last transfer; 0 = none */
+	__u32 handshake_us; /* TCP: the round trip of its handshake, times 8; 0 = unknown */
+	__u32 direction;    /* TCP: enum direction, from its state changes */
+	__u32 managed;      /* a service manager's, unless another holder is known */
 	__u32 oldest;       /* UDP: window since which … */
-	__u32 remotes;      /* … so many of its remotes have got a slot */
+	__u32 remotes;      /* … this number of its remotes got a slot */
 };
 
 #define ORPHAN_OWNER struct mark
 #include "orphans.h"
 
-/* A listener's mark is copied to the connections that it accepts. */
+/* Each accepted connection gets a copy of its listener's mark. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
@@ -30,7 +30,7 @@ struct {
 
 CARRIED(marks, struct mark)
 
-/* Opened while windows have been open without a break. Not every mark is reached when such a period ends. */
+/* Opened in the current period of open windows. Some marks of an earlier period remain. */
 static __always_inline bool is_new(const struct mark *mark)
 {
 	return mark->window && (__s32)(mark->window - windows.first) >= 0;
@@ -47,7 +47,7 @@ static __always_inline void mark_current(struct mark *mark)
 	mark->managed = is_manager(task);
 }
 
-/* A path that the kernel itself opens for an MPTCP socket, or has accepted for one, is whose that is. */
+/* A path that the kernel itself opens for an MPTCP socket, or accepts for one, has the owner of that socket. */
 static __always_inline void mark_as_above(struct sock *sk, struct mark *mark)
 {
 	struct mark other = {};
@@ -60,8 +60,8 @@ static __always_inline void mark_as_above(struct sock *sk, struct mark *mark)
 }
 
 /*
- * connect() or listen(): a listener's connections are inbound. An MPTCP socket is marked for its paths, and nothing
- * else is said of it; its paths get a cookie while that is easy.
+ * connect() or listen(): a listener's connections are inbound. An MPTCP socket gets a mark only for its paths. The
+ * paths get a cookie here, where it is possible.
  */
 static __always_inline void mark_opened(struct sock *sk, int state)
 {
@@ -79,7 +79,7 @@ static __always_inline void mark_opened(struct sock *sk, int state)
 	bpf_get_socket_cookie(sk);
 }
 
-/* The mark that it has of its listener, if it has one, does not say when it was opened. */
+/* A mark inherited from a listener does not have the opening time. */
 static __always_inline void mark_accepted(struct sock *sk)
 {
 	struct mark *mark = sk_storage_of(&marks, sk);
@@ -94,7 +94,7 @@ static __always_inline void mark_accepted(struct sock *sk)
 	bpf_get_socket_cookie(sk);
 }
 
-/* A connection that a process made stays its own; one that was accepted belongs to who serves it, and closes it. */
+/* A connection keeps the process that made it. An accepted one belongs to the process that serves and closes it. */
 static __always_inline void mark_closed(struct sock *sk)
 {
 	struct mark *mark = sk_storage_of(&marks, sk);
@@ -110,7 +110,7 @@ static __always_inline void mark_closed(struct sock *sk)
 	note_orphan(sk, mark);
 }
 
-/* Of several holders of a listener the first one's; a manager holds what it activates for others. */
+/* The first of several holders of a listener wins; a manager holds the sockets that it activates for others. */
 static __always_inline void mark_listener(struct mark *mark, struct task_struct *task, __u8 claim)
 {
 	if (mark->pid && is_new(mark) && (!mark->managed || claim == CLAIM_MANAGER))

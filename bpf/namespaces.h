@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Our own network namespace, which iter/tcp lists, and the others, which it does not. */
+/* Our own network namespace, which iter/tcp lists, and the others, which it omits. */
 #pragma once
 #include "sockets.h"
 

@@ -2,14 +2,13 @@
 /*
  * Packets of chosen interfaces, and TCP connections that this host opens.
  *
- * Packets are counted at tcx (or clsact): unlike XDP it changes nothing on the
- * interface, and unlike the device's own counters it knows how many packets on
- * the wire a GRO or TSO super-packet stands for.
+ * Packets are counted at tcx (or clsact). Unlike XDP it changes nothing on the interface. Unlike the device's own
+ * counters it knows the number of wire packets in a GRO or TSO super-packet.
  */
 #include "owner.h"
 #include "super_packets.h"
 
-/* As the verifier shows a packet to a program at XDP. */
+/* The verifier's context of an XDP program. */
 struct xdp_md {
 	__u32 data;
 	__u32 data_end;
@@ -27,7 +26,9 @@ struct count {
 	__u64 packets[PROTOCOLS]; /* as on the wire */
 };
 
-/* What the slot of an interface counts: what arrives shares a cache line with the interface that it is compared with.
+/*
+ * The counters of an interface's slot. Receive counters share a cache line with the interface number that they are
+ * compared with.
  */
 struct counters {
 	__u32 ifindex;           /* 0 = the slot is free */
@@ -38,9 +39,8 @@ struct counters {
 };
 
 /*
- * Per CPU, so that no packet waits for another. User space puts an interface
- * within PROBES of ifindex % SLOTS; its counters then only grow. An array slot
- * costs 1-3 ns a packet where a hash look-up costs 35.
+ * Per CPU, so packets do not wait for each other. User space puts an interface within PROBES of ifindex % SLOTS; its
+ * counters then only grow. An array slot costs 1-3 ns per packet; a hash look-up costs 35.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -75,21 +75,21 @@ static __always_inline int l4(__u8 number)
 	return OTHER;
 }
 
-/* Hop-by-hop, routing, destination options: each gives the next header and its own length in 8 bytes. */
+/* Hop-by-hop, routing and destination options: each has the next header and its own length in units of 8 bytes. */
 static __always_inline bool is_extension(__u8 number)
 {
 	return number == 0 || number == 43 || number == 60;
 }
 
-/* A packet of an interface: its network header, as far as it is in linear data, and the end of that. */
+/* A packet at an interface: its network header in linear data, and the end of that data. */
 struct frame {
 	struct __sk_buff *skb;
 	__u8 *network, *end;
 };
 
 /*
- * A byte of the packet, counted from its network header: where it lies, or
- * through the helper, since headers need not be in linear data.
+ * One byte of the packet, at an offset from its network header: directly, or through the helper, since headers may lie
+ * outside linear data.
  */
 static __always_inline int byte_at(const struct frame *frame, __u32 offset, __u8 *byte)
 {
@@ -102,7 +102,7 @@ static __always_inline int byte_at(const struct frame *frame, __u32 offset, __u8
 	return bpf_skb_load_bytes_relative(frame->skb, offset, byte, 1, BPF_HDR_START_NET);
 }
 
-/* The transport protocol of a packet, and where its header starts, counted from the network header. */
+/* The transport protocol of a packet, and the offset of its header from the network header. */
 static __always_inline int parse(const struct frame *frame, __u32 *offset)
 {
 	__u32 type = frame->skb->protocol;
@@ -150,13 +150,13 @@ static __always_inline void count(struct __sk_buff *skb, struct count *c, __u32 
 	int protocol = parse(&frame, &offset);
 
 	if (skb->gso_size) {
-		/* Each packet on the wire repeats the headers in front of its part of the payload. */
+		/* Each wire packet repeats the headers before its part of the payload. */
 		__u32 headers = protocol == TCP ? 0 : tunnel_headers(skb);
 
 		if (!headers && (protocol == TCP || protocol == UDP))
 			headers = offset + link_header_bytes + transport_header(&frame, protocol, offset);
 		segments = skb->gso_segs;
-		/* Packets of guests can have a gso_size and no gso_segs. */
+		/* Packets of guests can have a gso_size without gso_segs. */
 		if (!segments && skb->len > headers)
 			segments = (skb->len - headers + skb->gso_size - 1) / skb->gso_size;
 		if (!segments)
@@ -187,7 +187,7 @@ int count_tx(struct __sk_buff *skb)
 	return TCX_NEXT;
 }
 
-/* The driver's view, for who asks for it: frames as they are handed over, before GRO. */
+/* The driver's view, on request: frames before GRO. */
 SEC("xdp")
 int count_xdp(struct xdp_md *ctx)
 {
@@ -214,21 +214,21 @@ int count_xdp(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-/* A TCP connect() of this host: once when it starts, and again when its outcome is known. */
+/* A TCP connect() of this host: one record at its start, one with its outcome. */
 struct connect {
 	__u64 start_ns; /* CLOCK_MONOTONIC */
 	__u64 end_ns;   /* 0 = still connecting */
 	__u64 cookie;   /* of the socket */
 	struct owner owner;
 	struct endpoints endpoints;
-	__u32 ifindex; /* where its route leads; 0 = not known */
+	__u32 ifindex; /* of its route; 0 = unknown */
 	__s32 error;   /* errno of a connect that failed */
 	__u8 established;
 	__u8 pad[7];
 };
 const struct connect *connect_type __attribute__((unused));
 
-/* Who called connect() on a socket, and when: its outcome arrives in softirq, where `current` is anyone. */
+/* The caller of connect() on a socket, and the time. The outcome arrives in softirq, where `current` is arbitrary. */
 struct attempt {
 	__u64 start_ns;
 	struct owner owner;
@@ -246,7 +246,7 @@ struct {
 	__uint(max_entries, 512 * 1024);
 } connects SEC(".maps");
 
-__u64 lost; /* connects that found the ring buffer full */
+__u64 lost; /* connects lost to a full ring buffer */
 
 static __always_inline void emit(struct sock *sk, struct attempt *attempt, __u64 end_ns, bool established)
 {
@@ -270,9 +270,8 @@ static __always_inline void emit(struct sock *sk, struct attempt *attempt, __u64
 }
 
 /*
- * Not tcp_connect (a kprobe or fentry, and it sees an attempt, not an outcome):
- * the state change is a stable tracepoint, for IPv4 and IPv6 alike. The change
- * to SYN_SENT is made by the process that called connect().
+ * Not a kprobe or fentry on tcp_connect, which sees an attempt without its outcome. The state change is a stable
+ * tracepoint for IPv4 and IPv6. The process that called connect() makes the change to SYN_SENT.
  */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(connect_state, struct sock *sk, int oldstate, int newstate)

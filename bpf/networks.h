@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The kernel's types of network namespaces, devices, addresses, neighbors and routes: only the fields that are read. */
+/*
+ * The kernel's types of network namespaces, devices, addresses, neighbors and routes: only the fields that the programs
+ * read.
+ */
 #pragma once
 #include "kernel.h"
 
@@ -9,7 +12,7 @@ struct list_head {
 	struct list_head *next;
 };
 
-/* Names with `___` are another view of the kernel's type that has the name before it. */
+/* A name with `___` is another view of the kernel's type whose name precedes it. */
 struct net_device___all;
 struct fib6_node;
 struct fib6_info;
@@ -107,7 +110,7 @@ struct net_device___all {
 	atomic_t carrier_down_count;
 	struct in_device *ip_ptr;
 	struct inet6_dev *ip6_ptr;
-	struct hlist_head neighbours[2]; /* ARP's and neighbor discovery's; Linux 6.13 and newer */
+	struct hlist_head neighbours[2]; /* ARP and neighbor discovery; Linux 6.13 and newer */
 };
 
 struct neigh_table {
@@ -123,7 +126,7 @@ struct neighbour {
 	__u8 primary_key[0];
 };
 
-/* A node of the tree of IPv4 routes (net/ipv4/fib_trie.c): without bits it is a leaf. */
+/* A node of the tree of IPv4 routes (net/ipv4/fib_trie.c): a node without bits is a leaf. */
 struct key_vector {
 	__u32 key;
 	unsigned char pos;

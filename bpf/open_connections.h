@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The connections that are open, read from the sockets themselves. */
+/* Open connections, read from the sockets themselves. */
 #pragma once
 #include "accept_queue.h"
 #include "attempts.h"
@@ -9,9 +9,9 @@
 #define ORPHAN_OWNER struct track
 #include "orphans.h"
 
-/* What the reader of an iterator asks for. */
+/* The request of an iterator's reader. */
 struct request {
-	__u64 since_ns; /* of connections: only what began or was established since then */
+	__u64 since_ns; /* for connections: only those that began or were established since then */
 	__u32 round;    /* counts the searches for listeners and the readings of connections */
 	__u8 pad[4];
 };
@@ -31,7 +31,7 @@ static __always_inline const struct request *request(void)
 	return bpf_map_lookup_elem(&requests, &zero);
 }
 
-/* Room for a row, which the stack of old kernels has not. User space lets one reader in at a time. */
+/* Room for a row: the stack of old kernels is too small. User space lets one reader in at a time. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -49,7 +49,7 @@ static __always_inline struct connection *new_row(void)
 	return c;
 }
 
-/* What the socket counted, or a copy of it. */
+/* The counters of the socket, or of a copy. */
 static __always_inline void load_counts(const struct tcp_sock *tp, struct connection *c)
 {
 	c->rx_bytes = received_bytes(tp);
@@ -61,7 +61,7 @@ static __always_inline void load_counts(const struct tcp_sock *tp, struct connec
 
 CARRIED(tracks, struct track)
 
-/* A path that the kernel itself opens for an MPTCP socket, or has accepted for one, is whose that is. */
+/* A path that the kernel itself opens for an MPTCP socket, or accepts for one, has the owner of that socket. */
 static __always_inline void own_as_above(struct sock *sk, struct track *track)
 {
 	struct track other = {};
@@ -75,14 +75,14 @@ static __always_inline bool began_since(const struct track *track, __u64 since_n
 	return track->start_ns >= since_ns || track->established_ns >= since_ns;
 }
 
-/* Who holds a socket of which nothing else tells whose it is. */
+/* The holder of a socket without any other record of its owner. */
 static __always_inline void own_as_held(struct task_struct *task, struct owner *owner)
 {
 	load_holder(task, &owner->pid, owner->comm);
 	owner->cgroup = task_cgroup(task);
 }
 
-/* A connection that is open, once a reading; `holder` is null where that is not known. */
+/* An open connection, once per reading; `holder` is null if it is unknown. */
 static __always_inline int list_open(struct seq_file *seq, struct sock *sk, struct task_struct *holder)
 {
 	const struct request *asked = request();
@@ -123,7 +123,7 @@ static long list_waiting(__u32 i, struct accept_queue *queue)
 	return 0;
 }
 
-/* What waits at a listener of another namespace, once a reading. */
+/* The connections that wait at a listener of another namespace, once per reading. */
 static __always_inline int list_queue(struct seq_file *seq, struct sock *listener)
 {
 	struct track *track = bpf_sk_storage_get(&tracks, listener, 0, 0);
@@ -146,8 +146,8 @@ static __always_inline int list_queue(struct seq_file *seq, struct sock *listene
 }
 
 /*
- * The row of a socket below another one, of which there is a copy in this room, with an owner if it has one. The
- * verifier checks it once.
+ * The row of a lower socket with a copy in this room, and its owner if it has one. A global function: the verifier
+ * checks it once.
  */
 __noinline int load_row_below(__u32 key)
 {
@@ -171,7 +171,7 @@ __noinline int load_row_below(__u32 key)
 	return 1;
 }
 
-/* Whose it is, if nothing else tells that, is who holds the one above. */
+/* Without another record, the owner is the holder of the upper socket. */
 static __always_inline void write_below(struct seq_file *seq, struct task_struct *task, struct room *room)
 {
 	struct connection *c = (void *)room->row;
@@ -214,8 +214,8 @@ static __always_inline void list_subflows(struct seq_file *seq, struct task_stru
 }
 
 /*
- * An MPTCP socket that a process holds, once a reading: its paths, and what waits at it. In our own network namespace
- * iter/tcp lists these, and asks the upper socket whose they are.
+ * An MPTCP socket that a process holds, once per reading: its paths, and the connections that wait at it. In our own
+ * network namespace iter/tcp lists these, and finds the owner through the upper socket.
  */
 static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, struct sock *above)
 {
@@ -238,7 +238,7 @@ static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, stru
 	return 0;
 }
 
-/* In our own network namespace iter/tcp lists these as well. */
+/* In our own network namespace iter/tcp also lists these. */
 static long list_ring_file(__u32 slot, struct ring *ring)
 {
 	struct below below;
@@ -257,7 +257,7 @@ static long list_ring_file(__u32 slot, struct ring *ring)
 	return 0;
 }
 
-/* What a process uses through a ring. A function of its own, for its stack is its own then. */
+/* Sockets that a process uses through a ring. A separate function has its own stack. */
 static __noinline int list_ring(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
@@ -284,7 +284,7 @@ static __noinline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock
 	return list_open(ctx->meta->seq, sk, ctx->task);
 }
 
-/* What processes hold, in every network namespace. */
+/* Sockets that processes hold, in every network namespace. */
 SEC("iter/task_file")
 int list_held(struct bpf_iter__task_file *ctx)
 {
@@ -297,7 +297,7 @@ int list_held(struct bpf_iter__task_file *ctx)
 	return sk->sk_protocol == IPPROTO_TCP ? list_held_tcp(ctx, sk) : 0;
 }
 
-/* In our own network namespace also what no process holds. */
+/* In our own network namespace also sockets that no process holds. */
 SEC("iter/tcp")
 int list_tcp(struct bpf_iter__tcp *ctx)
 {

@@ -1,30 +1,30 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Orphans: TCP sockets that their process has closed and that still send. No process holds them. iter/tcp lists those
- * of our own network namespace. Those of others are noted in a table when their process closes them, and read at the
- * noted address.
+ * of our own network namespace. For other namespaces, a table records them when their process closes them. A later read
+ * uses the recorded address.
  *
- * An array that is searched by cookie, since a hash would cost every connection an allocation.
+ * The table is an array searched by cookie: a hash would cost an allocation per connection.
  *
- * Include this after `#define ORPHAN_OWNER`, the type of what the tool has to know of an orphan's owner.
+ * Include this after `#define ORPHAN_OWNER`, the type of the tool's data about an orphan's owner.
  */
 #pragma once
 #include "namespaces.h"
 
 enum {
 	ORPHANS = 8192,
-	ORPHAN_PROBES = 8,     /* slots that are tried for one socket */
+	ORPHAN_PROBES = 8,     /* slots that are tried per socket */
 	ORPHANS_AT_ONCE = 200, /* rows of one run of an iterator, which may write 32 KiB */
 };
 
-/* In place of a cookie: the slot is free, or about to be filled. */
+/* Instead of a cookie: the slot is free, or about to be filled. */
 #define ORPHAN_NONE    0ull
 #define ORPHAN_FILLING (~0ull)
 
 struct orphan {
 	__u64 cookie;
 	__u64 address;
-	ORPHAN_OWNER owner; /* as it was when its process closed the socket */
+	ORPHAN_OWNER owner; /* at the time when its process closed the socket */
 };
 
 struct {
@@ -34,18 +34,18 @@ struct {
 	__type(value, struct orphan);
 } orphans SEC(".maps");
 
-/* Sockets that found no free slot. */
+/* Sockets without a free slot. */
 __u64 orphans_untracked;
-/* The slot from which the next run of the iterator goes on; 0 = the table was read to its end. */
+/* The slot at which the next run of the iterator continues; 0 = the table was read to its end. */
 __u64 orphans_from;
 
-/* close() and shutdown() lead to these two states, in the process that calls them. */
+/* close() and shutdown() lead to these two states, in the calling process. */
 static __always_inline bool begins_close(int state)
 {
 	return state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK;
 }
 
-/* What follows these two, until CLOSE. */
+/* The states after these two, until CLOSE. */
 static __always_inline bool is_closing(int state)
 {
 	return begins_close(state) || state == TCP_FIN_WAIT2 || state == TCP_CLOSING;
@@ -80,7 +80,7 @@ static __always_inline void note_orphan(struct sock *sk, const ORPHAN_OWNER *own
 	__sync_fetch_and_add(&orphans_untracked, 1);
 }
 
-/* At the change to CLOSE of a socket that was closing. */
+/* For the change to CLOSE of a closing socket. */
 static __always_inline void forget_orphan(struct sock *sk)
 {
 	__u64 cookie = sk->__sk_common.skc_cookie.counter;
@@ -114,9 +114,9 @@ struct orphan_walk {
 };
 
 /*
- * A copy of the socket, or null. The memory of a TCP socket is used again for TCP sockets only, as long as a program
- * that looks at it runs (SLAB_TYPESAFE_BY_RCU), and a cookie is never used again: a copy with the cookie is of the
- * socket. A slot whose socket is gone is freed: its end was not seen, since nobody watched.
+ * A copy of the socket, or null. The kernel reuses the memory of a TCP socket only for TCP sockets while a program that
+ * reads it runs (SLAB_TYPESAFE_BY_RCU), and never reuses a cookie. So a copy with the same cookie is the same socket.
+ * If the socket is gone, its slot is freed: no program was attached at its end.
  */
 static __always_inline const struct tcp_sock *copy_orphan(struct orphan *orphan, __u64 cookie)
 {
@@ -135,8 +135,7 @@ static __always_inline const struct tcp_sock *copy_orphan(struct orphan *orphan,
 	return 0;
 }
 
-/* For each slot of the table: the socket to write a row of, or null. `orphans_from` is set when there is no more room.
- */
+/* For each slot of the table: the socket for the next row, or null. Sets `orphans_from` when the buffer is full. */
 static __always_inline const struct tcp_sock *next_orphan(__u32 slot, struct orphan *orphan, struct orphan_walk *walk)
 {
 	__u64 cookie = orphan->cookie;
@@ -152,8 +151,8 @@ static __always_inline const struct tcp_sock *next_orphan(__u32 slot, struct orp
 }
 
 /*
- * Runs `list` for each slot. An iterator, since those need no capability to run; over maps, since there are few and
- * one at least, which is ours.
+ * Runs `list` for each slot. An iterator runs without capabilities. It iterates over maps, since there are few, and at
+ * least one: ours.
  */
 static __always_inline int walk_orphans(struct bpf_iter__bpf_map *ctx,
 					long (*list)(struct bpf_map *, const __u32 *, struct orphan *,
@@ -168,7 +167,7 @@ static __always_inline int walk_orphans(struct bpf_iter__bpf_map *ctx,
 	return 0;
 }
 
-/* A copy's pointers are no longer known to the verifier as pointers. */
+/* The verifier does not know pointers inside a copy. */
 static __always_inline __u64 copied_cgroup(const struct tcp_sock *tp)
 {
 	return BPF_CORE_READ(tp, inet_conn.icsk_inet.sk.sk_cgrp_data.cgroup, kn, id);

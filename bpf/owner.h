@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Who a socket belongs to and what it connects: what several programs record of a socket. */
+/* Common records of several programs: the owner of a socket, and its two ends. */
 #pragma once
 #include "kernel.h"
 
-/* A process, as it was when it did what is reported. */
+/* A process, as it was at the time of the event. */
 struct owner {
 	__u64 cgroup; /* cgroup v2 id: the inode of its folder in cgroupfs */
-	__u32 pid;    /* thread group id in the initial PID namespace; 0 = not known */
+	__u32 pid;    /* thread group id in the initial PID namespace; 0 = unknown */
 	__u32 netns;  /* inode of the network namespace */
 	char comm[16];
 };
 
-/* Both ends of a socket. IPv4 is held as ::ffff:a.b.c.d, so there is one form. Ports in host order. */
+/* Both ends of a socket. IPv4 is stored as ::ffff:a.b.c.d, so all addresses have one form. Ports are in host order. */
 struct endpoints {
 	__u8 local[16];
 	__u8 remote[16];
@@ -20,8 +20,8 @@ struct endpoints {
 };
 
 /*
- * A process: its number, and its name as ps shows it, which is the group leader's; a thread's own may be
- * "tokio-runtime-w". Plain loads, where a helper for each would cost 20 ns on a kernel with mitigations.
+ * A process: its number, and its name as in ps, which is the group leader's; a thread may have another name, such as
+ * "tokio-runtime-w". Plain loads: a helper for each would cost 20 ns on a kernel with mitigations.
  */
 static __always_inline void load_holder(struct task_struct *task, __u32 *pid, char comm[16])
 {
@@ -51,7 +51,7 @@ static __always_inline bool is_init(struct task_struct *task)
 		return true;
 	if (!level)
 		return false;
-	/* As a number, to which old verifiers let another one be added. */
+	/* As a number: old verifiers allow addition to it. */
 	if (bpf_core_read(&pid, sizeof(pid), &task->group_leader->thread_pid))
 		return false;
 	innermost =
@@ -60,8 +60,8 @@ static __always_inline bool is_init(struct task_struct *task)
 }
 
 /*
- * Whether a process makes sockets for the services that it starts, and keeps them, as systemd does: process 1 of the
- * host or of a container, or who has asked to become the parent of orphans, as the manager of a user's services does.
+ * Whether a process creates sockets for the services that it starts, and keeps them, as systemd does. This is process 1
+ * of the host or of a container, or a child subreaper, such as the manager of a user's services.
  */
 static __always_inline bool is_manager(struct task_struct *task)
 {
@@ -69,9 +69,9 @@ static __always_inline bool is_manager(struct task_struct *task)
 }
 
 /*
- * Whether a process has the file from the one that started it, which has it still, as every child has from fork() until
- * exec(): it is the parent's. Numbers do not tell who was first, since they begin anew. What a manager has made for a
- * service is the service's.
+ * Whether a process inherited the file from its parent, which still has it. Every child is in this state from fork()
+ * until exec(), and the file then belongs to the parent. Process numbers do not show the older one, since they wrap. A
+ * socket that a manager creates for a service belongs to the service.
  */
 static __always_inline bool is_inherited(struct task_struct *task, __u32 fd, const struct file *file)
 {
@@ -85,7 +85,7 @@ static __always_inline bool is_inherited(struct task_struct *task, __u32 fd, con
 	return task->group_leader->flags & PF_FORKNOEXEC || !is_manager(parent);
 }
 
-/* Whose a file is of several processes that have it: the lowest. What is UNREAD has no row, but a count. */
+/* The owner of a shared file: the lowest process number. UNREAD has a count instead of a row. */
 enum claim { CLAIM_OWN, CLAIM_MANAGER, CLAIM_INHERITED, CLAIM_UNREAD };
 
 static __always_inline __u8 claim_of(struct task_struct *task, __u32 fd, const struct file *file)
@@ -95,7 +95,7 @@ static __always_inline __u8 claim_of(struct task_struct *task, __u32 fd, const s
 	return is_manager(task) ? CLAIM_MANAGER : CLAIM_OWN;
 }
 
-/* Only for hooks that run in the context of the process they speak of. */
+/* Only for hooks that run in the context of the reported process. */
 static __always_inline void current_owner(struct owner *owner)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -109,7 +109,7 @@ static __always_inline __u32 sock_netns(const struct sock *sk)
 	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 }
 
-/* Neither a time-wait nor a request socket, which end after the fields they share with all others. */
+/* Not a time-wait or request socket: those have only the fields common to all sockets. */
 static __always_inline bool is_full(const struct sock *sk)
 {
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
@@ -118,8 +118,8 @@ static __always_inline bool is_full(const struct sock *sk)
 }
 
 /*
- * What a map holds of a socket, made if there is nothing. Asked twice: the first storage of a socket is refused to who
- * would make it at the same moment as another (bpf_local_storage_alloc() gives EAGAIN), as two tools' readings do.
+ * The storage of a socket in a map, created if absent. It tries twice: bpf_local_storage_alloc() fails with EAGAIN when
+ * two callers create the first storage of a socket at once, as the readings of two tools do.
  */
 #define sk_storage_of(map, sk)                                                                                         \
 	(bpf_sk_storage_get(map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE)                                                   \
@@ -127,7 +127,7 @@ static __always_inline bool is_full(const struct sock *sk)
 
 enum { FILES_AT_ONCE = 16, FILES = 1024 };
 
-/* Whether a file is among those that a table has from there on. A function that the verifier checks once. */
+/* Whether a file is in a table from this index on. A global function: the verifier checks it once. */
 __noinline int is_among(__u64 files, __u64 file)
 {
 	__u64 some[FILES_AT_ONCE];
@@ -141,9 +141,9 @@ __noinline int is_among(__u64 files, __u64 file)
 }
 
 /*
- * Whether the running task has the socket with this address among its first files or those that it opened last, which
- * have the numbers before the next. On a path where `current` may be whoever was interrupted, this proves that it is
- * the owner, or does not claim it. In line, the verifier took seconds for it.
+ * Whether the running task has the socket with this address among its first files or its latest ones, which have the
+ * numbers before the next free one. On a path with an arbitrary `current`, a hit proves ownership and a miss claims
+ * nothing. Inlined, the verifier took seconds for it.
  */
 __noinline int is_owned_by_current(__u64 address)
 {
@@ -172,7 +172,7 @@ static __always_inline bool current_owns(const struct sock *sk)
 {
 	__u64 address = 0;
 
-	/* Such a function takes a number, which the verifier does not see in a pointer. */
+	/* Such a function takes a number, since the verifier does not track pointers into it. */
 	bpf_probe_read_kernel(&address, sizeof(address), &sk);
 	return is_owned_by_current(address);
 }

@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What tracing programs read of a packet. Names and ports are for user space to parse; here is only what tells flows
- * apart. */
+/*
+ * Fields that tracing programs read from a packet. User space parses names and ports; these fields only distinguish
+ * flows.
+ */
 #pragma once
 #include "kernel.h"
 
 /* The first bytes from the network header on: IPv6, an extension header or two, and the ports. */
 enum { HEADER = 64 };
 
-/* Direct loads: the verifier knows `skb`, and a load that faults reads 0. No helper, so 1 ns each. */
+/* Direct loads: the verifier knows `skb`, and a faulting load reads 0. Without a helper each costs 1 ns. */
 static __always_inline __u64 network_header(struct sk_buff *skb)
 {
-	/* Not set yet where a packet dies before the stack has looked at it. */
+	/* Unset if a packet is dropped before the stack parses it. */
 	if (!skb->network_header)
 		return (__u64)skb->data;
 	return (__u64)skb->head + skb->network_header;
 }
 
-/* Copies what the linear part holds from `from` on; `to` was zeroed. Returns the number of bytes. */
+/* Copies the linear part from `from` on; `to` was zeroed. Returns the number of bytes. */
 static __always_inline __u32 copy_from(struct sk_buff *skb, __u8 to[HEADER], __u64 from)
 {
 	__u64 end = (__u64)skb->head + skb->tail, length = end - from;
@@ -28,31 +30,31 @@ static __always_inline __u32 copy_from(struct sk_buff *skb, __u8 to[HEADER], __u
 	return bpf_probe_read_kernel(to, length & (2 * HEADER - 1), (void *)from) ? 0 : length;
 }
 
-/* Unix and netlink sockets send packets of no protocol and without headers. */
+/* Unix and netlink sockets send packets without protocol and headers. */
 static __always_inline __u32 copy_header(struct sk_buff *skb, __u8 to[HEADER])
 {
 	return skb->protocol ? copy_from(skb, to, network_header(skb)) : 0;
 }
 
-/* Linux 6.2 and newer; not a call but a mark for the verifier, which then lets a program load what is there. */
+/* Linux 6.2 and newer. Not a call but a marker: the verifier then lets the program load there. */
 extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 
 #define cast_to(type, address)                                                                                         \
 	((const struct type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(struct type)))
 
-/* What tells IPv4 flows apart. */
+/* The fields that distinguish IPv4 flows. */
 struct ipv4 {
 	__be32 source;
 	__be32 destination;
-	__u32 word; /* the first one behind the IP header: ports, or type and code */
+	__u32 word; /* the first word behind the IP header: ports, or type and code */
 	__be16 fragment;
 	__u8 protocol;
-	__u8 offset; /* where that is */
+	__u8 offset; /* its offset */
 };
 
 /*
- * Reads it where it is, which takes a few loads, where `copy_from` takes a helper of 25 ns. False where the packet is
- * of another protocol or in pages, or the kernel too old: then it must be copied.
+ * Reads the flow in place with a few loads; `copy_from` needs a helper of 25 ns. False if the packet has another
+ * protocol or lies in pages, or if the kernel is too old: then it must be copied.
  */
 static __always_inline bool read_ipv4(struct sk_buff *skb, __u64 from, struct ipv4 *ip)
 {
@@ -75,7 +77,7 @@ static __always_inline bool read_ipv4(struct sk_buff *skb, __u64 from, struct ip
 	return true;
 }
 
-/* Bytes at an offset that the packet names. The barrier keeps the mask, by which the verifier knows the bound. */
+/* Bytes at an offset from the packet. The barrier keeps the mask, from which the verifier knows the bound. */
 static __always_inline __u8 byte_at(const __u8 *header, __u32 offset)
 {
 	barrier_var(offset);
@@ -109,7 +111,7 @@ static __always_inline __u64 mix_transport(__u64 hash, const __u8 *header, __u32
 	return offset > HEADER - 4 ? hash : mix_word(hash, word_at(header, offset), protocol);
 }
 
-/* As `mix_flow`. */
+/* Like `mix_flow`. */
 static __always_inline __u64 mix_ipv4(__u64 hash, const struct ipv4 *ip)
 {
 	hash = mix(hash, bpf_htons(ETH_P_IP));
@@ -117,7 +119,7 @@ static __always_inline __u64 mix_ipv4(__u64 hash, const struct ipv4 *ip)
 	return ip->fragment ? hash : mix_word(hash, ip->word, ip->protocol);
 }
 
-/* What makes packets belong together: addresses, protocol, ports. `header` is aligned to 8 bytes. */
+/* The fields that identify a flow: addresses, protocol, ports. `header` is aligned to 8 bytes. */
 static __always_inline __u64 mix_flow(__u64 hash, const __u8 *header, __be16 protocol)
 {
 	const __u32 *words = (const void *)header;
@@ -127,7 +129,7 @@ static __always_inline __u64 mix_flow(__u64 hash, const __u8 *header, __be16 pro
 	hash = mix(hash, protocol);
 	if (protocol == bpf_htons(ETH_P_IP)) {
 		hash = mix(hash, (__u64)words[3] << 32 | words[4]);
-		if (words[1] & bpf_htonl(0x1fff)) /* a fragment but the first has no ports */
+		if (words[1] & bpf_htonl(0x1fff)) /* only a first fragment has ports */
 			return mix(hash, header[9]);
 		return mix_transport(hash, header, (header[0] & 15) * 4, header[9]);
 	}
@@ -136,7 +138,7 @@ static __always_inline __u64 mix_flow(__u64 hash, const __u8 *header, __be16 pro
 			hash = mix(hash, (__u64)words[i] << 32 | words[i + 1]);
 		next = header[6];
 		offset = 40;
-		/* Hop-by-hop, routing, destination options: next header, and the length in units of 8 bytes. */
+		/* Hop-by-hop, routing and destination options: next header, and the length in units of 8 bytes. */
 		for (int i = 0; i < 2 && (next == 0 || next == 43 || next == 60) && offset <= HEADER - 8; i++) {
 			__u32 at = offset;
 
@@ -145,7 +147,7 @@ static __always_inline __u64 mix_flow(__u64 hash, const __u8 *header, __be16 pro
 		}
 		return mix_transport(hash, header, offset, next);
 	}
-	if (protocol == bpf_htons(ETH_P_ARP)) /* who asks for whom */
+	if (protocol == bpf_htons(ETH_P_ARP)) /* sender and target */
 		return mix(mix(hash, (__u64)words[3] << 32 | words[4]), words[6]);
 	return hash;
 }

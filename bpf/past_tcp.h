@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What goes past TCP: a program of a sockmap gives what a process sends to another socket of the host at once, and TCP
- * counts nothing. What processes send and receive by their calls is known (Linux 6.3), and so is what TCP took and gave
- * of it; the rest went past it.
+ * Data that bypasses TCP: a program of a sockmap redirects data from a process directly to another socket of the host,
+ * and TCP counts nothing. The calls of processes show what they send and receive (Linux 6.3), and TCP shows its own
+ * part. The difference bypassed it.
  */
 #pragma once
 #include "sockmap.h"
 #include "traffic.h"
 
 enum { AF_PACKET = 17, AF_XDP = 44 };
-/* In place of a protocol: sockets whose packets are not counted, since they go past TCP and UDP. */
+/* Replaces a protocol: sockets whose packets bypass TCP and UDP, and are not counted. */
 enum { PAST_XDP = 254, PAST_PACKET = 255 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -26,15 +26,15 @@ struct packet_sock {
 
 #pragma clang attribute pop
 
-/* Since Linux 6.4; before that it was a function. */
+/* Linux 6.4 and newer; a function before that. */
 enum packet_sock_flags___past { PACKET_SOCK_QDISC_BYPASS = 6 };
 
-/* What went past TCP since we watch, and what that is made of. */
+/* Bytes that bypassed TCP since monitoring began, and the inputs of that sum. */
 struct past {
 	struct traffic moved;
-	__s64 received; /* by calls, less what TCP gave: never more than what went past it */
+	__s64 received; /* by calls, minus TCP's part: never more than the bypassed bytes */
 	__s64 sent;
-	__u32 copied_seq; /* as they were at the last call */
+	__u32 copied_seq; /* at the last call */
 	__u32 write_seq;
 };
 
@@ -45,13 +45,10 @@ struct {
 	__type(value, struct past);
 } past SEC(".maps");
 
-/* Not 0 if any socket has such figures: else nobody looks for them. */
+/* Not 0 if any socket has such counters. Programs skip them otherwise. */
 __u64 past_sockets;
 
-/*
- * From now on. Of a socket that was opened while every call was seen, what TCP took and gave before is what the calls
- * before were about.
- */
+/* Starts counting. If every call was seen since the socket opened, TCP's counts so far belong to the calls so far. */
 static __always_inline struct past *begin_past(struct sock *sk, const struct tcp_sock *tp)
 {
 	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
@@ -69,7 +66,7 @@ static __always_inline struct past *begin_past(struct sock *sk, const struct tcp
 	return now;
 }
 
-/* Adds a call's bytes, less what TCP took or gave since the call before. */
+/* Adds a call's bytes, minus what TCP counted since the previous call. */
 static __always_inline void count_call(__u64 *moved, __s64 *sum, __u32 *seq, __u32 now, __u32 length)
 {
 	__s32 by_tcp = now - __sync_lock_test_and_set(seq, now);
@@ -79,7 +76,7 @@ static __always_inline void count_call(__u64 *moved, __s64 *sum, __u32 *seq, __u
 		*moved = all;
 }
 
-/* At the end of a process' call for a TCP socket. */
+/* At the end of a process' call on a TCP socket. */
 static __always_inline void count_past(struct sock *sk, __u32 length, bool is_sent)
 {
 	struct tcp_sock *tp;
@@ -99,7 +96,7 @@ static __always_inline void count_past(struct sock *sk, __u32 length, bool is_se
 		count_call(&known->moved.rx_bytes, &known->received, &known->copied_seq, tp->copied_seq, length);
 }
 
-/* Adds what went past TCP to the row of a socket. */
+/* Adds the bypassed bytes to the row of a socket. */
 static __always_inline void load_past(struct sock *sk, const struct tcp_sock *tp, struct socket_bytes *row)
 {
 	const struct past *known;
@@ -116,7 +113,7 @@ static __always_inline void load_past(struct sock *sk, const struct tcp_sock *tp
 	row->traffic.tx_bytes += known->moved.tx_bytes;
 }
 
-/* A packet socket that sends past the queueing discipline, or has a ring to send from, or is for sending only. */
+/* A packet socket that bypasses the queueing discipline, sends from a ring, or is send-only. */
 static __always_inline bool sends_packets(const struct sock *sk)
 {
 	const struct packet_sock *packet = (const void *)sk;
@@ -130,7 +127,7 @@ static __always_inline bool sends_packets(const struct sock *sk)
 		   1ul << bpf_core_enum_value(enum packet_sock_flags___past, PACKET_SOCK_QDISC_BYPASS);
 }
 
-/* A socket whose packets go past TCP and UDP: nobody counts them here, and the answer says so. */
+/* A socket whose packets bypass TCP and UDP. They are not counted, and the answer says so. */
 static __always_inline int list_past(struct bpf_iter__task_file *ctx, struct sock *sk)
 {
 	struct socket_bytes row = {};

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Why TCP is slow: round trips, what is sent again, what senders wait for, who resets.
+ * Why TCP is slow: round trips, retransmits, what senders wait for, resets.
  *
- * TCP counts its segments, its retransmits and what it waits for by itself: iterators read that at both ends of a
- * window, and a state change hands in the figures of a connection that closes in between. Of round trips TCP keeps
- * an average only, so a program runs for each segment that arrives, and finds the sample that moved the average.
+ * TCP itself counts segments, retransmits and waits. Iterators read these counters at both ends of a window, and a
+ * state change reports a connection that closes in between. TCP keeps only an average of round trips. So a program runs
+ * for each arriving segment and computes the sample that changed the average.
  */
 #include "resets.h"
 #include "ring.h"
@@ -13,10 +13,10 @@
 
 enum {
 	CLOSED_RTTS = 16384,
-	WAITING_RTTS = 48, /* as WAITING, of rows that are longer */
+	WAITING_RTTS = 48, /* like WAITING, for longer rows */
 };
 
-/* Of the connections that wait there `list_rtts_held` reaches fewer than `list_held`. */
+/* `list_rtts_held` reaches fewer waiting connections than `list_held`. */
 static __always_inline bool load_listener(const struct sock *sk, bool elsewhere, struct tcp_row *row)
 {
 	row->state = TCP_LISTEN;
@@ -38,20 +38,20 @@ static __always_inline void forget(struct sock *sk)
 #define ROW struct tcp_row
 #include "rows.h"
 
-/* What `list_rtts_held` and `list_rtts_tcp` write. */
+/* The output of `list_rtts_held` and `list_rtts_tcp`. */
 struct tcp_row_with_rtt {
 	struct tcp_row row;
 	struct rtt rtt;
 };
 const struct tcp_row_with_rtt *tcp_row_with_rtt_type __attribute__((unused));
 
-/* Connections as they close. User space keeps them: an entry of a hash would cost 800 ns. */
+/* Closed connections. User space stores them: a hash entry would cost 800 ns. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 512 * 1024);
 } closed SEC(".maps");
 
-/* The round trips of connections that their process has closed: no segment adds to them any more. */
+/* The round trips of connections that their process has closed. No further segment adds to them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -61,8 +61,8 @@ struct {
 } closed_rtts SEC(".maps");
 
 /*
- * Not sockops, whose RTT callback wants a cgroup and a capability, and not fentry on tcp_rtt_estimator, which is
- * inlined: this is called for every segment of an established connection, before TCP looks at it.
+ * Not sockops, whose RTT callback requires a cgroup and a capability. Not fentry on tcp_rtt_estimator, which is
+ * inlined. The kernel calls this tracepoint for every segment of an established connection, before TCP handles it.
  */
 SEC("tp_btf/tcp_probe")
 int BPF_PROG(segment_arrives, struct sock *sk)
@@ -80,7 +80,7 @@ int BPF_PROG(segment_arrives, struct sock *sk)
 	return 0;
 }
 
-/* A new connection's average is one sample: that of its handshake. */
+/* A new connection's average is one sample: the handshake. */
 static __always_inline void mark_handshake(struct sock *sk)
 {
 	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
@@ -90,7 +90,7 @@ static __always_inline void mark_handshake(struct sock *sk)
 		mark->handshake_us = tp->srtt_us;
 }
 
-/* The averages of a connection that is no longer established are not followed: segments come to it unseen. */
+/* Stop tracking a connection after ESTABLISHED: its later segments are not seen. */
 static __always_inline void take_last_sample(struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
@@ -110,7 +110,10 @@ static __always_inline void hand_in_rtt(struct sock *sk)
 	rtt->closed_ns = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&closed_rtts, &cookie, rtt, BPF_ANY))
 		__sync_fetch_and_add(&figures.closed_rtts_untracked, 1);
-	/* The socket may connect again, and is another connection then. Of no period: to delete it would cost more. */
+	/*
+	 * The socket may connect again as another connection. Mark it as belonging to no period; deleting would cost
+	 * more.
+	 */
 	rtt->first = 0;
 	__sync_fetch_and_add(&figures.rtts, -1);
 }
@@ -131,7 +134,7 @@ static __always_inline void hand_in(struct sock *sk)
 	}
 }
 
-/* connect(), listen() and the two states that close() and exit() lead to are entered by the process itself. */
+/* The process itself makes these changes: connect(), listen(), and the two states after close() and exit(). */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state_changes, struct sock *sk, int oldstate, int newstate)
 {
@@ -175,7 +178,7 @@ int list_held(struct bpf_iter__task_file *ctx)
 	return sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state != TCP_CLOSE ? list_held_tcp(ctx, sk) : 0;
 }
 
-/* The round trips of a socket behind what it has counted, if it has any. */
+/* The round trips of a socket, after its counters, if it has any. */
 static __always_inline void list_rtt(struct seq_file *seq, struct sock *sk, struct tcp_row *row)
 {
 	struct rtt *rtt = rtt_of(sk);
@@ -263,7 +266,7 @@ static __noinline int list_rtts_held_tcp(struct bpf_iter__task_file *ctx, struct
 	return 0;
 }
 
-/* Of what processes hold, in every network namespace. */
+/* Sockets that processes hold, in every network namespace. */
 SEC("iter/task_file")
 int list_rtts_held(struct bpf_iter__task_file *ctx)
 {
@@ -280,7 +283,7 @@ int list_rtts_held(struct bpf_iter__task_file *ctx)
 	return sk->sk_protocol == IPPROTO_TCP ? list_rtts_held_tcp(ctx, sk) : 0;
 }
 
-/* Of what no process holds, in our own network namespace. */
+/* Sockets that no process holds, in our own network namespace. */
 SEC("iter/tcp")
 int list_rtts_tcp(struct bpf_iter__tcp *ctx)
 {

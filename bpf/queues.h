@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What waits before the devices of every network namespace: netlink shows that of our own only. The list of namespaces
- * and each one's list of devices are walked by address, without a lock: what is freed meanwhile ends a walk.
+ * Queues before the devices of every network namespace; netlink shows only our own. The program walks the list of
+ * namespaces and each list of devices by address, without a lock. Freed memory ends the walk.
  */
 #pragma once
 #include "accept_queue.h"
 
-/* Rows of one call: an iterator may write 32 KiB. */
+/* Rows per call: an iterator may write 32 KiB. */
 enum { QUEUES = 400, NAMESPACES = 8192, DEVICES = 8192 };
 
-/* Of struct Qdisc's flags: each CPU counts for itself, and nobody sums up but who is asked by netlink. */
+/* A flag of struct Qdisc: counters are per CPU, and only a netlink request sums them. */
 enum { TCQ_F_CPUSTATS = 0x20 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -57,9 +57,9 @@ struct net_device___queues {
 
 #pragma clang attribute pop
 
-/* The root queueing discipline of a device, if there is one and it counts in one place. */
+/* The root queueing discipline of a device, if it exists and has one set of counters. */
 struct queue_row {
-	__u64 bytes;   /* that have left it */
+	__u64 bytes;   /* sent */
 	__u32 backlog; /* bytes */
 	__u32 drops;
 	__u32 netns;
@@ -71,8 +71,8 @@ const struct queue_row *queue_row_type __attribute__((unused));
 
 struct queue_walk {
 	struct seq_file *seq;
-	__u64 first; /* our own namespace, where the walk begins and ends */
-	__u64 ops;   /* what every network namespace has, and the head of the list does not */
+	__u64 first; /* our own namespace, first and last of the walk */
+	__u64 ops;   /* common to all network namespaces; the head of the list differs */
 	__u64 net;
 	__u64 device; /* its entry in the list */
 	__u32 netns;
@@ -131,7 +131,7 @@ static long list_namespace(__u32 i, struct queue_walk *walk)
 	return walk->net == walk->first || walk->rows >= QUEUES;
 }
 
-/* Once, behind the last socket. */
+/* Once, after the last socket. */
 SEC("iter/udp")
 int list_queues(struct bpf_iter__udp *ctx)
 {

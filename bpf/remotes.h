@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The other end of a datagram. A socket that is connected has it. One that is not is told by each sendmsg, and tells
- * each recvmsg that asks, and does not keep it: two programs at the root cgroup see it on its way, in the process that
- * sends or receives, and note it on this CPU for the tracepoint at the end of the call.
+ * The remote end of a datagram. A connected socket stores it. On an unconnected socket, each sendmsg gives it, and
+ * recvmsg returns it on request; the socket stores nothing. Two programs at the root cgroup see it, in the process that
+ * sends or receives. They store it per CPU for the tracepoint at the end of the call.
  */
 #pragma once
 #include "marks.h"
 #include "packet.h"
 
 struct remote {
-	__u64 address[2]; /* IPv4 as ::ffff:a.b.c.d; zeros = not known */
+	__u64 address[2]; /* IPv4 as ::ffff:a.b.c.d; zeros = unknown */
 	__u64 port;
 };
 
 struct note {
-	__u64 task; /* whose call it is; 0 = the note was taken */
+	__u64 task; /* of the call; 0 = the note was read */
 	__u64 cookie;
 	struct remote remote;
 };
@@ -44,7 +44,7 @@ static __always_inline int leave_remote(struct bpf_sock_addr *ctx, __u32 a, __u3
 	note->remote.address[1] = c | (__u64)d << 32;
 	note->remote.port = bpf_ntohs(ctx->user_port);
 	note->task = bpf_get_current_task();
-	return 1; /* the call goes on */
+	return 1; /* allow the call */
 }
 
 static __always_inline int leave_remote4(struct bpf_sock_addr *ctx)
@@ -95,7 +95,7 @@ static __always_inline void remote_of_socket(const struct sock_common *c, struct
 	remote->address[1] = word[2] | (__u64)word[3] << 32;
 }
 
-/* Of the call that ends now. */
+/* For the call that ends now. */
 static __always_inline void take_remote(struct sock *sk, __u64 cookie, struct remote *remote)
 {
 	struct note *note = note_here();

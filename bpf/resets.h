@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Resets of TCP connections: who sent them, to whom, why. */
+/* Resets of TCP connections: sender, receiver, reason. */
 #pragma once
 #include "figures.h"
 #include "packet.h"
 
 enum { RESETS = 4096 };
 
-/* Resets that are alike: whose, between whom, why. */
+/* Equal resets: same owner, endpoints and reason. */
 struct reset_key {
 	struct endpoints endpoints; /* the client's port is 0 */
 	__u32 netns;
 	__u32 pid;
-	__u32 reason;   /* enum sk_rst_reason, which differs by kernel; ~0 = not known */
-	__u8 by_remote; /* who sent it */
-	__u8 state;     /* in which the socket was; 0 = there was none */
+	__u32 reason;   /* enum sk_rst_reason, which differs by kernel; ~0 = unknown */
+	__u8 by_remote; /* sent by the remote */
+	__u8 state;     /* of the socket; 0 = there was no socket */
 	__u8 pad[2];
 };
 const struct reset_key *reset_key_type __attribute__((unused));
 
 struct reset {
 	__u64 count;
-	__u64 cookie; /* of the last one's socket; 0 = it had none */
+	__u64 cookie; /* of the last one's socket; 0 = none */
 	__u64 cgroup;
 	char comm[16];
 	__u32 port; /* the last one's client port */
@@ -54,20 +54,22 @@ static __always_inline void count_reset(struct reset_key *key, struct reset *fir
 		known->port = first->port;
 		return;
 	}
-	/* A scan of ports makes a kind of each: beyond the bound it costs a look-up. */
+	/* A port scan creates one kind per port. Beyond the limit it costs only a look-up. */
 	if (figures.reset_kinds >= RESETS || bpf_map_update_elem(&resets, key, first, BPF_NOEXIST))
 		__sync_fetch_and_add(&figures.resets_untracked, 1);
 	else
 		__sync_fetch_and_add(&figures.reset_kinds, 1);
 }
 
-/* Neither a socket in TIME_WAIT nor a request: these end after what all have in common. */
+/* Not a TIME_WAIT or request socket: those have only the common fields. */
 static __always_inline bool has_owner(const struct sock *sk)
 {
 	return sk->__sk_common.skc_state != TCP_TIME_WAIT && sk->__sk_common.skc_state != TCP_NEW_SYN_RECV;
 }
 
-/* Returns whether a client of ours got the reset, or sends it: without a connection it answers one from outside. */
+/*
+ * Returns whether our client received or sent the reset. A reset without a connection answers a segment from outside.
+ */
 static __always_inline bool load_reset_owner(struct sock *sk, struct reset_key *key, struct reset *reset)
 {
 	struct mark *mark;
@@ -88,7 +90,7 @@ static __always_inline bool load_reset_owner(struct sock *sk, struct reset_key *
 	return outbound;
 }
 
-/* From the segment that is answered, whose sender is the remote end. In one read: a scan may come this way. */
+/* From the answered segment; its sender is the remote. One read, since a scan may take this path. */
 static __always_inline void load_segment(struct sk_buff *skb, struct endpoints *e)
 {
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
@@ -127,8 +129,8 @@ static __always_inline void load_ends(struct sock *sk, struct endpoints *e)
 }
 
 /*
- * Either may be missing: a reset that close() sends answers no segment, one to a closed port has no socket. Some
- * kernels let the verifier take both for given; there a missing one reads as zeros.
+ * Either pointer may be null: a reset from close() answers no segment, and a reset of a closed port has no socket. Some
+ * kernels' verifiers assume both are valid; a null one then reads as zeros.
  */
 static __always_inline int sends_reset(struct sock *sk, struct sk_buff *skb, __u32 reason)
 {
@@ -155,7 +157,7 @@ int BPF_PROG(reset_sent, struct sock *sk, struct sk_buff *skb)
 	return sends_reset(sk, skb, ~0u);
 }
 
-/* Linux 6.12 and newer say why. */
+/* Linux 6.12 and newer give the reason. */
 SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(reset_sent_with_reason, struct sock *sk, struct sk_buff *skb, __u32 reason)
 {

@@ -4,12 +4,12 @@
 #include "kernel.h"
 
 /*
- * A reader that is woken for each record costs its sender more than the record. So it is woken once in so many bytes,
- * also while it is too busy to read them.
+ * Waking the reader for each record costs more than the record. So the program wakes it once per this number of bytes,
+ * even while it is busy.
  */
 enum { WAKE_BYTES = 64 * 1024 };
 
-/* Returns whether there was room. */
+/* Returns whether the record fit. */
 static __always_inline bool put(void *ring, const void *record, __u64 size)
 {
 	__u64 unread = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA), flags = BPF_RB_NO_WAKEUP;

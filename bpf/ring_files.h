@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Sockets that a process uses through io_uring by a number of the ring's own: registered files and direct descriptors.
- * No process' table of files has them. The iterator over files shows the ring, and the ring's table is read by numbers,
- * as what hangs below a socket is.
+ * Sockets that a process uses through io_uring by a number within the ring: registered files and direct descriptors. No
+ * process' file table has them. The iterator over files shows the ring. The ring's table is read by address, like lower
+ * sockets.
  */
 #pragma once
 #include "accept_queue.h"
 #include "below.h"
 
 enum {
-	RING_SOCKETS = 64,  /* of one ring that are read: an iterator may write 32 KiB for one file */
-	RING_SLOTS = 32768, /* of its table that are looked at: so many a table could have until Linux 5.18 */
+	RING_SOCKETS = 64,  /* sockets read per ring: an iterator may write 32 KiB for one file */
+	RING_SLOTS = 32768, /* table slots searched per ring: the maximal table size until Linux 5.18 */
 	FILE_FLAGS = 7,     /* the lowest bits of a file's address in the table */
 	ANON_INODES = 0x09041934,
 	SOCKETS = 0x534f434b, /* file systems by their magic, of linux/magic.h */
@@ -71,7 +71,7 @@ struct io_ring_ctx {
 
 #pragma clang attribute pop
 
-/* A ring, and who asks for its sockets. */
+/* A ring, and the requester of its sockets. */
 struct ring {
 	__u64 address;
 	__u64 table;
@@ -81,11 +81,11 @@ struct ring {
 	__u32 key; /* of the room */
 	__u32 slots;
 	__u32 listed;
-	__u32 unread; /* files that are sockets, or may be, and have no row */
+	__u32 unread; /* files without a row that are sockets, or may be */
 	__u8 claim;
 };
 
-/* Whether a file is a ring, by its name among the files that have no other. */
+/* Whether a file is a ring: by the name of its anonymous inode. */
 static __always_inline bool is_ring(struct file *file)
 {
 	static const char ring[] = "[io_uring]";
@@ -106,7 +106,7 @@ static __always_inline bool has_nodes(void)
 	return bpf_core_field_exists(((struct io_file_table *)0)->data);
 }
 
-/* A ring that has registered files. */
+/* A ring with registered files. */
 static __always_inline bool begin_ring(struct file *file, struct ring *ring)
 {
 	const struct io_ring_ctx *context = file->private_data;
@@ -127,7 +127,7 @@ static __always_inline __u64 file_in(const struct ring *ring, __u32 slot)
 {
 	__u64 entry = 0;
 
-	/* A pointer to a node, or a struct that is as long as a pointer. */
+	/* A pointer to a node, or a struct of the same size. */
 	if (bpf_probe_read_kernel(&entry, sizeof(entry), (void *)(ring->table + slot * sizeof(entry))))
 		return 0;
 	if (entry && has_nodes())
@@ -138,8 +138,8 @@ static __always_inline __u64 file_in(const struct ring *ring, __u32 slot)
 enum ring_file { RING_OTHER, RING_TCP, RING_UDP, RING_UNREAD };
 
 /*
- * Copies the socket in a slot, and says what there is: a TCP or UDP socket, another file, or one that cannot be read
- * here. A file that closes meanwhile is none: its socket does not name it any more.
+ * Copies the socket in a slot, and returns its kind: a TCP or UDP socket, another file, or one that cannot be read
+ * here. A file that closes meanwhile is skipped: its socket no longer points to it.
  */
 static __always_inline enum ring_file copy_from_ring(const struct ring *ring, __u32 slot, struct below *below)
 {
@@ -169,8 +169,8 @@ static __always_inline enum ring_file copy_from_ring(const struct ring *ring, __
 }
 
 /*
- * Runs `each` for every slot of a ring that a process has, unless its parent has it as well. True if it did: then the
- * room is the caller's to leave.
+ * Runs `each` for every slot of a process' ring, unless its parent also has the ring. True if it ran: then the caller
+ * must release the room.
  */
 static __always_inline bool walk_ring(struct bpf_iter__task_file *ctx, struct task_struct *task, struct file *file,
 				      struct ring *ring, long (*each)(__u32, struct ring *))

@@ -1,42 +1,41 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The round trips of each TCP connection, from the average that TCP keeps; and who opened it. */
+/* The round trips of each TCP connection, from TCP's average; and its owner. */
 #pragma once
 #include "figures.h"
 #include "limited.h"
 
 enum {
 	BUCKETS = 96,
-	RTTS = 65536, /* sockets whose round trips are told apart at once */
+	RTTS = 65536, /* sockets with separate round trips at once */
 	SLOW_US = 80000,
 	VERY_SLOW_US = 200000,
 	/*
-	 * A segment that comes alone may be acknowledged when the receiver's timer says so, up to 500 ms later, and two
-	 * that the application sends one after the other when the second comes. With so many full segments on their way
-	 * it is the way that takes the time.
+	 * The receiver's timer may delay the acknowledgement of a single segment up to 500 ms, and of the first of two
+	 * segments until the second arrives. With this number of full segments in flight, the path takes the time.
 	 */
 	PROMPT_SEGMENTS = 4,
 	JIFFY_WEIGHT = 1024, /* of a segment that came within the jiffy of the one before it: 1 */
 };
 
-/* The round trips of a socket. Only the context that holds the socket's lock writes it. */
+/* The round trips of a socket. Only the holder of the socket lock writes it. */
 struct rtt {
 	__u64 closed_ns; /* CLOCK_MONOTONIC; 0 = the connection is open */
 	__u32 srtt_us;   /* as it was at the last segment */
 	__u32 delivered;
 	__u32 min_us;
 	__u32 max_us;
-	__u64 network;     /* weight of the time in which what was to be sent waited for the network … */
+	__u64 network;     /* weight of the time in which data waited for the network … */
 	__u64 application; /* … and for the application */
 	__u32 seen;        /* jiffies of the last segment */
-	__u32 first;       /* window of the period that it is of */
-	__u32 prompt;      /* of the samples, those that the receiver's timer cannot have made longer … */
-	__u32 prompt_slow; /* … of these, those of SLOW_US or more … */
+	__u32 first;       /* first window of its period */
+	__u32 prompt;      /* samples that a delayed-acknowledgement timer cannot have prolonged … */
+	__u32 prompt_slow; /* … of these, samples of SLOW_US or more … */
 	__u32 prompt_very_slow;
 	__u32 prompt_next; /* whether the next sample is prompt */
 	__u32 buckets[BUCKETS];
 };
 
-/* Of sockets to which a segment came since we watch. */
+/* Sockets that received a segment since monitoring began. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -44,7 +43,7 @@ struct {
 	__type(value, struct rtt);
 } rtts SEC(".maps");
 
-/* What a socket has of this period. */
+/* The round trips of this period. */
 static __always_inline struct rtt *rtt_of(struct sock *sk)
 {
 	struct rtt *rtt = bpf_sk_storage_get(&rtts, sk, 0, 0);
@@ -52,7 +51,7 @@ static __always_inline struct rtt *rtt_of(struct sock *sk)
 	return rtt && rtt->first == windows.first ? rtt : 0;
 }
 
-/* Four buckets an octave, so that a bound is at most a quarter off; below 4 µs each has its own. */
+/* Four buckets per octave, so a bound is at most a quarter off. Below 4 µs each value has its own. */
 static __always_inline __u32 bucket_of(__u32 us)
 {
 	__u32 octave = 0, bucket;
@@ -71,7 +70,7 @@ static __always_inline void add_sample(struct rtt *rtt, __u32 us, bool is_prompt
 	__u32 bucket = bucket_of(us);
 
 	if ((__s32)us < 0)
-		return; /* the average began anew */
+		return; /* the average restarted */
 	barrier_var(bucket);
 	if (bucket < BUCKETS)
 		rtt->buckets[bucket]++;
@@ -86,13 +85,13 @@ static __always_inline void add_sample(struct rtt *rtt, __u32 us, bool is_prompt
 	rtt->prompt_very_slow += us >= VERY_SLOW_US;
 }
 
-/* Before TCP looks at the acknowledgement. */
+/* Before TCP handles the acknowledgement. */
 static __always_inline bool is_prompt(const struct tcp_sock *tp)
 {
 	return tp->snd_nxt - tp->snd_una >= PROMPT_SEGMENTS * tp->mss_cache;
 }
 
-/* Since the segment before, or since there is something to send, this one's sender waited as it does now. */
+/* Since the previous segment, or since data became available, the sender has waited as it does now. */
 static __always_inline void note_wait(struct rtt *rtt, const struct tcp_sock *tp)
 {
 	__u32 now = bpf_jiffies64(), since = rtt->seen;
@@ -136,9 +135,9 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, __u32 srtt_us, __u
 }
 
 /*
- * TCP moves the average by the eighth part of what a sample differs from it: `srtt += m - srtt / 8`, where srtt is 8
- * times the average, at most once a segment. So two averages tell the sample between them, to the microsecond. If
- * something was acknowledged and the average stays, the sample was the average.
+ * TCP moves the average by an eighth of its difference from a sample: `srtt += m - srtt / 8`, where srtt is 8 times the
+ * average, at most once per segment. So two averages give the sample between them, to the microsecond. If an
+ * acknowledgement leaves the average unchanged, the sample was the average.
  */
 static __always_inline struct rtt *take_sample(struct sock *sk, const struct tcp_sock *tp)
 {
@@ -146,8 +145,8 @@ static __always_inline struct rtt *take_sample(struct sock *sk, const struct tcp
 	struct rtt *rtt = rtt_of(sk);
 
 	/*
-	 * With nothing on its way, nothing is acknowledged and no sample taken: what only receives, or connects and
-	 * closes, needs no storage.
+	 * With nothing in flight, no acknowledgement and no sample follows. A connection that only receives, or
+	 * connects and closes, needs no storage.
 	 */
 	if (!rtt)
 		return tp->packets_out ? begin_rtt(sk, srtt_us, delivered) : 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Where a packet's route leads. */
+/* The target of a packet's route. */
 #pragma once
 #include "owner.h"
 
@@ -21,7 +21,7 @@ struct rt6_info {
 
 #pragma clang attribute pop
 
-/* The router that a route leads to; zeros where the destination is on the link, or there is no route. */
+/* The router of a route; zeros if the destination is on-link, or without a route. */
 static __always_inline void load_gateway(__u8 gateway[16], const struct dst_entry *dst)
 {
 	const struct rtable *rt = (const void *)dst;

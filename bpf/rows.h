@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * A row for each TCP socket of the host, with what it has counted in its life.
+ * A row for each TCP socket of the host, with the counters of its life.
  *
- * Include this after `#define ROW`, the type of a row, and five functions: `load_counters()` fills in what can be read
- * of a socket, or of a copy, and of its mark if it has one, `load_past()` adds what TCP does not count,
- * `load_listener()` says whether more than `unread` has to be said of a listener, `load_direction()` adds which end
- * opened a socket whose mark does not say it, and `forget()` lets go of what a socket carries.
+ * Include this after `#define ROW`, the type of a row, and five functions: `load_counters()` reads the socket, or a
+ * copy, and its mark if it has one; `load_past()` adds what TCP does not count; `load_listener()` says whether a
+ * listener needs more than `unread`; `load_direction()` adds which end opened a socket if its mark lacks that; and
+ * `forget()` deletes the socket's storage.
  */
 #pragma once
 #include "accept_queue.h"
@@ -43,8 +43,8 @@ static __always_inline bool load_row(struct sock *sk, ROW *row)
 }
 
 /*
- * The same of a socket below another one, of which there is a copy in this room; there also comes the row. A function
- * that the verifier checks once.
+ * The same for a lower socket with a copy in this room; its row also goes there. A global function: the verifier checks
+ * it once.
  */
 __noinline int load_row_below(__u64 address, __u32 key)
 {
@@ -71,7 +71,7 @@ __noinline int load_row_below(__u64 address, __u32 key)
 	return 1;
 }
 
-/* Until it is accepted, a connection is its listener's. */
+/* Until accept(), a connection belongs to its listener. */
 static long list_waiting(__u32 i, struct accept_queue *queue)
 {
 	struct sock *sk = next_waiting(queue);
@@ -91,7 +91,7 @@ static long list_waiting(__u32 i, struct accept_queue *queue)
 	return 0;
 }
 
-/* Marks the listeners that were there before we watched, and lists what waits at those of other namespaces. */
+/* Marks the listeners from before monitoring, and lists the connections that wait at those of other namespaces. */
 static __always_inline int list_listener(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *sk,
 					 ROW *row)
 {
@@ -114,7 +114,7 @@ static __always_inline int list_listener(struct bpf_iter__task_file *ctx, struct
 	return 0;
 }
 
-/* Its process is who holds the one above. */
+/* Its owner is the holder of the upper socket. */
 static __always_inline void write_below(struct seq_file *seq, struct task_struct *task, struct room *room, __u8 claim)
 {
 	ROW *row = (void *)room->row;
@@ -135,7 +135,7 @@ static long list_waiting_below(__u32 i, struct queue_below *queue)
 	return 0;
 }
 
-/* What waits at a listener below an MPTCP socket, and how many of these were not reached. */
+/* The connections that wait at a listener below an MPTCP socket, and the number not reached. */
 static __always_inline void list_queue_below(struct bpf_iter__task_file *ctx, struct task_struct *task,
 					     const struct below *listener, struct room *room, __u32 key)
 {
@@ -161,7 +161,7 @@ static __always_inline void list_queue_below(struct bpf_iter__task_file *ctx, st
 		bpf_seq_write(ctx->meta->seq, row, sizeof(*row));
 }
 
-/* An MPTCP socket that a process holds: a row for each of its paths, and for each connection that waits at it. */
+/* An MPTCP socket that a process holds: one row per path, and per connection that waits at it. */
 static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, struct sock *above)
 {
 	struct task_struct *task = ctx->task;
@@ -195,7 +195,7 @@ static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, stru
 	return 0;
 }
 
-/* Until what waits at such a listener is accepted, it is unread. */
+/* Connections that wait at such a listener are unread until accept(). */
 static long list_ring_file(__u32 slot, struct ring *ring)
 {
 	enum ring_file kind;
@@ -223,7 +223,7 @@ static long list_ring_file(__u32 slot, struct ring *ring)
 	return 0;
 }
 
-/* What a process uses through a ring. A function of its own, for its stack is its own then. */
+/* Sockets that a process uses through a ring. A separate function has its own stack. */
 static __noinline int list_ring(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
@@ -245,7 +245,7 @@ static __noinline int list_ring(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* A TCP socket that a process holds, in whichever network namespace. */
+/* A TCP socket that a process holds, in any network namespace. */
 static __noinline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock *sk)
 {
 	struct task_struct *task = ctx->task;
@@ -264,7 +264,7 @@ static __noinline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock
 	return 0;
 }
 
-/* The socket that iter/tcp shows, unless it is a listener, or what is left of a socket. */
+/* The socket from iter/tcp, unless it is a listener or only a remnant of a socket. */
 static __always_inline struct sock *shown_connection(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *c = ctx->sk_common;
@@ -276,7 +276,7 @@ static __always_inline struct sock *shown_connection(struct bpf_iter__tcp *ctx)
 	return tp ? &tp->inet_conn.icsk_inet.sk : 0;
 }
 
-/* Of our own network namespace also what no process holds. The mark says whose it is. */
+/* In our own network namespace also sockets that no process holds. The mark has the owner. */
 SEC("iter/tcp")
 int list_tcp(struct bpf_iter__tcp *ctx)
 {
@@ -312,8 +312,8 @@ int list_orphans(struct bpf_iter__bpf_map *ctx)
 }
 
 /*
- * When nobody watches any more: a marked listener would go on copying its mark. What no process holds in another
- * network namespace keeps its mark, which says of which window it is.
+ * After the last window: otherwise a marked listener would continue to copy its mark. A socket without a process in
+ * another network namespace keeps its mark, which has its window.
  */
 SEC("iter/task_file")
 int forget_held(struct bpf_iter__task_file *ctx)

@@ -1,35 +1,36 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Where top_traffic counts bytes: an array of slots, each of one UDP socket and one remote while a window is open that
- * has seen them. */
+/*
+ * The byte counters of top_traffic: an array of slots. While a window is open, each slot belongs to one UDP socket and
+ * one remote.
+ */
 #pragma once
 #include "traffic.h"
 
 enum {
 	SLOTS = 65536,
-	/* What is not tracked, spread by CPU so that a flood does not fight for a cache line. */
+	/* Untracked bytes, spread by CPU so that a flood does not contend for a cache line. */
 	SPREAD = 64,
 	UDP_UNTRACKED = 0,
 	TCP_UNTRACKED = SPREAD,
 	FIRST_SLOT = 2 * SPREAD,
-	/* Slots that are looked at for a free one: so much, at most, a datagram costs when all are taken. */
+	/* Slots searched for a free one. This bounds the cost of a datagram when all slots are taken. */
 	PROBES = 8,
-	/* Of one socket. A server that everybody asks leaves room for others. */
+	/* Per socket. A busy server leaves slots for others. */
 	REMOTES = 4096,
 };
 
 /*
- * What is counted together. The bytes only grow, whoever has the slot, until no window is open: nobody whom a slot was
- * taken from has moved anything in a window that is open, so what they grow by in one is of the socket that has it
- * then.
+ * A group of counters. The bytes only grow, under any owner, until the last window closes. The previous owner of a slot
+ * moved nothing in an open window, so the growth within a window belongs to the current owner.
  */
 struct slot {
 	struct traffic traffic;
-	__u64 id;   /* of the UDP socket and the remote that have it; 0 = nobody */
-	__u32 seen; /* window in which it last moved something */
+	__u64 id;   /* of the UDP socket and remote that own it; 0 = free */
+	__u32 seen; /* window of its last transfer */
 	__u32 pad;
 };
 
-/* A look-up in an array is inlined; a hash would cost a third of what is spent on a datagram. */
+/* An array look-up is inlined. A hash would take a third of the time spent on a datagram. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SLOTS);
@@ -37,13 +38,13 @@ struct {
 	__type(value, struct slot);
 } slots SEC(".maps");
 
-/* Only grow, until no window is open any more. */
+/* They only grow until the last window closes. */
 struct admission {
-	__u64 slots;         /* looked at for UDP sockets, round after round */
-	__u64 udp_untracked; /* datagrams of sockets for which there was no slot */
-	__u64 udp_merged;    /* datagrams of remotes beyond those that one socket may have */
-	__u64 tcp_untracked; /* connections that closed when there was no room */
-	__u64 tcp_unknown;   /* of these, opened before we watched: their bytes are not known */
+	__u64 slots;         /* searched for UDP sockets, cyclically */
+	__u64 udp_untracked; /* datagrams of sockets without a slot */
+	__u64 udp_merged;    /* datagrams of remotes beyond the limit per socket */
+	__u64 tcp_untracked; /* connections that closed without a free entry */
+	__u64 tcp_unknown;   /* of these, opened before monitoring: their bytes are unknown */
 };
 struct admission admission;
 
@@ -65,8 +66,8 @@ static __always_inline void add_untracked(__u32 first, __u64 rx_bytes, __u64 tx_
 }
 
 /*
- * A slot that is of no open window: never used, or by a socket that has closed or been idle since before they opened.
- * Nobody else looks at the same one at the same time, so that it needs no lock.
+ * A slot without an open window: unused, or its socket closed or idle since before they opened. No two callers examine
+ * the same slot at once, so this needs no lock.
  */
 static __always_inline struct slot *free_slot(__u32 *index)
 {

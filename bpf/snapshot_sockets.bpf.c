@@ -2,10 +2,9 @@
 /*
  * Every TCP and UDP socket, once.
  *
- * iter/task_file goes through the files of all processes, in every network
- * namespace, and so knows the owner. iter/tcp and iter/udp see one namespace
- * (the reader's), but also what no process holds: TIME_WAIT, connections that
- * nobody has accepted yet, orphans that still send, the kernel's own sockets.
+ * iter/task_file walks the files of all processes in every network namespace, so it knows the owner. iter/tcp and
+ * iter/udp cover one namespace (the reader's), but include sockets that no process holds: TIME_WAIT, connections not
+ * yet accepted, orphans that still send, the kernel's own sockets.
  */
 #include "below.h"
 #include "queues.h"
@@ -13,7 +12,7 @@
 #include "socket_row.h"
 #include "sockmap.h"
 
-/* What has come for an MPTCP socket and was not read: its paths have handed it up. */
+/* Data that an MPTCP socket has received from its paths and the process has not read. */
 static __always_inline __u32 unread_above(const struct sock *above)
 {
 	const struct sk_buff *first = BPF_CORE_READ(above, sk_receive_queue.next);
@@ -26,7 +25,7 @@ static __always_inline __u32 unread_above(const struct sock *above)
 	return unread > 0 ? unread : 0;
 }
 
-/* What an MPTCP socket has to send, or has sent without an acknowledgment, on whichever path. */
+/* Data that an MPTCP socket has to send, or has sent without acknowledgement, on any path. */
 static __always_inline __u32 unsent_above(const struct sock *above)
 {
 	const struct mptcp_sock *mptcp = (const void *)above;
@@ -35,7 +34,7 @@ static __always_inline __u32 unsent_above(const struct sock *above)
 	return unsent > 0 ? unsent : 0;
 }
 
-/* The row of a socket below another one, of which there is a copy in this room. The verifier checks it once. */
+/* The row of a lower socket with a copy in this room. The verifier checks it once. */
 __noinline int load_row_below(__u64 address, __u32 key)
 {
 	struct room *room = room_of(key);
@@ -69,7 +68,7 @@ static __always_inline void write_below(struct seq_file *seq, struct task_struct
 	bpf_seq_write(seq, row, sizeof(*row));
 }
 
-/* An MPTCP socket: a row for each of its paths. The first one carries the queues of all. */
+/* An MPTCP socket: one row per path. The first has the queues of all. */
 static __always_inline int list_mptcp(struct bpf_iter__task_file *ctx, struct task_struct *task, struct file *file,
 				      struct sock *above)
 {
@@ -111,7 +110,7 @@ static long list_ring_file(__u32 slot, struct ring *ring)
 	return 0;
 }
 
-/* What a process uses through a ring. */
+/* Sockets that a process uses through a ring. */
 static __noinline int list_ring(struct bpf_iter__task_file *ctx, struct task_struct *task, struct file *file)
 {
 	struct ring ring = {};
@@ -132,7 +131,7 @@ static __noinline int list_ring(struct bpf_iter__task_file *ctx, struct task_str
 	return 0;
 }
 
-/* What a program of a sockmap gave to a socket, TCP counts nowhere. */
+/* TCP does not count data that a sockmap program redirected to a socket. */
 static __always_inline void load_redirected(struct sock *sk, struct socket_row *row)
 {
 	const struct sk_psock *psock;
@@ -181,7 +180,7 @@ static __noinline int list_socket(struct bpf_iter__task_file *ctx, struct task_s
 	return 0;
 }
 
-/* Its parts are functions of their own, for old kernels give them 512 bytes of stack together. */
+/* Its parts are separate functions, since old kernels give a program 512 bytes of stack in total. */
 SEC("iter/task_file")
 int list_files(struct bpf_iter__task_file *ctx)
 {
@@ -202,15 +201,15 @@ int list_files(struct bpf_iter__task_file *ctx)
 }
 
 /*
- * What a process holds has a cookie by now. What it uses through a ring may have none, and is read by its number: both
- * rows must have one name.
+ * A socket that a process holds has a cookie by now. A socket in a ring may have none and is read by address; both rows
+ * need the same identifier.
  */
 static __always_inline __u64 named(struct sock *sk)
 {
 	return sk->__sk_common.skc_cookie.counter ?: (__u64)sk;
 }
 
-/* A socket that has no file, and is not left behind by its process: tunnels, NFS, iSCSI and SMC have such. */
+/* A kernel socket: it has no file and is not an orphan. Tunnels, NFS, iSCSI and SMC have such sockets. */
 static __always_inline bool is_kernels(const struct sock *sk)
 {
 	return sk->sk_socket && !sk->sk_socket->file;
@@ -227,8 +226,8 @@ int list_tcp(struct bpf_iter__tcp *ctx)
 		return 0;
 	load_common(c, &row);
 	if (row.state == TCP_NEW_SYN_RECV)
-		row.state = TCP_SYN_RECV; /* one state to everybody but the kernel's own look-up */
-	/* Sockets in TIME_WAIT, and requests that are no socket yet, have nothing more. */
+		row.state = TCP_SYN_RECV; /* a single state, except for the kernel's own look-up */
+	/* Sockets in TIME_WAIT and requests have no further fields. */
 	tp = bpf_skc_to_tcp_sock(c);
 	if (!tp)
 		row.cookie = bpf_get_socket_cookie(c);

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What snapshot_sockets tells of a socket, and how that is read from it, or from a copy of it. */
+/* The row of a socket in snapshot_sockets, and how it is read from a socket or a copy. */
 #pragma once
 #include "direction.h"
 #include "limited.h"
 
-/* What is known of a socket. Zero where a protocol or a state has no such figure. */
+/* The fields of a socket. Zero if a protocol or a state lacks the field. */
 struct socket_row {
 	__u64 cookie;
 	__u64 cgroup;
 	__u64 rx_bytes;
-	__u64 tx_bytes; /* retransmissions included */
+	__u64 tx_bytes; /* including retransmissions */
 	__u64 retransmitted_bytes;
 	__u64 pacing_bytes_per_second;
 	struct endpoints endpoints;
@@ -17,10 +17,10 @@ struct socket_row {
 	__u32 pid;
 	char comm[16];
 	char congestion_control[16];
-	__u32 send_queue;    /* bytes; of a listener, how many connections may wait */
-	__u32 receive_queue; /* bytes; of a listener, how many connections wait */
+	__u32 send_queue;    /* bytes; for a listener, the maximal number of waiting connections */
+	__u32 receive_queue; /* bytes; for a listener, the number of waiting connections */
 	__u32 drops;
-	__u32 half_open; /* of a listener, handshakes that are not complete */
+	__u32 half_open; /* for a listener, incomplete handshakes */
 	__u32 srtt_us;   /* smoothed, times 8 as the kernel holds it */
 	__u32 mdev_us;   /* mean deviation, times 4 */
 	__u32 min_rtt_us;
@@ -38,25 +38,25 @@ struct socket_row {
 	__u32 rate_interval_us;
 	__u32 waited[3]; /* jiffies since it opened, by enum tcp_chrono less one */
 	__u32 jiffies;   /* now */
-	__u32 silent;    /* for so many nothing has come */
-	__u32 delivered; /* segments that were acknowledged */
+	__u32 silent;    /* since the last received segment */
+	__u32 delivered; /* acknowledged segments */
 	__u8 protocol;
 	__u8 state;
 	__u8 limited_by;
 	__u8 retransmits; /* of the oldest packet, in a row */
-	__u8 probes;      /* that are not answered: keepalives, and those of a window without room */
+	__u8 probes;      /* unanswered keepalive and window probes */
 	__u8 inbound;
 	__u8 claim;      /* enum claim */
 	__u8 redirected; /* it is in a sockmap: REDIRECTS_SENT or REDIRECTS_RECEIVED */
-	__u32 unread;    /* CLAIM_UNREAD: so many sockets of this ring have no row */
-	__u8 kernel;     /* the kernel has made it for itself: no process can have it */
+	__u32 unread;    /* CLAIM_UNREAD: the number of sockets of this ring without a row */
+	__u8 kernel;     /* the kernel created it for itself: no process can have it */
 	__u8 pad[3];
 };
 const struct socket_row *socket_row_type __attribute__((unused));
 
 /*
- * What the sender waits for. The chronometer looks for a process without room only when something is sent,
- * which is before that process is told: here all is sent, and a process still waits for room.
+ * What the sender waits for. The chronometer checks for a process without buffer space only when it sends, before it
+ * wakes that process. Here all data is sent, and a process still waits for buffer space.
  */
 static __always_inline __u8 limited_by(const struct tcp_sock *tp, __u8 chrono)
 {
@@ -73,7 +73,7 @@ static __always_inline __u8 limited_by(const struct tcp_sock *tp, __u8 chrono)
 	return busy_with(tp);
 }
 
-/* As tcp_get_info() sums it up: what the chronometer has put down, and what it measures now. */
+/* Like tcp_get_info(): the recorded times, and the running measurement. */
 static __always_inline void load_waits(const struct tcp_sock *tp, struct socket_row *row)
 {
 	__u8 chrono = BPF_CORE_READ_BITFIELD(tp, chrono_type);
@@ -147,7 +147,7 @@ static __always_inline void load_tcp(const struct tcp_sock *tp, struct socket_ro
 static __always_inline void load_udp(const struct sock *sk, struct socket_row *row)
 {
 	__s32 unread = sk->sk_backlog.rmem_alloc.counter;
-	__s32 unsent = sk->sk_wmem_alloc.refs.counter - 1; /* one for the socket itself */
+	__s32 unsent = sk->sk_wmem_alloc.refs.counter - 1; /* one is for the socket itself */
 
 	unread -= BPF_CORE_READ((const struct udp_sock *)sk, forward_deficit);
 	row->receive_queue = unread > 0 ? unread : 0;

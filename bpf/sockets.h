@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Reading sockets through pointers whose type the verifier knows.
+ * Reads sockets through pointers with a type known to the verifier.
  *
- * These are plain loads, where BPF_CORE_READ calls a helper (20 ns each on a
- * kernel with mitigations) for every step: it matters when there are 100,000.
+ * These are plain loads. BPF_CORE_READ calls a helper for every step (20 ns each on a kernel with mitigations), which
+ * matters with 100,000 sockets.
  */
 #pragma once
 #include "owner.h"
@@ -45,7 +45,7 @@ static __always_inline void copy_address(__u8 to[16], const struct in6_addr *fro
 	word[3] = from->in6_u.u6_addr32[3];
 }
 
-/* Of a socket that is not closed: at the end of a connection skc_num is 0. */
+/* For an open socket: at the end of a connection skc_num is 0. */
 static __always_inline void load_endpoints(const struct sock_common *c, struct endpoints *e)
 {
 	if (c->skc_family == AF_INET) {
@@ -64,13 +64,13 @@ static __always_inline __u32 load_netns(const struct sock_common *c)
 	return c->skc_net.net->ns.inum;
 }
 
-/* The cgroup in which the socket was made: known even when its process is gone. */
+/* The cgroup that created the socket. It stays known after the process ends. */
 static __always_inline __u64 load_cgroup(const struct sock *sk)
 {
 	return sk->sk_cgrp_data.cgroup->kn->id;
 }
 
-/* Payload, each byte once. The FIN of the peer has a place in the sequence, and is not a byte. */
+/* Payload, each byte once. The peer's FIN takes a sequence number without a byte. */
 static __always_inline __u64 received_bytes(const struct tcp_sock *tp)
 {
 	__u64 bytes = tp->bytes_received;

@@ -3,7 +3,7 @@
 #pragma once
 #include "sockets.h"
 
-/* Of a TCP socket in a sockmap: programs judge what it sends; what it receives as well. */
+/* Of a TCP socket in a sockmap: programs handle its sent data; its received data as well. */
 enum { REDIRECTS_SENT = 1, REDIRECTS_RECEIVED = 2 };
 enum { POINTER_FLAGS = 7 };
 
@@ -18,11 +18,11 @@ struct sk_psock_progs {
 	struct bpf_prog *skb_verdict;
 };
 
-/* What a TCP socket in a sockmap carries. */
+/* The sockmap storage of a TCP socket. */
 struct sk_psock {
 	struct sock *sk;
 	struct sk_psock_progs progs;
-	__u32 msg_tot_len; /* bytes that were redirected to it and not read */
+	__u32 msg_tot_len; /* redirected to it and unread */
 };
 
 #pragma clang attribute pop

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The headers that each packet repeats that a tunnel's super-packet becomes on the wire: the outer ones and, behind
- * them, those of what is inside, whatever the tunnel's protocol.
+ * The headers that each wire packet of a tunnel's super-packet repeats: the outer ones and, behind them, those of the
+ * inner packet, for any tunnel protocol.
  *
- * A program at tc is not shown where the inner headers are; the kernel keeps it in struct sk_buff, which is what such a
- * program's context is. A helper for each field, but only for super-packets that are not plain TCP.
+ * The context of a program at tc lacks the position of the inner headers. The kernel keeps it in struct sk_buff, to
+ * which such a context points. Each field takes a helper, but only for super-packets that are not plain TCP.
  */
 #pragma once
 #include "kernel.h"
@@ -27,10 +27,10 @@ struct skb_shared_info {
 
 #pragma clang attribute pop
 
-/* Set before loading: whether the kernel lets us read its memory. */
+/* Set before loading: whether the kernel allows us to read its memory. */
 const volatile bool reads_kernel = false;
 
-/* Their bytes, the link-layer header included; 0 = it is not a tunnel's, or nobody knows. */
+/* Their bytes, including the link-layer header; 0 = not a tunnel, or unknown. */
 static __always_inline __u32 tunnel_headers(struct __sk_buff *ctx)
 {
 	const struct sk_buff___tunnel *skb = (const void *)ctx;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What TCP has counted of a socket. */
+/* TCP's counters of a socket. */
 #pragma once
 #include "limited.h"
 #include "marks.h"
 
-/* A TCP socket and what it has counted in its life. Waits are in jiffies. */
+/* A TCP socket and the counters of its life. Waits are in jiffies. */
 struct tcp_row {
 	__u64 cookie;
 	__u64 address;
@@ -16,18 +16,18 @@ struct tcp_row {
 	struct endpoints endpoints;
 	__u32 segments_out;
 	__u32 retransmits;
-	__u32 spurious; /* of these, what the receiver had already and said so (DSACK) */
+	__u32 spurious; /* of these, data that the receiver already had (DSACK) */
 	__u32 busy;
 	__u32 receiver_limited;
 	__u32 send_buffer_limited;
 	__u32 srtt_us;      /* times 8, as the kernel holds it */
-	__u32 handshake_us; /* the first sample, if we watched, times 8 */
-	__u32 delivered;    /* segments that were acknowledged */
-	__u32 window;       /* the newest when it was opened; 0 = it was opened before we watched */
-	__u32 unread;       /* of a listener, or of a ring: so many connections have no row … */
-	__u32 unread_rtts;  /* … and so many have none with round trips */
+	__u32 handshake_us; /* the first sample, if monitored, times 8 */
+	__u32 delivered;    /* acknowledged segments */
+	__u32 window;       /* the newest window when it was opened; 0 = before monitoring */
+	__u32 unread;       /* for a listener or a ring: the number of connections without a row … */
+	__u32 unread_rtts;  /* … and without a row of round trips */
 	__u32 jiffies;      /* now */
-	__u16 running;      /* of `busy`, what has not ended yet; at most as much as fits */
+	__u16 running;      /* the unfinished part of `busy`, capped to the type */
 	__u8 state;
 	__u8 inbound;
 	__u8 claim; /* enum claim */
@@ -46,7 +46,7 @@ static __always_inline void load_waits(const struct tcp_sock *tp, struct tcp_row
 	row->jiffies = bpf_jiffies64();
 	running = row->jiffies - tp->chrono_start;
 	if (running < 0)
-		running = 0; /* it began while we looked */
+		running = 0; /* it began during the read */
 	row->busy = waited[0] + (type == TCP_CHRONO_BUSY ? running : 0);
 	row->running = type == TCP_CHRONO_BUSY ? (running < 0xffff ? running : 0xffff) : 0;
 	row->busy_with = busy_with(tp);

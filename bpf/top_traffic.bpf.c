@@ -2,16 +2,14 @@
 /*
  * Bytes by socket.
  *
- * TCP counts its own bytes, so nothing runs for a packet: iterators read the
- * counters at both ends of a window, and a state change hands in those of a
- * connection that closes in between. UDP has no such counters. It is counted
- * where a process sends or receives, once a datagram that it asked for, in an
- * array slot that outlives the socket.
+ * TCP counts its own bytes, so nothing runs per packet: iterators read the counters at both ends of a window, and a
+ * state change reports a connection that closes in between. UDP has no such counters. It is counted where a process
+ * sends or receives, once per datagram, in an array slot that outlives the socket.
  */
 #include "datagrams.h"
 #include "ring.h"
 
-/* Connections as they close. User space keeps them: an entry of a hash would cost 800 ns. */
+/* Closed connections. User space stores them: a hash entry would cost 800 ns. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 512 * 1024);
@@ -64,9 +62,8 @@ static __always_inline void hand_in(struct sock *sk)
 }
 
 /*
- * Not tcp_destroy_sock: by then the owner is gone. connect(), listen() and the
- * two states that close() and exit() lead to are entered by the process itself;
- * a connection that the peer resets is closed by whoever was interrupted.
+ * Not tcp_destroy_sock: the owner is gone by then. The process itself makes the changes of connect() and listen(), and
+ * to the two states after close() and exit(). A reset by the peer closes a connection in an arbitrary context.
  */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state, struct sock *sk, int oldstate, int newstate)
@@ -87,7 +84,7 @@ int BPF_PROG(tcp_state, struct sock *sk, int oldstate, int newstate)
 	return 0;
 }
 
-/* A UDP socket that is counted. */
+/* A counted UDP socket. */
 static __always_inline int list_udp(struct bpf_iter__task_file *ctx, struct sock *sk)
 {
 	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);

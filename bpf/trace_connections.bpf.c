@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Every TCP connection: how it opened or why not, and what it had carried when it closed.
+ * Every TCP connection: how it opened or why it failed, and its counters at the close.
  *
- * A connection is one event, at its end; what is open when a window ends is read
- * by an iterator. In between its socket carries who it belongs to, since most of
- * its states change in softirq, where `current` is whoever was interrupted.
+ * A connection is one event, at its end. An iterator reads the connections that are open at the end of a window. In
+ * between, the socket's storage keeps its owner, since most state changes happen in softirq, where `current` is
+ * arbitrary.
  */
 #include "open_connections.h"
 
-/* listen(): the connections that it will accept inherit the owner. */
+/* listen(): accepted connections inherit the owner. */
 static __always_inline void listens(struct sock *sk)
 {
 	struct track *track = track_of(sk);
@@ -22,7 +22,7 @@ static __always_inline void listens(struct sock *sk)
 	track->direction = INBOUND;
 }
 
-/* connect(): the change to SYN_SENT is made by the process that called it. */
+/* connect(): the calling process makes the change to SYN_SENT. */
 static __always_inline void connects(struct sock *sk)
 {
 	struct track *track = track_of(sk);
@@ -65,8 +65,8 @@ static __always_inline void is_established(struct sock *sk, int oldstate)
 }
 
 /*
- * close() or shutdown(), in the process that calls it. Of an inbound connection
- * that is who served it: often a worker, while the listener is its parent's.
+ * close() or shutdown(), in the calling process. For an inbound connection that process served it. It is often a
+ * worker, while its parent owns the listener.
  */
 static __always_inline void closes(struct sock *sk)
 {
@@ -91,15 +91,17 @@ static __always_inline __u8 end_of(int oldstate, const struct tcp_sock *tp, stru
 {
 	c->error = tp->inet_conn.icsk_inet.sk.sk_err;
 	if (oldstate == TCP_SYN_SENT || oldstate == TCP_SYN_RECV) {
-		/* Without an error and without a SYN no local port was free: connect() returns it, the socket does not
-		 * say so. */
+		/*
+		 * Without an error and without a SYN, no local port was free: connect() returns that error, but the
+		 * socket does not keep it.
+		 */
 		if (!c->error && !tp->segs_out)
 			c->error = EADDRNOTAVAIL;
 		return FAILED;
 	}
 	if (c->error)
 		return BROKEN;
-	/* Nobody said goodbye: this side threw the connection away, and its peer gets a reset. */
+	/* An abort: this side discarded the connection, and its peer gets a reset. */
 	return oldstate == TCP_ESTABLISHED || oldstate == TCP_CLOSE_WAIT ? ABORTED : CLOSED;
 }
 
@@ -111,7 +113,7 @@ static __always_inline void is_closed(struct sock *sk, int oldstate)
 
 	if (oldstate == TCP_CLOSE || oldstate == TCP_LISTEN || (track && track->ended))
 		return;
-	/* The handshake of an inbound connection failed at its last step: nobody was to get it. */
+	/* The handshake of an inbound connection failed at its last step, so no process gets it. */
 	if (oldstate == TCP_SYN_RECV && (!track || track->direction == INBOUND))
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
@@ -134,8 +136,8 @@ static __always_inline void is_closed(struct sock *sk, int oldstate)
 }
 
 /*
- * Not kprobes or fentry on tcp_v4_connect and its like: the state change is a
- * stable tracepoint, for IPv4 and IPv6 and both directions alike.
+ * Not kprobes or fentry on functions such as tcp_v4_connect: the state change is a stable tracepoint for IPv4, IPv6 and
+ * both directions.
  */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(connection_state, struct sock *sk, int oldstate, int newstate)
@@ -158,7 +160,7 @@ int BPF_PROG(connection_state, struct sock *sk, int oldstate, int newstate)
 	return 0;
 }
 
-/* The error that a socket was told of last, by an ICMP message. */
+/* The last error that an ICMP message reported to a socket. */
 static __always_inline int queued_error(struct sock *sk)
 {
 	struct sk_buff *last = sk->sk_error_queue.prev;
@@ -170,8 +172,7 @@ static __always_inline int queued_error(struct sock *sk)
 }
 
 /*
- * An ICMP error that comes while the process is still inside connect(), as it does
- * over a veth, changes no state: the process hears of it and closes the socket.
+ * An ICMP error during connect(), as over a veth, changes no state: the process gets the error and closes the socket.
  */
 SEC("tp_btf/inet_sk_error_report")
 int BPF_PROG(attempt_error, struct sock *sk)
@@ -186,7 +187,7 @@ int BPF_PROG(attempt_error, struct sock *sk)
 	return 0;
 }
 
-/* Who holds the listeners that were there before anyone watched. */
+/* The holders of listeners from before the first window. */
 SEC("iter/task_file")
 int find_listeners(struct bpf_iter__task_file *ctx)
 {
@@ -208,7 +209,7 @@ int find_listeners(struct bpf_iter__task_file *ctx)
 	if (claim == CLAIM_INHERITED)
 		return 0;
 	track = sk_storage_of(&tracks, sk);
-	/* Of several the lowest number; a manager holds what it activates for others. */
+	/* The lowest number of several; a manager holds the sockets that it activates for others. */
 	if (!track || (track->round == asked->round && (!track->managed || claim == CLAIM_MANAGER)))
 		return 0;
 	track->managed = claim == CLAIM_MANAGER;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * DNS messages as they pass interfaces, of every network namespace.
+ * DNS messages at interfaces, of every network namespace.
  *
- * At the device, not at a socket: no tracepoint of a socket shows what is sent. A message is seen at
- * each interface that it passes; user space, which parses it, makes one of these.
+ * At the device instead of a socket: no socket tracepoint shows sent data. The program sees a message at each interface
+ * that it passes; user space parses these and merges them.
  */
 #include "holders.h"
 #include "packet.h"
@@ -11,32 +11,31 @@
 enum { DNS = 53, MDNS = 5353 };
 
 /*
- * An IPv6 header, a TCP header with options, and a message as long as UDP without EDNS allows. Most packets are far
- * shorter, and take no more of the ring buffer than this.
+ * An IPv6 header, a TCP header with options, and a message of the maximal UDP size without EDNS. Most packets are far
+ * shorter, and use only their size in the ring buffer.
  */
 enum { CAPTURE = 640, SHORT = 160 };
 
 /* A part of a TCP segment: its headers, and a message as far as `limits::DNS_CAPTURE`, with its length. */
 enum { HEADS = 128, PIECE = CAPTURE - HEADS, SHORT_PIECE = 128 };
 
-/* What a record is of: UDP; a segment of TCP, or a part of one; such a part that begins with the length of a message.
- */
+/* The kind of a record: UDP; a segment of TCP, or a part of one; a part that begins with a message length. */
 enum { DATAGRAM, SEGMENT, BEGINS };
 
-/* RFC 1035: six numbers, then at the least so many bytes for each question and each record. */
+/* RFC 1035: six numbers, then at least this number of bytes per question and per record. */
 enum { DNS_HEADER = 12, QUESTION = 5, RECORD = 11 };
 enum { QUESTIONS = 16, RESPONSE = 0x8000, OPCODE = 0x7800, TRUNCATED = 0x0200 };
 
 /* A packet at an interface. */
 struct sight {
 	__u64 time_ns;
-	__u64 socket; /* cookie of its socket, or address where it has none yet; 0 = not sent here */
+	__u64 socket; /* cookie of its socket, or its address without a cookie; 0 = not sent here */
 	struct owner owner;
 	__u32 ifindex;
 	__u32 netns; /* of the interface */
 	__u16 protocol;
 	__u16 port;   /* of the socket */
-	__u16 length; /* of what was copied */
+	__u16 length; /* copied bytes */
 	__u8 egress;
 	__u8 segment; /* of TCP: SEGMENT or BEGINS */
 };
@@ -52,8 +51,8 @@ struct {
 	__uint(max_entries, 1024 * 1024); /* 4,500 short packets */
 } messages SEC(".maps");
 
-__u64 lost; /* messages that found the ring buffer full */
-/* Packets of sockets that are connected to port 53, to another port: a translation gave them that. */
+__u64 lost; /* messages lost to a full ring buffer */
+/* Packets of sockets connected to port 53 that leave for another port: an address translation changed it. */
 __u64 translated;
 
 static __always_inline bool is_dns(__u16 port)
@@ -69,7 +68,7 @@ static __always_inline bool has_dns_ports(const struct ipv4 *ip)
 	       (is_dns(ports >> 16) || is_dns(ports & 0xffff));
 }
 
-/* A packet that leaves has its socket, which mostly tells without a look at the packet. */
+/* An outgoing packet has its socket, which usually decides without reading the packet. */
 static __always_inline bool is_of_other_ports(const struct sock *sk)
 {
 	__u8 state = sk->__sk_common.skc_state;
@@ -80,7 +79,7 @@ static __always_inline bool is_of_other_ports(const struct sock *sk)
 	return remote && !is_dns(remote) && !is_dns(sk->__sk_common.skc_num);
 }
 
-/* Whether a packet leaves with its socket's port for another one than the socket is connected to, which is of DNS. */
+/* Whether an outgoing packet has its socket's source port, but another destination port than the socket's DNS port. */
 static __always_inline bool is_translated(const struct sock *sk, __u32 ports)
 {
 	__u8 state = sk->__sk_common.skc_state;
@@ -90,13 +89,13 @@ static __always_inline bool is_translated(const struct sock *sk, __u32 ports)
 	return bpf_ntohs(sk->__sk_common.skc_dport) == DNS && ports >> 16 == sk->__sk_common.skc_num;
 }
 
-/* Where in a packet its DNS message may be, and how long that is. */
+/* The possible position and length of a packet's DNS message. */
 struct payload {
 	__u32 transport;
 	__u32 offset;
 	__u32 length;
 	__u32 sequence; /* of TCP: of the first byte */
-	__u32 ports;    /* where these are not of DNS */
+	__u32 ports;    /* if these are not DNS ports */
 	bool is_segment;
 	bool is_first; /* of its stream */
 };
@@ -109,8 +108,7 @@ static __always_inline bool is_extension(__u8 header)
 	       header == OPTIONS || header == MOBILITY;
 }
 
-/* Finds what is behind the extension headers of IPv6. False where that is in another packet: a fragment but the first.
- */
+/* Finds the header behind the IPv6 extension headers. False in a fragment after the first. */
 static __always_inline bool pass_extensions(struct sk_buff *skb, __u64 from, __u8 *protocol, __u32 *offset)
 {
 	__u64 end = (__u64)skb->head + skb->tail;
@@ -145,7 +143,7 @@ static __always_inline bool find_payload(struct sk_buff *skb, __u64 from, const 
 		if (is_extension(protocol) && !pass_extensions(skb, from, &protocol, &offset))
 			return false;
 	} else if (word_at(header, 4) & bpf_htonl(0x1fff)) {
-		return false; /* a fragment but the first has no ports */
+		return false; /* only a first fragment has ports */
 	}
 	if (protocol != IPPROTO_UDP && protocol != IPPROTO_TCP)
 		return false;
@@ -169,7 +167,7 @@ static __always_inline bool find_payload(struct sk_buff *skb, __u64 from, const 
 		payload->is_first = byte_at(header, at + 13) & 2; /* SYN */
 		payload->sequence = bpf_ntohl(word_at(header, at + 4)) + payload->is_first;
 	} else {
-		/* What UDP says, since this may be the first of several fragments. */
+		/* The UDP length, since this may be the first of several fragments. */
 		payload->offset = offset + 8;
 		payload->length = (bpf_ntohl(word_at(header, at + 4)) >> 16) - 8;
 	}
@@ -180,12 +178,12 @@ struct bpf_dynptr {
 	__u64 opaque[2];
 } __attribute__((aligned(8)));
 
-/* Linux 6.12 and newer; the only way to data that is in pages, where TCP puts what it sends. */
+/* Linux 6.12 and newer; the only access to data in pages, which TCP uses for sent data. */
 extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *dynptr) __ksym __weak;
 
 /*
- * Copies at most `max` bytes, a constant; returns how many. The caller's dynptr is one that lives as long as the
- * program runs: nothing else may take its place on the stack.
+ * Copies at most `max` bytes, a constant; returns the number. The caller's dynptr must live as long as the program:
+ * nothing else may reuse its stack slot.
  */
 static __always_inline __u32 copy(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u8 *to, __u64 from, __u32 bytes,
 				  const __u32 max)
@@ -214,7 +212,7 @@ static __always_inline __u32 number_at(const __u8 *bytes, int offset)
 	return bytes[offset] << 8 | bytes[offset + 1];
 }
 
-/* Whether a query or its answer of `length` bytes may begin so. One that was truncated may count what it left out. */
+/* Whether a query or answer of `length` bytes can begin like this. A truncated one may count omitted records. */
 static __always_inline bool begins(const __u8 *header, __u32 length)
 {
 	__u32 flags = number_at(header, 2), questions = number_at(header, 4), least = DNS_HEADER + QUESTION * questions;
@@ -226,7 +224,7 @@ static __always_inline bool begins(const __u8 *header, __u32 length)
 	return flags & RESPONSE ? questions <= QUESTIONS : questions > 0;
 }
 
-/* Other traffic of these ports (tunnels, scans, floods) must not take the places of queries. */
+/* Other traffic of these ports (tunnels, scans, floods) must not use the slots of queries. */
 static __always_inline bool is_message(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u64 from,
 				       const struct payload *payload)
 {
@@ -235,7 +233,7 @@ static __always_inline bool is_message(struct sk_buff *skb, struct bpf_dynptr *d
 	if (payload->length < DNS_HEADER)
 		return false;
 	if (copy(skb, dynptr, start, from + payload->offset, payload->length, sizeof(start)) < DNS_HEADER)
-		return true; /* what cannot be read is not judged */
+		return true; /* unreadable data passes */
 	return begins(start, payload->length);
 }
 
@@ -324,14 +322,14 @@ static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
 	return see_segment(skb, s, mix_flow(mix(mix(0, place), egress), header, skb->protocol), payload.is_first);
 }
 
-/* As it is queued: still in the context of who sent it, unless it had to wait for a neighbor. */
+/* At queueing: still in the sender's context, unless the packet waited for a neighbor. */
 SEC("tp_btf/net_dev_queue")
 int BPF_PROG(sent, struct sk_buff *skb)
 {
 	return see(skb, network_header(skb), true);
 }
 
-/* The stack's own entry, once for what GRO has put together; `data` is at the network header here. */
+/* The stack's entry point, once per GRO packet; here `data` is at the network header. */
 SEC("tp_btf/netif_receive_skb")
 int BPF_PROG(received, struct sk_buff *skb)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Packets that the kernel dropped: how many, where, why, whose.
+ * Packets that the kernel dropped: number, place, reason, owner.
  *
- * Every drop is counted by place (reason and kernel function), exactly. Beside that a bounded table
- * tells flows apart. Both are the CPU's own and searched by hash within a few neighboring slots: no
- * lock, nothing allocated, so a packet of a flood or a scan costs what any other costs.
+ * The program counts every drop by place (reason and kernel function), exactly. A bounded table also distinguishes
+ * flows. Both are per CPU and searched by hash within a few neighboring slots. They need no lock and no allocation, so
+ * a packet of a flood costs the same as any other.
  */
 #include "holders.h"
 #include "packet.h"
@@ -14,52 +14,52 @@
 
 enum { PLACES = 256, FLOWS = 2048, PROBES = 8 };
 
-/* Set before loading: slots for flows less one (a power of two less one), and a secret for the hash. */
+/* Set before loading: the number of flow slots less one (a power of two less one), and a secret for the hash. */
 const volatile __u32 flow_mask = 255;
 const volatile __u64 seed = 0;
-/* The reason of a packet that a firewall rule dropped, where chains of nftables are seen; else 0. */
+/* The reason of a packet that a firewall rule dropped, if nftables chains are visible; otherwise 0. */
 const volatile __u32 judged = 0;
 
-/* The last bits of a flow's id say in which window it was last seen. */
+/* The last bits of a flow's id have the window of its last drop. */
 enum { SEEN_BITS = 24 };
 
-/* A reason and a location in the kernel. Never freed: there are as many as kfree_skb has callers. */
+/* A reason and a location in the kernel. Never freed: their number is limited to the callers of kfree_skb. */
 struct place {
 	__u64 location;
 	__u64 packets;
 	__u32 reason;
 	__u32 oldest; /* window since which … */
-	__u32 flows;  /* … it has taken so many slots */
+	__u32 flows;  /* … this number of slots was taken */
 	__u32 pad;
 };
 
-/* Which flow has a slot: a hash, and when it was last seen. Apart from the flows and close together, for the cache. */
+/* The owner of a slot: a hash, and the window of its last drop. Separate from the flows and compact, for the cache. */
 struct ids {
 	__u64 of[FLOWS];
 };
 
-/* Packets of one flow that died in one place. The first one is described. */
+/* Packets of one flow that were dropped at one place. The first one is described. */
 struct flow {
 	__u64 id;
-	__u64 born_ns; /* CLOCK_MONOTONIC: the same flow in the same slot may be another one */
+	__u64 born_ns; /* CLOCK_MONOTONIC: distinguishes a new flow in the same slot */
 	__u64 location;
 	__u64 packets;
-	__u64 socket; /* cookie of its socket, or address where it has none yet; 0 = none */
-	__u64 input;  /* dst->input: where its route would have taken it */
+	__u64 socket; /* cookie of its socket, or its address without a cookie; 0 = none */
+	__u64 input;  /* dst->input: the input function of its route */
 	struct owner owner;
 	char interface[16];
-	__u8 gateway[16]; /* the router that its route leads to; zeros = none */
-	char output[16];  /* the device that its route leads to, where that is another one */
+	__u8 gateway[16]; /* the router of its route; zeros = none */
+	char output[16];  /* the output device of its route, if it differs */
 	__u32 reason;
 	__u32 ifindex;
-	__u32 iif;   /* where it came in; 0 = it was made here */
-	__u32 netns; /* of the interface, else of the socket; 0 = not known */
+	__u32 iif;   /* input interface; 0 = created on this host */
+	__u32 netns; /* of the interface, or else of the socket; 0 = unknown */
 	__u16 protocol;
 	__u16 family; /* of the socket */
 	__u16 port;   /* of the socket */
 	__u8 length;
-	__u8 receiver; /* the socket is the one that the packet was for */
-	__u8 returns;  /* its route leads back to the device that it came in by */
+	__u8 receiver; /* the socket is the packet's receiver */
+	__u8 returns;  /* its route leads back to its input device */
 	__u8 pad[7];
 	__u8 header[HEADER];
 };
@@ -85,7 +85,7 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* Drops whose place found no slot. */
+/* Drops without a slot for their place. */
 __u64 unplaced;
 
 static __always_inline struct place *place_of(__u64 location, __u32 reason)
@@ -113,7 +113,7 @@ static __always_inline bool is_same(__u64 a, __u64 b)
 	return !((a ^ b) >> SEEN_BITS);
 }
 
-/* After 8 million windows what was never seen again would look new. */
+/* After 8 million windows, an unseen slot would look new. */
 static __always_inline bool is_free(__u64 id, __u32 oldest)
 {
 	return (__s32)(((__u32)id - oldest) << (32 - SEEN_BITS)) < 0;
@@ -141,7 +141,7 @@ static __always_inline __u64 *slot_of(__u64 id, __u32 *slot)
 	return free;
 }
 
-/* IP notes first in the control block by which device a packet came in; skb_iif may be its VRF. */
+/* IP first stores the input device in the control block; skb_iif may be its VRF. */
 static __always_inline void describe_route(struct flow *flow, struct sk_buff *skb, const struct dst_entry *dst)
 {
 	__u32 output = BPF_CORE_READ(dst, dev, ifindex), input = *(__u32 *)skb->cb;
@@ -153,7 +153,7 @@ static __always_inline void describe_route(struct flow *flow, struct sk_buff *sk
 		BPF_CORE_READ_INTO(&flow->output, dst, dev, name);
 }
 
-/* What only the first packet of a flow pays for. */
+/* Work only for the first packet of a flow. */
 static __always_inline void describe(struct flow *flow, struct sk_buff *skb, const struct sock *sk, __u64 receiver)
 {
 	struct dst_entry *dst = (void *)(skb->_skb_refdst & ~1ul);
@@ -166,7 +166,7 @@ static __always_inline void describe(struct flow *flow, struct sk_buff *skb, con
 	flow->socket = receiver ?: socket_of(skb);
 	flow->protocol = bpf_ntohs(skb->protocol);
 	flow->input = (__u64)BPF_CORE_READ(dst, input);
-	/* On its way out a packet gets its device late, but has a route. */
+	/* An outgoing packet gets its device late, but has a route. */
 	if (!dev)
 		dev = BPF_CORE_READ(dst, dev);
 	flow->ifindex = BPF_CORE_READ(dev, ifindex);
@@ -187,7 +187,7 @@ static __always_inline void describe(struct flow *flow, struct sk_buff *skb, con
 		current_owner(&flow->owner);
 }
 
-/* The note of this CPU, emptied, if a chain may have dropped the packet. */
+/* This CPU's note, cleared, if a chain may have dropped the packet. */
 static __always_inline struct verdict *verdict_on(__u32 reason)
 {
 	struct verdict *verdict = judged && reason == judged ? verdict_here() : 0;
@@ -197,7 +197,7 @@ static __always_inline struct verdict *verdict_on(__u32 reason)
 	return verdict;
 }
 
-/* An earlier flow may have had the slot. */
+/* An earlier flow may have owned the slot. */
 static __always_inline void forget_chain(__u32 slot)
 {
 	struct chain *chain = bpf_map_lookup_elem(&chains, &slot);
@@ -206,7 +206,7 @@ static __always_inline void forget_chain(__u32 slot)
 		__builtin_memset(chain, 0, sizeof(*chain));
 }
 
-/* For the chain that is about to end. */
+/* For the chain that ends next. */
 static __always_inline void leave_note(struct verdict *verdict, struct sk_buff *skb, __u32 slot)
 {
 	if (!verdict)
@@ -215,8 +215,7 @@ static __always_inline void leave_note(struct verdict *verdict, struct sk_buff *
 	verdict->slot = slot;
 }
 
-/* `receiver` is the cookie of `sk` where it is the socket that the packet was for; otherwise it is the sender's, if
- * any. */
+/* `receiver` is the cookie of `sk` if that socket is the packet's receiver; otherwise `sk` is the sender, if any. */
 static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reason, const struct sock *sk,
 				 __u64 receiver)
 {
@@ -251,7 +250,7 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 	if (!known)
 		return 0;
 	if (!is_same(*known, id)) {
-		/* One place may fill a quarter of the table: a scan leaves room for what else goes wrong. */
+		/* One place may fill a quarter of the table: a scan leaves slots for other faults. */
 		if (place->flows > flow_mask / 4)
 			return 0;
 		flow = bpf_map_lookup_elem(&flows, &slot);
@@ -281,8 +280,8 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 }
 
 /*
- * kfree_skb, not a function that drops (there are hundreds): the kernel calls it for packets that
- * die, and consume_skb for those that arrive.
+ * kfree_skb instead of the hundreds of functions that drop: the kernel calls it for dropped packets, and consume_skb
+ * for delivered ones.
  */
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(drop, struct sk_buff *skb, void *location, __u32 reason)
@@ -290,7 +289,7 @@ int BPF_PROG(drop, struct sk_buff *skb, void *location, __u32 reason)
 	return count(skb, (__u64)location, reason, skb->sk, 0);
 }
 
-/* Linux 6.11 and newer name the socket that would have received the packet. */
+/* Linux 6.11 and newer name the intended receiving socket. */
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(drop_with_receiver, struct sk_buff *skb, void *location, __u32 reason, struct sock *receiver)
 {
@@ -305,7 +304,7 @@ struct symbol {
 
 enum { SYMBOLS = 512 };
 
-/* Addresses in the kernel whose symbol a window asks for, and the symbol. */
+/* Kernel addresses whose symbols a window requests, and the symbols. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -314,7 +313,7 @@ struct {
 	__type(value, struct symbol);
 } addresses SEC(".maps");
 
-/* /proc/kallsyms shows zeros to who has no CAP_SYSLOG; %ps prints the symbol for anyone. */
+/* /proc/kallsyms shows zeros without CAP_SYSLOG; %ps prints the symbol without it. */
 static long name_symbol(struct bpf_map *map, const __u64 *address, struct symbol *symbol, void *context)
 {
 	BPF_SNPRINTF(symbol->name, sizeof(symbol->name), "%ps", *address);
@@ -322,8 +321,8 @@ static long name_symbol(struct bpf_map *map, const __u64 *address, struct symbol
 }
 
 /*
- * Runs once for all of them. An iterator, since those need no capability to run; over maps, since there are few and
- * one at least, which is ours.
+ * Runs once for all addresses. An iterator runs without capabilities. It iterates over maps, since there are few, and
+ * at least one: ours.
  */
 SEC("iter/bpf_map")
 int symbols(struct bpf_iter__bpf_map *ctx)

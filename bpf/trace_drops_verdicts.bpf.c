@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Packets that a chain of nftables drops: which chain it was.
+ * The nftables chain that dropped a packet.
  *
- * kfree_skb tells that a rule dropped a packet, and not whose. An object of its own, since few may load it: nf_tables
- * is a module of most kernels, and the types of modules are for who has CAP_SYS_ADMIN.
+ * kfree_skb shows that a rule dropped a packet, but not the rule. This is a separate object, since few can load it: in
+ * most kernels nf_tables is a module, and reading the types of modules requires CAP_SYS_ADMIN.
  */
 #include "verdicts.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-/* Of the module nf_tables. */
+/* From the module nf_tables. */
 struct nft_pktinfo {
 	struct sk_buff *skb;
 };
@@ -28,14 +28,14 @@ struct nft_chain {
 
 #pragma clang attribute pop
 
-/* What a chain that has freed the packet returns. */
+/* The return value of a chain that has freed the packet. */
 enum { EPERM = 1, NF_STOLEN = 2, DROPPED = EPERM << 16 | NF_STOLEN };
 
-/* Names are read for the first of the packets that a chain drops in a row. */
+/* Names are read once for consecutive drops by a chain. */
 static __always_inline void load_chain(struct chain *to, const struct nft_chain *chain)
 {
 	const struct nft_table *table = BPF_CORE_READ(chain, table);
-	/* Memory of a chain that is gone is used again; handles are not. */
+	/* The kernel may reuse a chain's memory, but not its handle. */
 	__u64 id = mix(mix((__u64)chain, BPF_CORE_READ(chain, handle)), BPF_CORE_READ(table, handle)) | 1;
 
 	if (to->id == id)
@@ -58,7 +58,7 @@ static __always_inline bool is_named_alike(const struct chain *a, const struct c
 	return true;
 }
 
-/* It runs for every packet that a chain sees, so what is no drop ends at once. */
+/* Runs for every packet of a chain, so other verdicts return at once. */
 SEC("fexit/nft_do_chain")
 int BPF_PROG(chain_ends, const struct nft_pktinfo *packet, const struct nft_chain *chain, __u32 code)
 {
@@ -79,7 +79,7 @@ int BPF_PROG(chain_ends, const struct nft_pktinfo *packet, const struct nft_chai
 		*flow = verdict->chain;
 		return 0;
 	}
-	/* The rules were loaded anew; or more than one chain drops this flow, and then none is named. */
+	/* The rules were reloaded; or several chains drop this flow, and then none is named. */
 	if (!is_named_alike(flow, &verdict->chain))
 		__builtin_memset(flow, 0, sizeof(*flow));
 	flow->id = verdict->chain.id;

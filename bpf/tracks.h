@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What a socket carries while it is watched: who it belongs to, and when it was opened. */
+/* The storage of a monitored socket: its owner and opening time. */
 #pragma once
 #include "connections.h"
 
 enum ended { NOT_ENDED, REPORTED, RETURNED /* connect() has returned the error that was reported */ };
 
-/* What a socket carries. A listener's is copied to each connection that it accepts. */
+/* The storage of a socket. Each accepted connection gets a copy of its listener's. */
 struct track {
-	__u64 start_ns;       /* connect(), or the handshake of an inbound connection; 0 = before anyone watched */
-	__u64 established_ns; /* 0 = not established, or before anyone watched */
+	__u64 start_ns;       /* connect(), or the handshake of an inbound connection; 0 = before the first window */
+	__u64 established_ns; /* 0 = not established, or before the first window */
 	struct owner owner;
-	__u32 round; /* the last search that found it, or reading that listed it */
+	__u32 round; /* the last search that found it, or the last reading that listed it */
 	__u8 direction;
 	__u8 ended;   /* enum ended */
-	__u8 managed; /* it is a manager's, as long as nobody else is known to have it */
+	__u8 managed; /* a service manager's, unless another holder is known */
 	__u8 pad;
-	__s32 error; /* of an attempt: what its process was told before it ended */
+	__s32 error; /* of an attempt: the error that its process got before it ended */
 	__u32 pad2;
 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* What top_traffic knows of a socket. */
+/* The record of a socket in top_traffic. */
 #pragma once
 #include "marks.h"
 
@@ -10,7 +10,7 @@ struct traffic {
 	__u64 tx_bytes;
 };
 
-/* A TCP socket as it is, or a UDP socket that is counted. */
+/* A TCP socket as it is, or a counted UDP socket. */
 struct socket_bytes {
 	__u64 cookie;
 	__u64 address; /* TCP */
@@ -20,18 +20,17 @@ struct socket_bytes {
 	__u32 netns;
 	char comm[16];
 	struct endpoints endpoints;
-	__u32 window; /* TCP: the newest window when it was opened; 0 = it was opened before we watched */
-	__u32 unread; /* not 0: of this listener so many connections wait to be accepted and have no row, or of this
-			 ring */
+	__u32 window; /* TCP: the newest window when it was opened; 0 = before monitoring */
+	__u32 unread; /* not 0: connections of this listener, or sockets of this ring, without a row */
 	__u8 protocol;
 	__u8 claim; /* enum claim */
 	__u8 orphan;
-	__u8 past; /* it is in a sockmap: REDIRECTS_SENT or REDIRECTS_RECEIVED of past_tcp.h */
+	__u8 past; /* in a sockmap: REDIRECTS_SENT or REDIRECTS_RECEIVED of past_tcp.h */
 };
 
-/* What must be known of a socket that may be gone when the window ends. */
+/* The stored data of a socket that may be gone at the end of the window. */
 struct flow {
 	struct socket_bytes socket;
 	__u64 closed_ns; /* TCP: CLOCK_MONOTONIC */
-	__u64 slot;      /* UDP: where its bytes are counted */
+	__u64 slot;      /* UDP: its counters */
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Integers and constants that the kernel shows to programs: its UAPI, which never changes, but where noted. */
+/* Integers and constants of the kernel's UAPI, which is stable except where noted. */
 #pragma once
 
 typedef signed char __s8;
@@ -43,7 +43,7 @@ struct bpf_sock_addr {
 };
 
 enum { PF_FORKNOEXEC = 0x00000040, PF_KTHREAD = 0x00200000, MSG_PEEK = 2, MSG_ERRQUEUE = 0x2000 };
-/* enum sock_flags, bits of skc_flags: no process has the socket any more; the peer has sent its FIN. */
+/* enum sock_flags, bits of skc_flags: no process has the socket; the peer has sent its FIN. */
 enum { SOCK_DEAD = 0, SOCK_DONE = 1 };
 enum { AF_INET = 2, AF_INET6 = 10, RTF_GATEWAY = 2 };
 enum { ETH_P_IP = 0x0800, ETH_P_ARP = 0x0806, ETH_P_8021Q = 0x8100, ETH_P_IPV6 = 0x86dd, ETH_P_8021AD = 0x88a8 };

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Which chain of nftables dropped a packet: what the program that sees packets die tells the one that sees chains end.
+ * The nftables chain that dropped a packet, passed from the program at packet drops to the program at chain ends.
  *
- * A chain frees the packet before it ends (in Linux 6.7, and in stable kernels as old as 6.1). So the first leaves a
- * note on this CPU, and the second takes it. Where an interrupt wrote over it no chain is named, and no wrong one.
+ * A chain frees the packet before it ends (in Linux 6.7, and in stable kernels since 6.1). So the first program writes
+ * a note on this CPU, and the second reads it. If an interrupt overwrites the note, no chain is named instead of a
+ * wrong one.
  */
 #pragma once
 #include "packet.h"
 
 enum { CHAIN_NAME = 32 };
 
-/* A base chain. Its rules may have jumped elsewhere; it is where the packet came in. */
+/* A base chain, which received the packet. Its rules may have jumped to others. */
 struct chain {
-	__u64 id; /* of this chain and of no later one at the same address; 0 = none */
+	__u64 id; /* unique, also if a later chain reuses the address; 0 = none */
 	__u8 family;
 	__u8 pad[7];
 	char table[CHAIN_NAME]; /* both names are empty for a flow that several chains dropped */
@@ -20,7 +21,7 @@ struct chain {
 };
 
 struct verdict {
-	__u64 skb;  /* the packet that a firewall dropped last; 0 = its flow has no slot */
+	__u64 skb;  /* the last packet that a firewall dropped; 0 = its flow has no slot */
 	__u32 slot; /* of its flow */
 	__u32 pad;
 	struct chain chain; /* the last one that dropped a packet */
@@ -33,7 +34,7 @@ struct {
 	__type(value, struct verdict);
 } verdicts SEC(".maps");
 
-/* The chain that dropped a flow, by the flow's slot. One element where no chain is seen. */
+/* The chain that dropped a flow, by the flow's slot. One element if chains are not visible. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

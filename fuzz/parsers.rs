@@ -1,12 +1,12 @@
-//! What parses bytes from outside, with what must hold of any bytes. The fuzz targets run it on bytes that a fuzzer
-//! makes up, and the suite on `seeds`: real ones, and all that ever failed.
+//! The parsers of bytes from outside, with their invariants for any bytes. The fuzz targets run them on generated
+//! bytes, and the suite on `seeds`: real inputs, and every input that has failed.
 
 use netmon_mcp::{answer::Endpoint, dns, owner, packet, tools::Question, untrusted};
 
-/// A line of the socket between gateway and daemon, read by either side.
+/// A line of the socket between gateway and daemon, parsed by either side.
 pub fn wire(line: &[u8]) {
     if let Ok(request) = netmon_mcp::daemon::serve::parse(line) {
-        // What is taken for a request can be said again, and means the same.
+        // A valid request keeps its meaning when it is serialized again.
         let again = serde_json::to_vec(&request).map(|mut line| {
             line.push(b'\n');
             netmon_mcp::daemon::serve::parse(&line).map(|request| request.tool)
@@ -18,9 +18,10 @@ pub fn wire(line: &[u8]) {
     }
 }
 
-/// A tool's question and its sample, as they arrive in the gateway: the tool's name, the input, the sample, a line each.
+/// A tool's input and its sample, as they arrive in the gateway: the tool's name, the input, the sample, one line each.
 pub fn reports(text: &str) {
-    /// Of the largest counter: 10^16 bytes are nine days of a full 100 Gbit/s link, and a thousand of them do not overflow.
+    /// The limit of a counter: 10^16 bytes are nine days of a full 100 Gbit/s link, and a thousand of them do not
+    /// overflow.
     const DIGITS: usize = 16;
     let mut lines = text.splitn(3, '\n');
     let (Some(name), Some(input), Some(sample)) = (lines.next(), lines.next(), lines.next()) else { return };
@@ -35,16 +36,16 @@ fn report(name: &str, input: &str, sample: &str) {
         return;
     }
     if let Ok(answer) = (question.report)(input, sample) {
-        // Nothing that acts on a terminal gets through, whatever the names in the sample were.
+        // No terminal control character passes, whatever names the sample has.
         assert!(answer.text.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", answer.text);
     }
 }
 
-/// A record of a ring buffer, after the name of the tool that reads it and a line feed: what it becomes is reported.
+/// A ring buffer record, after the name of its tool and a line feed: it is parsed and reported.
 pub fn records(bytes: &[u8]) {
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
     let (Ok(name), record) = (std::str::from_utf8(&bytes[..end]), &bytes[end + 1..]) else { return };
-    // Its own input makes `outgoing` what network-monitor does; every other tool has none that must be given.
+    // Only network-monitor has a required argument; this input selects `outgoing`.
     let input = if name == "network-monitor" { "{\"operation\":\"outgoing\"}" } else { "{}" };
     let Ok(value) = serde_json::from_str(input) else { return };
     if let Some(sample) = Question::named(name).and_then(|question| (question.of_record)(&value, record)) {
@@ -52,7 +53,7 @@ pub fn records(bytes: &[u8]) {
     }
 }
 
-/// What is made of others' names: those of processes, addresses, the paths of cgroups.
+/// The parsers of foreign names: processes, addresses, paths of cgroups.
 pub fn attribution(bytes: &[u8]) {
     let name = untrusted::name(bytes);
     assert!(name.chars().all(|c| !c.is_control()) && name.chars().count() <= netmon_mcp::limits::NAME_CHARS);
@@ -69,7 +70,7 @@ pub fn attribution(bytes: &[u8]) {
     }
 }
 
-/// A DNS message, or what a capture left of one.
+/// A DNS message, or the captured part of one.
 pub fn dns(bytes: &[u8]) {
     if let Some(message) = dns::parse(bytes) {
         for (name, kind) in message.answers.iter().chain(&message.questions) {
@@ -80,7 +81,7 @@ pub fn dns(bytes: &[u8]) {
     }
 }
 
-/// A packet that was dropped: its EtherType, and its first bytes from the network header on.
+/// A dropped packet: its EtherType, and its first bytes from the network header on.
 pub fn packet(bytes: &[u8]) {
     if let Some((ethertype, bytes)) = bytes.split_first_chunk()
         && let Some(packet) = packet::parse(u16::from_be_bytes(*ethertype), bytes)
@@ -91,12 +92,12 @@ pub fn packet(bytes: &[u8]) {
     }
 }
 
-/// The file of settings.
+/// The settings file.
 pub fn settings(text: &str) {
     let _ = netmon_mcp::gateway::settings::parse(text);
 }
 
-/// A token file. What is wrong with a line is said without what could be its token.
+/// A token file. An error about a line shows nothing that could be its token.
 pub fn tokens(text: &str) {
     let (count, faults) = netmon_mcp::gateway::http::tokens::read_text(text);
     assert!(count + faults.len() <= text.lines().count());
@@ -109,13 +110,13 @@ pub fn tokens(text: &str) {
     }
 }
 
-/// A bearer token, as JWT: nobody but the authorization server can make one that is good.
+/// A bearer token, as JWT: only the authorization server can create a valid one.
 pub fn jwt(text: &str) {
     use netmon_mcp::gateway::http::oauth::{self, OAuth};
     if let Ok(header) = oauth::header(text) {
         assert!(header.crit.is_none() && !format!("{:?}", header.alg).starts_with("HS"), "{header:?}");
     }
-    // A key of RFC 8037, whose private half signed none of these.
+    // A key of RFC 8037. Its private half signed none of these.
     const KEY: &str = "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"one\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}";
     static SERVER: std::sync::OnceLock<OAuth> = std::sync::OnceLock::new();
     let server = SERVER.get_or_init(|| {
@@ -126,7 +127,7 @@ pub fn jwt(text: &str) {
     assert!(server.grant(text).is_err(), "{text}");
 }
 
-/// What a client without a token sends on a connection: it learns that we are well and where to get a token, and no more.
+/// An unauthenticated client's bytes on a connection: it learns only the health and where to get a token.
 pub fn head(bytes: &[u8]) {
     let answer = String::from_utf8_lossy(&netmon_mcp::gateway::http::answer_to(bytes)).into_owned();
     for status in answer.match_indices("HTTP/1.1 ").map(|(at, start)| &answer[at + start.len()..]) {

@@ -1,4 +1,4 @@
-# What `nix flake check` builds: every package, the development shell, what must hold of them, and the VM tests.
+# The outputs of `nix flake check`: every package, the development shell, checks of them, and the VM tests.
 {
   self,
   pkgs,
@@ -12,7 +12,7 @@ in
 {
   package = own.netmon-mcp;
 
-  # The image has what the Containerfile's has, file by file.
+  # The image has the same files as that of the Containerfile.
   oci-image = pkgs.runCommand "netmon-mcp-oci-image" { nativeBuildInputs = [ pkgs.python3 ]; } ''
     mkdir expected
     sh ${../packaging/oci/layout} expected ${own.netmon-mcp}/bin ${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt
@@ -20,7 +20,7 @@ in
     cat $out
   '';
 
-  # `make` finds everything in the development shell, and installs nothing.
+  # `make` finds every program in the development shell, and installs nothing.
   shell = self.devShells.${system}.default.overrideAttrs (_: {
     name = "netmon-mcp-shell";
     buildPhase = ''
@@ -34,7 +34,7 @@ in
     phases = [ "buildPhase" ];
   });
 
-  # Programs, hooks and maps are those that were reviewed.
+  # Programs, hooks and maps equal the reviewed list.
   bpf-objects =
     pkgs.runCommand "netmon-mcp-bpf-objects"
       {
@@ -51,7 +51,7 @@ in
         }
       '';
 
-  # A second build, in another folder and without optimization of the programs around them, has the same BPF objects.
+  # A second build, in another folder and with unoptimized programs around them, has the same BPF objects.
   reproducible-bpf =
     let
       again = own.netmon-mcp.overrideAttrs (_: {
@@ -69,7 +69,7 @@ in
       (cd ${again.bpf}/share/bpf && sha256sum *.bpf.o) >$out
     '';
 
-  # The module does what a host may ask of it.
+  # The module's cases hold.
   module = import ./module-cases.nix {
     inherit lib pkgs;
     module = self.nixosModules.default;

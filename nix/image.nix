@@ -1,5 +1,5 @@
-# One image, two programs: `netmond` for the container that measures, `netmon-mcp http` for the one that answers. It is
-# what the Containerfile makes, under the name that compose.yaml asks for: `make nix-build` compares the two.
+# One image with two programs: `netmond` for the measuring container, `netmon-mcp http` for the serving one. It equals
+# the Containerfile's image, under the name in compose.yaml: `make nix-build` compares the two.
 {
   cacert,
   dockerTools,

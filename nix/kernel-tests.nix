@@ -1,5 +1,5 @@
-# The kernel tests (tests/suite, tests/stock), compiled: the VM tests run them as root in guests. They start the two
-# programs from where they were built, so `kernel-tests` first puts these there.
+# The compiled kernel tests (tests/suite, tests/stock): the VM tests run them as root in guests. They start the two
+# programs at their build paths, so `kernel-tests` first puts them there.
 {
   jq,
   netmon-mcp,

@@ -1,5 +1,5 @@
-# Hosts that use the module in the ways that hosts do, and what must come of it. A case that does not hold fails the
-# evaluation, with its name.
+# Hosts that use the module in different ways, and the expected results. A wrong case fails the evaluation, with its
+# name.
 {
   lib,
   pkgs,
@@ -29,7 +29,7 @@ let
     lib.toList ((gateway { services.netmon-mcp = configuration; }).serviceConfig.${name} or [ ]);
   credentials = directive "LoadCredential";
   has = lib.elem;
-  # What the module finds wrong with a host.
+  # The module's failed assertions for a host.
   faults =
     config: lib.filter (it: !it.assertion && lib.hasInfix "netmon-mcp" it.message) config.assertions;
 

@@ -11,7 +11,7 @@ let
   toml = pkgs.formats.toml { };
   unit = import ./unit.nix { inherit lib; };
 
-  # A socket on loopback is within reach of this host's users alone.
+  # Only this host's users can reach a loopback socket.
   isLocal = address: lib.hasPrefix "127." address || address == "::1" || address == "localhost";
   endpoint =
     if lib.hasInfix ":" cfg.http.address then
@@ -19,7 +19,7 @@ let
     else
       "${cfg.http.address}:${toString cfg.http.port}";
 
-  # A TCP port is open to every user of the host, so without credentials the service listens on a Unix socket.
+  # Every user of the host can reach a TCP port, so without credentials the service listens on a Unix socket.
   secured =
     cfg.http.tokenFile != null
     || cfg.http.oauth != null
@@ -35,7 +35,7 @@ let
   passed = lib.filterAttrs (_: file: file != null) credentials;
   credential = name: "/run/credentials/netmon-mcp.service/${name}";
 
-  # What both the command line and the service read; a value that is null is left out.
+  # The common settings of the command line and the service; null values are omitted.
   common = cfg.settings // {
     http = cfg.settings.http;
     hosts = lib.mapAttrs (_: host: host.target) cfg.hosts;
@@ -60,8 +60,8 @@ let
       };
   };
 
-  # Checked when the system is built, so that a mistake shows before a service restarts. Files that the settings name
-  # are on the host and not in the build: only what is written is checked.
+  # Checked when the system is built, so that a mistake shows before a service restarts. The files named in the settings
+  # are on the host and not in the build: only the syntax is checked.
   file =
     name: values:
     pkgs.runCommand name { } ''
@@ -71,7 +71,7 @@ let
       ''}
     '';
 
-  # The gateway's file has these from options of this module, which guard them.
+  # Options of this module set these keys, with assertions.
   reserved = {
     listen = "http.address and http.port";
     port = "http.port";

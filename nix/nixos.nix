@@ -1,5 +1,5 @@
-# The module, with this flake's package as its default. It sets no overlay: a test's nodes refuse one. The key makes a
-# second import of it the same module.
+# The module, with this flake's package as its default. It sets no overlay: nodes of a VM test reject one. The key makes
+# repeated imports equal.
 self:
 { lib, pkgs, ... }:
 {

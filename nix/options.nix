@@ -1,4 +1,4 @@
-# The module's options as Markdown: the text of options.md, which `make nix/options.md` writes anew.
+# The module's options as Markdown: `make nix/options.md` writes this text to options.md.
 { lib, options }:
 let
   show =
@@ -28,10 +28,10 @@ let
     ''
     + line "default" option (show (option.defaultText or option.default))
     + line "example" option (show (option.example or null));
-  # The options within an option whose type is a set of them.
+  # The options inside an option with a submodule type.
   within =
     type: if type ? getSubOptions && type.getSubOptions [ ] != { } then type.getSubOptions [ ] else { };
-  # What stands for any name in a set of them.
+  # The placeholder for a name in a set of submodules.
   any = type: lib.optional (type.name == "attrsOf") "<name>";
   entries =
     path: set:

@@ -1,4 +1,4 @@
-# For hosts that build every package from one nixpkgs: `pkgs.netmon-mcp`.
+# For hosts that build all packages from one nixpkgs: `pkgs.netmon-mcp`.
 final: _prev: {
   netmon-mcp = final.callPackage ./package.nix { };
 }

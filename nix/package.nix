@@ -8,7 +8,7 @@
   rustPlatform,
   versionCheckHook,
   zlib,
-  # Derivations that test this package: the VM tests of the flake. Not `tests`, which is a set of all of nixpkgs'.
+  # Derivations that test this package: the flake's VM tests. The name `tests` would collide with a set of nixpkgs.
   packageTests ? { },
   # The commit of this source, for `--version`.
   sourceRevision ? null,
@@ -22,7 +22,7 @@ rustPlatform.buildRustPackage (finalAttrs: {
 
   outputs = [
     "out"
-    # The BPF objects that netmond has built in.
+    # The BPF objects inside netmond.
     "bpf"
   ];
 
@@ -52,20 +52,20 @@ rustPlatform.buildRustPackage (finalAttrs: {
         );
   };
 
-  # Checksums come from Cargo.lock, so there is no vendor hash to refresh.
+  # Checksums come from Cargo.lock, so there is no vendor hash to update.
   cargoLock.lockFile = ../Cargo.lock;
 
   __structuredAttrs = true;
   strictDeps = true;
   nativeBuildInputs = [ pkg-config ];
-  # libbpf, which libbpf-sys builds, needs these.
+  # Needed by libbpf, which libbpf-sys builds.
   buildInputs = [
     elfutils
     zlib
   ];
 
-  # The unwrapped compiler: the wrapper adds hardening flags for the host, which the BPF target refuses. The programs
-  # need no kernel header: bpf/kernel.h declares what they read, and libbpf's headers come with libbpf-sys.
+  # The unwrapped compiler: the wrapper adds hardening flags for the host, which the BPF target rejects. The programs
+  # need no kernel headers: bpf/kernel.h declares the types, and libbpf's headers come with libbpf-sys.
   env = {
     CLANG = lib.getExe' buildPackages.llvmPackages.clang-unwrapped "clang";
   }
@@ -75,17 +75,17 @@ rustPlatform.buildRustPackage (finalAttrs: {
     find target -name '*.bpf.o' -path '*/build/netmon-mcp-*' -exec install -D -m 644 -t "$bpf/share/bpf" {} +
   '';
 
-  # Without the release profile, whose link-time optimization would run a third time for the test program.
+  # Without the release profile: its link-time optimization would run a third time for the test program.
   checkType = "debug";
-  # The kernel tests need root and a kernel of their own (checks.vm-suite-*); these need neither.
+  # The kernel tests need root and their own kernel (checks.vm-suite-*); these tests need neither.
   cargoTestFlags = [ "--lib" ];
-  # The tests of OAuth make HTTPS clients, which do not start without a trust store.
+  # The OAuth tests create HTTPS clients, which require a trust store.
   nativeCheckInputs = [ cacert ];
   postCheck = ''
     bash scripts/reproducible-bpf target
   '';
 
-  # The units, the settings, and what the binaries print of themselves, as on other distributions.
+  # The units, the settings, and the generated man pages and completions, as on other distributions.
   postInstall = ''
     make install-data PREFIX="$out" SYSCONFDIR="$out/etc"
   ''
@@ -102,11 +102,11 @@ rustPlatform.buildRustPackage (finalAttrs: {
     description = "MCP server that measures a Linux host's network in the kernel, with eBPF";
     license = with lib.licenses; [
       mit
-      # The BPF programs: MIT or GPL 2.0, as the kernel's helpers require.
+      # The BPF programs: MIT or GPL 2.0, since the kernel's helpers require a GPL-compatible license.
       gpl2Only
     ];
     maintainers = [ ];
-    # In this source, until the project has an address.
+    # In this source, until the project has a public address.
     changelog = "file://${toString ../CHANGELOG.md}";
     mainProgram = "netmon-mcp";
     platforms = [

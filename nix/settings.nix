@@ -1,5 +1,5 @@
-# The types of `services.netmon-mcp.settings`: what the gateway's file of settings may hold. Keys that are not here are
-# passed on as they are; `netmon-mcp --check-config` refuses those that do not exist.
+# The types of `services.netmon-mcp.settings`, the gateway's settings file. Unlisted keys are passed on unchanged;
+# `netmon-mcp --check-config` rejects unknown ones.
 { lib, toml }:
 let
   inherit (lib) mkOption types;

@@ -1,4 +1,4 @@
-# Everything that `make` runs, on any distribution. IN_NIX_SHELL keeps `make` from installing anything.
+# Every program that `make` runs, on any distribution. IN_NIX_SHELL keeps `make` from installing anything.
 {
   lib,
   mkShell,
@@ -21,7 +21,7 @@
   zsh,
 }:
 mkShell {
-  # What builds the package, and what tests and inspects it.
+  # The build inputs of the package, and its test and inspection tools.
   inputsFrom = [ netmon-mcp ];
   packages = [
     bpftools

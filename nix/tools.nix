@@ -1,4 +1,4 @@
-# The tools, by the names that `src/tools` gives them. `make nix-eval` compares this list with the one that clients get.
+# The names of the tools in `src/tools`. `make nix-eval` compares this list with `tools/list`.
 let
   source = ../src/tools;
   entries = builtins.readDir source;

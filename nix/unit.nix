@@ -1,8 +1,9 @@
-# Reads a unit of packaging/systemd as the options of NixOS, so that it runs what `make install` installs.
+# Reads a unit of packaging/systemd as NixOS options, so that NixOS runs the same unit as `make install`.
 #
-# A host may override any of it without mkForce: a directive that has one value is a default, and one that systemd
-# collects from several lines is a list, to which a host adds. `systemd.services.netmond.serviceConfig.
-# AmbientCapabilities = [ "CAP_SYS_ADMIN" ]` adds a capability to those that are here.
+# A host may override any directive without mkForce. A directive with one value is a default. A directive that systemd
+# collects from several lines is a list, to which a host adds.
+# `systemd.services.netmond.serviceConfig.AmbientCapabilities = [ "CAP_SYS_ADMIN" ]` adds a capability to the existing
+# ones.
 { lib }:
 { name, type }:
 let
@@ -14,14 +15,14 @@ let
     }
     .${type};
 
-  # Directives of [Unit] for which NixOS has an option, besides Description: lists of words.
+  # Directives of [Unit] with a NixOS option, besides Description: lists of words.
   options = {
     After = "after";
     Documentation = "documentation";
     Requires = "requires";
     Wants = "wants";
   };
-  # Of these systemd takes the values of all lines.
+  # systemd collects the values of all lines of these.
   collected = [
     "AmbientCapabilities"
     "CapabilityBoundingSet"

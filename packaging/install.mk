@@ -1,4 +1,4 @@
-# Installs what `make build` built: `sudo make install`, or into a package's folder with DESTDIR.
+# Installs the programs of `make build`: `sudo make install`, or into a package's folder with DESTDIR.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 BUILT ?= target/release
@@ -14,7 +14,7 @@ install-programs:
 	@test -x $(BUILT)/netmond || { echo "There is no $(BUILT)/netmond: run make build first, as yourself." >&2; exit 1; }
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILT)/netmond $(BUILT)/netmon-mcp
 
-# The units name the programs where they are, and settings that somebody changed are not touched.
+# The units name the installed paths. Changed settings are kept.
 install-data:
 	install -d $(lib)/systemd/system
 	for unit in $(units); do \
@@ -23,7 +23,7 @@ install-data:
 	test -e $(DESTDIR)$(SYSCONFDIR)/netmon/netmon.toml || \
 		install -D -m 644 -t $(DESTDIR)$(SYSCONFDIR)/netmon packaging/netmon.toml
 
-# What the programs print of themselves.
+# The generated man pages and completions.
 install-generated:
 	install -d $(share)/man/man1 $(share)/man/man8 $(share)/bash-completion/completions \
 		$(share)/zsh/site-functions $(share)/fish/vendor_completions.d
@@ -33,7 +33,7 @@ install-generated:
 	$(BUILT)/netmon-mcp completions zsh >$(share)/zsh/site-functions/_netmon-mcp
 	$(BUILT)/netmon-mcp completions fish >$(share)/fish/vendor_completions.d/netmon-mcp.fish
 
-# Leaves settings that somebody changed, as a package manager would. Services that run are the administrator's to stop.
+# Keeps changed settings, like a package manager. The administrator stops running services.
 settings := $(DESTDIR)$(SYSCONFDIR)/netmon/netmon.toml
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,netmond netmon-mcp) $(addprefix $(lib)/systemd/system/,$(units)) \

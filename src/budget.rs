@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_principal_holds_its_share_and_all_the_total() {
+    fn budget_enforces_share_and_total() {
         let budget = Budget::new(100, 60);
         let [mut a, mut b, mut c] = ["a", "b", "b"].map(|who| Held::nothing(&budget, who));
         assert_eq!(a.resize(60), Ok(()));

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_and_its_response() {
+    fn query_and_response_are_parsed() {
         let mut bytes = query(&[b"wWw", b"example", b"org"]);
         let message = parse(&bytes).unwrap();
         assert_eq!((message.id, message.is_response), (0x1234, false));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn names_hold_no_surprises() {
+    fn unusual_name_bytes_are_escaped() {
         let name = |labels: &[&[u8]]| parse(&query(labels)).unwrap().questions[0].0.clone();
         assert_eq!(name(&[]), ".");
         assert_eq!(name(&[b"a.b", b"c\\d"]), "a\\046b.c\\092d");
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_in_circles_or_beyond_the_end_is_refused() {
+    fn pointer_loops_and_overruns_are_rejected() {
         let with = |tail: &[u8]| [&[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], tail].concat();
         for tail in [
             &b"\xc0\x0c\0\x01\0\x01"[..],
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_is_cut_short_keeps_what_is_there() {
+    fn cut_response_keeps_the_parsed_answers() {
         let mut bytes = query(&[b"a"]);
         (bytes[2], bytes[6], bytes[7]) = (0x81, 0xff, 0xff);
         bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0xff, 0xff, 1]);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn every_question_of_a_message_is_read_and_names_may_be_compressed() {
+    fn all_questions_are_read_with_compressed_names() {
         let mut bytes = query(&[b"host", b"example", b"org"]);
         bytes[5] = 3;
         bytes.extend(b"\x05Other\xc0\x11\0\x1c\0\x01"); // other.example.org AAAA
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn edns_truncation_and_class_bits_change_no_question() {
+    fn edns_tc_and_class_bits_keep_the_question() {
         let mut bytes = query(&[b"a", b"example"]);
         bytes[11] = 1;
         bytes.extend([0, 0, 41, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 12, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]); // with a cookie
@@ -271,12 +271,12 @@ mod tests {
         let answer = parse(&bytes).unwrap();
         assert!(answer.truncated && answer.is_response && answer.rcode == 0 && answer.questions == asked.questions);
         let class = bytes.len() - 25;
-        bytes[class] = 0x80; // multicast DNS: a unicast answer is welcome
+        bytes[class] = 0x80; // multicast DNS: a unicast answer is requested
         assert_eq!(parse(&bytes).unwrap().questions, asked.questions);
     }
 
     #[test]
-    fn a_response_is_one_wherever_behind_its_header_it_ends() {
+    fn response_cut_after_the_header_is_recognized() {
         let mut bytes = query(&[b"a-name-of-some-length", b"example"]);
         bytes[2] = 0x81;
         for end in HEADER..bytes.len() {
@@ -284,13 +284,13 @@ mod tests {
             assert_eq!((response.id, response.is_response), (0x1234, true), "{end}");
             assert_eq!(response.questions.is_empty(), end < bytes.len() - 2, "{end}: the class may be missing");
         }
-        let only_a_header = [0x12, 0x34, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]; // as servers say FORMERR
+        let only_a_header = [0x12, 0x34, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]; // the form of a FORMERR
         assert_eq!(parse(&only_a_header).unwrap().rcode, 1);
         assert_eq!(parse(&bytes[..HEADER - 1]), None);
     }
 
     #[test]
-    fn any_bytes_are_read_without_harm() {
+    fn random_bytes_parse_without_panic() {
         let mut state = 7u64;
         let mut random = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

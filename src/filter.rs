@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_hold_what_they_say() {
+    fn address_ranges_contain_their_addresses() {
         for (range, inside, outside) in [
             ("10.0.0.1", "10.0.0.1", "10.0.0.2"),
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn words_compare_as_bytes_in_memory_do() {
+    fn range_words_match_packet_byte_order() {
         let (address, mask) = "10.0.0.0/8".parse::<AddressRange>().unwrap().words();
         let packet = mapped("10.9.8.7");
         let word = |i: usize| u64::from_ne_bytes(packet[i..i + 8].try_into().unwrap());
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_is_refused_with_what_would_be() {
+    fn invalid_range_error_shows_an_example() {
         for text in ["", "10.0.0", "10.0.0.0/33", "::1/129", "10.0.0.0/-1", "example.org", "10.0.0.1/8/8"] {
             let error = text.parse::<AddressRange>().unwrap_err();
             assert!(error.contains("10.0.0.0/8"), "{text}: {error}");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_bounds_and_say_them() {
+    fn port_and_pid_errors_state_the_bounds() {
         #[derive(Deserialize)]
         struct Input {
             #[serde(default)]
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_compared_as_far_as_the_kernel_knows_it() {
+    fn long_process_name_matches_its_first_15_bytes() {
         let comm: Comm = serde_json::from_str("\"systemd-resolved\"").unwrap();
         assert!(comm.is(b"systemd-resolve\0") && !comm.is(b"systemd-resolv\0\0"));
         let comm: Comm = serde_json::from_str("\"sh\"").unwrap();

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_cut_and_counted() {
+    fn throttle_drops_and_counts_excess_lines() {
         let (throttle, now) = (Throttle::new(2), Instant::now());
         let admitted: Vec<_> = (0..5).map(|_| throttle.admit_at(now)).collect();
         assert_eq!(admitted, [Some(0), Some(0), None, None, None]);

@@ -60,7 +60,7 @@ mod tests {
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn units_and_containers_are_read_from_the_paths_that_exist() {
+    fn unit_and_container_come_from_the_cgroup_path() {
         let check = |path: &str, expected: (Option<&str>, Option<&str>)| {
             assert_eq!((unit(path), container(path)), expected, "{path}")
         };
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_has_no_zeros() {
+    fn unknown_owner_has_no_zeros() {
         let owner = Process { pid: 0, comm: String::new(), cgroup: None, netns: 0 }.owner();
         assert_eq!(owner, Owner::default());
         assert_eq!(owner.to_string(), "unknown");

@@ -222,7 +222,7 @@ mod tests {
     const SYN: &str = "4500003c00004000 4006 0000 0a4d0001 0a4d0002 9c40 0050 00000001 00000000 a002 ffff";
 
     #[test]
-    fn a_syn_is_read_whole() {
+    fn syn_is_parsed() {
         let packet = parse(IPV4, &bytes(SYN)).unwrap();
         assert_eq!((packet.protocol.as_str(), packet.kind.as_deref()), ("tcp", Some("SYN")));
         assert_eq!(packet.source, Some("10.77.0.1".parse().unwrap()));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_extension_headers_are_passed() {
+    fn ipv6_extension_headers_are_skipped() {
         let addresses = "fd770000000000000000000000000001fd770000000000000000000000000002";
         let udp = parse(IPV6, &bytes(&format!("60000000 0010 3c 40 {addresses} 1100 000000000000 0035 1388"))).unwrap();
         assert_eq!((udp.protocol.as_str(), udp.ports, udp.transport), ("udp", Some((53, 5000)), 48));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_need_a_first_fragment_and_their_bytes() {
+    fn ports_need_the_first_fragment_and_enough_bytes() {
         let mut later = bytes(SYN);
         later[7] = 1;
         assert_eq!(parse(IPV4, &later).unwrap().ports, None);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_bytes_are_they_are_read_without_harm() {
+    fn random_packets_parse_without_panic() {
         let mut state = 1u64;
         for round in 0..20_000 {
             let length = round % 70;
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_have_names() {
+    fn other_protocols_are_named() {
         assert_eq!(parse(0x88cc, &[]).unwrap().protocol, "lldp");
         assert_eq!(parse(IPV4, &[0]).unwrap().protocol, "ipv4", "no header that says so");
         assert_eq!(parse(0, &[1, 2]), None);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_go_over_the_wire_and_back() {
+    fn bytes_round_trip_as_hex() {
         let text = serde_json::to_string(&Bytes(vec![0, 15, 255])).unwrap();
         assert_eq!(text, "\"000fff\"");
         assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap(), Bytes(vec![0, 15, 255]));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_header_of_less_than_twenty_bytes_is_not_one() {
+    fn ipv4_header_shorter_than_20_bytes_is_rejected() {
         let mut bytes = vec![0; 40];
         (bytes[0], bytes[9]) = (0x45, 17);
         assert!(parse(0x0800, &bytes).is_some());

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_arrives_at_a_path_and_at_an_abstract_address() {
+    fn notify_works_with_path_and_abstract_sockets() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("notify");
         let name = format!("netmon-test-{}", std::process::id());
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watchdog_is_fed_twice_as_often_as_it_wants_and_only_by_whom_it_means() {
+    fn watchdog_interval_is_half_and_checks_pid() {
         let supervisor = Supervisor { channel: None, watchdog: watchdog(Some(30_000_000), Some(7), 7) };
         assert_eq!(supervisor.interval(), Some(Duration::from_secs(15)));
         assert_eq!(watchdog(Some(30_000_000), Some(8), 7), None);
@@ -256,13 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn the_watchdog_goes_hungry_while_a_measurement_hangs() {
+    fn watchdog_stops_while_a_measurement_hangs() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let channel = connect(path.as_os_str().as_bytes()).unwrap();
-        // Always due, so that nothing here waits.
+        // Always due, so the test does not wait.
         let supervisor = Supervisor { channel: Some(channel), watchdog: Some(Duration::from_nanos(2)) };
         let progress = Progress::default();
         let mut watch = Watchdog::new(&supervisor, &progress);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_dead_socket_is_removed() {
+    fn only_a_stale_socket_file_is_removed() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("socket");
         assert!(remove_dead_socket(&path).is_ok(), "there is nothing");
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_unix_stream_socket_that_listens_is_served() {
+    fn only_a_listening_unix_stream_socket_is_adopted() {
         let folder = tempfile::TempDir::new().unwrap();
         let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
         assert!(adopt(listener.into()).is_ok());

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_orphan_is_missing_if_it_is_at_both_ends_or_found_no_slot() {
+    fn unread_orphans_are_those_at_both_ends_or_without_slot() {
         let unread = |orphans| Unread { orphans, ..Unread::default() };
         assert_eq!(Unread::between(unread(3), unread(5), 0).orphans, 3);
         assert_eq!(Unread::between(unread(3), unread(5), 1).orphans, 4);

@@ -149,15 +149,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ordinary_names_pass() {
+    fn ordinary_names_are_unchanged() {
         for text in ["nginx: worker", "café-中文", "kworker/0:1-events", ""] {
             assert_eq!(clean(text), text);
         }
     }
 
-    /// One of each kind: controls, direction, spaces, fillers, selectors, tags, private use, what is not assigned.
+    /// One character of each kind: controls, direction, spaces, fillers, selectors, tags, private use, unassigned.
     #[test]
-    fn what_acts_on_its_reader_or_hides_is_replaced() {
+    fn control_and_invisible_characters_are_replaced() {
         for c in "\n\u{1b}\u{7f}\u{9b}\u{ad}\u{34f}\u{61c}\u{115f}\u{17b4}\u{180b}\u{180e}\u{200b}\u{200d}\u{2028}\u{202e}\u{2060}\u{2066}\u{3164}\u{ffa0}\
                   \u{2800}\u{a0}\u{2003}\u{3000}\u{fe0f}\u{feff}\u{fff9}\u{1d173}\u{e0041}\u{e0100}\u{e000}\u{10fffd}\u{378}\u{20dd}"
             .chars()
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_that_pass_for_others_are_replaced() {
+    fn lookalike_letters_are_replaced() {
         for (text, shown) in [
             ("ngin\u{445}", "ngin\u{fffd}"),                                     // Cyrillic
             ("\u{391}pache", "\u{fffd}pache"),                                   // Greek
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_begins_no_command_and_no_markup() {
+    fn shell_and_markup_characters_in_labels_are_replaced() {
         for (text, shown) in [
             ("$(id)", "\u{fffd}(id)"),
             ("`id`", "\u{fffd}id\u{fffd}"),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_word_means_itself() {
+    fn plain_words_need_no_shell_quoting() {
         for word in ["10.0.0.1", "fe80::1%eth0", "443", "a_b-c", "10.0.0.0/8"] {
             assert!(is_plain(word), "{word}");
         }
@@ -213,18 +213,18 @@ mod tests {
     }
 
     #[test]
-    fn what_another_host_says_does_not_act_either() {
+    fn json_of_other_hosts_is_cleaned() {
         let said = serde_json::json!({"a\u{1b}": ["b\u{9b}\nc", 1, null]});
         assert_eq!(value(said), serde_json::json!({"a\u{fffd}": ["b\u{fffd}\nc", 1, null]}));
     }
 
     #[test]
-    fn a_name_ends_at_its_nul_and_survives_bad_utf8() {
+    fn name_ends_at_nul_and_replaces_invalid_utf8() {
         assert_eq!(name(b"evil\n\x1b[31m\xff%s\0junk"), "evil\u{fffd}\u{fffd}[31m\u{fffd}%s");
     }
 
     #[test]
-    fn a_long_name_is_cut() {
+    fn long_name_is_cut() {
         assert_eq!(clean(&"x".repeat(1000)).chars().count(), NAME_CHARS);
     }
 }

@@ -15,7 +15,7 @@ mod tests {
     use super::described;
 
     #[test]
-    fn a_revision_is_named_only_if_the_build_knows_it() {
+    fn version_shows_a_known_revision() {
         assert_eq!(described("1.2.3", Some("0a1b2c")), "1.2.3 (0a1b2c)");
         assert_eq!(described("1.2.3", None), "1.2.3");
     }

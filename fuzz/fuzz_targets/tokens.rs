@@ -1,7 +1,7 @@
 #![no_main]
 
 #[path = "../parsers.rs"]
-#[allow(dead_code)] // the other targets'
+#[allow(dead_code)] // shared with the other targets
 mod parsers;
 
 libfuzzer_sys::fuzz_target!(|text: &str| parsers::tokens(text));

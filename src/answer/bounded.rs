@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_have_bounds_and_say_them() {
+    fn window_errors_state_the_bounds() {
         let parse =
             |text: &str| serde_json::from_str::<WindowSeconds>(text).map(|w| w.duration()).map_err(|e| e.to_string());
         assert_eq!(parse("0.5"), Ok(Duration::from_millis(500)));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_have_bounds_and_say_them() {
+    fn limit_errors_state_the_bounds() {
         for text in ["0", "10001", "1.5", "null"] {
             let error = serde_json::from_str::<Limit>(text).unwrap_err().to_string();
             assert!(error.contains("a whole number of rows from 1 to 10000"), "{error}");

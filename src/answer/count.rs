@@ -21,12 +21,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_have_their_number() {
+    fn count_picks_singular_or_plural() {
         assert_eq!([0, 1, 2].map(|n| count(n, "row", "rows")), ["0 rows", "1 row", "2 rows"]);
     }
 
     #[test]
-    fn a_cut_list_says_what_there_is_and_how_to_see_it() {
+    fn cut_list_names_the_limit_that_shows_more() {
         assert_eq!(cut(20, 300).unwrap(), "20 of 320 rows; limit=320 shows all");
         assert_eq!(cut(20, 50_000).unwrap(), "20 of 50020 rows; limit=10000 shows more");
         assert_eq!(cut(20, 0), None);

@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_a_code_a_text_and_a_count_if_it_is_known() {
+    fn limitation_serializes_code_text_and_known_count() {
         let json = |limit| serde_json::to_string(&limit).unwrap();
         let limit = Limitation::new(Code::UdpNotCounted, "UDP is not counted.");
         assert_eq!(json(limit), r#"{"code":"udp_not_counted","text":"UDP is not counted."}"#);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn things_have_a_singular_and_a_plural() {
+    fn count_of_pluralizes_the_first_noun() {
         assert_eq!(count_of(1, "query"), "1 query");
         assert_eq!(count_of(3, "query without an answer"), "3 queries without an answer");
         assert_eq!(count_of(2, "segment of connections"), "2 segments of connections");

@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mapped_address_is_ipv4() {
+    fn ipv4_mapped_address_is_shown_as_ipv4() {
         let e = Endpoint::new("::ffff:10.0.0.1".parse::<std::net::Ipv6Addr>().unwrap().octets(), 80);
         assert_eq!((e.to_string().as_str(), e.family()), ("10.0.0.1:80", Family::Ipv4));
         let e = Endpoint::new("fd00::1".parse::<std::net::Ipv6Addr>().unwrap().octets(), 80);
@@ -247,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_short() {
+    fn numbers_have_two_to_three_digits() {
         assert_eq!([si(0.0), si(9.5), si(999.0), si(1_500.0), si(2e9)], ["0 ", "9.5 ", "999 ", "1.5 k", "2.0 G"]);
         assert_eq!([micros(999), micros(1_500), micros(2_000_000)], ["999 µs", "1.5 ms", "2.0 s"]);
     }
 
     #[test]
-    fn the_largest_rows_stay() {
+    fn largest_rows_are_kept_and_the_rest_counted() {
         assert_eq!(largest(vec![1, 5, 3], 2, |n| *n), (vec![5, 3], 1));
     }
 }

@@ -83,13 +83,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_line_up() {
+    fn table_columns_are_aligned() {
         let text = table(["name", ">bytes"], [["a".into(), "1".into()], ["long".into(), "1000".into()]]);
         assert_eq!(text, "name  bytes\na         1\nlong   1000\n");
     }
 
     #[test]
-    fn a_wide_table_is_folded_between_columns_and_nothing_is_cut() {
+    fn wide_table_wraps_between_columns() {
         let rows = || [["curl[7]", "192.0.2.2:59122", "1.0 ms", "-"], ["é[10]", "x", "260 µs", "receiver"]];
         let told =
             |width| within(width, ["process", "local", ">rtt", "limited by"], rows().map(|row| row.map(String::from)));

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cgroup_that_is_gone_is_looked_for_once() {
+    fn missing_cgroup_is_searched_once() {
         let (mut cgroups, walks) = (Cgroups::new(), std::cell::Cell::new(0));
         let walk = || {
             walks.set(walks.get() + 1);

@@ -143,7 +143,7 @@ impl Told {
 mod tests {
     use super::*;
 
-    /// It closed at this time, which is its cookie too.
+    /// Its closing time, which is also its cookie.
     #[derive(Clone, Copy)]
     struct Example(u64);
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_beyond_the_limit_are_summed_until_no_window_is_open() {
+    fn overflow_count_resets_when_the_last_window_closes() {
         let mut kept = Kept::default();
         (0..10).for_each(|n| kept.add(&Example(n * SECOND), 8));
         assert_eq!((kept.rows.len(), kept.beyond), (8, 2));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_handed_in_late_is_told_of_once() {
+    fn late_connection_is_reported_once() {
         let (mut told, moment) = (Told::since(SECOND), 1_000_000);
         assert!(!told.wants(&Example(SECOND - moment)), "before the session");
         let [early, late] = [2 * SECOND - 2 * moment, 2 * SECOND - moment].map(Example);

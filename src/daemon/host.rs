@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panicking_tool_answers_and_closes_its_window() {
+    fn panicking_tool_returns_an_error_and_closes_its_window() {
         for opens in [false, true] {
             let tool: Box<dyn Measures> = Box::new(Panics { opens });
             let loaded = Loaded { programs: vec![], keeps: CapsHashSet::new(), tool: Ok(tool) };
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn request_for_a_tool_that_never_loads_ends_with_the_daemon() {
+    fn request_for_an_unloaded_tool_ends_at_shutdown() {
         let host = Arc::new(host(vec![]));
         let slots = BTreeMap::from([("top_traffic", Slot { loaded: OnceLock::new(), windows: AtomicUsize::new(0) })]);
         static SLOW: [Sampler; 1] = [Sampler {

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_of_many_stay_in_order() {
+    fn largest_rows_stay_in_order() {
         for limit in [1, 3, 100] {
             let mut largest = Largest::new(limit);
             (0..1_000u32).map(|n| n * 7 % 1_000).for_each(|n| largest.push(n, n));
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn few_are_all_kept() {
+    fn rows_below_the_limit_are_all_kept() {
         let mut largest = Largest::new(10);
         largest.push(1, "a");
         largest.push(2, "b");

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_keeps_changing_is_an_error_and_not_a_part() {
+    fn dump_that_keeps_changing_is_an_error() {
         let mut answers = [(1, false), (2, true), (3, true)].into_iter();
         assert_eq!(whole(|| Ok(answers.next().unwrap())).unwrap(), 2);
         let error = whole(|| Ok((1, false))).unwrap_err();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_primary_interface_has_the_default_route_else_most_traffic() {
+    fn primary_interface_has_default_route_or_most_traffic() {
         let all = [
             interface(1, "loopback", true, 900),
             interface(2, "ethernet", true, 10),

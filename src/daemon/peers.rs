@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_user_cannot_take_every_place() {
+    fn requests_per_user_are_limited() {
         let peers = Peers::new(vec![]);
         let first: Vec<_> = (0..limits::REQUESTS_OF_A_USER).map(|_| peers.take_on(1000, 1).ok().unwrap()).collect();
         let refusal = peers.take_on(1000, 1).err().unwrap().to_string();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn each_user_has_lines_of_its_own() {
+    fn log_rate_is_limited_per_user() {
         let peers = Peers::new(vec![]);
         while peers.log(1).requests.admit().is_some() {}
         assert!(peers.log(1).refusals.admit().is_some() && peers.log(2).requests.admit().is_some());
@@ -289,9 +289,9 @@ mod tests {
         assert!(lock(&peers.logs).len() <= limits::USERS_LOGGED);
     }
 
-    /// Whoever takes no answer waits for own memory, and nobody else does.
+    /// A client that reads no answers waits for its own memory; other users do not wait.
     #[test]
-    fn answers_that_nobody_takes_leave_memory_to_others() {
+    fn unread_answers_block_only_their_own_user() {
         let peers = Peers::new(vec![]);
         let (client, theirs) = UnixStream::pair().unwrap();
         let (greedy, other) = (peers.take_on(1000, 1).ok().unwrap(), peers.take_on(1001, 2).ok().unwrap());
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn long_answers_of_one_user_are_made_one_after_the_other() {
+    fn long_answers_are_serialized_per_user() {
         let peers = Peers::new(vec![]);
         let (client, _theirs) = UnixStream::pair().unwrap();
         let (one, other) = (peers.take_on(1000, 1).ok().unwrap(), peers.take_on(1001, 2).ok().unwrap());
@@ -339,14 +339,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_users_keeps_the_others_out_but_not_root() {
+    fn allowed_users_and_root_are_admitted() {
         let peers = Peers::new(vec![998]);
         assert!(peers.take_on(998, 1).is_ok() && peers.take_on(0, 1).is_ok());
         assert!(matches!(peers.take_on(999, 1), Err(Error::Forbidden(_))));
     }
 
     #[test]
-    fn a_line_ends_at_its_end_its_bound_or_its_time() {
+    fn line_ends_at_newline_size_limit_or_timeout() {
         let read = |said: &[u8], bytes| {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             theirs.write_all(said).unwrap();
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_come_together_are_read_one_by_one() {
+    fn several_lines_in_one_read_are_split() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"one\ntwo\nthree").unwrap();
         drop(theirs);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sends_a_byte_now_and_then_is_cut_off_too() {
+    fn slow_sender_hits_the_deadline() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         std::thread::spawn(move || {
             while theirs.write_all(b"x").is_ok() {

@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_of_another_version_is_told_so_whatever_its_fields() {
+    fn other_version_is_reported_before_unknown_fields() {
         assert_eq!(
             parse(b"{\"version\":99,\"tools\":[]}\n").unwrap_err(),
             Error::Version { daemon: wire::VERSION, gateway: 99 }
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_request_is_refused() {
+    fn invalid_requests_are_rejected() {
         for line in [
             "",
             "{}\n",

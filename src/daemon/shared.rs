@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_makes_and_last_drops() {
+    fn first_holder_creates_and_last_drops() {
         let (shared, thing) = (Shared::new(), Rc::new(()));
         let make = || Ok::<_, ()>(Rc::clone(&thing));
         let first = shared.hold("key", make).unwrap();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_leaves_nothing_held() {
+    fn failed_creation_leaves_nothing_held() {
         let shared = Shared::<(), u32>::new();
         assert!(shared.hold((), || Err(())).is_err());
         assert_eq!(shared.hold((), || Ok::<_, ()>(7)).unwrap().with(|n| *n), 7);

@@ -248,7 +248,7 @@ mod tests {
     row!(Example, orphan, unread);
 
     #[test]
-    fn a_listener_or_ring_of_several_processes_counts_once() {
+    fn shared_listener_or_ring_counts_once() {
         let mut reading = Reading { waiting: HashMap::new(), rings: HashMap::new(), orphans: HashSet::new(), total: 0 };
         for (cookie, unread, orphan) in [(1, 72, 0), (1, 72, 0), (2, 8, 0), (3, 0, 1)] {
             reading.add(&Example { cookie, pid: 1, claim: 0, orphan, unread });

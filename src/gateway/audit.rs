@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_short_and_do_not_act() {
+    fn logged_arguments_are_cut_and_escaped() {
         let shown = |value: Value| Arguments::of(value.as_object().unwrap()).0;
         assert_eq!(shown(json!({})), "{}");
         assert_eq!(shown(json!({"a": "\u{1b}[2J\u{202e}"})), "{\"a\":\"\\u001b[2J\u{fffd}\"}");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_are_those_of_the_longest_list() {
+    fn logged_rows_are_those_of_the_longest_list() {
         let answer = |structured| Answer { structured, text: String::new() };
         assert_eq!(rows(&answer(json!({"a": [1], "b": [1, 2], "c": 9}))), Some(2));
         assert_eq!(rows(&answer(json!({"a": 1}))), None);

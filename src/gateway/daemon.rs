@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daemon_that_takes_no_connections_is_not_waited_for() {
+    fn full_backlog_of_the_daemon_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("netmond.sock");
         let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -257,7 +257,7 @@ mod tests {
         drop(waiting);
     }
 
-    /// Takes a connection for each of these numbers, and answers so many requests on it with the connection's number.
+    /// Accepts one connection per entry, and answers this number of requests on it with the connection's number.
     fn fake(listener: UnixListener, requests: &'static [usize]) -> std::thread::JoinHandle<()> {
         std::thread::spawn(move || {
             for (number, requests) in requests.iter().enumerate() {
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_kept_for_the_next_request_until_the_daemon_closes_it() {
+    fn daemon_connection_is_reused_until_it_closes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("netmond.sock");
         let thread = fake(UnixListener::bind(&path).unwrap(), &[2, 1, 0, 1]);
@@ -293,9 +293,9 @@ mod tests {
         runtime.block_on(async {
             assert_eq!(ask().await.unwrap().get(), "0");
             assert_eq!(ask().await.unwrap().get(), "0");
-            // It was closed since: the next one is taken.
+            // It was closed meanwhile: the next one is used.
             assert_eq!(ask().await.unwrap().get(), "1");
-            // A new connection that is closed at once is not asked again.
+            // A new connection that closes at once is not used again.
             let text = ask().await.unwrap_err().to_string();
             assert!(text.contains("disconnected"), "{text}");
             assert_eq!(ask().await.unwrap().get(), "3");

@@ -126,13 +126,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daemon_of_another_release_is_named_as_such() {
+    fn daemon_of_another_version_is_named() {
         let text = read("{\"version\":3,\"answer\":{}}\n").unwrap_err().to_string();
         assert!(text.contains("netmond speaks version 3") && text.contains("restart"), "{text}");
     }
 
     #[test]
-    fn the_daemon_s_own_words_reach_the_caller() {
+    fn daemon_error_text_reaches_the_caller() {
         let text = read("{\"version\":2,\"error\":{\"busy\":\"later\"}}\n").unwrap_err().to_string();
         assert_eq!(text, "later");
     }

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_call_will_take_is_guessed_from_its_limit_and_from_the_last_one() {
+    fn expected_memory_follows_limit_and_previous_answer() {
         let memory = Memory::default();
         assert_eq!(memory.expected("status", &json!({})), limits::ANSWER_HELD_MIN);
         let rows = |n: u64| memory.expected("snapshot_sockets", &json!({"limit": n}));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_takes_no_answer_leaves_memory_to_others() {
+    async fn unread_answers_block_only_their_own_client() {
         let memory = Memory::default();
         let [greedy, other] = [1, 2].map(Identity::Uid);
         let all = json!({"limit": 10_000});

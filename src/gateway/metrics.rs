@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_counted_by_how_they_ended_and_how_long_they_took() {
+    fn metrics_count_calls_by_outcome_and_duration() {
         let metrics = Metrics::default();
         metrics.called("status", "ok", Duration::from_micros(300), 0);
         metrics.called("status", "ok", Duration::from_secs(1), 2);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemon_s_figures_are_taken_from_its_status() {
+    fn metrics_of_the_daemon_come_from_status() {
         let tool = json!({"name": "t", "available": true, "windows": 3, "programs": [{"name": "p\"", "run_count": 2, "run_time_ns": 500}]});
         let mut page = Page::default();
         daemon(&mut page, &json!({"daemon": {"connected": true}, "memory_bytes": 7, "tools": [tool]}));

@@ -79,13 +79,13 @@ mod tests {
     use crate::limits;
 
     #[test]
-    fn the_list_of_tools_is_small() {
+    fn tools_list_fits_its_budget() {
         let size = serde_json::to_string(&tools(&[])).unwrap().len();
         assert!(size < 24_000, "{size} bytes, of every conversation");
     }
 
     #[test]
-    fn the_instructions_fit() {
+    fn instructions_fit_their_budget() {
         let size = instructions(true).len();
         assert!(size < 2_048, "{size} bytes");
         let window = format!("duration_ms, {} to {}", limits::WINDOW_MIN.as_millis(), limits::WINDOW_MAX.as_millis());

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn severities_stand_out_and_nothing_is_lost() {
+    fn severities_are_colored_and_text_is_unchanged() {
         let text = "1 finding\n\nWARNING resets: x: y\n    count  3\n  netmon-mcp call profile_tcp\n";
         let painted = diagnosis(text, Some(false));
         assert!(painted.contains("\x1b[1;33mWARNING resets\x1b[0m: x: y\n"), "{painted:?}");
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_healthy_host_has_a_green_headline() {
+    fn headline_is_green_only_when_healthy() {
         let headline = |healthy| diagnosis("No fault seen\nmore\n", healthy);
         assert_eq!(headline(Some(true)), "\x1b[32mNo fault seen\x1b[0m\nmore\n");
         assert_eq!(headline(None), "\x1b[1;33mNo fault seen\x1b[0m\nmore\n");

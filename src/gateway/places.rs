@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_with_many_calls_leave_places_for_others() {
+    fn places_are_reserved_for_clients_with_few_calls() {
         let places = Arc::new(Places::default());
         let many: Vec<_> = (0..).map_while(|_| places.take(limits::CALLS_FEW).ok()).collect();
         assert_eq!(many.len(), limits::CALLS - limits::CALLS_KEPT);

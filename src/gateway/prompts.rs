@@ -174,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn both_prompts_work_with_nothing_filled_in() {
+    fn prompts_work_without_arguments() {
         for prompt in list() {
             assert!(filled(&prompt.name, json!({})).is_ok(), "{}", prompt.name);
         }
     }
 
     #[test]
-    fn arguments_become_the_calls_to_make() {
+    fn prompt_arguments_become_tool_arguments() {
         let text = filled(DIAGNOSE, json!({"seconds": "30", "symptom": "pages\u{1b}[2J hang"})).unwrap();
         assert!(text.contains("{\"duration_ms\":30000}") && text.contains("\"pages\u{fffd}[2J hang\""), "{text}");
         let text = filled(SLOW, json!({"remote": "10.0.0.1", "port": "443"})).unwrap();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_what_may() {
+    fn invalid_prompt_argument_names_the_allowed_values() {
         assert!(filled(DIAGNOSE, json!({"seconds": "99"})).unwrap_err().contains("from 1 to 60"));
         assert!(filled(SLOW, json!({"remote": "example.org"})).unwrap_err().contains("an IP address"));
         assert!(filled(SLOW, json!({"port": "0"})).unwrap_err().contains("from 1 to 65535"));

@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_named_by_line_and_key() {
+    fn settings_error_names_line_and_key() {
         for (text, line, key, reason) in [
             (
                 "socket = \"/s\"\n\n[http]\nlisten = [\"127.0.0.1:8080\", \"nowhere\"]\n",
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_can_do_no_more_than_its_settings_need() {
+    fn settings_decide_sandbox_role_and_ports() {
         let with = |text: &str| {
             let settings = parse(text).unwrap();
             (settings.role(), settings.ports())
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_file() {
+    fn flags_override_the_file() {
         let file = parse("socket = \"/file\"\ninterface = \"lo\"\n[http]\nport = 1\nlisten = [\"[::1]:1\"]\n").unwrap();
         let flags = Settings { socket: Some("/flag".into()), ..Settings::default() };
         let both = flags.over(file);

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_waits_for_its_reader_while_other_work_goes_on() {
+    fn full_pipe_suspends_only_its_writer() {
         for (read, write) in [pipe(), socket()] {
             runtime().block_on(async {
                 let mut stream = Stream::new(write, Interest::WRITABLE).unwrap();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_is_read_to_its_end_and_no_flag_is_changed() {
+    fn input_is_read_to_the_end_with_flags_unchanged() {
         for (read, write) in [pipe(), socket()] {
             runtime().block_on(async {
                 let before = rustix::fs::fcntl_getfl(&read).unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_none_of_them() {
+    fn regular_file_is_not_a_stream() {
         runtime().block_on(async {
             assert!(Stream::new(tempfile::tempfile().unwrap(), Interest::READABLE).is_none());
         });

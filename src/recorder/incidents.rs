@@ -136,7 +136,7 @@ mod tests {
         (identity.into(), Finding::new(Code::Resets, severity, "x"))
     }
 
-    /// One window a second: what began and what ended in it.
+    /// One window per second: the incidents that began and ended in it.
     fn at(tracker: &mut Tracker, second: i64, findings: Vec<(String, Finding)>) -> (Vec<String>, Vec<String>) {
         let (mut written, events) = tracker.window((second, second + 1), "h", findings);
         for (id, incident) in written.iter_mut().enumerate() {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incident_ends_after_three_windows_without_it() {
+    fn incident_ends_after_three_clean_windows() {
         let mut tracker = Tracker::default();
         let warning = || vec![found("a", Severity::Warning)];
         assert_eq!(at(&mut tracker, 0, warning()), (vec!["a".into()], vec![]));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incident_counts_its_windows_and_keeps_the_worst() {
+    fn incident_counts_windows_and_keeps_the_worst() {
         let mut tracker = Tracker::default();
         let twice = vec![found("a", Severity::Warning), found("a", Severity::Critical)];
         tracker.window((0, 1), "h", twice);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_open_goes_on() {
+    fn open_incident_survives_a_restart() {
         let mut tracker = Tracker::default();
         let (written, _) = tracker.window((0, 1), "h", vec![found("a", Severity::Warning)]);
         let mut tracker = Tracker::resume(written);

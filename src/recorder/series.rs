@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_names_of_a_subject_are_kept_and_the_others_are_one() {
+    fn series_keep_the_largest_names_and_sum_the_rest() {
         let mut sums = Sums::default();
         for n in 0..limits::SERIES_NAMES + 3 {
             sums.add("traffic", format!("process:{n}"), n as f64);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_counts_where_it_began_and_where_it_failed() {
+    fn failed_connection_counts_as_connect_and_failure() {
         let mut sums = Sums::default();
         let row = json!({"owner": {"process": "curl"}, "direction": "outbound", "remote": {"address": "192.0.2.1", "port": 80},
                          "outcome": "refused", "duration_us": 5});

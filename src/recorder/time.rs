@@ -104,7 +104,7 @@ mod tests {
     const NOW: Micros = 1_800_000_000 * SECOND;
 
     #[test]
-    fn a_time_is_rfc_3339_or_ago() {
+    fn time_is_rfc_3339_or_relative() {
         let of = |text| moment("since", text, NOW);
         assert_eq!(of("-10m"), Ok(NOW - 10 * MINUTE));
         assert_eq!(of("-1h30m"), Ok(NOW - 90 * MINUTE));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_period_has_both_ends_in_order() {
+    fn since_must_precede_until() {
         let of = |since, until| period(since, until, Duration::from_secs(600), NOW);
         assert_eq!(of(Some("-5m"), None), Ok(Period { begin_us: NOW - 5 * MINUTE, end_us: NOW }));
         let until = Some("-1h");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_shown_in_utc() {
+    fn times_are_shown_in_utc() {
         assert_eq!(shown(NOW), "2027-01-15T08:00:00.000Z");
     }
 }

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_is_found_by_its_whole_name() {
+    fn account_matches_the_whole_name() {
         let passwd = "root:x:0:0:root:/root:/bin/bash\nnetmonitor:x:7:7::/:\nnetmon:x:998:997::/:/usr/sbin/nologin\n";
         assert_eq!(account(passwd, "netmon"), Some(Account { name: "netmon".into(), uid: 998, gid: 997 }));
         assert_eq!(account(passwd, "absent"), None);

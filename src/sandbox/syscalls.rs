@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_role_has_filters_that_the_kernel_would_take() {
+    fn seccomp_filters_fit_the_kernel_limit() {
         for role in [Role::Daemon, Role::Gateway, Role::ClientGateway, Role::Recorder, Role::SshGateway] {
             for filter in filters(role).unwrap() {
                 let program: seccompiler::BpfProgram = filter.try_into().unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn loading_and_reaching_by_id_are_not_among_the_commands() {
+    fn bpf_load_and_get_by_id_commands_are_blocked() {
         // BPF_MAP_CREATE, BPF_PROG_LOAD, BPF_OBJ_PIN, BPF_OBJ_GET, BPF_PROG_ATTACH, the *_GET_FD_BY_ID, BPF_BTF_LOAD.
         for command in [0, 5, 6, 7, 8, 13, 14, 18, 19, 30] {
             assert!(!BPF.contains(&command), "{command}");

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_units_under_either_name() {
+    fn durations_accept_units_under_both_names() {
         for (given, ms) in [
             (json!({"duration": "2s", "name": null}), 2_000),
             (json!({"duration": 2}), 2_000),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_argument_is_answered_with_the_one_that_was_meant() {
+    fn unknown_argument_error_suggests_a_name() {
         let error = decode::<InMs>(&json!({"durations": 5})).unwrap_err().to_string();
         assert_eq!(error, "unknown argument durations; did you mean duration_ms? Arguments: duration_ms, name");
         let error = decode::<InMs>(&json!({"q\u{1b}": 5})).unwrap_err().to_string();
@@ -146,7 +146,7 @@ mod tests {
         assert!(!error.contains('\u{1b}'));
     }
     #[test]
-    fn a_missing_field_is_named_with_its_choices_if_it_has_some() {
+    fn missing_field_error_lists_the_choices() {
         #[derive(serde::Deserialize, JsonSchema, Debug)]
         struct Named {
             #[allow(dead_code)]

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_merged_in_their_order_whatever_their_number() {
+    fn samples_merge_in_order() {
         for count in 1..40 {
             let mut samples = (0..count).map(|n| Ok(Recorded { begin_us: 0, end_us: 0, sample: vec![n] }));
             let sum = fold(&mut samples, |earlier, later| [earlier, later].concat()).unwrap();

@@ -1,9 +1,9 @@
-//! One client does its worst, with a token and without, and a local user does at netmond's socket, while another client
-//! works: under the memory limits of the services' own units none of its calls fails. `make adversary` runs it for minutes,
-//! with optimization, and then holds the 99th percentile of its times to twice what it is when quiet, or when the same is done
-//! to two other services on this machine, whose CPUs they share; `make test` runs it for some seconds, and prints it.
+//! A hostile client with a token, hostile clients without one, and a hostile local user at netmond's socket, while
+//! another client works. Under the memory limits of the units none of its calls fails. `make adversary` runs this for
+//! minutes, with optimization. It requires a 99th percentile of at most twice the quiet one, or of the one with the
+//! same load on two other services that share the CPUs. `make test` runs it for some seconds and prints the result.
 
-// A test that cannot go on fails.
+// A test that cannot continue fails.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 use std::{
@@ -20,7 +20,7 @@ use std::{
 use serde_json::{Value, json};
 
 #[path = "../suite/harness/mod.rs"]
-#[allow(dead_code)] // the suite's
+#[allow(dead_code)] // shared with the suite
 mod harness;
 #[path = "../suite/http_harness.rs"]
 #[allow(dead_code)]
@@ -29,12 +29,12 @@ mod http_harness;
 use harness::*;
 use http_harness::*;
 
-/// Beside what is asked for, in which two services start and 15,000 sockets are opened.
+/// In addition to the requested time: two services start and 15,000 sockets are opened.
 const TIME_LIMIT: Duration = Duration::from_secs(10 * 60);
 
 const WORKER: &str = "0123456789abcdef0123456789abcdef";
 const GREEDY: &str = "fedcba9876543210fedcba9876543210";
-/// What makes an answer long: all of them are rows.
+/// The number of rows in a long answer.
 const SOCKETS: usize = 15_000;
 
 /// A cgroup with the memory limit of a unit file.
@@ -59,7 +59,7 @@ impl Limited {
         group
     }
 
-    /// The most that was used, in MB.
+    /// Peak memory, in MB.
     fn peak(&self) -> u64 {
         let read = |file| fs::read_to_string(self.0.join(file)).ok()?.trim().parse::<u64>().ok();
         read("memory.max_usage_in_bytes").or_else(|| read("memory.peak")).unwrap_or_default() >> 20
@@ -74,7 +74,7 @@ impl Drop for Limited {
     }
 }
 
-/// What the working client saw: how long its calls took, in ms, by kind; and what failed.
+/// The view of the working client: the duration of its calls in ms, by kind; and its failures.
 #[derive(Default)]
 struct Seen {
     status: Vec<f64>,
@@ -95,7 +95,7 @@ fn request(server: &Server, token: &str, tool: &str, arguments: Value) -> String
     server.request(&format!("{headers}Authorization: Bearer {token}\r\n"), &body)
 }
 
-/// Works for a while, as a few agents do that look closely.
+/// Works for a while, like a few busy agents.
 fn work(server: &Server, time: Duration) -> Seen {
     const AGENTS: usize = 4;
     let end = Instant::now() + time;
@@ -133,7 +133,7 @@ fn work_alone(server: &Server, end: Instant) -> Seen {
     seen
 }
 
-/// Every way to be greedy, each on a thread of its own until the end; counts what it did.
+/// Every kind of hostile load, each on a thread of its own until the end; counts its actions.
 struct Greedy<'a> {
     server: &'a Server,
     daemon: &'a Daemon,
@@ -165,7 +165,7 @@ impl Greedy<'_> {
         }
     }
 
-    /// Connections that have sent something, for a second.
+    /// Connections that send something within a second.
     fn hold(&self, count: usize, text: &str) -> u64 {
         let open: Vec<_> = (0..count)
             .filter_map(|_| {
@@ -213,9 +213,9 @@ impl Greedy<'_> {
         3
     }
 
-    /// A member of the group, who reads nothing.
+    /// A member of the group that reads nothing.
     fn of_netmond(&self) -> u64 {
-        // SAFETY: the ids of this thread alone change, which is this client's.
+        // SAFETY: only the ids of this thread change, which is this client's.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 12_345, 12_345, 0) }, 0);
         let question = "{\"version\":2,\"tool\":\"snapshot_sockets\",\"input\":{\"limit\":10000}}\n";
         let open: Vec<_> = (0..64)
@@ -232,14 +232,14 @@ impl Greedy<'_> {
     }
 }
 
-/// What a client of `server` sees while another does its worst to `victims`.
+/// The view of a client of `server` while another one attacks `victims`.
 fn work_beside(server: &Server, victims: (&Server, &Daemon), time: Duration) -> Seen {
     let (greedy_at, daemon) = victims;
     let greedy = Greedy { server: greedy_at, daemon, stop: AtomicBool::new(false), done: Default::default() };
     let seen = thread::scope(|scope| {
         let _ending = Ending(&greedy.stop);
         greedy.run(scope);
-        thread::sleep(Duration::from_secs(1)); // everything is held by now
+        thread::sleep(Duration::from_secs(1)); // every resource is in use by now
         work(server, time)
     });
     for (way, done) in Greedy::WAYS.iter().zip(&greedy.done) {
@@ -257,7 +257,7 @@ impl Drop for Ending<'_> {
 }
 
 #[test]
-fn a_greedy_client_neither_slows_nor_fails_another() {
+fn greedy_client_leaves_other_clients_unaffected() {
     let asked = std::env::var("NETMON_SOAK_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
     let seconds = asked.unwrap_or(8);
     let (daemon, folder, time) = (Daemon::own(), open_folder(), Duration::from_secs(seconds));
@@ -277,7 +277,7 @@ fn a_greedy_client_neither_slows_nor_fails_another() {
     let limits =
         [Limited::like("netmond.service", daemon.pid()), Limited::like("netmon-mcp.service", server.child.id())];
     let quiet = work(&server, time);
-    // The same at two services beside these: what the machine's CPUs cost, whoever shares what.
+    // The same load on two services beside these: the cost of the shared CPUs alone.
     let machine = work_beside(&server, (&other, &other_daemon), time);
     let loud = work_beside(&server, (&server, &daemon), time);
     println!("memory at most: netmond {} MB, netmon-mcp {} MB", limits[0].peak(), limits[1].peak());
@@ -297,7 +297,7 @@ fn a_greedy_client_neither_slows_nor_fails_another() {
             loud.len()
         );
         println!("{text}");
-        // Some seconds have too few calls for a percentile, and programs without optimization take their time.
+        // A few seconds have too few calls for a percentile, and unoptimized programs are slow.
         if asked.is_some() && after > before.max(elsewhere) * 2.0 {
             slow.push(text);
         }

@@ -1,4 +1,4 @@
-//! How soon the first answer comes: of a call that starts its own daemon, and of a service.
+//! Time to the first answer: of a call that starts its own daemon, and of a service.
 
 use std::{
     process::{Command, Stdio},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::{Figure, harness::*, median};
 
-/// Each figure is the median of so many starts, which take turns.
+/// Each figure is the median of this number of starts, which take turns.
 const ROUNDS: usize = 11;
 
 /// A whole process, from its start to its end, without a service: gateway, daemon, programs, a window of 100 ms.

@@ -1,5 +1,4 @@
-//! What windows cost a load beside what those of another build cost it, in turn. `NETMON_BEFORE` is the folder of that
-//! build's two programs.
+//! The cost of windows against another build, in turns. `NETMON_BEFORE` is the folder of that build's two programs.
 
 use std::{
     cell::RefCell,
@@ -16,7 +15,7 @@ use crate::{
     workload::{Close, Load},
 };
 
-/// A daemon of some build, and who asks it.
+/// A daemon of one build, and its client.
 struct Build {
     client: RefCell<Client>,
     _daemon: Ended,

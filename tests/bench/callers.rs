@@ -1,4 +1,4 @@
-//! Clients that call one tool and do nothing else, over a pipe or over HTTP, so that the servers are what is measured.
+//! Clients that only call one tool, over a pipe or over HTTP, so that the measurement covers the servers.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -16,7 +16,7 @@ use crate::{
 /// The tool that they call.
 pub const TOOL: &str = "snapshot_interfaces";
 
-/// A client that calls the tool and does nothing else.
+/// A client that only calls the tool.
 pub trait Calls {
     fn call(&mut self);
 }
@@ -26,7 +26,7 @@ pub struct Pipes {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    /// What it is asked, and what an answer contains.
+    /// The request, and a text in its answer.
     question: String,
     says: &'static str,
 }
@@ -40,7 +40,7 @@ impl Pipes {
         pipes
     }
 
-    /// A program that answers each line with one.
+    /// A program that answers each line with one line.
     pub fn to(mut command: Command, question: String, says: &'static str) -> Pipes {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
@@ -90,7 +90,7 @@ fn call(meta: Option<Value>) -> String {
     message("tools/call", params)
 }
 
-/// Over one connection that is kept.
+/// Over one reused connection.
 pub struct Http {
     address: SocketAddr,
     stream: BufReader<TcpStream>,
@@ -126,7 +126,7 @@ impl Http {
         http
     }
 
-    /// Begins a session, of which the id is returned; none where there is no room for it.
+    /// Begins a session and returns its id; none if the server has no room for it.
     pub fn begin(&mut self) -> Option<String> {
         let (status, headers, _) = self.exchange(&initialize());
         assert!(status == 200 || status == 503, "{status}");

@@ -1,4 +1,4 @@
-//! `trace_connections`: what a connection costs while it is traced, and whether any is missed.
+//! `trace_connections`: the cost of a traced connection, and missed connections.
 
 use std::{
     cell::RefCell,
@@ -20,7 +20,7 @@ use crate::{
 
 const TOOL: &str = "trace_connections";
 
-/// Connect, accept and close, of which both ends are traced: two connections for the tool.
+/// Connect, accept and close with both ends traced: two connections for the tool.
 pub fn cost() -> Vec<Figure> {
     let daemon = Daemon::start();
     let window = [(TOOL, json!({"duration_ms": 60_000}))];
@@ -42,7 +42,7 @@ pub fn cost() -> Vec<Figure> {
     figures
 }
 
-/// The same while `diagnose` asks every tool at once, and with programs that only return at their tracepoints.
+/// The same during `diagnose` with all tools, and with programs that only return at their tracepoints.
 pub fn diagnosed() -> Vec<Figure> {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let client = RefCell::new(Client::connect(&daemon.socket));
@@ -64,7 +64,7 @@ pub fn diagnosed() -> Vec<Figure> {
     figures
 }
 
-/// Connections that are made at 5,000 a second for 5 s, and are not in the answer.
+/// Connections at 5,000 per second for 5 s that are absent from the answer.
 pub fn lost() -> Vec<Figure> {
     const CONNECTS: u32 = 25_000;
     let netns = Netns::new();

@@ -1,7 +1,7 @@
 //! What open windows cost a load: CPU time with and without, in turn.
 //!
-//! Neighbours on a shared machine disturb in bursts. So a turn is many short slices, of which the middle one counts, and
-//! a turn with the windows open is compared with the turns without them before and after it.
+//! Other guests on a shared machine disturb in bursts. So a turn is many short slices, and the median slice counts. A
+//! turn with open windows is compared with the turns without them before and after it.
 
 use std::thread;
 
@@ -23,7 +23,7 @@ const SLICES: usize = 25;
 /// How long a slice is, in nanoseconds of CPU time.
 const SLICE_NS: f64 = 4e6;
 
-/// Compares a load without any window and with `windows` open, and says the ratio of CPU time.
+/// Compares a load without a window and with `windows` open, and returns the ratio of CPU time.
 pub fn ratio(name: &str, daemon: &Daemon, windows: &[(&str, Value)], load: Load, reach: (f64, &'static str)) -> Figure {
     let client = std::cell::RefCell::new(Client::connect(&daemon.socket));
     let on = || open(&mut client.borrow_mut(), windows);
@@ -41,7 +41,7 @@ pub fn compare<T>(
     compare_in(ROUNDS, name, load, reach, on, off)
 }
 
-/// The same in so many rounds.
+/// The same with a given number of rounds.
 pub fn compare_in<T>(
     rounds: usize,
     name: &str,
@@ -61,7 +61,7 @@ pub fn compare_in<T>(
     }
 }
 
-/// The CPU nanoseconds of one of the load between `on` and `off`, and outside, a round each.
+/// CPU nanoseconds per operation of the load, inside `on` and `off` and outside, one round each.
 pub fn turns<T>(rounds: usize, load: &mut Load, mut on: impl FnMut() -> T, mut off: impl FnMut(T)) -> Vec<(f64, f64)> {
     let times = calibrate(load);
     let mut before = measure(load, times);
@@ -75,12 +75,12 @@ pub fn turns<T>(rounds: usize, load: &mut Load, mut on: impl FnMut() -> T, mut o
     (0..rounds).map(turn).collect()
 }
 
-/// How often makes a slice.
+/// The number of operations in a slice.
 fn calibrate(load: &mut Load) -> u32 {
     (SLICE_NS / measure(load, 20)).clamp(20.0, 50_000.0) as u32
 }
 
-/// The CPU nanoseconds of one of the load, on a thread of its own, so that only it has the real-time priority.
+/// CPU nanoseconds per operation of the load, on its own thread: only that thread has real-time priority.
 fn measure(load: &mut Load, times: u32) -> f64 {
     thread::scope(|scope| {
         let work = || {

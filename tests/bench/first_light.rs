@@ -16,7 +16,7 @@ fn incoming(interface: &str, seconds: f64) -> Value {
     json!({"operation": "incoming", "interface": interface, "duration": seconds})
 }
 
-/// What a figure is called, its load, and what is to be reached.
+/// The name of a figure, its load, and its target.
 type Case = (&'static str, fn(&Pair) -> Load, (f64, &'static str));
 
 pub fn incoming_cost() -> Vec<Figure> {
@@ -38,14 +38,14 @@ pub fn incoming_cost() -> Vec<Figure> {
     figures
 }
 
-/// What is measured for comparison only.
+/// Measured for comparison only.
 const FLOOR: (f64, &str) = (f64::MAX, "for comparison");
 
 fn socket() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0").unwrap()
 }
 
-/// Packets a second of a generator that sends 10,000 a second by the clock.
+/// Packets per second of a generator that sends 10,000 per second by the clock.
 pub fn accuracy() -> Vec<Figure> {
     let pair = Pair::new();
     let daemon = daemon_in(&pair.b);
@@ -70,7 +70,7 @@ pub fn accuracy() -> Vec<Figure> {
     }]
 }
 
-/// A datagram every 100 microseconds, by absolute time: a late one does not delay the next.
+/// A datagram every 100 µs by absolute time: a late one does not delay the next.
 fn generate(stop: &std::sync::atomic::AtomicBool) {
     let socket = UdpSocket::bind((A, 0)).unwrap();
     let begun = Instant::now();
@@ -85,7 +85,7 @@ fn generate(stop: &std::sync::atomic::AtomicBool) {
     }
 }
 
-/// How long a call takes beyond the window that it was asked for.
+/// The time of a call beyond its window.
 pub fn overhead() -> Vec<Figure> {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -105,7 +105,7 @@ pub fn overhead() -> Vec<Figure> {
     }]
 }
 
-/// 3,000 connects at 1,000 a second, by `outgoing` calls that follow each other.
+/// 3,000 connects at 1,000 per second, through consecutive `outgoing` calls.
 pub fn connects() -> Vec<Figure> {
     const CONNECTS: usize = 3_000;
     let pair = Pair::new();

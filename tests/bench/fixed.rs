@@ -1,5 +1,4 @@
-//! The least that a server on rmcp can be: it gives one answer to whatever it is asked, without a daemon, a table, a log,
-//! a guard or a bound.
+//! A minimal server on rmcp: it gives one answer to any request, without daemon, tables, log, checks or limits.
 
 use std::{
     io,
@@ -38,8 +37,8 @@ impl ServerHandler for Fixed {
     }
 }
 
-/// Serves the answer in the file that the second argument names: on the port of the third, else over standard input and
-/// output. Ends with its input, or is ended.
+/// Serves the answer in the file of the second argument: on the port of the third argument, or over standard input and
+/// output. It ends with its input, or is killed.
 pub fn serve() {
     let mut arguments = std::env::args().skip(2);
     let answer: Value = serde_json::from_slice(&std::fs::read(arguments.next().unwrap()).unwrap()).unwrap();

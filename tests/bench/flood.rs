@@ -1,4 +1,4 @@
-//! Everything at once: what all tools' windows together cost, in ordinary traffic and in a scan.
+//! All tools at once: the total cost of their windows, with ordinary traffic and with a scan.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,7 +17,7 @@ use crate::{
     workload::Load,
 };
 
-/// The tools that watch for a window, as `tools/list` has them.
+/// The measuring tools, from `tools/list`.
 pub fn windows(daemon: &Daemon) -> Vec<(String, Value)> {
     let mut client = Client::connect(&daemon.socket);
     let tools = client.request("tools/list", json!({}))["result"]["tools"].clone();
@@ -27,7 +27,7 @@ pub fn windows(daemon: &Daemon) -> Vec<(String, Value)> {
     names.filter(watches).map(|name| (name, json!({"duration_ms": 60_000}))).collect()
 }
 
-/// Every tool that watches, at once.
+/// Every measuring tool at once.
 pub fn together() -> Vec<Figure> {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let windows = windows(&daemon);
@@ -36,19 +36,19 @@ pub fn together() -> Vec<Figure> {
     vec![cost::ratio(&name, &daemon, &windows, Load::tcp_requests(&pair), (1.10, "<= 1.10"))]
 }
 
-/// A scan: SYNs from ever new ports to ports that nobody listens at, each of which is answered with a reset that nobody
-/// waits for. Every packet is a new flow, and every one is dropped.
+/// A scan: SYNs from new ports to closed ports. The host answers each with a reset that is dropped. Every packet is a
+/// new flow, and every packet is dropped.
 pub struct Scan {
     socket: OwnedFd,
     next: Cell<u32>,
 }
 
 impl Scan {
-    /// How many packets a SYN makes.
+    /// Packets per SYN.
     pub const PACKETS: f64 = 2.0;
 
     pub fn new(pair: &Pair) -> Scan {
-        // It takes whole packets to send, and receives nothing.
+        // This socket sends whole packets and receives nothing.
         let raw = || {
             let (family, kind) = (AddressFamily::INET, SocketType::RAW);
             socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::RAW)).unwrap()
@@ -75,7 +75,7 @@ impl Scan {
     }
 }
 
-/// What a packet of a scan costs more while every tool watches.
+/// The extra cost of a scan packet with every tool measuring.
 pub fn scan() -> Vec<Figure> {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let windows = windows(&daemon);
@@ -100,7 +100,7 @@ fn scanned(pair: &Pair, daemon: &Daemon, windows: &[(&str, Value)]) -> Figure {
     more(names, turns, "<= 150 ns")
 }
 
-/// What a packet costs more, of turns with and without.
+/// The extra cost per packet, from turns with and without.
 fn more(what: &str, turns: Vec<(f64, f64)>, reach: &'static str) -> Figure {
     let mut more: Vec<f64> = turns.into_iter().map(|(with, without)| (with - without) / Scan::PACKETS).collect();
     let (middle, least, most) = median(&mut more);

@@ -1,4 +1,4 @@
-//! What the kernel's hooks cost by themselves: a program that does nothing, at the same place.
+//! The cost of the kernel's hooks alone: an empty program at the same place.
 
 use std::{
     ffi::CStr,
@@ -11,7 +11,7 @@ use libbpf_rs::libbpf_sys::{
     bpf_prog_load, bpf_raw_tracepoint_open,
 };
 
-/// The tracepoints at which the tools hold a program while they watch, as often as they do.
+/// The tracepoints of the tools' programs during a window, with repetitions.
 pub const TRACEPOINTS: &[&CStr] = &[
     c"fib6_table_lookup",
     c"fib_table_lookup",
@@ -51,7 +51,7 @@ impl Empty {
         Empty([BPF_TCX_INGRESS, BPF_TCX_EGRESS].map(link).into())
     }
 
-    /// At tracepoints, where raw programs and those that know their arguments' types are called alike.
+    /// At tracepoints, raw programs and typed programs are called alike.
     pub fn trace(tracepoints: &[&CStr]) -> Empty {
         let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT);
         // SAFETY: the name ends in NUL, and the program is open.

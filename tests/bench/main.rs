@@ -1,13 +1,13 @@
-//! `make bench`: what measuring costs the measured, and how exact, quick and small it is. Figures are medians, costs are
-//! ratios against a baseline from the same interleaved run: the machine may be shared and noisy.
+//! `make bench`: the cost, accuracy, latency and size of measuring. Figures are medians, costs are ratios against a
+//! baseline from the same interleaved run: the machine may be shared and noisy.
 //!
-//! `make bench` runs everything, `cargo bench -- NAME...` what is named. `price` compares with another
+//! `make bench` runs everything, `cargo bench -- NAME...` the named benchmarks. `price` compares with another
 //! build, whose folder `NETMON_BEFORE` names.
 
-// A test that cannot go on fails.
+// A test that cannot continue fails.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-#[allow(dead_code)] // the suite's harness, of which this takes a part
+#[allow(dead_code)] // only a part of the suite's harness is used
 #[path = "../suite/harness/mod.rs"]
 mod harness;
 #[allow(dead_code)]
@@ -28,10 +28,10 @@ mod remote;
 mod sockets;
 mod workload;
 
-/// Many times what every benchmark together takes.
+/// Many times the duration of all benchmarks.
 const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(3 * 60 * 60);
 
-/// A figure: what it is called, what was measured, what was to be reached.
+/// A figure: its name, its value, its target.
 pub struct Figure {
     pub name: String,
     pub measured: String,
@@ -82,7 +82,7 @@ fn main() {
         if named.is_empty() || named.iter().any(|n| n == name) {
             for figure in benchmark() {
                 let verdict = if figure.reached { "" } else { "  NOT REACHED" };
-                // A name that does not fit has a line of its own.
+                // A long name gets a line of its own.
                 let name = if figure.name.len() > 58 {
                     println!("{}", figure.name);
                     ""
@@ -95,7 +95,7 @@ fn main() {
     }
 }
 
-/// The middle of some figures, and the smallest and largest.
+/// The median of some figures, with minimum and maximum.
 pub fn median(figures: &mut [f64]) -> (f64, f64, f64) {
     figures.sort_by(f64::total_cmp);
     (figures[figures.len() / 2], figures[0], figures[figures.len() - 1])

@@ -1,4 +1,4 @@
-//! What others would have cost: tcpdump, and what comes nearest in bpftrace, with the same load.
+//! The cost of other programs with the same load: tcpdump, and comparable bpftrace scripts.
 
 use std::{
     io::{BufRead, BufReader},
@@ -11,10 +11,10 @@ use crate::{
     workload::Load,
 };
 
-/// Rounds; to start bpftrace takes a second.
+/// Rounds; bpftrace takes a second to start.
 const ROUNDS: usize = 7;
 
-/// Bytes of each process, as `top_traffic` has them.
+/// Bytes of each process, like `top_traffic`.
 pub const BYTES: &str = "tracepoint:sock:sock_send_length { @tx[pid] = sum(args->ret); } \
     tracepoint:sock:sock_recv_length { @rx[pid] = sum(args->ret); } interval:ms:100 { printf(\"on\\n\"); }";
 
@@ -22,7 +22,7 @@ pub const BYTES: &str = "tracepoint:sock:sock_send_length { @tx[pid] = sum(args-
 pub const STATES: &str = "tracepoint:sock:inet_sock_set_state { @[comm, args->oldstate, args->newstate] = count(); } \
     interval:ms:100 { printf(\"on\\n\"); }";
 
-/// The same load beside both of them; `pair` is the network that the load is on.
+/// The same load with each of them; `pair` is the network of the load.
 pub fn beside(what: &str, pair: &Pair, program: &str, load: impl Fn() -> Load) -> Vec<Figure> {
     let tcpdump = || {
         let mut command = pair.b.command("tcpdump");
@@ -30,11 +30,11 @@ pub fn beside(what: &str, pair: &Pair, program: &str, load: impl Fn() -> Load) -
         started(command, |child| Box::new(BufReader::new(child.stderr.take().unwrap())), "listening on")
     };
     let bpftrace = || {
-        // With tracefs, which nobody else may have mounted, in mounts of its own.
+        // With tracefs in a separate mount namespace, since it may not be mounted.
         let script = "mount -t tracefs none /sys/kernel/tracing && exec bpftrace -B line -e \"$0\"";
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", script, program]).stdout(Stdio::piped()).stderr(Stdio::null());
-        // It attaches in order: when the last one runs, so do all.
+        // It attaches in order: when the last program runs, all do.
         started(command, |child| Box::new(BufReader::new(child.stdout.take().unwrap())), "on")
     };
     vec![
@@ -43,7 +43,7 @@ pub fn beside(what: &str, pair: &Pair, program: &str, load: impl Fn() -> Load) -
     ]
 }
 
-/// Waits for the line by which a program says that it runs; goes on reading, so that it can go on writing.
+/// Waits for the line that announces the start; continues to read, so that the program can write.
 fn started(mut command: Command, lines: fn(&mut Child) -> Box<dyn BufRead + Send>, says: &str) -> Ended {
     let mut child = command.stdin(Stdio::null()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let mut lines = lines(&mut child).lines();

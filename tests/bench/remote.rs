@@ -1,8 +1,8 @@
-//! The gateway as a remote server: what MCP, stdio and HTTP add to a tool's own time, how many calls a second, and
-//! memory; beside a server with the same answer on the official Python and TypeScript SDKs, in turn.
+//! The gateway as a remote server: the overhead of MCP, stdio and HTTP beyond a tool's own time, calls per second, and
+//! memory. Servers on the official Python and TypeScript SDKs with the same answer take turns with it.
 //!
-//! The tool is `snapshot_interfaces`, and its daemon is one that answers at once with a recorded sample of two
-//! interfaces, so that the tool's own time is the daemon's, which is measured in the same rounds and taken off.
+//! The tool is `snapshot_interfaces`. Its daemon answers at once with a recorded sample of two interfaces. So the
+//! tool's own time is the daemon's; it is measured in the same rounds and subtracted.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -30,15 +30,15 @@ use crate::{
 
 /// Rounds in which every server has its turn; an odd number has a middle.
 const ROUNDS: usize = 5;
-/// Calls of a turn.
+/// Calls per turn.
 const CALLS: usize = 400;
-/// Connections of the figure of throughput, and for how long they call in a turn.
+/// Connections of the throughput figure, and the duration of their calls per turn.
 const CONNECTIONS: usize = 8;
 const TURN: Duration = Duration::from_secs(1);
-/// Sessions that are begun and never ended.
+/// Sessions that start and never end.
 const ABANDONED: usize = 10_000;
 
-/// A daemon that answers at once with what a real one has said.
+/// A daemon that answers at once with a recorded answer.
 struct Recorded {
     folder: tempfile::TempDir,
     socket: PathBuf,
@@ -73,14 +73,14 @@ impl Recorded {
         self.folder.path().join("answer.json")
     }
 
-    /// The tool's own time, in microseconds: asked over a connection that is kept, as the gateway does.
+    /// The tool's own time, in microseconds: over a reused connection, like the gateway.
     fn own_time(&self) -> f64 {
         let mut daemon = Kept::connect(&self.socket);
         p50(|| assert!(daemon.ask(&self.question).contains("sample")))
     }
 }
 
-/// A connection to the daemon that carries one request after the other.
+/// A connection to the daemon that carries consecutive requests.
 struct Kept(BufReader<UnixStream>);
 
 impl Kept {
@@ -96,7 +96,7 @@ impl Kept {
     }
 }
 
-/// Answers each request of a connection with `line`, as long as there are any.
+/// Answers each request of a connection with `line`.
 fn serve(mut stream: &UnixStream, line: &str) {
     let mut requests = BufReader::new(stream);
     while requests.read_line(&mut String::new()).is_ok_and(|read| read > 0) {
@@ -129,14 +129,14 @@ fn typescript(answer: &Path) -> Command {
     command
 }
 
-/// What rmcp itself takes.
+/// rmcp alone.
 fn fixed(answer: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg("--fixed").arg(answer);
     command
 }
 
-/// It over HTTP, and where.
+/// The same over HTTP, with its address.
 fn over_http(mut command: Command) -> (Ended, SocketAddr) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     command.arg(address.port().to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -145,7 +145,7 @@ fn over_http(mut command: Command) -> (Ended, SocketAddr) {
     (child, address)
 }
 
-/// What ours adds to the tool's own time, and the whole time of the others, by their medians of all rounds.
+/// The overhead of ours beyond the tool's own time, and the whole time of the others, as medians of all rounds.
 fn beyond(
     name: &str,
     recorded: &Recorded,
@@ -171,7 +171,7 @@ fn beyond(
     }
 }
 
-/// The figures of the other SDKs, where there are any.
+/// The figures of the other SDKs, if they are installed.
 fn others(unit: &str, figures: &[(f64, f64, f64)]) -> String {
     let names = ["rmcp alone", "Python", "TypeScript"].iter().zip(figures);
     let list: Vec<_> = names.map(|(name, (figure, ..))| format!("{name} {figure:.0} {unit}")).collect();
@@ -209,7 +209,7 @@ pub fn latency() -> Vec<Figure> {
     ]
 }
 
-/// What any process between client and daemon costs: one that passes each line on, and its answer back.
+/// The cost of any process between client and daemon: this one forwards each line and its answer.
 pub fn relay() {
     let mut daemon = Kept::connect(Path::new(&std::env::args().nth(2).expect("a socket")));
     for line in std::io::stdin().lines() {
@@ -271,7 +271,7 @@ pub fn throughput() -> Vec<Figure> {
     ]
 }
 
-/// Resident memory, idle and with sessions that nobody ends.
+/// Resident memory, idle and with sessions that never end.
 pub fn sessions() -> Vec<Figure> {
     let recorded = Recorded::new();
     let answer = recorded.answer();

@@ -17,7 +17,7 @@ use crate::{
     workload::{Close, Load},
 };
 
-/// What a figure is called, its load, and what is to be reached.
+/// The name of a figure, its load, and its target.
 type Case = (&'static str, fn(&Pair) -> Load, (f64, &'static str));
 
 pub fn traffic_cost() -> Vec<Figure> {
@@ -41,15 +41,15 @@ pub fn traffic_cost() -> Vec<Figure> {
     loads.into_iter().flat_map(compare).collect()
 }
 
-/// Processes that hold connections: one may not open as many files.
+/// Processes that hold connections: one process may not open enough files.
 const HOLDERS: usize = 8;
 
-/// Connections of each, of which it holds both ends.
+/// Connections per process, which holds both ends.
 const HELD: usize = 6_250;
 
 const CONNECTIONS: usize = HOLDERS * HELD;
 
-/// Connections over loopback, so twice as many sockets, in a namespace of their own.
+/// Connections over loopback, which makes twice this number of sockets, in a separate namespace.
 struct Many {
     netns: Netns,
     holders: Vec<(Child, BufReader<ChildStdout>)>,
@@ -85,7 +85,7 @@ impl Drop for Many {
     }
 }
 
-/// What a holder does until its input ends: for each line, a byte over each connection, and a line when that is done.
+/// The work of a holder until its input ends: for each line, a byte over each connection, then a line of output.
 pub fn hold() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
@@ -166,7 +166,7 @@ pub fn many_sockets() -> Vec<Figure> {
     ]
 }
 
-/// Milliseconds from the end of a window in which every connection moved something to the answer.
+/// Milliseconds from the end of a window with traffic on every connection to the answer.
 fn end_to_answer(client: &mut Client, many: &mut Many) -> f64 {
     let window = Duration::from_secs(10);
     let begun = Instant::now();

@@ -1,5 +1,5 @@
-//! Loads that one thread makes and takes: it is client and server at once, on one CPU, at real-time
-//! priority, so that its CPU time is the whole cost of a packet's way, soft interrupts included.
+//! Loads with client and server in one thread, on one CPU, at real-time priority, so that its CPU time is the whole
+//! cost of a packet's path, including soft interrupts.
 
 use std::{
     io::{Read, Write},
@@ -20,12 +20,12 @@ pub enum Load {
     Scan(Scan),
 }
 
-/// How the client ends a connection.
+/// The way in which the client closes a connection.
 #[derive(Clone, Copy)]
 pub enum Close {
-    /// By a reset, so that no socket waits.
+    /// With a reset, so that no socket remains.
     Reset,
-    /// By a FIN, which the server answers with its own: both ends are orphans for a moment.
+    /// With a FIN, which the server answers with a FIN: both ends are orphans for a moment.
     Fin,
 }
 
@@ -61,7 +61,7 @@ impl Load {
         Load::UdpRequests(client, server)
     }
 
-    /// connect, accept, close. No port waits in TIME_WAIT.
+    /// connect, accept, close. No port stays in TIME_WAIT.
     pub fn connects(pair: Pair, close: Close) -> Load {
         for netns in [&pair.a, &pair.b] {
             netns.run("sysctl -qw net.ipv4.tcp_max_tw_buckets=0");
@@ -70,7 +70,7 @@ impl Load {
         Load::Connects(pair, listener, close)
     }
 
-    /// Does it `times`, and returns the CPU nanoseconds of one.
+    /// Runs it `times` times, and returns CPU nanoseconds per operation.
     pub fn run(&mut self, times: u32) -> f64 {
         let begun = cpu_time();
         match self {
@@ -102,7 +102,7 @@ impl Load {
     }
 }
 
-/// The CPU nanoseconds of one connection, on a thread that lives in the client's namespace.
+/// CPU nanoseconds per connection, on a thread in the client's namespace.
 fn connect(pair: &Pair, listener: &TcpListener, close: Close, times: u32) -> f64 {
     let to = listener.local_addr().unwrap();
     pair.a.enter(|| {
@@ -129,7 +129,7 @@ fn cpu_time() -> f64 {
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-/// Pins this thread to the last CPU, before all ordinary ones: soft interrupts then run within it.
+/// Pins this thread to the last CPU with real-time priority: soft interrupts then run within it.
 pub fn real_time_on_one_cpu() {
     let last = std::thread::available_parallelism().unwrap().get() - 1;
     // SAFETY: plain structs that are valid for the calls; 0 is this thread.

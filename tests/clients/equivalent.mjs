@@ -1,6 +1,6 @@
-// The equivalent of a netmon-mcp on the official TypeScript SDK, for the benchmarks: `equivalent.mjs FOLDER ANSWER
-// [PORT]`, where FOLDER has the package, has one tool, whose structured answer is the file ANSWER, and serves over HTTP
-// where there is a port, else over stdio.
+// The equivalent of netmon-mcp on the official TypeScript SDK, for the benchmarks: `equivalent.mjs FOLDER ANSWER
+// [PORT]`. FOLDER has the package. The server has one tool, whose structured answer is the file ANSWER. It serves over
+// HTTP with a port, and over stdio without.
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';

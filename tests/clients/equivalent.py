@@ -1,5 +1,5 @@
-"""The equivalent of a netmon-mcp on the official Python SDK, for the benchmarks: `equivalent.py ANSWER [PORT]` has one
-tool, whose structured answer is the file ANSWER, and serves over HTTP where there is a port, else over stdio."""
+"""The equivalent of netmon-mcp on the official Python SDK, for the benchmarks: `equivalent.py ANSWER [PORT]`. It has one
+tool, whose structured answer is the file ANSWER. It serves over HTTP with a port, and over stdio without."""
 
 import json
 import sys

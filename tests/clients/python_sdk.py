@@ -23,7 +23,7 @@ async def visit(target, mode):
         assert told and told[0][1] == 1.2, told
         wrong = await client.call_tool("network-monitor", {"operation": "sideways"})
         assert wrong.is_error and "incoming" in wrong.content[0].text, wrong
-        # A call that is given up leaves the connection as good as it was.
+        # A cancelled call leaves the connection usable.
         try:
             await asyncio.wait_for(client.call_tool("network-monitor", {**window, "duration": 60}), 0.3)
             raise AssertionError("a window of 60 s ended")

@@ -1,5 +1,5 @@
-// The official TypeScript SDKs against a server: `typescript_sdk.mjs FOLDER SERVER...`, where FOLDER has the
-// packages, and the server is a URL or a command line. Version 1 speaks the older era only, version 2 both.
+// The official TypeScript SDKs against a server: `typescript_sdk.mjs FOLDER SERVER...`. FOLDER has the packages; the
+// server is a URL or a command line. Version 1 supports only the older era, version 2 both.
 import assert from 'node:assert/strict';
 import { resolve } from 'node:path';
 import { createRequire } from 'node:module';

@@ -1,5 +1,5 @@
-# The flake's outputs over the stand-in, without the command line's flake machinery: what the tests
-# beside this file evaluate. `extra` is a module for one more host than the VM tests have.
+# The flake's outputs over the stand-in, without the flake command line, for the tests beside this file. `extra` is a
+# module for one more host besides the VM tests.
 {
   extra ? { },
 }:

@@ -1,7 +1,7 @@
-"""Runs the image's two containers with what compose.yaml gives them, and asks one through the other.
+"""Runs the image's two containers with the settings of compose.yaml, and asks one through the other.
 
-Podman here may lack what a host has: where cgroups are of the hybrid kind, or nobody may raise limits, the containers
-get no cgroup of their own, and then cannot have the host's processes. What was left out is printed.
+With hybrid cgroups, or without the right to raise limits, Podman gives the containers no cgroup. They then cannot use the
+host's processes. The omitted settings are printed.
 """
 
 import json
@@ -16,15 +16,15 @@ import yaml
 SIZE_MAX = 25_000_000
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAME = f"netmon-check-{os.getpid()}"
-# In a mount namespace that sees only cgroup2, which is the only kind that the runtime knows.
+# In a mount namespace with only cgroup2, the only version that the runtime supports.
 UNIFIED = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\""
 
 
 def limits_of_this_host():
-    """Flags without which no container starts here, and the keys of a service that go with them."""
+    """Flags that a container needs to start here, and the keys of a service that they exclude."""
     if not pathlib.Path("/sys/fs/cgroup/unified").exists() and pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return [], set()
-    # Podman would ask for more than this; less may always be asked for.
+    # Podman's default is higher than this; a lower limit is always allowed.
     return ["--cgroups=disabled", "--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096"], {"pid"}
 
 

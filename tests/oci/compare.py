@@ -1,9 +1,9 @@
-"""Compares the image that Nix makes, from standard input, with the one that the Containerfile makes.
+"""Compares the Nix image, from standard input, with the Containerfile's image.
 
 usage: compare.py CONTAINERFILE COMPOSE FOLDER <IMAGE
 
-FOLDER has the files of the latter, as packaging/oci/layout lays them out. Both images have the same files, with the same
-bytes and modes, but for libraries; the same user, command, environment and port; and the name that COMPOSE asks for."""
+FOLDER has the files of the latter, from packaging/oci/layout. Except for libraries, both images must have the same files
+with the same bytes and modes. User, command, environment and port must be equal, and the name must be that of COMPOSE."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-# Where the libraries are: of Nix, and of the system on which the Containerfile's image was built.
+# The library folders: of Nix, and of the system that built the Containerfile's image.
 LIBRARIES = ("nix", "lib", "lib64", "usr/lib")
 
 
@@ -44,7 +44,7 @@ def expect(what, found, wanted):
 
 
 def instructions(text):
-    """The configuration that a Containerfile's instructions make."""
+    """The configuration from a Containerfile's instructions."""
     of = dict(re.findall(r"^(USER|CMD|ENV|EXPOSE) (.*)$", text, re.M))
     return {
         "User": of["USER"],
@@ -55,7 +55,7 @@ def instructions(text):
 
 
 def files_of(layer):
-    """Path, kind, mode and bytes of what is not a library or its folder."""
+    """Path, kind, mode and bytes of every entry except libraries and their folders."""
     for entry in layer.getmembers():
         path = entry.name.removeprefix("./").strip("/")
         if path not in ("", ".") and not is_library(path):

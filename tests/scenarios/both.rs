@@ -1,10 +1,10 @@
-//! Two faults at once, faults amid healthy traffic, faults that last a part of the window.
+//! Two faults at once, faults amid healthy traffic, faults in a part of the window.
 
 use std::{thread, time::Duration};
 
 use super::{stage::*, traffic::*};
 
-/// One service is down, another one's port is firewalled.
+/// One service is down, and the port of another one is firewalled.
 pub fn refused_and_firewalled(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 443).into());
@@ -67,7 +67,7 @@ pub fn refused_for_a_while(stage: &mut Stage) {
     expected.is("/remote/port", 80).at_least("/refused", 3.0).at_least("/established", 1.0);
 }
 
-/// A firewall rule that is there for a part of the window: not in the beginning, which a busy host needs to attach.
+/// A firewall rule in a part of the window: not at its beginning, which a busy host needs to attach.
 pub fn firewalled_for_a_while(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());

@@ -1,11 +1,11 @@
-//! Connections that do not come about.
+//! Connections that fail.
 
 use std::{net::TcpStream, process::Stdio, thread, time::Duration};
 
 use super::{stage::*, traffic::*};
 use crate::harness::*;
 
-/// Nobody listens on this one.
+/// The port is closed.
 const CLOSED: u16 = 81;
 
 pub fn refused(stage: &mut Stage, family: Family) {
@@ -30,7 +30,7 @@ pub fn refused_udp(stage: &mut Stage, family: Family) {
     expected.is("/protocol", "udp").is("/remote/port", CLOSED).at_least("/refused", 5.0);
 }
 
-/// By a process of a container: it is named.
+/// By a process of a container: the finding names it.
 pub fn refused_in_container(stage: &mut Stage) {
     let id = format!("{:064x}", 0xc0ffee);
     let cgroup = Cgroup::new(&format!("docker-{id}.scope"));
@@ -47,7 +47,7 @@ pub fn refused_in_container(stage: &mut Stage) {
     expected.is("/remote/port", CLOSED).at_least("/refused", 5.0);
 }
 
-/// The far end says nothing at all, and nothing in this host drops anything.
+/// The far end is silent, and this host drops nothing.
 pub fn timeout(stage: &mut Stage, family: Family) {
     let net = stage.wired(Duration::ZERO, |_, _| true);
     let to = (net.server_ip(family), 80).into();
@@ -56,7 +56,7 @@ pub fn timeout(stage: &mut Stage, family: Family) {
     expected.is("/remote/port", 80).at_least("/attempts", 2.0).is("/established", 0);
 }
 
-/// The connect began before anyone watched, and waits still.
+/// The connect began before the window, and still waits.
 pub fn timeout_since_before(stage: &mut Stage) {
     let net = stage.wired(Duration::ZERO, |_, _| true);
     let to = (net.server_ip(V4), 80).into();
@@ -96,7 +96,7 @@ pub fn gateway(stage: &mut Stage, family: Family) {
     stage.expect("gateway_unreachable").is("/gateway", gateway.to_string()).known("/packets");
 }
 
-/// By a process that is gone when it is asked whose the socket was, as a resolver's is.
+/// The process has ended before the lookup of its socket's owner, as with a resolver.
 pub fn neighbor_udp(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let to = (net.host(family, 77), 53).into();
@@ -112,7 +112,7 @@ pub fn no_route(stage: &mut Stage, family: Family) {
     stage.expect("no_route").owned_in(&net.client).is("/errno", "ENETUNREACH").at_least("/attempts", 5.0);
 }
 
-/// A route whose type says no: blackhole, unreachable, prohibit.
+/// A rejecting route: blackhole, unreachable, prohibit.
 pub fn route_says_no(stage: &mut Stage, kind: &str) {
     let net = stage.net();
     net.client.ip(&format!("route add {kind} 198.51.100.0/24"));
@@ -121,7 +121,7 @@ pub fn route_says_no(stage: &mut Stage, kind: &str) {
     expected.is("/route", format!("{kind} 198.51.100.0/24")).is("/explains/0", "no_route");
 }
 
-/// The client tries IPv6 first, as clients do, and falls back.
+/// The client tries IPv6 first and falls back, as clients do.
 pub fn ipv6_broken(stage: &mut Stage) {
     let net = stage.wired(Duration::ZERO, |_, packet| packet[0] >> 4 == 6);
     let server = Server::echo(&net.server, (net.server_ip(V4), 443).into());
@@ -138,7 +138,7 @@ pub fn ipv6_broken(stage: &mut Stage) {
     stage.expect("ipv6_broken").owned_in(&net.client).at_least("/failed_ipv6", 2.0).at_least("/established_ipv4", 2.0);
 }
 
-/// A rule of the server's packet filter lets IPv4 in only.
+/// A rule of the server's packet filter admits only IPv4.
 pub fn ipv6_firewalled(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 443).into());
@@ -166,7 +166,7 @@ pub fn ports_exhausted(stage: &mut Stage, family: Family) {
     stage.expect("port_exhaustion").owned_in(&net.client).is("/remote/port", 80).at_least("/failed", 5.0);
 }
 
-/// A new connection for every request, as fast as they go.
+/// A new connection for every request, at full speed.
 pub fn churn(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(family), 80).into());
@@ -183,7 +183,7 @@ pub fn churn(stage: &mut Stage, family: Family) {
     stage.expect("connection_churn").is("/remote/port", 80).at_least("/connections_per_second", 100.0);
 }
 
-/// Connects that give IPv6 up after a moment: each of them waits for nothing.
+/// Connects that give up IPv6 after a moment: each one waits in vain.
 pub fn ipv6_never_in_time(stage: &mut Stage) {
     const HEAD_START: Duration = Duration::from_millis(250);
     let net = stage.wired(Duration::ZERO, |_, packet| packet[0] >> 4 == 6);
@@ -202,7 +202,7 @@ pub fn ipv6_never_in_time(stage: &mut Stage) {
     stage.expect("ipv6_broken").owned_in(&net.client).at_least("/failed_ipv6", 3.0).at_least("/waited_ipv6", 3.0);
 }
 
-/// Nobody has a socket open any more when the window ends: the client's packets tell that they were its.
+/// No process has a socket open at the end of the window: the client's own packets show that they were its.
 pub fn neighbor_given_up(stage: &mut Stage) {
     let net = stage.net();
     let to = (net.host(V4, 77), 80).into();

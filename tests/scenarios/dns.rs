@@ -1,4 +1,4 @@
-//! Name resolution. The server is ours, and answers as it is told.
+//! Name resolution. The test's own server answers as instructed.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -21,10 +21,10 @@ pub fn scenarios() -> Vec<Scenario> {
     .collect()
 }
 
-/// How the server treats the query with this number: the rcode, and after how long; `None` for no answer.
+/// The server's treatment of a query by number: the rcode and the delay; `None` for no answer.
 type Manner = fn(u16) -> Option<(u8, Duration)>;
 
-/// A server on port 53 that lasts as long as its scenario: it ends when it is asked for `stop`.
+/// A server on port 53 that lives as long as its scenario: a query for `stop` ends it.
 fn serve(netns: &Netns, at: SocketAddr, manner: Manner) {
     let socket = udp(netns, at);
     socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
@@ -90,7 +90,7 @@ pub fn nxdomain(stage: &mut Stage) {
     stage.expect("dns_failure").owned_in(&net.client).at_least("/affected", 5.0);
 }
 
-/// Asks a server that knows no name for one after the other.
+/// Asks a server for one nonexistent name after the other.
 fn ask_all(stage: &mut Stage, names: impl Fn(u16) -> Vec<String> + Sync) -> Net {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(V6), 53).into();
@@ -109,7 +109,7 @@ fn ask_all(stage: &mut Stage, names: impl Fn(u16) -> Vec<String> + Sync) -> Net 
     net
 }
 
-/// A mail server asks lists about its clients and their domains, and who they are: mostly nobody knows.
+/// A mail server looks up its clients and their domains in lists: mostly NXDOMAIN.
 pub fn mail_server(stage: &mut Stage) {
     ask_all(stage, |round| {
         let (host, domain) = (round % 200, ["com", "org", "net"][usize::from(round) % 3]);
@@ -122,7 +122,7 @@ pub fn mail_server(stage: &mut Stage) {
     });
 }
 
-/// Beside such questions there is a name that a program needs, and that nobody knows.
+/// Among such lookups there is a name that a program needs, and that does not exist.
 pub fn needed(stage: &mut Stage) {
     let net = ask_all(stage, |round| vec![format!("{}.2.0.192.dnswl.test", round % 200), "db.corp.internal".into()]);
     let expected = stage.expect("dns_failure").owned_in(&net.client).at_least("/affected", 5.0);
@@ -146,13 +146,13 @@ pub fn unanswered(stage: &mut Stage, family: Family) {
     expected.is("/server/address", net.server_ip(family).to_string()).at_least("/affected", 5.0);
 }
 
-/// Every other query gets lost, and the rest is answered at once.
+/// Every other query is lost; the others are answered at once.
 pub fn half_unanswered(stage: &mut Stage) {
     let net = play(stage, V4, |id| (id % 2 == 0).then_some((0, Duration::ZERO)));
     stage.expect("dns_unanswered").owned_in(&net.client).at_least("/affected", 3.0);
 }
 
-/// Nobody is there to ask: the resolver's process died.
+/// The resolver's process has died.
 pub fn nobody(stage: &mut Stage) {
     let net = stage.net();
     let socket = udp_to(&net.client, (net.server_ip(V4), 53).into());
@@ -167,7 +167,7 @@ pub fn nobody(stage: &mut Stage) {
     expected.is("/explains/0", "dns_unanswered").at_least("/refused", 5.0);
 }
 
-/// Asks, and asks again after a second, as resolvers do.
+/// Asks, and retransmits after a second, as resolvers do.
 fn ask_again(socket: &UdpSocket, id: u16) {
     let _ = socket.set_read_timeout(Some(Duration::from_secs(1)));
     for _ in 0..3 {
@@ -178,7 +178,7 @@ fn ask_again(socket: &UdpSocket, id: u16) {
     }
 }
 
-/// Asks on and on, of a few sockets at once.
+/// Asks continuously, from a few sockets at once.
 fn keep_asking(stage: &mut Stage, netns: &Netns, at: SocketAddr, ask: fn(&UdpSocket, u16)) {
     let sockets: Vec<_> = (0..4).map(|_| udp_to(netns, at)).collect();
     stage.watch(|watch| {
@@ -196,7 +196,7 @@ fn keep_asking(stage: &mut Stage, netns: &Netns, at: SocketAddr, ask: fn(&UdpSoc
     });
 }
 
-/// Half of the answers get lost far away, and each is there when it is asked for again: loss, and nothing slow.
+/// Half of the answers are lost far away, and each retransmission is answered: loss without slowness.
 fn half_lost(stage: &mut Stage) {
     let net =
         stage.wired(Duration::from_millis(1), |number, packet| packet[9] == 17 && packet[21] == 53 && number % 2 == 0);
@@ -207,7 +207,7 @@ fn half_lost(stage: &mut Stage) {
     expected.at_least("/affected", 5.0).at_least("/answered_when_sent_again", 3.0);
 }
 
-/// The server's host drops answers: both ends are here, and what left the server has not arrived.
+/// The server's host drops answers: both ends are here, and an answer left the server without arriving.
 fn answers_dropped(stage: &mut Stage) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(V4), 53).into();
@@ -217,7 +217,7 @@ fn answers_dropped(stage: &mut Stage) {
     stage.expect("firewall_drop").is("/protocol", "udp").is("/service/port", 53).at_least("/packets", 3.0);
 }
 
-/// One host asks where no server is, and another one has an answer from its own.
+/// One host asks an address without a server, and another host gets answers from its own server.
 fn wrong_resolver(stage: &mut Stage, host: u8) {
     let (wrong, right) = (stage.net(), stage.net());
     let at: SocketAddr = (right.server_ip(V4), 53).into();
@@ -237,7 +237,7 @@ fn wrong_resolver(stage: &mut Stage, host: u8) {
     expected.is("/resolver/address", silent.ip().to_string()).is("/answering/0", at.ip().to_string());
 }
 
-/// A firewall drops the queries: that is told, and not also that nobody answers.
+/// A firewall drops the queries: the finding is the firewall, without unanswered queries.
 pub fn firewalled(stage: &mut Stage) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(V4), 53).into();
@@ -254,14 +254,14 @@ pub fn firewalled(stage: &mut Stage) {
     stage.expect("firewall_drop").is("/protocol", "udp").is("/service/port", 53);
 }
 
-/// Answers come, and later than their asker waits: slow, and not silent as well.
+/// Answers arrive after the client has given up: slow, without unanswered queries.
 pub fn late(stage: &mut Stage) {
     stage.window_ms = 8_000;
     let net = play(stage, V4, |_| Some((0, Duration::from_secs(3))));
     stage.expect("dns_slow").owned_in(&net.client).at_least("/latency_ms_median", 2_900.0).at_least("/affected", 5.0);
 }
 
-/// The client asks a resolver of its own host, as most do. The fault is told where it is, and once.
+/// The client asks a local resolver, as most do. The finding is at the faulty server, once.
 pub fn slow_behind_stub(stage: &mut Stage) {
     let net = stage.net();
     let (stub, at): (SocketAddr, SocketAddr) = (([127, 0, 0, 53], 53).into(), (net.server_ip(V4), 53).into());

@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, thread, time::Duration};
 
 use super::{stage::*, traffic::*};
 
-/// SYNs to a service die in the server's input hook.
+/// The server's input hook drops SYNs to a service.
 pub fn firewall_input(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(family), 80).into());
@@ -23,7 +23,7 @@ pub fn firewall_output(stage: &mut Stage, family: Family) {
     expected.is("/service/address", server.at.ip().to_string()).is("/service/port", 80);
 }
 
-/// The answers die on their way out of the server.
+/// The server's output hook drops the answers.
 pub fn firewall_replies(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -51,7 +51,7 @@ pub fn firewall_on_loopback(stage: &mut Stage) {
     stage.expect("firewall_drop").is("/service/address", "127.0.0.1").is("/service/port", 80);
 }
 
-/// A router between client and server, whose rule drops what it forwards.
+/// A router between client and server with a rule that drops forwarded packets.
 pub fn firewall_forward(stage: &mut Stage) {
     let (left, right) = (stage.net(), stage.net());
     let at = routed(&left, &right, V4);
@@ -61,7 +61,8 @@ pub fn firewall_forward(stage: &mut Stage) {
     stage.expect("firewall_drop").is("/service/address", at.ip().to_string()).at_least("/packets", 4.0);
 }
 
-/// Makes the server of `left` the router to `right`, whose client namespace is left out. Returns where to listen.
+/// Makes the server of `left` the router to `right`, without the client namespace of `right`. Returns the listening
+/// address.
 pub fn routed(left: &Net, right: &Net, family: Family) -> SocketAddr {
     let (name, far) = (right.interface(), right.server_ip(family));
     right.client.ip(&format!("link set {name} netns {}", left.server.name()));
@@ -74,7 +75,7 @@ pub fn routed(left: &Net, right: &Net, family: Family) -> SocketAddr {
     (far, 80).into()
 }
 
-/// The router has no route for what its client sends.
+/// The router has no route for its client's packets.
 pub fn forward_no_route(stage: &mut Stage) {
     let net = stage.net();
     net.server.run("sysctl -qw net.ipv4.ip_forward=1");
@@ -85,7 +86,7 @@ pub fn forward_no_route(stage: &mut Stage) {
     stage.expect("no_route").is("/remote_address", "198.51.100.9").at_least("/packets", 5.0);
 }
 
-/// Nobody reads.
+/// The process does not read.
 pub fn udp_buffer(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(family), 514).into();
@@ -115,7 +116,7 @@ pub fn mtu_black_hole(stage: &mut Stage, family: Family) {
     stage.expect("mtu_black_hole").is("/destination/address", at.ip().to_string()).at_least("/packets", 3.0);
 }
 
-/// Path MTU discovery works: one packet is too big, and the next are not.
+/// Path MTU discovery works: one packet is too big, and the following ones fit.
 pub fn mtu_discovered(stage: &mut Stage) {
     let (left, right) = (stage.net(), stage.net());
     let at = routed(&left, &right, V4);
@@ -130,7 +131,7 @@ pub fn mtu_discovered(stage: &mut Stage) {
     });
 }
 
-/// The limit is the host's, so nothing else plays meanwhile.
+/// The limit is the host's, so no other scenario runs meanwhile.
 pub fn conntrack_full(stage: &mut Stage, family: Family) {
     const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
     struct Restore(String);
@@ -142,7 +143,7 @@ pub fn conntrack_full(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(family), 80).into());
     net.nft(&net.server, &["input ct state invalid counter"]);
-    // A table is seen through a process of its namespace.
+    // A table is visible through a process of its namespace.
     let mut resident = net.server.command("sleep").arg("60").spawn().unwrap();
     let _restore = Restore(std::fs::read_to_string(LIMIT).unwrap());
     std::fs::write(LIMIT, "20").unwrap();
@@ -152,7 +153,7 @@ pub fn conntrack_full(stage: &mut Stage, family: Family) {
     stage.expect("conntrack_full").at_least("/packets", 3.0);
 }
 
-/// A rule drops a few of many: the loss is told, and who loses.
+/// A rule drops a few packets of many: the finding names the loss and its owner.
 pub fn firewall_loss(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::sink(&net.server, (net.server_ip(V4), 80).into());
@@ -165,12 +166,12 @@ pub fn firewall_loss(stage: &mut Stage) {
     stage.expect("retransmits").owned_in(&net.client).at_least("/retransmit_percent", 1.0);
 }
 
-/// A firewall that says so by ICMP: the client hears that the host cannot be reached, and its neighbour is well.
+/// A firewall that answers with ICMP: the client gets host unreachable, and its neighbor works.
 pub fn firewall_prohibits(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
     net.nft(&net.server, &["input tcp dport 80 reject with icmp type admin-prohibited"]);
-    // The kernel answers one a second: other SYNs wait for theirs to be sent again.
+    // The kernel answers one per second: other SYNs wait for their retransmission.
     stage.watch(|watch| {
         watch.every(PAUSE, || {
             thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(|| drop(try_connect(&net.client, server.at))))))
@@ -183,7 +184,7 @@ pub fn firewall_prohibits(stage: &mut Stage) {
         .at_least("/packets", 4.0);
 }
 
-/// The client's router is on this host as well, and misses a route: one fault.
+/// The client's router is on this host as well, and lacks a route: one fault.
 pub fn no_route_at_router(stage: &mut Stage) {
     let net = stage.net();
     net.server.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0");
@@ -193,7 +194,7 @@ pub fn no_route_at_router(stage: &mut Stage) {
     expected.is("/dropped_at_router/interface", net.interface()).at_least("/attempts", 5.0);
 }
 
-/// What is too big gets lost somewhere beyond this host, without a word, and what is small passes.
+/// Big packets are lost beyond this host, silently, and small ones pass.
 pub fn mtu_swallowed(stage: &mut Stage, family: Family) {
     stage.window_ms = 8_000;
     let net = stage.wired(Duration::from_millis(5), |_, packet| packet.len() > 1_400);

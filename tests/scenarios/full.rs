@@ -1,4 +1,4 @@
-//! What is full: windows, queues, pools of ports, quotas of CPU.
+//! Full resources: windows, queues, pools of ports, quotas of CPU.
 
 use std::{
     fs,
@@ -36,13 +36,13 @@ pub fn scenarios() -> Vec<Scenario> {
     .collect()
 }
 
-/// Reads at once, whatever comes.
+/// Reads all data at once.
 fn read_all(mut stream: TcpStream) {
     let mut buffer = vec![0; 1 << 16];
     while stream.read(&mut buffer).is_ok_and(|n| n > 0) {}
 }
 
-/// A server with a buffer of a few kilobytes, at the end of a way of 20 ms, that reads at once.
+/// A server with a buffer of a few kilobytes, on a path of 20 ms, that reads at once.
 fn small_receive_buffer(stage: &mut Stage, family: Family) {
     let net = stage.wired(Duration::from_millis(10), |_, _| false);
     let at: SocketAddr = (net.server_ip(family), 80).into();
@@ -62,7 +62,7 @@ fn small_receive_buffer(stage: &mut Stage, family: Family) {
         .at_least("/rtt_us", 15_000.0);
 }
 
-/// The same by the host's setting.
+/// The same through the host's setting.
 fn small_by_sysctl(stage: &mut Stage) {
     let net = stage.wired(Duration::from_millis(10), |_, _| false);
     fs_set(&net.server, "net/ipv4/tcp_rmem", "4096 8192 8192");
@@ -75,12 +75,12 @@ fn small_by_sysctl(stage: &mut Stage) {
     expected.is("/remote_address", server.at.ip().to_string());
 }
 
-/// A setting of a namespace that has spaces in it.
+/// A setting of a namespace with spaces in its value.
 fn fs_set(netns: &Netns, name: &str, value: &str) {
     netns.enter(|| fs::write(format!("/proc/sys/{name}"), value).unwrap());
 }
 
-/// A shaper with a long queue, which loses nothing: what is sent waits.
+/// A shaper with a long queue that loses nothing: data waits.
 fn shape(netns: &Netns, interface: &str, rate: &str, limit: &str) {
     netns.run(&format!("tc qdisc add dev {interface} root tbf rate {rate} burst 20kb limit {limit}"));
 }
@@ -97,7 +97,7 @@ fn backup_fills_shaper(stage: &mut Stage) {
     expected.at_least("/queue_delay_ms", 5.0).at_least("/tx_bits_per_second", 10e6);
 }
 
-/// The shaper is at a router, in whose namespace there is no socket.
+/// The shaper is at a router, in a namespace without a socket.
 fn backup_fills_router(stage: &mut Stage) {
     let (left, right) = (stage.net(), stage.net());
     let at = routed(&left, &right, V4);
@@ -111,7 +111,7 @@ fn backup_fills_router(stage: &mut Stage) {
     expected.is("/interface", right.interface()).at_least("/queue_delay_ms", 10.0);
 }
 
-/// A few requests over a shaper that takes far more.
+/// A few requests over a shaper with a far higher rate.
 fn shaper_with_room(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -159,7 +159,7 @@ fn incast(stage: &mut Stage, family: Family) {
     expected.is("/receiver_address", at.ip().to_string()).at_least("/queue_drops", 50.0);
 }
 
-/// Connections that are held through a router that translates them to `ports`.
+/// Connections through a router that translates them to `ports`, held open.
 fn through_nat(stage: &mut Stage, ports: &str) -> (Net, Net) {
     let (left, right) = (stage.net(), stage.net());
     let at = routed(&left, &right, V4);
@@ -173,7 +173,7 @@ fn through_nat(stage: &mut Stage, ports: &str) -> (Net, Net) {
     (left, right)
 }
 
-/// Opens connections and keeps them. The counters of a namespace are seen through a process of it.
+/// Opens connections and keeps them. The counters of a namespace are visible through one of its processes.
 fn hold(stage: &mut Stage, router: &Netns, client: &Netns, to: SocketAddr) {
     let mut resident = router.command("sleep").arg("60").spawn().unwrap();
     let mut held = Vec::new();
@@ -187,7 +187,7 @@ fn nat_without_ports(stage: &mut Stage, protocol: &str) {
     expected.is("/destination/address", right.server_ip(V4).to_string()).at_least("/insert_failed", 3.0);
 }
 
-/// The client translates its own, as a host with containers does.
+/// The client translates its own connections, like a host with containers.
 fn nat_without_ports_at_client(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 443).into());
@@ -203,7 +203,7 @@ fn nat_with_ports(stage: &mut Stage) {
     through_nat(stage, ":40000-50000");
 }
 
-/// A group of processes with a tenth of a CPU, in whichever version of cgroups there is; it goes with this.
+/// A process group with a tenth of a CPU, in either version of cgroups; dropping it removes the group.
 struct Quota(PathBuf);
 
 impl Quota {
@@ -232,7 +232,7 @@ impl Drop for Quota {
     }
 }
 
-/// Works in a group with a quota, with `socket` open if there is one, while diagnosed.
+/// Works in a group with a quota during a diagnosis, with `socket` open if given.
 fn work_in(
     stage: &mut Stage,
     name: &str,
@@ -248,7 +248,7 @@ fn work_in(
     let _ = worker.kill().and_then(|()| worker.wait());
 }
 
-/// A server that works is given a tenth of the CPU that it needs.
+/// A busy server gets a tenth of the CPU that it needs.
 fn cpu_quota(stage: &mut Stage) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(V4), 80).into();
@@ -258,7 +258,7 @@ fn cpu_quota(stage: &mut Stage) {
     expected.at_least("/throttled_percent_of_periods", 50.0).is("/owner/netns", net.server.inode());
 }
 
-/// So is a program that has a connection to somewhere.
+/// The same for a program with a connection elsewhere.
 fn cpu_quota_of_client(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V6), 80).into());
@@ -268,14 +268,14 @@ fn cpu_quota_of_client(stage: &mut Stage) {
     expected.at_least("/throttled_share_of_time", 0.3);
 }
 
-/// A job without a socket is throttled, as it is meant to be.
+/// A job without a socket is throttled, as intended.
 fn job_with_quota(stage: &mut Stage) {
     let net = stage.net();
     stage.mark("/scene-job".into());
     work_in(stage, "scene-job", &net.client, None, || ());
 }
 
-/// A namespace is deleted while its connections have data to send: nothing is wrong with anybody's routes.
+/// A namespace is deleted while its connections have data to send: all routes are fine.
 fn namespace_deleted(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::sink(&net.server, (net.server_ip(V4), 80).into());

@@ -1,4 +1,4 @@
-//! Connections that were established, and whose peer is silent from some time on.
+//! Established connections whose peer becomes silent.
 
 use std::{
     io::Write,
@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_
 use super::{stage::*, traffic::*};
 use crate::harness::*;
 
-/// Ports of clients; each scenario has its own, and its own word that what they say is lost from now on.
+/// Ports of clients; each scenario has its own, and its own payload that starts the loss.
 const FORGOTTEN: u16 = 7_001;
 const FORGOTTEN_FULL: u16 = 7_002;
 const GONE: u16 = 7_003;
@@ -36,13 +36,13 @@ fn connected_from(netns: &Netns, port: u16, to: SocketAddr) -> TcpStream {
     })
 }
 
-/// Waits until the one connection of a namespace has no data on its way: the second column is its send queue.
+/// Waits until the only connection of a namespace has no data in flight: the second column is its send queue.
 fn until_acknowledged(netns: &Netns) {
     let queued = || netns.run("ss -tnH state established").split_whitespace().nth(1) != Some("0");
     until("all is acknowledged", || (!queued()).then_some(()));
 }
 
-/// What is on the way has forgotten an old connection, and lets new ones pass.
+/// A middlebox has forgotten an old connection, and passes new ones.
 pub fn nat_forgets(stage: &mut Stage) {
     let net =
         stage.wired(Duration::from_millis(2), |_, packet| FORGETS.load(Ordering::Relaxed) && is_of(packet, FORGOTTEN));
@@ -64,7 +64,7 @@ pub fn nat_forgets(stage: &mut Stage) {
     expected.at_least("/retransmits", 3.0).at_least("/new_connects", 5.0);
 }
 
-/// The same of a connection that sends full segments, as others do without harm.
+/// The same for a connection with full segments, as other connections have without a fault.
 pub fn nat_forgets_full_segments(stage: &mut Stage) {
     let net = stage.wired(Duration::from_millis(2), |_, packet| {
         FORGETS_FULL.load(Ordering::Relaxed) && is_of(packet, FORGOTTEN_FULL)
@@ -87,7 +87,7 @@ pub fn nat_forgets_full_segments(stage: &mut Stage) {
     expected.at_least("/retransmits", 3.0);
 }
 
-/// A client is switched off. The server has nothing to send, and learns it by its keepalives.
+/// A client is switched off. The server has nothing to send, and notices by keepalives.
 pub fn client_gone(stage: &mut Stage) {
     let net = stage.wired(Duration::from_millis(2), |_, packet| IS_GONE.load(Ordering::Relaxed) && is_of(packet, GONE));
     let server = Server::start(&net.server, (net.server_ip(V4), 80).into(), |stream| {
@@ -99,7 +99,7 @@ pub fn client_gone(stage: &mut Stage) {
     });
     let old = connected_from(&net.client, GONE, server.at);
     exchange(&old, 100);
-    // A client acknowledges an answer late: until then the server would send it again, and no keepalive.
+    // A client acknowledges an answer late: until then the server would retransmit instead of sending keepalives.
     until_acknowledged(&net.server);
     IS_GONE.store(true, Ordering::Relaxed);
     stage.watch(|watch| watch.every(PAUSE, || ()));

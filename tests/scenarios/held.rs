@@ -1,4 +1,4 @@
-//! Connections that are held: by a program that never closes, by a source that asks nothing.
+//! Held connections: by a program that never closes, by a source without requests.
 
 use std::{
     io::{Read, Write},
@@ -30,14 +30,14 @@ pub fn scenarios() -> Vec<Scenario> {
 
 type Kept = Arc<Mutex<Vec<TcpStream>>>;
 
-/// A server that keeps what it has accepted, until the scenario is over.
+/// A server that keeps its accepted connections until the end of the scenario.
 fn keeper(netns: &Netns, at: SocketAddr) -> (Server, Kept) {
     let kept = Kept::default();
     let keep = Arc::clone(&kept);
     (Server::start(netns, at, move |stream| keep.lock().unwrap().push(stream)), kept)
 }
 
-/// More than a few clients have gone, and their connections stay.
+/// Many clients have gone, and their connections remain.
 fn never_closes(stage: &mut Stage) {
     let net = stage.net();
     let (server, kept) = keeper(&net.server, (net.server_ip(V4), 80).into());
@@ -48,7 +48,7 @@ fn never_closes(stage: &mut Stage) {
     expected.at_least("/count", 150.0).at_least("/oldest_seconds", 2.0);
 }
 
-/// A client after the other comes and goes; none is ever closed.
+/// Clients come and go one by one; none of the connections is ever closed.
 fn leaks_one_by_one(stage: &mut Stage) {
     let net = stage.net();
     let (server, _kept) = keeper(&net.server, (net.server_ip(V6), 8080).into());
@@ -63,7 +63,7 @@ fn leaks_one_by_one(stage: &mut Stage) {
     expected.at_least("/new_in_the_window", 10.0);
 }
 
-/// A client that never closes what its server has closed, one after the other.
+/// A client that never closes the connections that its server closes one by one.
 fn client_never_closes(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::start(&net.server, (net.server_ip(V4), 80).into(), drop);
@@ -73,7 +73,7 @@ fn client_never_closes(stage: &mut Stage) {
     expected.is("/remote/address", server.at.ip().to_string()).at_least("/count", 20.0);
 }
 
-/// One client opens connections and asks nothing.
+/// One client opens connections without requests.
 fn flood_silent(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -84,7 +84,7 @@ fn flood_silent(stage: &mut Stage) {
     expected.is("/source_owner/netns", net.client.inode());
 }
 
-/// One client sends its requests a byte at a time, and never ends one.
+/// One client sends its requests one byte at a time, and never completes one.
 fn flood_trickling(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::sink(&net.server, (net.server_ip(V6), 80).into());
@@ -98,7 +98,7 @@ fn flood_trickling(stage: &mut Stage) {
     expected.is("/source_address", net.host(V6, 1).to_string()).at_least("/never_answered", 120.0);
 }
 
-/// A server that takes its time over the end of a connection, as one does that has an answer to finish.
+/// A server that delays its close, like one with an answer to finish.
 fn closes_late(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::start(&net.server, (net.server_ip(V4), 80).into(), |mut stream| {
@@ -109,7 +109,7 @@ fn closes_late(stage: &mut Stage) {
     stage.tolerated.push("connection_churn");
 }
 
-/// A server stops, and closes the idle connections of a client's pool, which looks at one when it needs it.
+/// A server stops, and closes the idle connections of a client's pool. The client checks a connection before use.
 fn rolling_restart(stage: &mut Stage) {
     let net = stage.net();
     let (server, kept) = keeper(&net.server, (net.server_ip(V4), 80).into());
@@ -137,7 +137,7 @@ fn proxy_pool(stage: &mut Stage) {
     });
 }
 
-/// A proxy with a connection for each request has many under way, since the server takes seconds for each.
+/// A proxy with one connection per request has many open, since the server takes seconds for each.
 fn proxy_waits(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::start(&net.server, (net.server_ip(V4), 80).into(), |mut stream| {

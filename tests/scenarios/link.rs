@@ -1,4 +1,4 @@
-//! Links that are full, that lose, that one owner has for itself.
+//! Links that are full, that lose, or that one owner dominates.
 
 use std::{
     net::SocketAddr,
@@ -73,7 +73,7 @@ pub fn hog(stage: &mut Stage, family: Family) {
     stage.expect("link_saturated").is("/interface", net.interface());
 }
 
-/// A program at the driver drops all.
+/// A program at the driver drops all packets.
 pub fn xdp_drop(stage: &mut Stage) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(V4), 514).into();
@@ -87,7 +87,7 @@ pub fn xdp_drop(stage: &mut Stage) {
     stage.tolerated.push("neighbor_unreachable"); // ARP dies there as well
 }
 
-/// A program at tc drops what leaves.
+/// A program at tc drops outgoing packets.
 pub fn tc_drop(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(family), 514).into();
@@ -132,7 +132,7 @@ fn attach(kind: u32, at: u32, verdict: i32, interface: &str) -> OwnedFd {
     }
 }
 
-/// A tunnel whose process reads nothing any more.
+/// A tunnel whose process has stopped reading.
 pub fn full_ring(stage: &mut Stage) {
     let net = stage.net();
     let name = format!("{}t", net.interface());
@@ -145,7 +145,7 @@ pub fn full_ring(stage: &mut Stage) {
     stage.expect("interface_drops").is("/interface", name).at_least("/packets", 50.0);
 }
 
-/// Two network namespaces whose interfaces have the same name, as containers' have: each is told with its own figures.
+/// Two network namespaces with the same interface name, like containers: each finding has its own figures.
 pub fn saturated_both_ends(stage: &mut Stage) {
     let net = stage.net();
     let ends = [(&net.client, net.server_ip(V4)), (&net.server, net.host(V4, 1))];

@@ -1,4 +1,4 @@
-//! Listeners that cannot take what arrives.
+//! Listeners that overflow.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,7 +21,7 @@ pub fn overflow(stage: &mut Stage, family: Family) {
     expected.is("/local/port", 80).at_least("/accept_queue", 3.0).at_least("/dropped", 1.0);
 }
 
-/// The same where the packets pass a bridge, as they do between containers.
+/// The same across a bridge, as between containers.
 pub fn overflow_behind_bridge(stage: &mut Stage) {
     let net = stage.bridged();
     let at: SocketAddr = (net.server_ip(V4), 80).into();
@@ -31,7 +31,7 @@ pub fn overflow_behind_bridge(stage: &mut Stage) {
     stage.expect("listen_queue_overflow").owned_in(&net.server).is("/local/port", 80).at_least("/dropped", 1.0);
 }
 
-/// The queue was full before anyone watched; on every address, as most servers listen.
+/// The queue was full before the window; the listener has the wildcard address, like most servers.
 pub fn overflow_since_before(stage: &mut Stage) {
     let net = stage.net();
     let _listener = listener(&net.server, ([0, 0, 0, 0], 80).into(), 1);
@@ -41,7 +41,8 @@ pub fn overflow_since_before(stage: &mut Stage) {
     stage.expect("listen_queue_overflow").owned_in(&net.server).is("/accept_queue_max", 1).is("/local/port", 80);
 }
 
-/// The server has no route to its client: the kernel drops the SYNs in the listener's name, whose queue is empty.
+/// The server has no route to its client: the kernel drops the SYNs and counts them at the listener, whose queue is
+/// empty.
 pub fn no_route_back(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(family), 8443).into();
@@ -70,7 +71,7 @@ pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool, backlog: i32)
     net.server.run(&format!("sysctl -qw net.ipv4.tcp_syncookies={}", u8::from(cookies)));
     let at: SocketAddr = (net.server_ip(family), 80).into();
     let _listener = listener(&net.server, at, backlog);
-    // The flood's senders do not exist: what they are answered goes to the client, which has no such address.
+    // The flood's senders do not exist. Its answers go to the client, which lacks the addresses.
     let prefix = if family == V4 { 25 } else { 121 };
     net.server.ip(&format!("route add {}/{prefix} via {}", net.host(family, 128), net.host(family, 1)));
     let raw = raw(&net.client, family);
@@ -78,7 +79,7 @@ pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool, backlog: i32)
         let mut number = 0u32;
         watch.every(Duration::from_millis(5), || {
             number += 1;
-            // So many senders that the queue is full, and not so many that they crowd out all that others drop.
+            // Enough senders to fill the queue, and few enough to leave other drops visible.
             let sender = number % 64;
             let from = net.host(family, 130 + sender as u8);
             sendto(&raw, &syn(from, sender, at), SendFlags::empty(), &SocketAddr::new(at.ip(), 0)).unwrap();
@@ -87,7 +88,7 @@ pub fn syn_flood(stage: &mut Stage, family: Family, cookies: bool, backlog: i32)
     stage.expect("syn_flood").owned_in(&net.server).is("/local/port", 80).at_least("/half_open", backlog.into());
 }
 
-/// What is sent to a raw socket of this protocol begins with an IP header, whose source may be anybody.
+/// Data sent to a raw socket of this protocol begins with an IP header with any source.
 pub fn raw(netns: &Netns, family: Family) -> OwnedFd {
     let domain = if family == V4 { AddressFamily::INET } else { AddressFamily::INET6 };
     netns.enter(|| socket_with(domain, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW)).unwrap())

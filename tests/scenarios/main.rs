@@ -1,9 +1,9 @@
-//! `diagnose`: every fault that it knows is made for real, in variants, and beside them where nothing is wrong.
+//! `diagnose`: every known fault is created for real, in variants, and healthy hosts are tested as well.
 //!
-//! The scenarios play side by side, each in network namespaces and with addresses of its own, and each asks for a
-//! diagnosis of its own. The daemon sees them all: what is not about a scenario's own places is left to the others.
+//! The scenarios run in parallel, each with its own network namespaces and addresses, and each with its own diagnosis.
+//! The daemon sees them all, so a scenario ignores findings at places of others.
 
-// A test that cannot go on fails.
+// A test that cannot continue fails.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 use std::{
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use harness::*;
 
-#[allow(dead_code)] // the suite's, of which this takes a part
+#[allow(dead_code)] // only a part of the suite's harness is used
 #[path = "../suite/harness/mod.rs"]
 mod harness;
 
@@ -41,7 +41,7 @@ mod wire;
 
 use stage::{Family, Stage, V4, V6};
 
-/// Five times what all of it takes on two cores.
+/// Five times the total duration on two cores.
 const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 
 type Play = Box<dyn Fn(&mut Stage) + Send + Sync>;
@@ -49,7 +49,7 @@ type Play = Box<dyn Fn(&mut Stage) + Send + Sync>;
 struct Scenario {
     name: String,
     play: Play,
-    /// It changes the whole host, or needs all of its CPU.
+    /// It changes the whole host, or needs all CPUs.
     alone: bool,
 }
 
@@ -201,13 +201,13 @@ fn scenarios() -> Vec<Scenario> {
     .collect()
 }
 
-/// Scenarios that play at once: they mostly wait, and two CPUs carry their traffic.
+/// Scenarios that run at once: they mostly wait, and two CPUs carry their traffic.
 const AT_ONCE: usize = 6;
 
-/// What a scenario came to.
+/// The result of a scenario.
 #[derive(Default)]
 struct Score {
-    /// Expected and found with the right evidence, found with wrong evidence, not found.
+    /// Found as expected with the right evidence, found with wrong evidence, not found.
     right: usize,
     wrong: usize,
     missed: usize,
@@ -217,7 +217,7 @@ struct Score {
 }
 
 #[test]
-fn every_fault_is_found_with_its_evidence_and_nothing_else() {
+fn every_fault_yields_exactly_its_findings() {
     require_root();
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
     let all: Vec<_> = scenarios()
@@ -229,7 +229,7 @@ fn every_fault_is_found_with_its_evidence_and_nothing_else() {
     let scores = Mutex::new(Vec::new());
     let play = |(number, scenario): &(usize, Scenario)| {
         let mut stage = Stage::new(&daemon, *number, scenario.alone);
-        // A scenario that cannot be played is wrong, and the others go on.
+        // A scenario that cannot run is a failure, and the others continue.
         let played = catch_unwind(AssertUnwindSafe(|| (scenario.play)(&mut stage)));
         let mut score = score(&scenario.name, &stage);
         if played.is_err() {
@@ -240,7 +240,7 @@ fn every_fault_is_found_with_its_evidence_and_nothing_else() {
         scores.lock().unwrap().push((*number, score));
     };
     let (alone, together): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, scenario)| scenario.alone);
-    // In rounds: dropped flows that are told apart take a slot each, and slots are freed when no window is open.
+    // In rounds: each dropped flow takes a slot, and slots are freed only when no window is open.
     for round in together.chunks(AT_ONCE) {
         thread::scope(|scope| round.iter().for_each(|scenario| drop(scope.spawn(|| play(scenario)))));
     }
@@ -254,7 +254,7 @@ fn every_fault_is_found_with_its_evidence_and_nothing_else() {
     assert!(failed.is_empty(), "{failed}");
 }
 
-/// Whether `healthy` is what the findings and the checks of a whole window say.
+/// Whether `healthy` agrees with the findings and the checks of a whole window.
 fn is_honest(answer: &Value) -> bool {
     let fault = answer["findings"].as_array().is_some_and(|all| all.iter().any(|f| f["severity"] != "info"));
     let whole = answer["checks"]["judged"] == answer["checks"]["total"];
@@ -295,7 +295,7 @@ fn score(name: &str, stage: &Stage) -> Score {
         |code: &Value| stage.expected.iter().map(|e| e.code).chain(stage.tolerated.iter().copied()).any(|c| code == c);
     let harmful: Vec<_> = findings.iter().filter(|f| f["severity"] != "info").collect();
     let extra: Vec<_> = harmful.iter().filter(|f| !known(&f["code"])).collect();
-    // What is told twice is one too many as well.
+    // A duplicate finding is an extra finding.
     let twice = |expected: &str| {
         let count = |all: &mut dyn Iterator<Item = bool>| all.filter(|same| *same).count();
         let told = count(&mut harmful.iter().map(|f| f["code"] == expected));
@@ -332,7 +332,7 @@ fn score(name: &str, stage: &Stage) -> Score {
     score
 }
 
-/// The table, past the test harness' capture, with precision and recall.
+/// The table with precision and recall, printed past the test harness' capture.
 fn report(scores: &[Score]) {
     let sum = |part: fn(&Score) -> usize| scores.iter().map(part).sum::<usize>();
     let (right, wrong, missed, extra) = (sum(|s| s.right), sum(|s| s.wrong), sum(|s| s.missed), sum(|s| s.extra));

@@ -1,4 +1,4 @@
-//! Links, addresses, routes and neighbors: what somebody has set wrong, and where.
+//! Links, addresses, routes and neighbors: wrong configuration, and its place.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -10,7 +10,7 @@ use std::{
 use super::{stage::*, traffic::*};
 use crate::harness::*;
 
-/// Connects again and again, a little data each.
+/// Connects repeatedly, with a little data each.
 fn clients(watch: &Watch, net: &Net, to: SocketAddr) {
     watch.every(PAUSE, || {
         if let Ok(stream) = try_connect(&net.client, to) {
@@ -20,7 +20,7 @@ fn clients(watch: &Watch, net: &Net, to: SocketAddr) {
     });
 }
 
-/// The same, with a fault that begins a second after the window.
+/// The same, with a fault that begins a second into the window.
 fn clients_until(watch: &Watch, net: &Net, to: SocketAddr, fault: impl FnOnce() + Send) {
     thread::scope(|scope| {
         scope.spawn(|| clients(watch, net, to));
@@ -50,7 +50,7 @@ pub fn server_down(stage: &mut Stage) {
     expected.is("/interface", net.interface()).known("/down_after_ms").known("/explains/0");
 }
 
-/// It was down before anyone watched.
+/// It was down before the window.
 pub fn client_down(stage: &mut Stage) {
     let net = stage.net();
     let server = echo(&net);
@@ -68,7 +68,7 @@ pub fn port_down(stage: &mut Stage) {
     stage.expect("link_down").is("/netns", net.bridge().inode()).is("/interface", "p2").known("/explains/0");
 }
 
-/// The router's interface is down: nothing behind it can be reached.
+/// The router's interface is down: all hosts behind it are unreachable.
 pub fn gateway_down(stage: &mut Stage) {
     let net = stage.bridged();
     net.client.ip(&format!("route add default via {}", net.server_ip(V4)));
@@ -156,7 +156,7 @@ pub fn client_without_address(stage: &mut Stage) {
     stage.expect("address_missing").is("/netns", net.client.inode()).is("/interface", net.interface());
 }
 
-/// What the server takes for its network ends before the client: its answers have no way.
+/// The server's prefix excludes the client: its answers have no route.
 pub fn netmask_too_long(stage: &mut Stage) {
     let net = stage.bridged();
     let (address, name) = (net.server_ip(V4), net.interface());
@@ -169,7 +169,7 @@ pub fn netmask_too_long(stage: &mut Stage) {
     expected.is("/prefix", 31).is("/expected_prefix", 24).is("/address", address.to_string());
 }
 
-/// What the client takes for its network is larger: it asks on the link for a host that is behind the router.
+/// The client's prefix is too large: it searches on the link for a host behind the router.
 pub fn netmask_too_short(stage: &mut Stage) {
     let net = stage.net();
     let (address, name) = (net.host(V4, 1), net.interface());
@@ -182,7 +182,7 @@ pub fn netmask_too_short(stage: &mut Stage) {
     expected.is("/expected_prefix", 24).is("/wanted/0", far.to_string());
 }
 
-/// The server's answers are swallowed by a route of its own.
+/// A route of the server drops its answers.
 pub fn blackhole_back(stage: &mut Stage) {
     let net = stage.net();
     let server = echo(&net);
@@ -192,7 +192,7 @@ pub fn blackhole_back(stage: &mut Stage) {
     expected.is("/route", format!("blackhole {}/32", net.host(V4, 1)));
 }
 
-/// A router that no process lives in swallows what it should forward.
+/// A router without a process drops forwarded packets.
 pub fn blackhole_forwarded(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let (option, network, far): (_, _, IpAddr) = match family {
@@ -245,7 +245,7 @@ pub fn duplicate_mac(stage: &mut Stage) {
     stage.expect("duplicate_mac").is("/link_layer_address", mac).is("/interface", name).known("/also_at/0");
 }
 
-/// An entry that somebody has set, with an address that nobody has.
+/// A static neighbor entry with a nonexistent address.
 pub fn poisoned_entry(stage: &mut Stage) {
     let net = stage.net();
     let server = echo(&net);
@@ -256,7 +256,7 @@ pub fn poisoned_entry(stage: &mut Stage) {
     expected.is("/false_link_layer_address", false_one).is("/address", server.at.ip().to_string());
 }
 
-/// A third host says that the server's address is its own.
+/// A third host claims the server's address.
 pub fn poisoned_by_replies(stage: &mut Stage) {
     let net = stage.bridged();
     let server = echo(&net);
@@ -283,13 +283,13 @@ fn mac(netns: &Netns, name: &str) -> [u8; 6] {
     bytes.try_into().unwrap()
 }
 
-/// A socket that sends whole frames at an interface of this thread's namespace.
+/// A socket for whole frames on an interface of this thread's namespace.
 fn packet_socket(name: &str) -> OwnedFd {
     let name = std::ffi::CString::new(name).unwrap();
     let protocol = (libc::ETH_P_ARP as u16).to_be();
     // SAFETY: no pointers; the descriptor is new and ours.
     let socket = unsafe { OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0)) };
-    // SAFETY: a sockaddr_ll of zeros is one.
+    // SAFETY: an all-zero sockaddr_ll is valid.
     let mut at: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     (at.sll_family, at.sll_protocol) = (libc::AF_PACKET as u16, protocol);
     // SAFETY: the name ends with a zero byte.
@@ -300,7 +300,7 @@ fn packet_socket(name: &str) -> OwnedFd {
     socket
 }
 
-/// A reply to nobody, which says that `ip` is at `hardware`.
+/// A gratuitous reply that places `ip` at `hardware`.
 fn send_arp_reply(socket: &OwnedFd, hardware: [u8; 6], ip: Ipv4Addr) {
     let mut frame = vec![0xff; 6];
     frame.extend(hardware);
@@ -312,7 +312,7 @@ fn send_arp_reply(socket: &OwnedFd, hardware: [u8; 6], ip: Ipv4Addr) {
     rustix::net::send(socket, &frame, rustix::net::SendFlags::empty()).unwrap();
 }
 
-/// It goes down, and nobody needs it.
+/// The link goes down without users.
 pub fn planned_down(stage: &mut Stage) {
     let (net, other) = (stage.net(), stage.net());
     let server = echo(&net);
@@ -351,7 +351,7 @@ pub fn arp_refreshed(stage: &mut Stage) {
     });
 }
 
-/// Routes that refuse are there, and nobody goes there.
+/// Rejecting routes without traffic.
 pub fn refuses_others(stage: &mut Stage) {
     let net = stage.net();
     let server = echo(&net);

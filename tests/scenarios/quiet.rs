@@ -1,4 +1,4 @@
-//! Where nothing is wrong: nothing above info may be found.
+//! Healthy hosts: no finding above info is allowed.
 
 use std::{
     io::Write,
@@ -16,7 +16,7 @@ pub fn idle(stage: &mut Stage) {
     stage.watch(|_| ());
 }
 
-/// As much as the host can carry, in two streams.
+/// Maximal load of the host, in two streams.
 pub fn busy(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let server = Server::sink(&net.server, (net.server_ip(family), 80).into());
@@ -39,7 +39,7 @@ pub fn busy_loopback(stage: &mut Stage) {
     });
 }
 
-/// Datagrams at a rate that the reader keeps up with.
+/// Datagrams at a rate that the reader can handle.
 pub fn busy_udp(stage: &mut Stage) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(V6), 514).into();
@@ -58,7 +58,7 @@ pub fn busy_udp(stage: &mut Stage) {
     });
 }
 
-/// Connects, looks, closes: every tenth of a second.
+/// Connects, checks, closes: every tenth of a second.
 pub fn health_checks(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -72,7 +72,7 @@ pub fn health_checks(stage: &mut Stage) {
     });
 }
 
-/// Both families are tried, the first that answers is used, the other closed.
+/// Both families are tried; the first answer wins, and the other connection is closed.
 pub fn happy_eyeballs(stage: &mut Stage) {
     let net = stage.net();
     let v6 = Server::echo(&net.server, (net.server_ip(V6), 443).into());
@@ -88,7 +88,7 @@ pub fn happy_eyeballs(stage: &mut Stage) {
     });
 }
 
-/// Clients of a host without IPv6: it says so at once, and they use IPv4.
+/// Clients on a host without IPv6: connect fails at once, and they use IPv4.
 pub fn ipv4_only(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 443).into());
@@ -105,7 +105,7 @@ pub fn ipv4_only(stage: &mut Stage) {
     });
 }
 
-/// Clients that are done, and reset to close.
+/// Clients that finish, and close with a reset.
 pub fn clients_reset(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -131,7 +131,7 @@ pub fn port_scan(stage: &mut Stage) {
     });
 }
 
-/// A package of some megabytes, after a lookup that has nothing to do with us.
+/// A package of some megabytes, after an unrelated lookup.
 pub fn download(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::start(&net.server, (net.server_ip(V4), 80).into(), |mut stream| {
@@ -146,7 +146,7 @@ pub fn download(stage: &mut Stage) {
     });
 }
 
-/// Long-lived connections with a word now and then.
+/// Long-lived connections with occasional data.
 pub fn keep_alive(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -173,7 +173,7 @@ pub fn restart(stage: &mut Stage) {
     });
 }
 
-/// HAProxy checks a server so: its handshake's last packet is a reset, which the listener drops, and counts.
+/// A HAProxy health check: the last packet of its handshake is a reset, which the listener drops and counts.
 pub fn checks_that_reset(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -186,7 +186,7 @@ pub fn checks_that_reset(stage: &mut Stage) {
     stage.watch(|watch| watch.every(Duration::from_millis(100), || net.client.enter(check)));
 }
 
-/// A service that listens everywhere, behind a firewall that lets its own clients in and no stranger.
+/// A service on all addresses, behind a firewall that admits only its own clients.
 pub fn strangers_kept_out(stage: &mut Stage) {
     let net = stage.net();
     let at: SocketAddr = (net.server_ip(V4), 22).into();

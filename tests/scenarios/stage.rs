@@ -1,4 +1,4 @@
-//! Where a scenario plays: two network namespaces of its own, a diagnosis that watches, what is expected of it.
+//! The setting of a scenario: its own network namespaces, a diagnosis, and the expected findings.
 
 use std::{
     net::IpAddr,
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::wire::{Loses, Wire};
 use crate::harness::*;
 
-/// The address family that a scenario plays in.
+/// The address family of a scenario.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Family {
     V4,
@@ -21,12 +21,12 @@ pub enum Family {
 
 pub use Family::{V4, V6};
 
-/// Two namespaces, the client's and the server's, joined by a veth pair with addresses that no other scenario has:
-/// the daemon sees all of the host, and so every scenario that plays at the same time.
+/// Two namespaces, client and server, joined by a veth pair with addresses of this scenario only: the daemon sees the
+/// whole host, and so every scenario that runs at the same time.
 pub struct Net {
     pub client: Netns,
     pub server: Netns,
-    /// Where a bridge joins them.
+    /// The namespace of the bridge, if there is one.
     between: Option<Netns>,
     number: usize,
     wire: Option<Wire>,
@@ -42,7 +42,7 @@ impl Net {
         net
     }
 
-    /// The same, joined by a wire that delays and loses.
+    /// The same, joined by a wire with delay and loss.
     pub fn wired(number: usize, delay: Duration, loses: Loses) -> Net {
         let mut net = Net { client: Netns::new(), server: Netns::new(), between: None, number, wire: None };
         net.wire = Some(Wire::new(&net.interface(), &net.client, &net.server, delay, loses));
@@ -90,7 +90,7 @@ impl Net {
         format!("10.{}.{}.", 220 + self.number / 250, self.number % 250)
     }
 
-    /// A host of the scenario's subnet: 1 is the client, 2 the server, others do not exist.
+    /// A host of the scenario's subnet: 1 is the client, 2 the server; others do not exist.
     pub fn host(&self, family: Family, host: u8) -> IpAddr {
         let text = match family {
             V4 => format!("{}{host}", self.subnet()),
@@ -126,7 +126,7 @@ impl Net {
         self.host(family, 2)
     }
 
-    /// Rules of the packet filter in a namespace, one a line.
+    /// Packet filter rules in a namespace, one per line.
     pub fn nft(&self, netns: &Netns, lines: &[&str]) {
         netns.run("nft add table inet t");
         for hook in ["input", "output", "forward"] {
@@ -137,7 +137,7 @@ impl Net {
         }
     }
 
-    /// What shows in a finding that it is about this scenario.
+    /// The text in a finding that identifies this scenario.
     fn marks(&self) -> Vec<String> {
         let netns = |netns: &Netns| format!("\"netns\":{}", netns.inode());
         let addresses = [self.subnet(), format!("fd20:{}:", self.number)];
@@ -148,7 +148,7 @@ impl Net {
     }
 }
 
-/// Goes on until the diagnosis has its answer, or should have had it long ago.
+/// Continues until the diagnosis has its answer, or should long have had it.
 pub struct Watch {
     begun: Instant,
     over: AtomicBool,
@@ -163,7 +163,7 @@ impl Watch {
         self.begun.elapsed()
     }
 
-    /// Calls `f` every `pause`, as long as the window is open.
+    /// Calls `f` every `pause` while the window is open.
     pub fn every(&self, pause: Duration, mut f: impl FnMut()) {
         while self.goes_on() {
             f();
@@ -175,7 +175,7 @@ impl Watch {
     }
 }
 
-/// What a finding must say.
+/// The required properties of a finding.
 pub struct Expected {
     pub code: &'static str,
     checks: Vec<(String, Check)>,
@@ -185,19 +185,19 @@ enum Check {
     Is(Value),
     AtLeast(f64),
     Known,
-    /// This process. A child that has not become another program yet, with the name of the thread that made it, holds our
-    /// sockets as well; its number is the lower one where numbers began anew.
+    /// This process. A child before exec, with the name of the thread that forked it, also holds our sockets. Its
+    /// number is the lower one if numbers wrapped.
     Ours,
 }
 
-/// Whether an owner is meant by [`Check::Ours`].
+/// Whether [`Check::Ours`] means this owner.
 fn is_ours(owner: &Value) -> bool {
     let thread = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
     owner["pid"] == std::process::id() || owner["process"] == thread.trim_end()
 }
 
 impl Expected {
-    /// The evidence's field (a JSON pointer) has this value.
+    /// The field of the evidence (a JSON pointer) has this value.
     pub fn is(&mut self, field: &str, value: impl Into<Value>) -> &mut Self {
         self.checks.push((field.into(), Check::Is(value.into())));
         self
@@ -219,7 +219,7 @@ impl Expected {
         self.is("/owner/netns", netns.inode())
     }
 
-    /// What is wrong with a finding's evidence; empty if it is right.
+    /// The faults in a finding's evidence; empty if it is right.
     pub fn faults(&self, finding: &Value) -> Vec<String> {
         let evidence = &finding["evidence"];
         let mut faults = Vec::new();
@@ -249,12 +249,12 @@ pub struct Stage<'a> {
     number: usize,
     nets: usize,
     marks: Vec<String>,
-    /// Nobody else plays, so that what names no place is about this scenario as well.
+    /// No other scenario runs, so findings without a place belong to this one.
     pub alone: bool,
     pub window_ms: u64,
     pub answer: Value,
     pub expected: Vec<Expected>,
-    /// Codes that may be found as well: other true words for the same fault.
+    /// Codes that are also allowed: other correct descriptions of the same fault.
     pub tolerated: Vec<&'static str>,
 }
 
@@ -264,12 +264,12 @@ impl<'a> Stage<'a> {
         Stage { daemon, number, nets: 0, marks, alone, window_ms: 6_000, answer: Value::Null, expected, tolerated }
     }
 
-    /// Two namespaces for this scenario; up to two pairs.
+    /// Two namespaces for this scenario; at most two pairs.
     pub fn net(&mut self) -> Net {
         self.with(Net::new)
     }
 
-    /// The same, joined by a wire that delays and loses.
+    /// The same, joined by a wire with delay and loss.
     pub fn wired(&mut self, delay: Duration, loses: Loses) -> Net {
         self.with(|number| Net::wired(number, delay, loses))
     }
@@ -286,12 +286,12 @@ impl<'a> Stage<'a> {
         net
     }
 
-    /// Counts as this scenario's what is found at a place with this mark.
+    /// Assigns findings with this mark to this scenario.
     pub fn mark(&mut self, text: String) {
         self.marks.push(text);
     }
 
-    /// Diagnoses while `fault` goes on, which begins when the kernel counts.
+    /// Diagnoses during `fault`, which begins when the kernel counts.
     pub fn watch(&mut self, fault: impl FnOnce(&Watch) + Send) {
         let watching = self.daemon.watch("diagnose", json!({"duration_ms": self.window_ms, "limit": 1_000}));
         let watch = Watch { begun: Instant::now(), over: AtomicBool::new(false) };
@@ -303,13 +303,13 @@ impl<'a> Stage<'a> {
         });
     }
 
-    /// Says that a finding must be there.
+    /// Requires a finding.
     pub fn expect(&mut self, code: &'static str) -> &mut Expected {
         self.expected.push(Expected { code, checks: Vec::new() });
         self.expected.last_mut().unwrap()
     }
 
-    /// The findings that are about this scenario.
+    /// The findings of this scenario.
     pub fn findings(&self) -> Vec<&Value> {
         let about = |finding: &&Value| {
             let text = finding["evidence"].to_string();

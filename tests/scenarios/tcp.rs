@@ -1,4 +1,4 @@
-//! Connections that work badly.
+//! Slow or broken connections.
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,7 @@ use rustix::net::sockopt;
 
 use super::{stage::*, traffic::*};
 
-/// Three packets of a hundred get lost far away.
+/// Three percent of the packets are lost far away.
 pub fn retransmits(stage: &mut Stage, family: Family) {
     let net = stage.wired(Duration::from_millis(1), |number, packet| packet.len() > 200 && number % 33 == 32);
     let server = Server::sink(&net.server, (net.server_ip(family), 80).into());
@@ -22,7 +22,7 @@ pub fn retransmits(stage: &mut Stage, family: Family) {
     expected.is("/remote_address", server.at.ip().to_string()).at_least("/retransmits", 5.0);
 }
 
-/// Requests over a way that takes 60 ms each way.
+/// Requests over a path of 60 ms each way.
 pub fn high_rtt(stage: &mut Stage, family: Family) {
     let net = stage.wired(Duration::from_millis(60), |_, _| false);
     let server = Server::echo(&net.server, (net.server_ip(family), 80).into());
@@ -37,7 +37,7 @@ pub fn high_rtt(stage: &mut Stage, family: Family) {
     stage.tolerated.push("high_rtt"); // the server's end measures the same way
 }
 
-/// Loss, for uploads of which each has a connection of its own that is over within a moment.
+/// Loss, for uploads with a separate short connection each.
 pub fn retransmits_of_short(stage: &mut Stage) {
     let net = stage.wired(Duration::from_millis(1), |number, packet| packet.len() > 200 && number % 20 == 19);
     let server = Server::sink(&net.server, (net.server_ip(V4), 80).into());
@@ -53,7 +53,7 @@ pub fn retransmits_of_short(stage: &mut Stage) {
     expected.is("/remote_address", server.at.ip().to_string()).is("/remote_port", 80);
 }
 
-/// Requests over a way that takes 60 ms each way, each with a connection of its own.
+/// Requests over a path of 60 ms each way, each with its own connection.
 pub fn high_rtt_of_short(stage: &mut Stage) {
     let net = stage.wired(Duration::from_millis(60), |_, _| false);
     let server = Server::echo(&net.server, (net.server_ip(V4), 80).into());
@@ -69,7 +69,7 @@ pub fn high_rtt_of_short(stage: &mut Stage) {
     stage.tolerated.push("high_rtt"); // the server's end measures the same way
 }
 
-/// An upload over a link of 2 Mbit/s with a long queue before it, which TCP fills.
+/// An upload over a link of 2 Mbit/s with a long queue, which TCP fills.
 pub fn queue(stage: &mut Stage) {
     let net = stage.wired(Duration::from_millis(5), |_, packet| {
         thread::sleep(Duration::from_micros(4 * packet.len() as u64));
@@ -85,7 +85,7 @@ pub fn queue(stage: &mut Stage) {
     expected.is("/remote_address", server.at.ip().to_string());
 }
 
-/// The server reads ten times a second.
+/// The server reads ten times per second.
 pub fn slow_receiver(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let server = Server::start(&net.server, (net.server_ip(family), 80).into(), |mut stream| {
@@ -102,7 +102,7 @@ pub fn slow_receiver(stage: &mut Stage, family: Family) {
     expected.is("/remote_address", server.at.ip().to_string());
 }
 
-/// A send buffer of a few kilobytes on a way of 20 ms.
+/// A send buffer of a few kilobytes on a path of 20 ms.
 pub fn small_send_buffer(stage: &mut Stage, family: Family) {
     let net = stage.wired(Duration::from_millis(10), |_, _| false);
     let server = Server::sink(&net.server, (net.server_ip(family), 80).into());
@@ -115,7 +115,7 @@ pub fn small_send_buffer(stage: &mut Stage, family: Family) {
     expected.is("/remote_address", server.at.ip().to_string());
 }
 
-/// Loopback takes no time, but its acknowledgements are delayed for a writer who can write only one segment.
+/// Loopback has no latency, but delayed acknowledgements stop a writer with room for only one segment.
 pub fn small_send_buffer_on_loopback(stage: &mut Stage) {
     let net = stage.net();
     let server = Server::sink(&net.client, ([127, 0, 0, 1], 80).into());
@@ -128,7 +128,7 @@ pub fn small_send_buffer_on_loopback(stage: &mut Stage) {
     expected.is("/remote_address", "127.0.0.1");
 }
 
-/// The server takes a request, and resets instead of answering.
+/// The server accepts a request, and resets instead of answering.
 pub fn server_resets(stage: &mut Stage, family: Family) {
     let net = stage.net();
     let server = Server::start(&net.server, (net.server_ip(family), 80).into(), |mut stream| {

@@ -1,4 +1,4 @@
-//! Servers and clients for the scenarios. All end with the scenario: they are told, or their sockets are closed.
+//! Servers and clients for the scenarios. All end with the scenario: by a signal, or by closed sockets.
 
 use std::{
     io::{Read, Write},
@@ -12,20 +12,20 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_w
 
 use crate::harness::*;
 
-/// A moment between two tries.
+/// The pause between two tries.
 pub const PAUSE: Duration = Duration::from_millis(250);
 
-/// One connect from a namespace, given up after a second.
+/// One connect from a namespace, with a timeout of a second.
 pub fn try_connect(netns: &Netns, to: SocketAddr) -> std::io::Result<TcpStream> {
     netns.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)))
 }
 
-/// A connection that there must be. A veth pair that was made just now may lose the first packets.
+/// A connection that must succeed. A new veth pair may lose the first packets.
 pub fn connected(netns: &Netns, to: SocketAddr) -> TcpStream {
     until("a connection", || try_connect(netns, to).ok())
 }
 
-/// A listener with a backlog of its own; nobody accepts unless the caller does.
+/// A listener with its own backlog; only the caller may accept.
 pub fn listener(netns: &Netns, at: SocketAddr, backlog: i32) -> OwnedFd {
     netns.enter(|| {
         let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -37,7 +37,7 @@ pub fn listener(netns: &Netns, at: SocketAddr, backlog: i32) -> OwnedFd {
     })
 }
 
-/// Answers every connection in a thread of its own, until the namespace's listener is shut.
+/// Answers every connection in a separate thread, until the namespace's listener is shut down.
 pub struct Server {
     pub at: SocketAddr,
     stop: TcpListener,
@@ -56,7 +56,7 @@ impl Server {
         Server { at, stop }
     }
 
-    /// Sends back what arrives.
+    /// Echoes received data.
     pub fn echo(netns: &Netns, at: SocketAddr) -> Server {
         Server::start(netns, at, |stream| drop(std::io::copy(&mut &stream, &mut &stream)))
     }
@@ -83,7 +83,7 @@ pub fn exchange(stream: &TcpStream, bytes: usize) -> bool {
     stream.write_all(&buffer).is_ok() && stream.read_exact(&mut buffer).is_ok()
 }
 
-/// Sends as fast as it goes until told to stop. Never blocks for long, so that the scenario can end.
+/// Sends at full speed until stopped. Never blocks for long, so that the scenario can end.
 pub fn pour(stream: &TcpStream, goes_on: impl Fn() -> bool) -> u64 {
     let _ = stream.set_write_timeout(Some(Duration::from_millis(200)));
     let (buffer, mut stream, mut sent) = (vec![7; 1 << 16], stream, 0);
@@ -114,7 +114,7 @@ pub fn reset(stream: TcpStream) {
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }
 
-/// Closes as one should.
+/// Closes in order.
 pub fn finish(stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
     let _ = (&stream).read(&mut [0; 16]);

@@ -1,5 +1,5 @@
-//! A way between two namespaces that this process carries itself, packet by packet. What it delays or loses the kernel
-//! does not see, as it does not see faults elsewhere on the network.
+//! A path between two namespaces that this process carries packet by packet. The kernel does not see its delay and
+//! loss, like faults elsewhere on the network.
 
 use std::{
     fs::{File, OpenOptions},
@@ -18,20 +18,20 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::harness::*;
 
-/// Whether the wire loses a packet: which it is (from 0), and its bytes from the IP header on.
+/// Whether the wire loses a packet: by its number (from 0), and its bytes from the IP header on.
 pub type Loses = fn(u64, &[u8]) -> bool;
 
-/// Two tun devices and what is between them.
+/// Two tun devices and the wire between them.
 pub struct Wire {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Wire {
-    /// Devices called `name` in both namespaces, each packet `delay` on its way, lost as `loses` says.
+    /// Devices called `name` in both namespaces. Each packet takes `delay`, and `loses` decides its loss.
     pub fn new(name: &str, client: &Netns, server: &Netns, delay: Duration, loses: Loses) -> Wire {
         let (a, b) = (tun(name, client), tun(name, server));
-        // Room for all that TCP has on its way, so that nothing is lost but what the wire loses.
+        // Room for all of TCP's packets in flight, so that only the wire loses packets.
         for netns in [client, server] {
             netns.ip(&format!("link set {name} txqueuelen 10000"));
         }
@@ -51,7 +51,7 @@ impl Drop for Wire {
     }
 }
 
-/// Two threads: one takes packets, one gives them when they are due.
+/// Two threads: one takes packets, the other delivers them when they are due.
 fn carry(mut from: File, mut to: File, delay: Duration, loses: Loses, stop: &Arc<AtomicBool>) -> [JoinHandle<()>; 2] {
     let (send, receive) = channel::<(Instant, Vec<u8>)>();
     let stop = Arc::clone(stop);
@@ -80,7 +80,7 @@ fn carry(mut from: File, mut to: File, delay: Duration, loses: Loses, stop: &Arc
     [thread::spawn(take), thread::spawn(give)]
 }
 
-/// A tun device in a namespace; it goes with its file.
+/// A tun device in a namespace; closing its file removes it.
 pub fn tun(name: &str, netns: &Netns) -> File {
     const TUNSETIFF: u64 = 0x4004_54ca;
     const IFF_TUN_NO_PI: u16 = 0x0001 | 0x1000;

@@ -1,9 +1,9 @@
-//! What only a stock kernel can do, and not every machine that the suite runs on: run by `make vm-test`, in guests.
+//! Tests that need a stock kernel, which some machines of the suite lack: `make vm-test` runs them in guests.
 
-// A test that cannot go on fails.
+// A test that cannot continue fails.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-#[allow(dead_code)] // this takes little of it
+#[allow(dead_code)] // only a part of the suite's harness is used
 #[path = "../suite/harness/mod.rs"]
 mod harness;
 
@@ -15,10 +15,10 @@ use std::{
 use harness::*;
 use serde_json::{Value, json};
 
-/// Many times what all of it takes.
+/// Many times the total duration.
 const TIME_LIMIT: Duration = Duration::from_secs(10 * 60);
 
-/// Sends 100 datagrams to `to` while `interface` is watched at the other end, and returns how many were counted.
+/// Sends 100 datagrams to `to` while `interface` is measured at the other end, and returns the counted number.
 fn counted(pair: &Pair, interface: &str, to: &str) -> (u64, Value) {
     let daemon = daemon_for("network-monitor", &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -37,7 +37,7 @@ fn counted(pair: &Pair, interface: &str, to: &str) -> (u64, Value) {
 
 // In guests.
 #[test]
-fn a_vlan_is_counted() {
+fn vlan_traffic_is_counted() {
     let pair = Pair::new();
     for (netns, address) in [(&pair.a, "10.78.0.1"), (&pair.b, "10.78.0.2")] {
         netns.ip("link add link v0 name vlan7 type vlan id 7");
@@ -49,7 +49,7 @@ fn a_vlan_is_counted() {
 }
 
 #[test]
-fn a_bond_is_counted() {
+fn bond_traffic_is_counted() {
     let pair = Pair::new();
     pair.b.ip("link add bond0 type bond mode active-backup miimon 100");
     pair.b.ip("link set v0 down");
@@ -63,7 +63,7 @@ fn a_bond_is_counted() {
 
 // In guests.
 #[test]
-fn an_ip_tunnel_is_counted_inside_or_it_is_said() {
+fn ip_tunnel_counts_inner_headers_or_states_the_limit() {
     let pair = Pair::new();
     for (netns, address) in [(&pair.a, "10.79.0.1"), (&pair.b, "10.79.0.2")] {
         let remote = if address.ends_with('1') { B } else { A };
@@ -82,7 +82,7 @@ fn an_ip_tunnel_is_counted_inside_or_it_is_said() {
     assert_eq!(answer["measured"]["limits"], json!([]), "{answer}");
 }
 
-/// Brings the last CPU back, whatever happens.
+/// Brings the last CPU back in any case.
 struct Unplugged;
 
 impl Unplugged {
@@ -102,7 +102,7 @@ impl Drop for Unplugged {
 
 // In guests.
 #[test]
-fn a_cpu_that_is_unplugged_takes_no_count_along() {
+fn counts_survive_cpu_hotplug() {
     let pair = Pair::new();
     let daemon = daemon_for("network-monitor", &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -124,12 +124,12 @@ fn a_cpu_that_is_unplugged_takes_no_count_along() {
     assert_eq!(answer["by_protocol"]["udp"], 300, "{answer}");
 }
 
-/// The rows of `trace_drops` about a namespace, whatever it saw of others.
+/// The rows of `trace_drops` about a namespace.
 fn drops_in<'a>(answer: &'a Value, netns: &Netns) -> Vec<&'a Value> {
     answer["drops"].as_array().unwrap().iter().filter(|row| row["owner"]["netns"] == netns.inode()).collect()
 }
 
-/// Sends a SYN, or more, that nobody answers.
+/// Sends one or more SYNs without an answer.
 fn knock(from: &Netns, at: SocketAddr) {
     assert!(from.enter(|| TcpStream::connect_timeout(&at, Duration::from_millis(300))).is_err());
 }
@@ -139,16 +139,16 @@ fn send(from: &Netns, at: SocketAddr, count: usize) {
         let any: IpAddr = if at.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
         let socket = UdpSocket::bind((any, 0)).unwrap();
         for _ in 0..count {
-            let _ = socket.send_to(&[0; 10], at); // which a rule may refuse at once
+            let _ = socket.send_to(&[0; 10], at); // a rule may refuse it at once
         }
     });
 }
 
 // In guests, since Linux 6.1.
 #[test]
-fn the_chain_that_drops_a_packet_is_named() {
+fn firewall_drop_names_its_chain() {
     let pair = Pair::new();
-    // Before the daemon starts: that is when nf_tables must be there.
+    // Before the daemon starts: nf_tables must be loaded by then.
     for command in [
         "add table inet walls",
         "add chain inet walls before { type filter hook input priority -10 ; }",
@@ -201,7 +201,7 @@ fn the_chain_that_drops_a_packet_is_named() {
     client.until_detached("trace_drops");
 }
 
-/// Drops datagrams to two ports, in a table that is loaded anew.
+/// Drops datagrams to two ports, in a reloaded table.
 fn wall(netns: &Netns, chain: &str) {
     const TABLE: &str = "a_table_with_a_name_of_more_than_32_bytes";
     netns.run("nft flush ruleset");
@@ -212,7 +212,7 @@ fn wall(netns: &Netns, chain: &str) {
 
 // In guests, since Linux 6.1.
 #[test]
-fn rules_that_are_loaded_anew_keep_their_name_and_a_flow_that_two_chains_drop_has_none() {
+fn reloaded_chains_keep_their_names() {
     let pair = Pair::new();
     wall(&pair.b, "one");
     let daemon = daemon_for("trace_drops", &pair.b);

@@ -1,4 +1,4 @@
-//! What rude clients do to an HTTP gateway, and what the others notice of it.
+//! Hostile clients of an HTTP gateway, and their effect on other clients.
 
 use std::{
     io::Write,
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::{harness::*, http_harness::*};
 
-/// A client whom the others do not stand for: it has an address of its own, and so a name.
+/// A client outside the others' identity: it has its own address, and so its own name.
 fn bystander(server: &Server) -> TcpStream {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&socket, &SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
@@ -20,7 +20,7 @@ fn bystander(server: &Server) -> TcpStream {
     socket.into()
 }
 
-/// The median time of a bystander's call that asks the daemon, in ms.
+/// The median time of another client's call that asks the daemon, in ms.
 fn usual_ms(server: &Server) -> f64 {
     let (headers, body) = modern_call("status", json!({}));
     let request = server.request(&headers, &body);
@@ -36,7 +36,7 @@ fn usual_ms(server: &Server) -> f64 {
     times[15]
 }
 
-/// What the others must not notice, as it was before.
+/// The baseline that other clients must keep.
 struct Usual {
     ms: f64,
     resident_mb: f64,
@@ -47,13 +47,13 @@ impl Usual {
         Usual { ms: usual_ms(server), resident_mb: server.resident_mb() }
     }
 
-    /// Others are served in the usual time: twice as long, and some room for a busy machine.
+    /// Others are served in the usual time: at most twice as long, with some tolerance for a busy machine.
     fn is_kept(&self, server: &Server, what: &str) {
         let now = usual_ms(server);
         assert!(now < self.ms * 2.0 + 20.0, "{what}: {now:.1} ms, and {:.1} ms before", self.ms);
     }
 
-    /// Memory comes back, but for what a connection and a session may leave in tables and in the allocator.
+    /// Memory is freed, except for what a connection and a session may leave in tables and in the allocator.
     fn returns(&self, server: &Server, what: &str) {
         let limit = self.resident_mb + 8.0;
         until(&format!("{what}: memory is below {limit:.1} MB again"), || (server.resident_mb() < limit).then_some(()));
@@ -61,7 +61,7 @@ impl Usual {
 }
 
 #[test]
-fn half_open_connections_make_room() {
+fn half_open_connections_are_dropped_first() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
@@ -83,14 +83,14 @@ fn half_open_connections_make_room() {
 }
 
 #[test]
-fn large_bodies_are_refused_unread_and_unkept() {
+fn large_bodies_are_rejected_unread() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
     let body = " ".repeat(20 << 20);
     for _ in 0..10 {
         let mut stream = server.connect();
-        let _ = stream.write_all(server.request("", &body).as_bytes()); // it hangs up in the middle
+        let _ = stream.write_all(server.request("", &body).as_bytes()); // it disconnects in the middle
     }
     let mut chunked = server.connect();
     let head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
@@ -106,7 +106,7 @@ fn large_bodies_are_refused_unread_and_unkept() {
 }
 
 #[test]
-fn a_thousand_parallel_calls_are_all_answered_and_others_at_once() {
+fn thousand_parallel_calls_are_answered() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
@@ -127,7 +127,7 @@ fn a_thousand_parallel_calls_are_all_answered_and_others_at_once() {
 }
 
 #[test]
-fn abandoned_sessions_are_capped_and_memory_with_them() {
+fn abandoned_sessions_and_their_memory_are_capped() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
@@ -154,7 +154,7 @@ fn abandoned_sessions_are_capped_and_memory_with_them() {
 }
 
 #[test]
-fn a_client_beyond_its_rate_is_told_when_to_come_back() {
+fn rate_limited_client_gets_retry_after() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &["--rate", "1"]);
     let replies: Vec<_> = (0..limits::BURST_S as usize + 5).map(|_| server.call("status", json!({}))).collect();
@@ -163,18 +163,18 @@ fn a_client_beyond_its_rate_is_told_when_to_come_back() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_cut_off() {
+fn client_that_reads_nothing_is_disconnected() {
     let daemon = Daemon::start();
-    let server = Server::start(&daemon.socket, &["--rate", "0"]); // it asks for the metrics meanwhile
+    let server = Server::start(&daemon.socket, &["--rate", "0"]); // it requests the metrics meanwhile
     let usual = Usual::of(&server);
     let (headers, body) = modern_call("tools/list", json!({}));
     let (headers, body) = (headers.replace("tools/call", "tools/list"), body.replace("tools/call", "tools/list"));
     let request = server.request(&headers, &body).replace("Connection: close\r\n", "");
     let mut stream: TcpStream = server.connect();
-    // Buffers that do not grow are full soon.
+    // Buffers of fixed size are full soon.
     rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-    // Requests until its answers fill every buffer on the way, and ours stop being taken.
+    // Sends requests until the answers fill every buffer on the way and the server stops reading.
     while stream.write_all(request.as_bytes()).is_ok() {}
     let page = || server.get("/metrics", "").body;
     assert!(page().contains("netmon_connections 2"), "{}", page());

@@ -1,4 +1,4 @@
-//! Listeners that a manager of services makes, as a user's systemd does: they are the service's that it starts.
+//! Listeners that a service manager creates, like a user's systemd: they belong to the service that it starts.
 
 use std::net::SocketAddr;
 
@@ -7,9 +7,9 @@ use serde_json::json;
 use crate::{harness::*, processes::Process};
 
 #[test]
-fn listener_is_of_the_activated_service() {
+fn activated_service_owns_its_listener() {
     let pair = Pair::new();
-    // As another descriptor than the manager's, as systemd passes it; and as the same one.
+    // With another descriptor than the manager's, as systemd passes it; and with the same one.
     for (port, number) in [(7_321, 100), (7_322, 0)] {
         let at = SocketAddr::new(B.parse().unwrap(), port);
         let mut manager = Process::in_netns(&pair.b, &format!("tcp-activate {B} {port} {number}"));
@@ -20,7 +20,7 @@ fn listener_is_of_the_activated_service() {
             assert_eq!(owners.map(|row| row["owner"]["pid"].clone()).collect::<Vec<_>>(), [service], "{answer:#}");
         };
         listens(&Client::connect(&daemon.socket).call("snapshot_sockets", json!({"port": port})).unwrap());
-        // What waits to be accepted is the service's, too; and what the full queue drops.
+        // Connections that wait for accept(), and drops of the full queue, belong to the service, too.
         let (drops, traffic, connections) = (
             daemon.watch("trace_drops", json!({"port": port})),
             daemon.watch("top_traffic", json!({"port": port, "group_by": "connection"})),

@@ -1,4 +1,4 @@
-//! To add a tool takes its slice and its line in one list: a copy of the source that has one more shows it everywhere.
+//! A new tool needs one folder and one line in a list: a copy of the source with one more tool shows it everywhere.
 
 use std::{
     fs,
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-/// The tool; its slice is in the folder of that name beside this file.
+/// The tool; the folder of that name beside this file has its files.
 const ADDED: &str = "host_load";
-/// What names it: its module, and its line in the list.
+/// Its registration: its module, and its line in the list.
 const LINES: [(&str, &str); 2] = [
     ("pub mod network_monitor;", "pub mod host_load;"),
     ("    network_monitor::NetworkMonitor,", "    host_load::HostLoad,"),
@@ -22,7 +22,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Writes a file, unless it is that already: what has not changed is not built again.
+/// Writes a file unless it is unchanged, so that cargo does not rebuild it.
 fn write(path: &Path, bytes: &[u8]) {
     if fs::read(path).ok().as_deref() != Some(bytes) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -30,7 +30,7 @@ fn write(path: &Path, bytes: &[u8]) {
     }
 }
 
-/// A copy of the source with the tool in it, below the folder that the suite was built in.
+/// A copy of the source with the tool, below the suite's build folder.
 fn source(build: &Path) -> PathBuf {
     let copy = build.join("source");
     let listed = Command::new("git")
@@ -56,8 +56,8 @@ fn source(build: &Path) -> PathBuf {
     copy
 }
 
-/// Takes over what the suite's dependencies were built to, by name everything that is not the package's own. Libraries
-/// are linked, since nobody writes to one that is there; cargo writes into the other files.
+/// Reuses the suite's built dependencies, by name: everything that is not the package's own. Libraries are linked,
+/// since nothing writes to an existing one; cargo writes to the other files.
 fn dependencies(from: &Path, to: &Path) {
     let is_own = |name: &str| {
         ["netmon", "libnetmon", "suite", "scenarios", "adversary", "stock", "bench"]
@@ -73,12 +73,12 @@ fn dependencies(from: &Path, to: &Path) {
         for (how, names) in [("-al", libraries), ("-a", others)] {
             let mut copy = Command::new("cp");
             copy.arg(how).args(names).arg(to.join(part)).current_dir(from.join(part)).stderr(Stdio::null());
-            copy.status().unwrap(); // there may be none of a kind
+            copy.status().unwrap(); // a kind may have no files
         }
     }
 }
 
-/// Builds the programs of the copy, with the dependencies that were built for the suite.
+/// Builds the programs of the copy, with the suite's built dependencies.
 fn build() -> PathBuf {
     let suite = Path::new(GATEWAY).parent().unwrap();
     let folder = suite.parent().unwrap().join("adding");
@@ -88,7 +88,7 @@ fn build() -> PathBuf {
         dependencies(suite, &target.join("debug"));
     }
     let mut command = Command::new(env!("CARGO"));
-    // Nobody measures these programs: to optimize them would take half a minute.
+    // These programs are not measured: optimizing them would take half a minute.
     command.args([
         "build",
         "--offline",
@@ -104,7 +104,7 @@ fn build() -> PathBuf {
 }
 
 #[test]
-fn a_tool_is_its_slice_and_a_line() {
+fn new_tool_needs_one_folder_and_one_line() {
     require_root();
     let programs = build();
     let folder = open_folder();
@@ -146,7 +146,7 @@ fn a_tool_is_its_slice_and_a_line() {
     assert!(tool["outputSchema"]["properties"]["load_1_minute"].is_object(), "{tool}");
     assert!(client.call(ADDED, json!({})).unwrap()["load_1_minute"].is_number());
     assert_eq!(client.tool_status(ADDED)["available"], true);
-    // diagnose asks what it always asks.
+    // diagnose asks only its usual tools.
     let checks = client.call("diagnose", json!({"duration_ms": 100})).unwrap()["checks"].clone();
     let ours = Daemon::start();
     let before = Client::connect(&ours.socket).call("diagnose", json!({"duration_ms": 100})).unwrap()["checks"].clone();

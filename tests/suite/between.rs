@@ -1,5 +1,5 @@
-//! Connections whose ends are not simply two processes: over a bridge, as containers have it, and handed from one
-//! process to another. Every tool that is about sockets sees both ends, where they are and whose.
+//! Connections whose ends are not simply two processes: across a bridge, as with containers, and passed from one
+//! process to another. Every socket tool shows both ends, with place and owner.
 
 use std::{
     io::Read,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{harness::*, processes::*};
 
-/// Two namespaces that a bridge in a third joins.
+/// Two namespaces, joined by a bridge in a third one.
 struct Bridged {
     a: Netns,
     bridge: Netns,
@@ -34,7 +34,7 @@ impl Bridged {
     }
 }
 
-/// The answers of these tools to windows that are open while `traffic` happens.
+/// The answers of these tools to windows that are open during `traffic`.
 fn answers<const N: usize>(daemon: &Daemon, asked: [(&str, Value); N], traffic: impl FnOnce()) -> [Value; N] {
     let windows = asked.map(|(tool, arguments)| daemon.watch(tool, arguments));
     traffic();
@@ -48,7 +48,7 @@ fn of(answer: &Value, list: &str, netns: &Netns) -> Vec<Value> {
 }
 
 #[test]
-fn containers_on_a_bridge_are_seen_at_both_ends_and_not_between() {
+fn bridged_containers_are_counted_at_both_ends() {
     let net = Bridged::new();
     let mut server = Process::in_netns(&net.b, &format!("tcp-listen {B} 7301"));
     assert_eq!(server.hear(), "listening");
@@ -85,7 +85,7 @@ fn containers_on_a_bridge_are_seen_at_both_ends_and_not_between() {
 }
 
 #[test]
-fn a_connection_that_was_handed_over_belongs_to_who_has_it() {
+fn passed_connection_is_credited_to_its_new_holder() {
     let pair = Pair::new();
     let folder = open_folder();
     let path = folder.path().join("take");

@@ -1,4 +1,4 @@
-//! Clients that flood, stall, die or may not ask: what they leave behind, which is nothing, and what others notice.
+//! Clients that flood, stall, die or lack permission: they leave nothing behind, and others are served.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -15,7 +15,7 @@ use crate::harness::*;
 const STATUS: &str = "{\"version\":2,\"tool\":\"status\",\"input\":{}}";
 const WINDOW: &str = "{\"version\":2,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"incoming\",\"interface\":\"lo\",\"duration\":60}}\n";
 
-/// What `/proc` says that the daemon has of something that must not grow.
+/// The daemon's count in `/proc` of a resource that must not grow.
 fn descriptors(daemon: &Daemon) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count()
 }
@@ -24,13 +24,13 @@ fn threads(daemon: &Daemon) -> usize {
     std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().count()
 }
 
-/// The only error in a line of the daemon's.
+/// The only error in a line of the daemon.
 fn error(line: &str) -> Value {
     serde_json::from_str::<Value>(line).unwrap()["error"].clone()
 }
 
 #[test]
-fn clients_that_die_leave_nothing_behind() {
+fn killed_clients_leave_nothing_attached() {
     let daemon = Daemon::start();
     let before = descriptors(&daemon);
     let mut client = Client::connect(&daemon.socket);
@@ -51,9 +51,9 @@ fn clients_that_die_leave_nothing_behind() {
 }
 
 #[test]
-fn a_flood_is_refused_with_a_sentence_and_others_are_served() {
+fn request_flood_is_refused_and_others_are_served() {
     let daemon = Daemon::start();
-    // As many silent connections as one user may have.
+    // The maximal number of silent connections of one user.
     let silent: Vec<_> =
         (0..limits::REQUESTS_OF_A_USER).map(|_| UnixStream::connect(&daemon.socket).unwrap()).collect();
     let refused =
@@ -71,19 +71,19 @@ fn a_flood_is_refused_with_a_sentence_and_others_are_served() {
 }
 
 #[test]
-fn who_connects_and_says_nothing_is_cut_off() {
+fn silent_connection_times_out() {
     let daemon = Daemon::start();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     stream.write_all(b"{\"version\"").unwrap();
     let begun = Instant::now();
     let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer); // an end, or a reset for what was not read
+    let _ = stream.read_to_string(&mut answer); // an end, or a reset for unread data
     assert!(begun.elapsed() < limits::REQUEST_TIME + Duration::from_secs(5), "{:?}", begun.elapsed());
     until("the thread is given back", || (threads(&daemon) == 1).then_some(()));
 }
 
 #[test]
-fn a_line_without_end_is_refused() {
+fn overlong_request_line_is_refused() {
     let daemon = Daemon::start();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     let _ = stream.write_all(&vec![b'x'; limits::REQUEST_BYTES]);
@@ -93,7 +93,7 @@ fn a_line_without_end_is_refused() {
 }
 
 #[test]
-fn only_the_users_on_the_list_may_ask() {
+fn only_listed_users_are_admitted() {
     let daemon = Daemon::start_with(&["--allow-uid", "12345"]);
     let ask_as = |uid: u32| {
         let mut command = Command::new(GATEWAY);
@@ -110,7 +110,7 @@ fn only_the_users_on_the_list_may_ask() {
 }
 
 #[test]
-fn a_request_is_one_line_of_the_log_with_fields_and_without_payload() {
+fn request_is_one_structured_log_line() {
     require_root();
     let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
@@ -137,7 +137,7 @@ fn a_request_is_one_line_of_the_log_with_fields_and_without_payload() {
     assert!(fields["error"] == "invalid input" && !line.contains("payload0"), "{line}");
     assert_eq!(fields["pid"], std::process::id(), "{line}");
     assert!(fields["ms"].is_u64() && fields["bytes"].is_u64(), "{line}");
-    // Ten times what the log takes a second.
+    // Ten times the log's limit per second.
     for _ in 0..limits::LOG_LINES_PER_SECOND * 10 {
         ask(&socket, STATUS).unwrap();
     }

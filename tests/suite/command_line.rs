@@ -1,4 +1,4 @@
-//! The command line, as a person and as a script: Ctrl-C, pipes that close, disks that are full, what it teaches.
+//! The command line, for people and scripts: Ctrl-C, closed pipes, full disks, help.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +37,7 @@ fn run_in_shell(line: &str) -> Output {
     Command::new("bash").args(["-c", line]).stdin(Stdio::null()).output().unwrap()
 }
 
-/// The connection on which a question comes, and not the one that only looks whether somebody is there.
+/// The connection with a request; another one only probes for a server.
 fn asked(listener: &UnixListener) -> UnixStream {
     loop {
         let (stream, _) = listener.accept().unwrap();
@@ -49,7 +49,7 @@ fn asked(listener: &UnixListener) -> UnixStream {
 }
 
 #[test]
-fn ctrl_c_ends_a_window_and_prints_what_was_seen_until_then() {
+fn ctrl_c_ends_the_window_and_prints_the_answer() {
     let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
     let has_window = |question: &&Question| (question.input_schema)()["properties"].get("duration_ms").is_some();
@@ -86,7 +86,7 @@ fn ctrl_c_ends_a_window_and_prints_what_was_seen_until_then() {
 }
 
 #[test]
-fn the_first_ctrl_c_asks_for_the_answer_and_the_second_one_cancels() {
+fn second_ctrl_c_cancels() {
     let folder = open_folder();
     let socket = folder.path().join("silent.sock");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -107,19 +107,19 @@ fn the_first_ctrl_c_asks_for_the_answer_and_the_second_one_cancels() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130), "what has no window is cancelled at once");
 }
 
-/// What a command prints on a terminal of so many columns.
+/// The output of a command on a terminal with this number of columns.
 fn on_a_terminal(mut command: Command, columns: u16) -> String {
     let (ours, its) = terminal(columns);
     let mut child = command.stdout(its).stderr(Stdio::null()).spawn().unwrap();
-    drop(command); // with its copy of the terminal: the last one to close it ends the reading
+    drop(command); // with its copy of the terminal: reading ends when the last copy is closed
     let mut text = Vec::new();
-    let _ = File::from(ours).read_to_end(&mut text); // EIO, and not an end, when it is closed
+    let _ = File::from(ours).read_to_end(&mut text); // EIO instead of an end, when it is closed
     assert!(child.wait().unwrap().success());
     String::from_utf8(text).unwrap().replace('\r', "")
 }
 
 #[test]
-fn a_table_is_folded_at_a_narrow_terminal_and_nowhere_else() {
+fn tables_wrap_only_on_a_narrow_terminal() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = echo_server(&pair.b, B6);
     let _stream = connect(&pair.a, server).unwrap();
@@ -135,12 +135,12 @@ fn a_table_is_folded_at_a_narrow_terminal_and_nowhere_else() {
 }
 
 #[test]
-fn a_reader_who_has_seen_enough_is_no_error_and_a_full_disk_is_one() {
+fn closed_pipe_is_success_and_full_disk_an_error() {
     for command in ["completions zsh", "man", "tools", "clients", "call status"] {
         let line = format!("{GATEWAY} --socket /none {command} | true; echo ${{PIPESTATUS[0]}}");
         let output = run_in_shell(&line);
         let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-        // A daemon of its own that `status` starts may warn.
+        // A daemon that `status` starts for itself may warn.
         assert!(out == "0\n" && !err.contains("panic") && !err.contains("ipe"), "{command}: {out}{err}");
     }
     for command in ["completions zsh", "man", "tools"] {
@@ -152,7 +152,7 @@ fn a_reader_who_has_seen_enough_is_no_error_and_a_full_disk_is_one() {
 }
 
 #[test]
-fn a_tool_is_a_command_and_its_answer_has_the_form_that_is_asked_for() {
+fn tool_runs_as_a_command_in_every_output_format() {
     let daemon = Daemon::start();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -174,7 +174,7 @@ fn a_tool_is_a_command_and_its_answer_has_the_form_that_is_asked_for() {
 }
 
 #[test]
-fn watching_tells_each_reading_and_ends_with_the_sum() {
+fn watch_prints_each_reading_then_the_sum() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let to = echo_server(&pair.b, B);
     let connect_once = || drop(connect(&pair.a, to).unwrap());
@@ -207,7 +207,7 @@ fn watching_tells_each_reading_and_ends_with_the_sum() {
 }
 
 #[test]
-fn watching_says_that_the_daemon_is_gone_behind_what_it_had_told() {
+fn watch_reports_a_lost_daemon_after_its_readings() {
     let daemon = Daemon::own();
     let mut child = begin(&daemon.socket, "snapshot_interfaces --watch=0.1");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -220,7 +220,7 @@ fn watching_says_that_the_daemon_is_gone_behind_what_it_had_told() {
 }
 
 #[test]
-fn watching_ends_with_its_reader_and_draws_over_what_stood_there() {
+fn watch_redraws_and_ends_with_its_reader() {
     let daemon = Daemon::start();
     let line = format!("{GATEWAY} --socket {} snapshot_interfaces --watch=0.1 | head -n 3", daemon.socket.display());
     assert_eq!(String::from_utf8(run_in_shell(&line).stdout).unwrap().lines().count(), 3);
@@ -233,9 +233,9 @@ fn watching_ends_with_its_reader_and_draws_over_what_stood_there() {
         screen.read_until(b'\n', &mut row).unwrap();
         frames += String::from_utf8_lossy(&row).matches("\u{1b}[H").count();
     }
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap(); // as Ctrl-C, of which another test is
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap(); // like Ctrl-C, which another test covers
     let mut rest = Vec::new();
-    let _ = screen.read_to_end(&mut rest); // EIO, and not an end, when it is closed
+    let _ = screen.read_to_end(&mut rest); // EIO instead of an end, when it is closed
     let rest = String::from_utf8(rest).unwrap();
     let (_, after) = rest.split_once("\u{1b}[?1049l").expect("the other screen is left");
     assert!(after.starts_with("Total, ") && child.wait().unwrap().success(), "{after}");
@@ -245,7 +245,7 @@ fn watching_ends_with_its_reader_and_draws_over_what_stood_there() {
 }
 
 #[test]
-fn a_time_has_a_unit_if_it_is_given_one() {
+fn durations_accept_units() {
     let daemon = Daemon::start();
     for line in [
         "snapshot_interfaces duration=300ms --json",
@@ -264,7 +264,7 @@ fn a_time_has_a_unit_if_it_is_given_one() {
 }
 
 #[test]
-fn errors_say_what_was_meant_and_scripts_can_tell_them_apart() {
+fn errors_suggest_fixes_and_have_exit_codes() {
     let daemon = Daemon::start();
     let fails = |socket: &Path, line: &str| {
         let output = cli(socket, line).output().unwrap();
@@ -295,7 +295,7 @@ fn errors_say_what_was_meant_and_scripts_can_tell_them_apart() {
 }
 
 #[test]
-fn a_variable_that_is_set_to_nothing_is_not_set() {
+fn empty_environment_variable_is_unset() {
     let daemon = Daemon::start();
     let mut command = cli(&daemon.socket, "call network-monitor operation=incoming duration=0.1");
     command.envs([("NET_IFACE", ""), ("MCP_TRANSPORT", ""), ("MCP_PORT", "")]);
@@ -304,7 +304,7 @@ fn a_variable_that_is_set_to_nothing_is_not_set() {
 }
 
 #[test]
-fn it_teaches_what_may_be_asked() {
+fn help_lists_tools_arguments_and_values() {
     let print = |line: &str| String::from_utf8(cli(Path::new("/none"), line).output().unwrap().stdout).unwrap();
     let list = print("tools");
     assert!(list.contains("Find who uses the bandwidth") && list.lines().all(|line| line.len() <= 80), "{list}");
@@ -325,7 +325,7 @@ fn it_teaches_what_may_be_asked() {
 }
 
 #[test]
-fn help_states_the_defaults_that_hold() {
+fn help_states_the_actual_defaults() {
     let help = Command::new(GATEWAY).args(["http", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let options = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/nix/options.md")).unwrap();

@@ -1,4 +1,4 @@
-//! Completion, as a person at a terminal has it: bash and zsh are typed to, fish is asked in its own words.
+//! Completion at a terminal: the tests type into bash and zsh, and ask fish through its own command.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Begins a shell that knows no settings but ours, and waits for its prompt.
+    /// Starts a shell without user settings, and waits for its prompt.
     fn open(shell: &str, arguments: &[&str], prepare: &str) -> Terminal {
         let (ours, its) = terminal(160);
         let its = || -> OwnedFd { its.try_clone().unwrap() };
@@ -37,7 +37,7 @@ impl Terminal {
             }
         });
         let mut terminal = Terminal { child, keys: ours.into(), seen };
-        // The sum stands nowhere in what is typed.
+        // The typed text does not contain the sum.
         terminal.type_keys(&format!("{prepare}; echo ready-$((40 + 2))\n"));
         terminal.until_shown("ready-42");
         terminal
@@ -52,7 +52,7 @@ impl Terminal {
         until(text, || shown().contains(text).then_some(()));
     }
 
-    /// Types the beginning of a line and the tab key, until the rest is there; then forgets the line.
+    /// Types the beginning of a line and the tab key, until the rest appears; then deletes the line.
     fn completes(&mut self, begin: &str, whole: &str) {
         self.seen.lock().unwrap().clear();
         self.type_keys(&format!("{begin}\t"));
@@ -72,7 +72,7 @@ fn with_ours() -> String {
     format!("{}:{}", Path::new(GATEWAY).parent().unwrap().display(), std::env::var("PATH").unwrap())
 }
 
-/// What is typed, and what stands there after the tab key.
+/// The typed text, and the line after the tab key.
 const LINES: &[(&str, &str)] = &[
     ("netmon-mcp top_tr", "netmon-mcp top_traffic "),
     ("netmon-mcp top_traffic gr", "netmon-mcp top_traffic group_by="),
@@ -99,7 +99,7 @@ fn zsh_completes_tools_keys_and_values() {
 }
 
 #[test]
-fn zsh_completes_at_once_where_the_script_is_installed() {
+fn zsh_completes_with_the_installed_script() {
     let folder = open_folder();
     let script = Command::new(GATEWAY).args(["completions", "zsh"]).output().unwrap().stdout;
     std::fs::write(folder.path().join("_netmon-mcp"), script).unwrap();
@@ -126,7 +126,7 @@ fn fish_completes_tools_keys_and_values() {
 }
 
 #[test]
-fn names_of_processes_and_interfaces_are_offered() {
+fn completion_offers_processes_and_interfaces() {
     let offers = |tool: &str, word: &str, whole: &str| {
         let mut asked = Command::new(GATEWAY);
         asked.args(["--", "netmon-mcp", tool, word]).env("COMPLETE", "bash");

@@ -1,5 +1,5 @@
-//! The official conformance suite: against netmon-mcp, and against a server on the same HTTP stack that has the tools,
-//! prompts and resources which the suite asks for by name (`tests/clients/fixture.json`).
+//! The official conformance suite: against netmon-mcp, and against a fixture server on the same HTTP stack with the
+//! tools, prompts and resources that the suite requests by name (`tests/clients/fixture.json`).
 
 use std::{
     net::SocketAddr,
@@ -35,18 +35,18 @@ use crate::{
 static FIXTURE: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("../clients/fixture.json")).unwrap());
 
-/// A part of the fixture as rmcp's type for it.
+/// A part of the fixture as a type of rmcp.
 fn typed<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("{e}: {value}"))
 }
 
-/// A result that needs no more from the client.
+/// A result that requires nothing more from the client.
 fn complete<T: DeserializeOwned>(mut value: Value) -> T {
     value["resultType"] = json!("complete");
     typed(value)
 }
 
-/// What the fixture has under a name, with `{argument}` replaced in its strings.
+/// The fixture's entry of a name, with `{argument}` replaced in its strings.
 fn named(kind: &str, name: &str, arguments: &Map<String, Value>) -> Result<Value, ErrorData> {
     let unknown = || ErrorData::invalid_params("there is none of that name", Some(json!({"uri": name})));
     let mut found = FIXTURE[kind].get(name).cloned().ok_or_else(unknown)?;
@@ -71,7 +71,7 @@ fn fill(value: &mut Value, arguments: &Map<String, Value>) {
 #[derive(Clone)]
 struct Fixture {
     seal: Arc<hmac::Key>,
-    /// Which list has changed.
+    /// The changed list.
     changes: broadcast::Sender<String>,
 }
 
@@ -80,7 +80,7 @@ impl Fixture {
         Fixture { seal: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &[7; 32])), changes: broadcast::channel(8).0 }
     }
 
-    /// A round of questions as a state that a client cannot change.
+    /// A round of questions, as a state that a client cannot change.
     fn sealed(&self, round: usize) -> String {
         let tag = hmac::sign(&self.seal, &round.to_be_bytes());
         tag.as_ref().iter().fold(format!("{round}."), |text, byte| text + &format!("{byte:02x}"))
@@ -92,7 +92,7 @@ impl Fixture {
         round.ok_or_else(|| ErrorData::invalid_params("the state was changed on its way", None))
     }
 
-    /// What is still to be asked of the client, if anything: of the round's questions, those that it can answer.
+    /// The open questions of the round that the client can answer, if any.
     fn question(
         &self,
         spec: &Value,
@@ -122,7 +122,7 @@ impl Fixture {
         Ok(Some(InputRequiredResult::new(Some(typed(asked(round).into())), state)))
     }
 
-    /// What a tool does beside answering.
+    /// The side effects of a tool.
     async fn act(&self, spec: &Value, context: &RequestContext<RoleServer>) -> Result<(), ErrorData> {
         let tell = |method: &str, params: Value| {
             context.peer.send_notification(typed(json!({"method": method, "params": params})))
@@ -134,13 +134,13 @@ impl Fixture {
                 tell("notifications/progress", params).await.map_err(told)?;
             }
         }
-        // Since 2026-07-28 a request says whether it wants to hear.
+        // Since 2026-07-28 a request subscribes to notifications.
         let quiet = context.meta.protocol_version().is_some() && context.meta.log_level().is_none();
         for line in spec["log"].as_array().into_iter().flatten().filter(|_| !quiet) {
             tell("notifications/message", json!({"level": "info", "data": line})).await.map_err(told)?;
         }
         if let Some(list) = spec["changed"].as_str() {
-            let _ = self.changes.send(list.into()); // perhaps nobody listens
+            let _ = self.changes.send(list.into()); // there may be no subscriber
         }
         if spec.get("asks").is_some() {
             context.peer.send_request(typed(spec["asks"].clone())).await.map_err(told)?;
@@ -287,14 +287,14 @@ impl ServerHandler for Fixture {
                 change = changes.recv() => {
                     let Ok(list) = change else { return Ok(()) };
                     let notification = typed(json!({"method": format!("notifications/{list}/list_changed")}));
-                    let _ = context.sink().send(notification).await; // which it need not have asked for
+                    let _ = context.sink().send(notification).await; // the client need not have requested it
                 }
             }
         }
     }
 }
 
-/// Serves the fixture in this process until what is returned is dropped.
+/// Serves the fixture in this process until the returned value is dropped.
 fn serve_fixture() -> (SocketAddr, tokio::sync::oneshot::Sender<()>) {
     let (tell, address) = channel();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -320,7 +320,7 @@ fn serve_fixture() -> (SocketAddr, tokio::sync::oneshot::Sender<()>) {
     (address.recv().unwrap(), stop)
 }
 
-/// Runs the suite, which fails on what is neither well nor in the file of what is expected to fail.
+/// Runs the suite, which fails on unexpected failures and on unexpected successes.
 fn conforms(address: SocketAddr, requirements: &str, expected_failures: &str) {
     let folder = tempfile::TempDir::new().unwrap();
     let mut command = installed::program("@modelcontextprotocol/conformance/dist/index.js");
@@ -330,7 +330,7 @@ fn conforms(address: SocketAddr, requirements: &str, expected_failures: &str) {
 }
 
 #[test]
-fn netmon_mcp_has_no_fault_of_the_protocol() {
+fn netmon_mcp_passes_the_conformance_suite() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     for requirements in ["2025-11-25", "2026-07-28"] {
@@ -339,7 +339,7 @@ fn netmon_mcp_has_no_fault_of_the_protocol() {
 }
 
 #[test]
-fn what_netmon_mcp_does_not_have_works_on_its_http_stack() {
+fn fixture_server_passes_conformance_on_the_http_stack() {
     let (address, _serving) = serve_fixture();
     for requirements in ["2025-11-25", "2026-07-28"] {
         conforms(address, requirements, "conformance-fixture.yml");

@@ -1,4 +1,4 @@
-//! `diagnose` as people and scripts meet it: its headline, colour, exit code and counts.
+//! `diagnose` for people and scripts: headline, colour, exit code and counts.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -22,7 +22,7 @@ use crate::{
     harness::*,
 };
 
-/// What a daemon says of a host on which nothing happened for 10 s.
+/// A daemon's sample of a host without events for 10 s.
 fn quiet() -> Value {
     fn saw_nothing<S: Serialize + Default>() -> Value {
         json!({"samples": [S::default()]})
@@ -45,7 +45,7 @@ fn quiet() -> Value {
     })
 }
 
-/// A daemon that gives the same sample to everyone.
+/// A daemon that returns the same sample for every request.
 struct Says {
     socket: PathBuf,
     _folder: TempDir,
@@ -62,7 +62,7 @@ impl Says {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let mut question = String::new();
-                // A connection without a question only looks whether somebody is there.
+                // A connection without a request only probes for a server.
                 if BufReader::new(&stream).read_line(&mut question).unwrap() > 0 {
                     stream.write_all(line.as_bytes()).unwrap();
                 }
@@ -71,7 +71,7 @@ impl Says {
         Says { socket, _folder: folder }
     }
 
-    /// How many checks the structured answer calls judged, and how many there are.
+    /// The number of judged checks in the structured answer, and their total.
     fn checks(&self) -> (u64, u64) {
         let output = cli(&self.socket, "call diagnose --json").output().unwrap();
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -79,7 +79,7 @@ impl Says {
         (count("judged"), count("total"))
     }
 
-    /// The first line that the command line prints, and its exit code.
+    /// The first line of the command line's output, and its exit code.
     fn headline(&self, colour: (&str, &str)) -> (String, Option<i32>) {
         let mut command = cli(&self.socket, "call diagnose --exit-code");
         command.env_remove("NO_COLOR").env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE").env(colour.0, colour.1);
@@ -92,7 +92,7 @@ impl Says {
 const FORCED: (&str, &str) = ("CLICOLOR_FORCE", "1");
 
 #[test]
-fn only_a_healthy_host_is_green() {
+fn headline_is_green_only_when_healthy() {
     let host = Says::new(&quiet());
     let (judged, total) = host.checks();
     assert_eq!(judged, total);
@@ -103,7 +103,7 @@ fn only_a_healthy_host_is_green() {
 }
 
 #[test]
-fn a_host_of_which_something_was_not_seen_is_yellow() {
+fn headline_is_yellow_after_skipped_checks() {
     let mut early = quiet();
     early["ended_early"] = json!(true);
     let host = Says::new(&early);
@@ -130,7 +130,7 @@ fn a_host_of_which_something_was_not_seen_is_yellow() {
     }
 }
 
-/// A listener that accepts nobody, whose queue two clients fill.
+/// A listener that accepts nothing, with a queue filled by two clients.
 struct Full {
     at: SocketAddr,
     _listener: TcpListener,
@@ -143,13 +143,13 @@ fn full() -> Full {
     listen(&listener, 1).unwrap();
     let listener = TcpListener::from(listener);
     let at = listener.local_addr().unwrap();
-    // The kernel takes one more than the backlog.
+    // The kernel accepts one more than the backlog.
     let clients = [(); 2].map(|()| TcpStream::connect(at).unwrap());
     Full { at, _listener: listener, _clients: clients }
 }
 
 #[test]
-fn a_fault_is_an_exit_code_for_scripts() {
+fn exit_code_option_reports_findings() {
     let (daemon, full) = (Daemon::start(), full());
     let exits = |line: &str| cli(&daemon.socket, line).output().unwrap();
     let found = exits("call diagnose duration_ms=500 limit=1000 --exit-code --json");
@@ -162,7 +162,7 @@ fn a_fault_is_an_exit_code_for_scripts() {
 }
 
 #[test]
-fn usage_errors_have_an_exit_code_of_their_own() {
+fn usage_errors_have_their_own_exit_code() {
     let host = Says::new(&quiet());
     for line in [
         "call nosuch",
@@ -179,7 +179,7 @@ fn usage_errors_have_an_exit_code_of_their_own() {
 }
 
 #[test]
-fn the_headline_counts_what_there_is_and_what_is_shown() {
+fn headline_counts_all_and_shown_findings() {
     let (daemon, _full) = (Daemon::start(), [full(), full(), full()]);
     let mut client = Client::connect(&daemon.socket);
     let mut ask = |limit: usize| {
@@ -202,7 +202,7 @@ fn the_headline_counts_what_there_is_and_what_is_shown() {
 }
 
 #[test]
-fn a_tool_that_is_left_out_takes_its_checks_along() {
+fn excluded_tool_skips_its_checks() {
     let daemon = Daemon::start_with(&["--without", "trace_dns", "--without", "profile_tcp"]);
     let mut client = Client::connect(&daemon.socket);
     let result = client.request("tools/call", json!({"name": "diagnose", "arguments": {"duration_ms": 2_000}}));
@@ -219,7 +219,7 @@ fn a_tool_that_is_left_out_takes_its_checks_along() {
 }
 
 #[test]
-fn the_window_is_as_long_as_it_was() {
+fn answer_states_the_measured_window() {
     let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
     let begun = Instant::now();

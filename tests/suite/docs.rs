@@ -1,4 +1,4 @@
-//! The documentation: its links lead somewhere, its pages are in the book, and its commands run.
+//! The documentation: its links resolve, its pages are in the book, and its commands run.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,8 @@ use crate::{
 
 const README_LINES: usize = 150;
 
-/// Commands that cannot run in a test of this suite, by their first word, and why the documentation may name them.
+/// Commands that a test of this suite cannot run, by their first word, and the reason why the documentation may use
+/// them.
 const ELSEWHERE: [(&str, &str); 8] = [
     ("claude", "Claude Code is not installed; clients.rs runs MCP clients"),
     ("make", "this test looks only whether the target exists"),
@@ -29,7 +30,7 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("usermod", "it would change this host"),
 ];
 
-/// What a page of Markdown has that can be checked.
+/// The checked parts of a Markdown page.
 #[derive(Default)]
 struct Page {
     links: Vec<String>,
@@ -57,12 +58,12 @@ fn book() -> Vec<PathBuf> {
     pages
 }
 
-/// Every page that links are checked in.
+/// Every page with checked links.
 fn pages() -> Vec<PathBuf> {
     ["README.md", "SECURITY.md", "CONTRIBUTING.md"].map(PathBuf::from).into_iter().chain(book()).collect()
 }
 
-/// The text with the files in it that mdBook includes.
+/// The text, with the files that mdBook includes.
 fn whole(file: &Path) -> String {
     let include = |line: &str| {
         let named = line.strip_prefix("{{#include ").and_then(|rest| rest.strip_suffix("}}"));
@@ -98,14 +99,14 @@ fn parse(file: &Path) -> Page {
     page
 }
 
-/// What GitHub and mdBook call a heading.
+/// The anchor of a heading on GitHub and in mdBook.
 fn anchor(title: &str) -> String {
     let kept = |c: &char| c.is_alphanumeric() || ['-', '_', ' '].contains(c);
     title.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
 }
 
 #[test]
-fn no_link_is_dead() {
+fn every_link_resolves() {
     let mut dead = Vec::new();
     for file in pages() {
         for link in parse(&file).links.iter().filter(|link| !link.starts_with("https://")) {
@@ -136,7 +137,7 @@ fn every_page_is_in_the_summary() {
 }
 
 #[test]
-fn every_tool_has_a_page_that_says_what_it_cannot_see() {
+fn every_tool_page_states_its_blind_spots() {
     for question in QUESTIONS.iter() {
         let page = parse(&Path::new("docs/tools").join(question.name).with_extension("md"));
         assert!(page.anchors.contains("what-it-cannot-see"), "{}", question.name);
@@ -144,13 +145,13 @@ fn every_tool_has_a_page_that_says_what_it_cannot_see() {
 }
 
 #[test]
-fn the_readme_is_short() {
+fn readme_is_short() {
     let lines = text(Path::new("README.md")).lines().count();
     assert!(lines <= README_LINES, "{lines} lines");
 }
 
 #[test]
-fn settings_and_json_in_the_pages_are_valid() {
+fn settings_and_json_in_the_docs_are_valid() {
     let folder = open_folder();
     let file = folder.path().join("netmon.toml");
     for page in pages() {
@@ -201,7 +202,7 @@ fn without_comment(line: &str) -> &str {
     line.split_once(" # ").map_or(line, |(command, _)| command).trim_end()
 }
 
-/// Why a command does not run here.
+/// The reason why a command does not run here.
 fn elsewhere(command: &str) -> Option<&'static str> {
     let command = command.strip_prefix("sudo ").unwrap_or(command);
     let word = command.split(' ').next().unwrap();
@@ -229,7 +230,7 @@ fn shortened(command: &str) -> String {
             _ if word.starts_with("--watch") => words.push("--watch=0.2".into()),
             _ if opens_window && word.starts_with("duration") => {}
             _ if opens_window && asked(word) => words.push(format!("{word} duration=200ms")),
-            "&" => {} // the function below sees to it
+            "&" => {} // the function `netmon-mcp` below starts the server in the background
             _ => words.push(word.replace("/etc/netmon", "etc")),
         }
     }
@@ -237,7 +238,8 @@ fn shortened(command: &str) -> String {
     if command.contains("--watch") { command + " | sed 3q" } else { command }
 }
 
-/// What stands before the commands of a page: netmon-mcp asks the test's daemon, its recording, and a server goes on behind them.
+/// The prelude of a page's commands: netmon-mcp asks the test's daemon and recording, and a server continues in the
+/// background.
 fn before(socket: &Path, recording: &Path) -> String {
     format!(
         r#"set -Eeu -o pipefail
@@ -257,9 +259,9 @@ netmon-mcp() {{
     )
 }
 
-/// Each page is a script of an ordinary user in a network namespace of its own, whose ports nobody else has.
+/// Each page is a script of an ordinary user in its own network namespace, so its ports are free.
 #[test]
-fn every_command_in_the_pages_runs() {
+fn every_command_in_the_docs_runs() {
     let netns = Netns::new();
     let daemon = daemon_in(&netns);
     let (_kept, recording) = recording();

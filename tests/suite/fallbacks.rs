@@ -1,5 +1,5 @@
-//! What is left of every tool where a kernel refuses a kind of program: on any kernel, since a test says no in its place
-//! (`NETMON_TEST_DENY`, which only debug builds look at).
+//! Every tool on a kernel that refuses a kind of program. This works on any kernel: a test refuses instead
+//! (`NETMON_TEST_DENY`, which only debug builds read).
 
 use std::{
     io::{Read, Write},
@@ -18,7 +18,7 @@ fn without(features: &str) -> (Daemon, Client) {
     (daemon, client)
 }
 
-/// The names of the tools that are not available, in order, with their reasons.
+/// The names of the unavailable tools, in order, with their reasons.
 fn unavailable(client: &mut Client) -> Vec<(String, String)> {
     let status = client.call("status", json!({})).unwrap();
     let tools = status["tools"].as_array().unwrap().iter().filter(|tool| tool["available"] == false);
@@ -37,7 +37,7 @@ fn limits(answer: &Value) -> Vec<&str> {
     answer["measured"]["limits"].as_array().unwrap().iter().map(|limit| limit["code"].as_str().unwrap()).collect()
 }
 
-/// Sends bytes, and waits until they came back.
+/// Sends bytes, and waits for their echo.
 fn echo(stream: &TcpStream, bytes: usize) {
     let (mut writer, mut reader) = (stream, stream);
     let (sent, mut received) = (vec![7; bytes], vec![0; bytes]);
@@ -55,11 +55,11 @@ fn watched(daemon: &Daemon, pair: &Pair, tool: &str) -> Value {
     echo(&stream, 100_000);
     drop(stream);
     let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
-    socket.send_to(&[0; 1_000], (B, 9)).unwrap(); // nobody listens: dropped there
+    socket.send_to(&[0; 1_000], (B, 9)).unwrap(); // the port is closed: dropped there
     window.end()
 }
 
-/// Each feature that a test can deny, and the tools that cannot work without it.
+/// Each feature that a test can deny, and the tools that require it.
 const NEEDED: &[(&str, &[&str])] = &[
     ("tp_btf", &["profile_tcp", "top_traffic", "trace_connections", "trace_dns", "trace_drops"]),
     ("fexit", &[]),
@@ -77,8 +77,8 @@ const NEEDED: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn only_a_refused_required_program_makes_a_tool_unavailable() {
-    // Without BTF no program loads at all; `diagnose` does without its own.
+fn tool_is_unavailable_only_without_required_programs() {
+    // Without BTF no program loads; `diagnose` works without its own.
     let needs = |sampler: &&Sampler| !sampler.features.is_empty() && sampler.name != "diagnose";
     let mut with_programs: Vec<_> = SAMPLERS.iter().filter(needs).map(|sampler| sampler.name).collect();
     with_programs.sort_unstable();
@@ -137,7 +137,7 @@ fn refused_programs_are_stated_in_limits_with_the_reason() {
 }
 
 #[test]
-fn operations_of_network_monitor_fail_one_by_one() {
+fn network_monitor_operations_fail_separately() {
     let call = |client: &mut Client, arguments: Value| client.call("network-monitor", arguments);
     let incoming = |mode: &str| json!({"operation": "incoming", "interface": "lo", "duration": 0.1, "mode": mode});
     let outgoing = json!({"operation": "outgoing", "duration": 0.1});
@@ -153,11 +153,11 @@ fn operations_of_network_monitor_fail_one_by_one() {
 }
 
 #[test]
-fn own_namespace_is_measured_without_the_iterator_over_files() {
+fn own_namespace_is_measured_without_file_iterator() {
     let pair = Pair::new();
     let daemon = pair.a.enter(|| Daemon::start_in(&[], &[("NETMON_TEST_DENY", "iter/task_file")]));
     let server = echo_server(&pair.b, B);
-    let stream = connect(&pair.a, server).unwrap(); // before the window: nobody saw who opened it
+    let stream = connect(&pair.a, server).unwrap(); // before the window: the daemon did not see who opened it
     let window = daemon.watch("top_traffic", json!({"group_by": "connection", "port": server.port()}));
     echo(&stream, 100_000);
     let answer = window.end();
@@ -167,7 +167,7 @@ fn own_namespace_is_measured_without_the_iterator_over_files() {
 }
 
 #[test]
-fn without_any_kind_of_program_what_needs_none_works_and_nothing_is_called_healthy() {
+fn tools_without_bpf_work_when_all_bpf_is_refused() {
     let all = "tp_btf,fexit,iter/task_file,iter/tcp,iter/udp,iter/bpf_map,tc,xdp";
     let (_daemon, mut client) = without(all);
     assert_eq!(unavailable(&mut client).len(), 7);
@@ -179,7 +179,7 @@ fn without_any_kind_of_program_what_needs_none_works_and_nothing_is_called_healt
 }
 
 #[test]
-fn no_blind_answer_is_called_healthy() {
+fn refused_programs_prevent_healthy() {
     for denied in ["iter/task_file", "fexit,fib_table_lookup", "tp_btf"] {
         let (_daemon, mut client) = without(denied);
         let answer = client.call("diagnose", json!({"duration_ms": 2_000})).unwrap();
@@ -191,7 +191,7 @@ fn no_blind_answer_is_called_healthy() {
 }
 
 #[test]
-fn a_probe_that_runs_out_of_descriptors_is_not_taken_for_a_refusal() {
+fn probe_without_descriptors_leaves_support_unknown() {
     let (_daemon, mut client) = without("iter/tcp=EMFILE,fexit=ENOMEM");
     for (name, errno) in [("iter/tcp", "EMFILE"), ("fexit", "ENOMEM")] {
         let shown = feature(&mut client, name);

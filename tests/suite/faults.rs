@@ -1,5 +1,5 @@
-//! Faults of the host, each injected for real or by a seccomp filter that fails a system call as the kernel would:
-//! every one ends in a clear statement, and everything else goes on working.
+//! Faults of the host, injected for real or with a seccomp filter that fails a system call like the kernel. Each one
+//! ends in a clear message, and everything else continues to work.
 
 use std::{
     io::Write,
@@ -31,7 +31,7 @@ const BTF_LOAD: u64 = 18;
 
 const STATUS: &str = "{\"version\":2,\"tool\":\"status\",\"input\":{}}";
 
-/// A netmond that was started some other way than the harness does.
+/// A netmond that was not started by the harness.
 struct Faulty {
     child: Child,
     socket: PathBuf,
@@ -39,7 +39,7 @@ struct Faulty {
 }
 
 impl Faulty {
-    /// Starts what `command` makes of a socket's path, and waits until it serves.
+    /// Starts the command that `command` builds from a socket's path, and waits until it serves.
     fn start(command: impl FnOnce(&Path) -> Command) -> Faulty {
         require_root();
         let folder = open_folder();
@@ -53,18 +53,18 @@ impl Faulty {
         faulty
     }
 
-    /// One for which bpf(2) fails with `errno` when the command is one of `commands`.
+    /// A netmond whose bpf(2) fails with `errno` for the commands in `commands`.
     fn refusing(commands: &[u64], errno: i32) -> Faulty {
         let filter = failing_bpf(commands, errno);
         Faulty::start(|socket| {
             let mut command = netmond(socket);
-            // SAFETY: between fork and exec it only makes two system calls, with memory that is there already.
+            // SAFETY: between fork and exec it only makes two system calls, with existing memory.
             unsafe { command.pre_exec(move || seccompiler::apply_filter(&filter).map_err(std::io::Error::other)) };
             command
         })
     }
 
-    /// One in a mount namespace of its own, after `preparation` in a shell; `$SOCKET` is the folder of its socket.
+    /// A netmond in a separate mount namespace, after `preparation` in a shell; `$SOCKET` is the folder of its socket.
     fn after(preparation: &str) -> Faulty {
         Faulty::start(|socket| {
             let mut command = in_own_mounts(preparation, &netmond(socket));
@@ -104,7 +104,7 @@ fn failing_bpf(commands: &[u64], errno: i32) -> BpfProgram {
     SeccompFilter::new(rules, pass, fail, std::env::consts::ARCH.try_into().unwrap()).unwrap().try_into().unwrap()
 }
 
-/// What `status` says of the tools that are not available.
+/// The unavailable tools in `status`.
 fn reasons(client: &mut Client) -> Vec<(String, String)> {
     let status = client.call("status", json!({})).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -112,13 +112,13 @@ fn reasons(client: &mut Client) -> Vec<(String, String)> {
     lost.map(|tool| (text(&tool["name"]), text(&tool["reason"]))).collect()
 }
 
-/// What needs no eBPF works whatever the kernel refuses of it.
+/// Tools without eBPF work, whatever the kernel refuses.
 fn the_rest_works(client: &mut Client) {
     let answer = client.call("snapshot_interfaces", json!({"duration_ms": 100})).unwrap();
     assert!(answer["interfaces"].as_array().unwrap().iter().any(|i| i["name"] == "lo"), "{answer}");
 }
 
-/// Every tool that loads eBPF is unavailable for a reason with `words`, and says so when it is asked.
+/// Every tool with eBPF is unavailable with `words` in its reason, and returns that reason as its error.
 fn refused_with(daemon: &Faulty, words: &str) {
     let mut client = Client::connect(&daemon.socket);
     let reasons = reasons(&mut client);
@@ -132,27 +132,27 @@ fn refused_with(daemon: &Faulty, words: &str) {
 }
 
 #[test]
-fn no_memory_for_a_map() {
+fn map_creation_without_memory() {
     refused_with(&Faulty::refusing(&[MAP_CREATE], libc::ENOMEM), "MemoryMax=");
 }
 
 #[test]
-fn no_space_in_a_map() {
+fn full_map() {
     refused_with(&Faulty::refusing(&[MAP_UPDATE_ELEM], libc::ENOSPC), "No space left on device");
 }
 
 #[test]
-fn a_program_that_the_verifier_refuses() {
+fn program_rejected_by_the_verifier() {
     refused_with(&Faulty::refusing(&[PROG_LOAD], libc::EACCES), "EACCES: a kernel policy denies it");
 }
 
 #[test]
-fn types_that_the_kernel_refuses() {
+fn btf_rejected_by_the_kernel() {
     refused_with(&Faulty::refusing(&[BTF_LOAD], libc::EINVAL), "the kernel refused");
 }
 
 #[test]
-fn lack_of_memory_for_a_link_is_an_error_of_the_call_and_not_of_the_kernel() {
+fn enomem_on_attach_fails_only_the_call() {
     let daemon = Faulty::refusing(&[RAW_TRACEPOINT_OPEN], libc::ENOMEM);
     let mut client = Client::connect(&daemon.socket);
     assert_eq!(reasons(&mut client), []);
@@ -165,7 +165,7 @@ fn lack_of_memory_for_a_link_is_an_error_of_the_call_and_not_of_the_kernel() {
 }
 
 #[test]
-fn kernel_without_btf_is_named_and_the_rest_works() {
+fn kernel_without_btf_keeps_other_tools() {
     let daemon = Faulty::after("mount -t tmpfs none /sys/kernel/btf");
     refused_with(&daemon, "btf");
     let status = Client::connect(&daemon.socket).call("status", json!({})).unwrap();
@@ -174,7 +174,7 @@ fn kernel_without_btf_is_named_and_the_rest_works() {
 }
 
 #[test]
-fn a_read_only_file_system() {
+fn read_only_file_system() {
     require_root();
     let read_only = "mount -t tmpfs none /run; mount -o remount,ro,bind /run";
     let output = in_own_mounts(read_only, &netmond(Path::new("/run/netmon/netmond.sock"))).output().unwrap();
@@ -187,7 +187,7 @@ fn a_read_only_file_system() {
     the_rest_works(&mut client);
 }
 
-/// The answer of a call of `outgoing`, while connections to `to` are made in `netns`.
+/// The answer of an `outgoing` call, during connections to `to` from `netns`.
 fn outgoing(client: &mut Client, netns: &Netns, to: SocketAddr) -> Value {
     let id = client.begin_call("network-monitor", json!({"operation": "outgoing", "duration": 20}));
     connect_until_answered(client, id, netns, to)
@@ -209,7 +209,7 @@ fn connect_until_answered(client: &mut Client, id: i64, netns: &Netns, to: Socke
     })
 }
 
-/// A connection that `outgoing` reports, of a namespace that is gone by then. Other tests connect as well.
+/// A connection in `outgoing` from a namespace that is gone by then. Other tests connect as well.
 fn reported_connection(socket: &Path) -> Value {
     let mut client = Client::connect(socket);
     until("our connection is reported", || {
@@ -222,11 +222,11 @@ fn reported_connection(socket: &Path) -> Value {
 }
 
 #[test]
-fn a_client_that_the_pid_namespace_does_not_know_is_served() {
+fn client_outside_the_pid_namespace_is_served() {
     let daemon = Faulty::start(|socket| {
         let (mut command, netmond) = (Command::new("unshare"), netmond(socket));
-        // The shell is the first of the namespace, whose end ends all in it: netmond changes its user, which would
-        // make it forget whose end it is to follow.
+        // The shell is the first process of the namespace, so its end ends all others. netmond changes its user, which
+        // clears the parent-death signal.
         command.args(["--pid", "--fork", "--kill-child", "sh", "-c", "\"$@\" & wait", "sh"]);
         command.arg(netmond.get_program()).args(netmond.get_args());
         command
@@ -236,26 +236,26 @@ fn a_client_that_the_pid_namespace_does_not_know_is_served() {
 }
 
 #[test]
-fn a_proc_that_hides_other_processes() {
+fn proc_mounted_with_hidepid() {
     let daemon = Faulty::after("mount -t proc -o hidepid=invisible proc /proc");
     let connection = reported_connection(&daemon.socket);
     assert_eq!(connection["owner"]["pid"], std::process::id(), "the kernel's record needs no /proc: {connection}");
 }
 
 #[test]
-fn no_cgroups_to_name_units_by() {
+fn missing_cgroup_mount() {
     let daemon = Faulty::after("mount -t tmpfs none /sys/fs/cgroup");
     let connection = reported_connection(&daemon.socket);
     assert_eq!((&connection["owner"]["pid"], &connection["owner"]["unit"]), (&json!(std::process::id()), &Value::Null));
 }
 
 #[test]
-fn a_ring_that_overflows() {
-    const CONNECTS: usize = 10_000; // of two events with 120 bytes each: the ring has 512 KiB
+fn ring_buffer_overflow() {
+    const CONNECTS: usize = 10_000; // two events each, of 120 bytes: the ring has 512 KiB
     let netns = Netns::new();
     let daemon = daemon_in(&netns);
     let mut client = Client::connect(&daemon.socket);
-    // Its own loopback, on which nobody else connects.
+    // A private loopback without other connections.
     let id = client.begin_call("network-monitor", json!({"operation": "outgoing", "interface": "lo", "duration": 30}));
     client.until_open("network-monitor", 1);
     run(&format!("kill -STOP {}", daemon.pid()));
@@ -270,14 +270,14 @@ fn a_ring_that_overflows() {
 }
 
 #[test]
-fn a_namespace_that_vanishes() {
+fn vanished_namespace() {
     let daemon = Daemon::start();
     let connection = reported_connection(&daemon.socket);
     assert_eq!(connection["owner"]["pid"], std::process::id(), "what happened in it is still told: {connection}");
     the_rest_works(&mut Client::connect(&daemon.socket));
 }
 
-/// Steps the wall clock, and back when dropped.
+/// Steps the wall clock, and restores it when dropped.
 struct Step(i64);
 
 impl Step {
@@ -296,7 +296,7 @@ impl Drop for Step {
 }
 
 #[test]
-fn a_clock_that_is_stepped_during_a_window() {
+fn clock_step_during_a_window() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for seconds in [2, -2] {
@@ -313,8 +313,8 @@ fn a_clock_that_is_stepped_during_a_window() {
 }
 
 #[test]
-fn no_more_open_files() {
-    const LIMIT: usize = 140; // loading takes more than serving
+fn open_file_limit_reached() {
+    const LIMIT: usize = 140; // loading needs more than serving
     let log = tempfile::NamedTempFile::new().unwrap();
     let daemon = Faulty::start(|socket| {
         let mut command = Command::new("prlimit");
@@ -334,13 +334,13 @@ fn no_more_open_files() {
     });
     drop(windows);
     let mut client = Client::connect(&daemon.socket);
-    // It has to find first that those who waited have left.
+    // First it must notice that the waiting clients have left.
     let question = json!({"operation": "outgoing", "duration": 0.1});
     until("it measures again", || client.call("network-monitor", question.clone()).ok());
     client.until_open("network-monitor", 0);
 }
 
-/// A cgroup in which a process may have one thread: of cgroup v1's `pids`, else of v2.
+/// A cgroup that limits its processes to one thread: `pids` of cgroup v1, or v2.
 struct OneThread(PathBuf);
 
 impl OneThread {
@@ -369,7 +369,7 @@ impl Drop for OneThread {
 }
 
 #[test]
-fn no_more_threads() {
+fn thread_limit_reached() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let group = OneThread::of(daemon.pid());
@@ -380,13 +380,13 @@ fn no_more_threads() {
 }
 
 #[test]
-fn a_daemon_that_sees_nothing_does_not_call_its_host_healthy() {
+fn blind_daemon_is_not_healthy() {
     let others = SAMPLERS.iter().map(|sampler| sampler.name).filter(|name| !["diagnose", "status"].contains(name));
     let without: Vec<_> = others.flat_map(|name| ["--without", name]).collect();
     let daemon = Daemon::start_with(&without);
     let answer = Client::connect(&daemon.socket).call("diagnose", json!({"duration_ms": 100})).unwrap();
     assert_eq!(answer["healthy"], Value::Null, "{answer:#}");
-    // What diagnose reads by itself and no other tool shows.
+    // Data that diagnose reads itself and no other tool shows.
     let alone = json!(["duplicate_mac", "duplicate_address"]);
     assert!(answer["checked"] == json!([]) || answer["checked"] == alone, "{answer:#}");
     assert!(answer["checks"]["judged"].as_u64().unwrap() <= 2, "{answer:#}");

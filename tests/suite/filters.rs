@@ -1,10 +1,10 @@
-//! What a question is narrowed to: a process by name or number, a remote, a port. By real traffic of two processes.
+//! Filters of requests: a process by name or number, a remote, a port. With real traffic of two processes.
 
 use serde_json::{Value, json};
 
 use crate::{harness::*, injected::nft, processes::*};
 
-/// Asks each of these questions while `traffic` happens, and returns the answers.
+/// Sends each of these requests during `traffic`, and returns the answers.
 fn asked(daemon: &Daemon, tool: &str, questions: &[Value], traffic: impl FnOnce()) -> Vec<Value> {
     let windows: Vec<_> = questions.iter().map(|question| daemon.watch(tool, question.clone())).collect();
     traffic();
@@ -16,7 +16,7 @@ fn comm(process: &Process) -> String {
 }
 
 #[test]
-fn traffic_is_narrowed_and_still_adds_up() {
+fn filtered_traffic_adds_up() {
     let pair = Pair::new();
     let to = [7_201, 7_202];
     let mut servers = to.map(|port| Process::in_netns(&pair.b, &format!("tcp-listen {B} {port}")));
@@ -54,7 +54,7 @@ fn traffic_is_narrowed_and_still_adds_up() {
 }
 
 #[test]
-fn drops_are_narrowed() {
+fn drops_are_filtered() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     nft(&pair.a, "output", "udp dport { 7203, 7204 } drop");
     let mut senders = [(7_203, 10), (7_204, 20)]
@@ -85,7 +85,7 @@ fn drops_are_narrowed() {
 }
 
 #[test]
-fn what_is_no_filter_is_refused_with_what_would_be() {
+fn invalid_filter_error_shows_an_example() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for tool in ["top_traffic", "trace_drops", "trace_connections", "profile_tcp"] {

@@ -1,5 +1,5 @@
-//! The parsers of bytes from outside, on the seeds of the fuzzer: real questions, answers and names, and whatever
-//! has ever made one of them fail.
+//! The parsers of bytes from outside, on the fuzzer's seeds: real requests, answers and names, and every input that has
+//! made one fail.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -16,7 +16,7 @@ fn seeds(target: &str) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn every_seed_is_read_without_a_panic() {
+fn every_fuzz_seed_parses_without_panic() {
     let mut count = 0;
     for (target, parse) in [
         ("wire", parsers::wire as fn(&[u8])),
@@ -40,13 +40,13 @@ fn every_seed_is_read_without_a_panic() {
 }
 
 #[test]
-fn the_reports_of_real_samples_are_made() {
+fn reports_of_real_samples_do_not_panic() {
     for (name, bytes) in seeds("reports") {
         let text = String::from_utf8(bytes).unwrap();
         let [tool, input, sample] = text.splitn(3, '\n').collect::<Vec<_>>()[..] else { panic!("{name}") };
         let question = Question::named(tool).unwrap_or_else(|| panic!("{name}: no tool {tool}"));
         let input = serde_json::from_str(input).unwrap();
-        // A seed that is refused at once seeds nothing.
+        // An invalid seed is useless for the fuzzer.
         assert!((question.report)(input, sample).is_ok(), "{name} is of another version: capture it again");
     }
 }

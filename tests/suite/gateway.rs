@@ -1,4 +1,5 @@
-//! The gateway and its daemon: absent, killed, restarted, foreign, forbidden; the command line; ad hoc.
+//! The gateway and its daemon: absent, killed, restarted, of another release, forbidden; the command line; daemons for
+//! one call.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::harness::*;
 
-/// As an ordinary user, in no group that matters.
+/// As an ordinary user without the group.
 fn as_user(mut command: Command) -> Command {
     command.uid(NOBODY).gid(1);
     command
@@ -37,12 +38,13 @@ fn fails_with(code: i32, output: &Output, words: &[&str]) {
     assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
 }
 
-/// The binaries where an ordinary user can run them.
+/// The binaries, in a folder where an ordinary user can run them.
 fn public_binaries() -> (TempDir, std::path::PathBuf) {
     let folder = TempDir::new().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     for binary in [GATEWAY, DAEMON] {
-        // By a process of its own: a child of another test would inherit the open file, and Linux would not start it.
+        // In a separate process: a child of another test would inherit the open file, and Linux would then refuse to
+        // run it.
         run(&format!("cp {binary} {}", folder.path().display()));
     }
     let gateway = folder.path().join("netmon-mcp");
@@ -50,7 +52,7 @@ fn public_binaries() -> (TempDir, std::path::PathBuf) {
 }
 
 #[test]
-fn without_a_daemon_a_user_hears_of_the_two_ways_out() {
+fn error_without_daemon_names_systemctl_and_sudo() {
     require_root();
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
@@ -60,7 +62,7 @@ fn without_a_daemon_a_user_hears_of_the_two_ways_out() {
 }
 
 #[test]
-fn who_is_not_in_the_group_hears_how_to_join_it() {
+fn error_outside_the_group_names_usermod() {
     let daemon = Daemon::start();
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
@@ -70,8 +72,8 @@ fn who_is_not_in_the_group_hears_how_to_join_it() {
 }
 
 #[test]
-fn a_member_of_the_group_just_works() {
-    let daemon = Daemon::start(); // whose socket is the group nogroup's
+fn group_member_needs_no_root() {
+    let daemon = Daemon::start(); // its socket has the group nogroup
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
     command.arg("--socket").arg(&daemon.socket).args(["call", "status", "--json"]).uid(NOBODY).gid(NOBODY);
@@ -93,7 +95,7 @@ fn status_answers_without_a_daemon() {
 }
 
 #[test]
-fn the_gateway_outlives_its_daemon_and_finds_the_next_one() {
+fn gateway_reconnects_to_a_restarted_daemon() {
     let mut daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);
@@ -109,7 +111,7 @@ fn the_gateway_outlives_its_daemon_and_finds_the_next_one() {
 }
 
 #[test]
-fn a_daemon_that_is_told_to_stop_says_so_to_open_windows() {
+fn stopping_daemon_answers_open_windows() {
     let mut daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);
@@ -139,7 +141,7 @@ fn fake_daemon(line: &'static str) -> (TempDir, std::path::PathBuf) {
 }
 
 #[test]
-fn a_daemon_of_another_release_or_none_at_all_is_told_apart() {
+fn other_release_and_absent_daemon_have_own_errors() {
     let cases = [
         ("{\"version\":99,\"sample\":{}}\n", "restart the older"),
         ("{\"version\":1,\"error\":{\"version\":{\"daemon\":1,\"gateway\":2}}}\n", "restart the older"),
@@ -154,7 +156,7 @@ fn a_daemon_of_another_release_or_none_at_all_is_told_apart() {
 }
 
 #[test]
-fn root_starts_a_daemon_for_itself_and_gives_root_up() {
+fn root_starts_its_daemon_and_drops_privileges() {
     require_root();
     let folder = open_folder();
     let mut command = Command::new(GATEWAY);
@@ -177,7 +179,7 @@ fn root_starts_a_daemon_for_itself_and_gives_root_up() {
     assert_eq!((held(gateway, "Uid:").as_str(), held(gateway, "CapPrm:").as_str()), ("65534", "0000000000000000"));
     let status = client.call("status", json!({})).unwrap();
     assert_eq!((&status["daemon"]["connected"], &status["daemon"]["uid"]), (&json!(true), &json!(NOBODY)), "{status}");
-    // The starter has become the daemon, which has nothing of the caller's.
+    // The starter became the daemon, and has nothing of the caller.
     let daemon = status["daemon"]["pid"].as_u64().unwrap();
     assert_eq!(daemon, u64::from(starter));
     let environment = std::fs::read_to_string(format!("/proc/{daemon}/environ")).unwrap();
@@ -193,13 +195,13 @@ fn root_starts_a_daemon_for_itself_and_gives_root_up() {
     until("the daemon ends with its gateway", || (!Path::new(&format!("/proc/{daemon}")).exists()).then_some(()));
 }
 
-/// Whatever a gateway is to do: by the time that it could read anything it is not root.
+/// In every mode: before the gateway can read anything, it is not root.
 #[test]
-fn root_is_gone_in_every_mode_before_a_byte_is_read() {
+fn root_is_dropped_before_the_first_read() {
     require_root();
     let folder = open_folder();
     let (settings, socket) = (folder.path().join("settings"), folder.path().join("none.sock"));
-    run(&format!("mkfifo {}", settings.display())); // whoever reads it waits: the process stays as it is then
+    run(&format!("mkfifo {}", settings.display())); // a reader of the FIFO blocks, so the process stays in this state
     for mode in [&[][..], &["stdio"], &["http"], &["call", "status"], &["doctor"], &["--check-config"], &["tools"]] {
         let mut command = Command::new(GATEWAY);
         command.arg("--config").arg(&settings).arg("--socket").arg(&socket).args(mode);
@@ -222,15 +224,15 @@ fn root_is_gone_in_every_mode_before_a_byte_is_read() {
 }
 
 #[test]
-fn root_asks_no_other_hosts() {
+fn root_refuses_remote_hosts() {
     require_root();
     let hosts = ["--host=a=ssh:x", "--ssh-config=/dev/null", "call", "status"];
     fails_with(1, &cli(Path::new("/none"), &hosts).output().unwrap(), &["not available as root", "without sudo"]);
 }
 
-/// What only root can read is not sent anywhere, nor shown.
+/// Data that only root can read is neither sent nor shown.
 #[test]
-fn root_reads_no_file_for_its_caller() {
+fn root_opens_no_caller_files() {
     require_root();
     for file in ["--config=/etc/shadow", "--tokens=/etc/shadow"] {
         let output = cli(Path::new("/none"), &[file, "--check-config"]).output().unwrap();
@@ -243,7 +245,7 @@ fn client_pid(client: &Client) -> u32 {
 }
 
 #[test]
-fn what_the_kernel_refuses_does_not_stop_the_rest() {
+fn refused_program_leaves_other_tools_working() {
     require_root();
     let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
@@ -271,7 +273,7 @@ fn what_the_kernel_refuses_does_not_stop_the_rest() {
 }
 
 #[test]
-fn the_command_line_prints_tables_json_and_clear_errors() {
+fn command_line_prints_tables_json_and_errors() {
     let daemon = Daemon::start();
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "duration_ms=100"]).output().unwrap();
     let table = text(&output.stdout);
@@ -290,7 +292,7 @@ fn the_command_line_prints_tables_json_and_clear_errors() {
 }
 
 #[test]
-fn net_iface_sets_the_interface_and_the_flag_wins_over_it() {
+fn interface_flag_overrides_net_iface() {
     let daemon = Daemon::start();
     let interface = |arguments: &[&str]| {
         let mut command = cli(&daemon.socket, arguments);
@@ -304,7 +306,7 @@ fn net_iface_sets_the_interface_and_the_flag_wins_over_it() {
 }
 
 #[test]
-fn the_doctor_says_what_is_well_and_what_is_not() {
+fn doctor_reports_passed_and_failed_checks() {
     let daemon = Daemon::start();
     let output = cli(&daemon.socket, &["doctor"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("ok   cgroup v2 "), "{output:?}");
@@ -331,7 +333,7 @@ fn doctor_notes_what_the_host_hides() {
 }
 
 #[test]
-fn help_completions_and_the_manual_come_from_one_definition() {
+fn help_completions_and_manual_agree() {
     let print = |arguments: &[&str]| text(&cli(Path::new("/none"), arguments).output().unwrap().stdout);
     assert!(print(&["--help"]).contains("netmon-mcp snapshot_sockets"));
     assert!(print(&["--version"]).contains(VERSION.as_str()));

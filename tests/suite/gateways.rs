@@ -1,4 +1,5 @@
-//! `diagnose`: a gateway that does not answer is one fault, whatever is behind it, and another one than a host on the link.
+//! `diagnose`: an unreachable gateway is one fault for all destinations behind it, and differs from an unreachable
+//! on-link host.
 
 use std::{
     net::{SocketAddr, TcpStream, UdpSocket},
@@ -10,24 +11,24 @@ use serde_json::{Value, json};
 
 use crate::{harness::*, injected::Routed};
 
-/// More than rows of drops are kept apart by address.
+/// More than the rows of drops with separate addresses.
 const TARGETS: usize = 12;
 
-/// The findings above `info` that are about any of these addresses.
+/// The findings above `info` about any of these addresses.
 fn about<'a>(answer: &'a Value, addresses: &[String]) -> Vec<&'a Value> {
     let findings = answer["findings"].as_array().unwrap().iter();
     let of = |finding: &&Value| addresses.iter().any(|address| finding.to_string().contains(&format!("{address}\"")));
     findings.filter(|finding| finding["severity"] != "info").filter(of).collect()
 }
 
-/// Has neighbors asked for every 100 ms instead of every second.
+/// Makes the kernel probe neighbors every 100 ms instead of every second.
 fn ask_quickly(netns: &Netns, interface: &str) {
     for family in ["ipv4", "ipv6"] {
         netns.run(&format!("sysctl -qw net.{family}.neigh.{interface}.retrans_time_ms=100"));
     }
 }
 
-/// Connects from a namespace to each, until the test ends: nobody answers within 3 s.
+/// Connects from a namespace to each target, until the test ends: without answer for 3 s.
 fn browse(netns: &Netns, targets: &[String]) {
     for target in targets {
         let (netns, to) = (netns.clone(), SocketAddr::new(target.parse().unwrap(), 443));
@@ -51,13 +52,13 @@ fn of_a_dead_gateway(client: &Netns, asked: &Netns, gateway: &str, targets: &[St
     socket.send_to(query, resolver).unwrap();
     until_failed(asked, gateway);
     socket.send_to(query, resolver).unwrap();
-    thread::sleep(Duration::from_millis(1_200)); // a connect is told to hang after 0.9 s
+    thread::sleep(Duration::from_millis(1_200)); // a connect counts as hanging after 0.9 s
     until_failed(asked, gateway);
     let answer = window.end();
     let mut all = targets.to_vec();
     all.push(gateway.to_owned());
     let mut found = about(&answer, &all);
-    // Other tests have the same addresses in namespaces of their own.
+    // Other tests have the same addresses in other namespaces.
     found.retain(|finding| [client, asked].iter().any(|netns| finding["evidence"]["owner"]["netns"] == netns.inode()));
     assert_eq!(found.len(), 1, "{answer:#}");
     assert_eq!(found[0]["code"], "gateway_unreachable", "{answer:#}");
@@ -70,11 +71,11 @@ fn targets(prefix: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_dead_gateway_of_either_family_is_one_finding() {
+fn dead_gateway_of_either_family_is_one_finding() {
     for (route, gateway, prefix) in [
         ("-4 route add default via 10.77.0.254", "10.77.0.254", "192.0.2."),
         ("-6 route add default via fd77::fe", "fd77::fe", "2001:db8::"),
-        // IPv4 over a router that is known by IPv6.
+        // IPv4 over a router with an IPv6 address.
         ("-4 route add default via inet6 fd77::fe dev v0", "fd77::fe", "192.0.2."),
     ] {
         let pair = Pair::new();
@@ -87,7 +88,7 @@ fn a_dead_gateway_of_either_family_is_one_finding() {
 }
 
 #[test]
-fn a_dead_gateway_on_a_bridge_is_named() {
+fn dead_gateway_on_a_bridge_is_named() {
     let pair = Pair::new();
     for line in
         ["link add br0 type bridge", "link set v0 master br0", "addr add 10.90.0.1/24 dev br0", "link set br0 up"]
@@ -101,7 +102,7 @@ fn a_dead_gateway_on_a_bridge_is_named() {
 }
 
 #[test]
-fn a_dead_gateway_of_a_router_is_told_with_the_client_behind_it() {
+fn dead_gateway_of_a_router_names_the_client() {
     let net = Routed::new();
     ask_quickly(&net.router, "r0");
     net.router.ip("route add default via 10.79.0.254");
@@ -111,7 +112,7 @@ fn a_dead_gateway_of_a_router_is_told_with_the_client_behind_it() {
 }
 
 #[test]
-fn a_connection_that_is_open_when_its_gateway_dies_names_it() {
+fn open_connection_names_its_dead_gateway() {
     let net = Routed::new();
     let at = echo_server(&net.b, crate::injected::FAR);
     let stream = connect(&net.a, at).unwrap();
@@ -121,7 +122,7 @@ fn a_connection_that_is_open_when_its_gateway_dies_names_it() {
     net.a.ip("neigh flush dev v0");
     let window = daemon.watch("diagnose", json!({"limit": 40}));
     std::io::Write::write_all(&mut &stream, &[0; 100]).unwrap();
-    // TCP tries again as soon as it hears that the neighbor has failed (RFC 6069), so that this is seldom seen.
+    // TCP tries again when the neighbor fails (RFC 6069), so this is rarely visible.
     until("TCP has tried in vain", || (net.a.retransmits() > 8).then_some(()));
     let answer = window.end();
     let found = about(&answer, &["10.78.0.1".into(), crate::injected::FAR.into()]);
@@ -130,7 +131,7 @@ fn a_connection_that_is_open_when_its_gateway_dies_names_it() {
 }
 
 #[test]
-fn a_host_on_the_link_that_does_not_answer_is_no_gateway() {
+fn silent_on_link_host_is_not_a_gateway() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     pair.a.ip("route add default via 10.77.0.2");
     ask_quickly(&pair.a, "v0");

@@ -1,4 +1,4 @@
-//! What the two processes can still do once they serve, tried from inside; and what the kernel says of them.
+//! The abilities of the two processes while they serve, tried from inside; and their limits according to the kernel.
 
 use std::{
     fs::File,
@@ -18,13 +18,13 @@ use serde_json::json;
 
 use crate::harness::*;
 
-/// Names the role that a copy of this test is to take.
+/// Selects the role that a copy of this test takes.
 const INSIDE: &str = "NETMON_TEST_CONFINED";
 
 /// The outcome of a system call by number: bpf(2) with an empty `union bpf_attr`.
 fn bpf(command: i32) -> io::Result<()> {
     let attributes = [0u8; 128];
-    // SAFETY: the attributes are zeroed and as long as is said.
+    // SAFETY: the attributes are zeroed and have the given length.
     match unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), attributes.len()) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
@@ -32,19 +32,19 @@ fn bpf(command: i32) -> io::Result<()> {
 }
 
 fn socket(family: i32, kind: i32) -> io::Result<()> {
-    // SAFETY: no pointer is passed; the descriptor is left to the end of the process.
+    // SAFETY: no pointer is passed; the descriptor stays open until the process ends.
     if unsafe { libc::socket(family, kind, 0) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn executable_memory() -> io::Result<()> {
     let wanted = libc::PROT_READ | libc::PROT_EXEC;
-    // SAFETY: a new mapping, at no address in particular.
+    // SAFETY: a new mapping at any address.
     let at = unsafe { libc::mmap(ptr::null_mut(), 4096, wanted, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
     if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn signal_init() -> io::Result<()> {
-    // SAFETY: signal 0 only asks whether it would be allowed.
+    // SAFETY: signal 0 only checks the permission.
     if unsafe { libc::kill(1, 0) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -60,7 +60,7 @@ fn new_namespace() -> io::Result<()> {
 
 /// A child that ends at once.
 fn cloned(flags: i32) -> io::Result<()> {
-    // SAFETY: without CLONE_VM the child has a copy of everything, and only ends.
+    // SAFETY: without CLONE_VM the child has a copy of all memory, and only exits.
     match unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: a system call that does not return.
@@ -72,7 +72,7 @@ fn cloned(flags: i32) -> io::Result<()> {
 fn cloned3(flags: i32) -> io::Result<()> {
     let mut arguments = [0u64; 11]; // struct clone_args
     (arguments[0], arguments[4]) = (flags as u64, libc::SIGCHLD as u64);
-    // SAFETY: as above; the arguments are as long as is said.
+    // SAFETY: as above; the arguments have the given length.
     match unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) } {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: a system call that does not return.
@@ -81,7 +81,7 @@ fn cloned3(flags: i32) -> io::Result<()> {
     }
 }
 
-/// What a process that was taken over would try; each with whether it worked.
+/// The attempts of an attacker with control of the process, each with its result.
 fn attempts() -> Vec<(&'static str, io::Result<()>)> {
     vec![
         ("start a program", Command::new("true").status().map(drop)),
@@ -108,10 +108,10 @@ fn attempts() -> Vec<(&'static str, io::Result<()>)> {
     ]
 }
 
-/// Run as root and with every capability, so that what fails is refused by the sandbox alone.
+/// Runs as root with every capability, so that only the sandbox refuses.
 fn allowed_to(role: &str) -> Vec<String> {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "hardening::a_process_that_is_taken_over_is_left_with_little", "--nocapture"])
+        .args(["--exact", "hardening::sandboxed_roles_have_only_allowed_operations", "--nocapture"])
         .env(INSIDE, role)
         .output()
         .unwrap();
@@ -122,7 +122,7 @@ fn allowed_to(role: &str) -> Vec<String> {
 
 // In guests, since Linux 5.13.
 #[test]
-fn a_process_that_is_taken_over_is_left_with_little() {
+fn sandboxed_roles_have_only_allowed_operations() {
     require_root();
     let role = match std::env::var(INSIDE).as_deref() {
         Ok("daemon") => Some(Role::Daemon),
@@ -134,7 +134,7 @@ fn a_process_that_is_taken_over_is_left_with_little() {
     if let Some(role) = role {
         sandbox::confine(role, &Reach { ports: vec![1], ..Reach::default() });
         for (what, result) in attempts() {
-            // A wrong argument is past the filter: it is what the kernel says of an empty question.
+            // An error about an argument means that the filter passed the call.
             let passed =
                 result.is_ok_or_is(&[libc::EINVAL, libc::EBADF, libc::ENOENT, libc::EFAULT, libc::ECONNREFUSED]);
             println!("{}: {what}", if passed { "allowed" } else { "refused" });
@@ -146,8 +146,8 @@ fn a_process_that_is_taken_over_is_left_with_little() {
         ["read /proc", "open a netlink socket", "open a Unix socket", "read a map", "start a thread"]
     );
     assert_eq!(allowed_to("gateway"), ["open a Unix socket", "start a thread"]);
-    // /etc is open to it by Landlock, since names are resolved with it; its user may not read what is secret there.
-    // Landlock knows ports since Linux 6.7 (ABI 4); before, every port is open to who may make TCP sockets.
+    // Landlock opens /etc for name resolution; file modes protect secrets there from its user.
+    // Landlock supports ports since Linux 6.7 (ABI 4); before, a process that may create TCP sockets may use any port.
     let knows_ports = Release::running() >= Release(6, 7);
     let client: Vec<_> = [
         "read a password file",
@@ -166,7 +166,7 @@ fn a_process_that_is_taken_over_is_left_with_little() {
     assert!(ssh.iter().any(|what| what == "start a program"), "{ssh:?}");
     assert!(ssh.contains(&"connect by TCP".into()), "{ssh:?}");
     assert!(!(knows_ports && ssh.contains(&"connect by TCP to another port".into())), "{ssh:?}");
-    // Landlock knows signals since Linux 6.12 (ABI 6).
+    // Landlock supports signals since Linux 6.12 (ABI 6).
     let knows_signals = Release::running() >= Release(6, 12);
     assert!(!(knows_signals && ssh.contains(&"signal another process".into())), "{ssh:?}");
     for what in [
@@ -206,7 +206,7 @@ fn field(pid: u32, name: &str) -> String {
 
 // In guests, since Linux 5.13.
 #[test]
-fn both_processes_are_confined_as_status_says() {
+fn sandbox_of_both_processes_matches_status() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let status = client.call("status", json!({})).unwrap();
@@ -227,7 +227,7 @@ fn both_processes_are_confined_as_status_says() {
     }
 }
 
-/// Prints a table of docs/kernels.md: what is held before, while loading, while serving, and for which tool anything is kept.
+/// Prints a table of docs/kernels.md: capabilities before, while loading, while serving, and the tools that keep some.
 // In guests, since Linux 5.17.
 #[test]
 fn capabilities_before_loading_and_serving() {
@@ -272,9 +272,9 @@ fn capabilities_before_loading_and_serving() {
     assert_eq!(serving.is_empty(), kept.is_empty(), "{serving}: {kept:?}");
 }
 
-/// Why a gateway that root starts keeps no folder of secrets open: descriptors of folders carry no right to read.
+/// The reason why a gateway from root keeps no folder of secrets open: a folder's descriptor gives no right to read.
 #[test]
-fn a_folder_that_root_opened_is_still_closed_to_nobody() {
+fn folder_opened_by_root_is_unreadable_to_nobody() {
     require_root();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tokens"), "a secret").unwrap();
@@ -289,7 +289,7 @@ fn a_folder_that_root_opened_is_still_closed_to_nobody() {
         assert_eq!(read(), Ok(()), "root reads it");
         let nobody = thread::scope(|scope| {
             let attempt = scope.spawn(|| {
-                // SAFETY: no pointer is passed; the ids of this thread alone change.
+                // SAFETY: no pointer is passed; only the ids of this thread change.
                 assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) }, 0);
                 read()
             });

@@ -1,4 +1,4 @@
-//! Other hosts, through one gateway: over a real sshd on loopback, over HTTP with a token, over a Unix socket.
+//! Other hosts through one gateway: over a real sshd on loopback, over HTTP with a token, over a Unix socket.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{harness::*, http_harness::*};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// An sshd on loopback that lets one key be a remote MCP server, and another one forward ports, and nothing else.
+/// An sshd on loopback. One key is restricted to a remote MCP server, another one to port forwarding.
 struct Sshd {
     child: Child,
     folder: TempDir,
@@ -65,7 +65,7 @@ impl Sshd {
             chown(folder.path().join(file), Some(NOBODY), None).unwrap();
         }
         fs::create_dir_all("/run/sshd").unwrap();
-        // It refuses to be started by its name alone.
+        // sshd requires an absolute path.
         let mut command = Command::new(path_of("sshd"));
         command.args(["-D", "-e", "-f", &path("sshd_config")]).stdin(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("openssh-server is installed");
@@ -89,7 +89,7 @@ impl Drop for Sshd {
 }
 
 #[test]
-fn a_tunnel_reaches_the_unix_socket() {
+fn ssh_tunnel_reaches_the_unix_socket() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let sshd = Sshd::start(&daemon);
     let path = folder.path().join("mcp.sock");
@@ -113,21 +113,21 @@ fn gateway(daemon: &Daemon, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn ssh_alone_is_a_remote_server() {
+fn ssh_forced_command_is_a_remote_server() {
     let daemon = Daemon::start();
     let sshd = Sshd::start(&daemon);
     let mut command = Command::new("ssh");
     command.args(["-T", "-F", &sshd.client_config(), "loop", "netmon-mcp"]);
     let mut client = Client::connect_to(command);
     assert_eq!(client.call("status", json!({})).unwrap()["daemon"]["connected"], true);
-    // The forced command is all there is: no shell, no tunnel.
+    // The forced command is the only ability: no shell, no tunnel.
     let output =
         Command::new("ssh").args(["-T", "-F", &sshd.client_config(), "loop", "id"]).stdin(Stdio::null()).output();
     assert!(!String::from_utf8_lossy(&output.unwrap().stdout).contains("uid="));
 }
 
 #[test]
-fn every_tool_asks_any_host_and_hosts_tells_of_each() {
+fn every_tool_accepts_host_and_hosts_lists_them() {
     let (daemon, far, folder) = (Daemon::start(), Daemon::start(), TempDir::new().unwrap());
     let sshd = Sshd::start(&far);
     let token = folder.path().join("token");
@@ -176,7 +176,7 @@ fn every_tool_asks_any_host_and_hosts_tells_of_each() {
     assert_eq!(connected, [true, true, true, false], "{states}");
 }
 
-/// The layer of that name of this gateway.
+/// The sandbox layer with that name of this gateway.
 fn layer(client: &mut Client, name: &str) -> serde_json::Value {
     let status = client.call("status", json!({})).unwrap();
     let layers = status["gateway"]["sandbox"].as_array().unwrap();
@@ -184,7 +184,7 @@ fn layer(client: &mut Client, name: &str) -> serde_json::Value {
 }
 
 #[test]
-fn ssh_has_its_files_and_ports_and_no_others() {
+fn ssh_sandbox_allows_only_its_files_and_ports() {
     let (daemon, far) = (Daemon::start(), Daemon::start());
     let sshd = Sshd::start(&far);
     let config = format!("--ssh-config={}", sshd.client_config());
@@ -202,7 +202,7 @@ fn ssh_has_its_files_and_ports_and_no_others() {
     assert!(landlock["detail"].as_str().unwrap().contains("runs programs (proxycommand)"), "{landlock}");
 }
 
-/// A Unix socket that leads to another one, and takes so long to do so with the first connection.
+/// A Unix socket that forwards to another one, with a delay for the first connection.
 fn late(target: &std::path::Path, folder: &TempDir, delay: Duration) -> String {
     let (path, target) = (folder.path().join("late.sock"), target.to_owned());
     let listener = UnixListener::bind(&path).unwrap();
@@ -220,9 +220,9 @@ fn late(target: &std::path::Path, folder: &TempDir, delay: Duration) -> String {
     format!("unix:{}", path.display())
 }
 
-/// A host may take as long to be listed as to be asked. The client hears of whom it waits for.
+/// Listing a host has the same timeout as a request. The progress names the pending hosts.
 #[test]
-fn hosts_waits_for_a_host_that_needs_more_than_three_seconds() {
+fn hosts_waits_longer_than_three_seconds() {
     let (daemon, folder) = (Daemon::start(), open_folder());
     chown(folder.path(), Some(NOBODY), None).unwrap();
     let path = folder.path().join("mcp.sock");
@@ -242,7 +242,7 @@ fn hosts_waits_for_a_host_that_needs_more_than_three_seconds() {
 }
 
 #[test]
-fn the_command_line_lists_hosts_as_messages_recommend() {
+fn command_line_lists_hosts() {
     let daemon = Daemon::start();
     let at = "--host=down=http://127.0.0.1:1/mcp";
     let run = |arguments: &[&str]| {
@@ -267,9 +267,9 @@ fn the_command_line_lists_hosts_as_messages_recommend() {
     }
 }
 
-/// By HTTP and by ssh: both have a bound of their own, and neither answer is ever whole.
+/// Over HTTP and over ssh: both have a limit, and neither answer is ever complete.
 #[test]
-fn a_host_that_sends_without_end_is_cut_off() {
+fn endless_answer_of_a_host_is_cut_off() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -302,10 +302,10 @@ fn a_host_that_sends_without_end_is_cut_off() {
 }
 
 #[test]
-fn a_window_elsewhere_ends_when_its_caller_leaves_and_a_silent_host_delays_nobody() {
+fn cancelled_call_ends_the_remote_window() {
     let (daemon, far) = (Daemon::start(), Daemon::start());
     let sshd = Sshd::start(&far);
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections and says nothing
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // accepts connections and stays silent
     let mut client = Client::connect_to(gateway(
         &daemon,
         &[
@@ -328,7 +328,7 @@ fn a_window_elsewhere_ends_when_its_caller_leaves_and_a_silent_host_delays_nobod
 }
 
 #[test]
-fn an_unreachable_host_says_what_ssh_said() {
+fn unreachable_host_error_includes_the_ssh_error() {
     let daemon = Daemon::start();
     let mut client =
         Client::connect_to(gateway(&daemon, &["--host=nowhere=ssh:nobody@127.0.0.1:x", "--ssh-config=/dev/null"]));

@@ -1,4 +1,4 @@
-//! MCP over HTTP: both eras of the protocol, who may come in, and how it ends.
+//! MCP over HTTP: both eras of the protocol, access, and shutdown.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::{harness::*, http_harness::*};
 
 #[test]
-fn both_eras_are_served_with_sessions_for_the_older() {
+fn both_protocol_eras_are_served() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let modern = server.call("status", json!({}));
@@ -34,7 +34,7 @@ fn both_eras_are_served_with_sessions_for_the_older() {
 }
 
 #[test]
-fn progress_streams_and_the_answer_follows() {
+fn progress_is_streamed_before_the_answer() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let arguments = json!({"operation": "incoming", "interface": "lo", "duration": 1.2, "progress": "p"});
@@ -46,7 +46,7 @@ fn progress_streams_and_the_answer_follows() {
 }
 
 #[test]
-fn a_strange_host_or_origin_is_refused_on_every_path() {
+fn foreign_host_or_origin_is_refused_on_every_path() {
     let daemon = Daemon::start();
     let server =
         Server::start(&daemon.socket, &["--allowed-host", "netmon.example", "--allowed-origin", "https://app.example"]);
@@ -79,7 +79,7 @@ fn a_strange_host_or_origin_is_refused_on_every_path() {
 }
 
 #[test]
-fn other_hosts_are_not_let_in_without_tokens() {
+fn tcp_listener_requires_credentials() {
     for arguments in [
         &["http", "--listen", "0.0.0.0:0"][..],
         &["http", "--listen", "127.0.0.1:0"],
@@ -94,7 +94,7 @@ fn other_hosts_are_not_let_in_without_tokens() {
 }
 
 #[test]
-fn whoever_lets_everybody_in_is_told_so_at_every_start() {
+fn insecure_no_auth_warns_at_every_start() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     server.until_logged(&["WARN", "--insecure-no-auth", "every user and program of this host"]);
@@ -102,9 +102,9 @@ fn whoever_lets_everybody_in_is_told_so_at_every_start() {
     server.until_logged(&["call", "who=anonymous:loopback"]);
 }
 
-/// Whoever may ask netmond may ask on the default socket, and nobody else.
+/// The default socket admits exactly the users that may ask netmond.
 #[test]
-fn the_default_listener_is_a_unix_socket_for_the_group() {
+fn default_listener_is_a_unix_socket_for_the_group() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = Command::new(GATEWAY);
@@ -126,9 +126,9 @@ fn the_default_listener_is_a_unix_socket_for_the_group() {
     assert!(!outsider.status.success(), "{outsider:?}");
 }
 
-/// A path that is given by mistake costs nothing.
+/// A wrong path does no harm.
 #[test]
-fn only_a_socket_is_replaced() {
+fn only_a_socket_file_is_replaced() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let path = folder.path().join("precious");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -148,7 +148,7 @@ fn only_a_socket_is_replaced() {
 }
 
 #[test]
-fn a_unix_socket_has_its_mode_and_knows_its_peer() {
+fn unix_socket_has_its_mode_and_logs_its_peer() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let path = folder.path().join("mcp.sock");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -163,11 +163,11 @@ fn a_unix_socket_has_its_mode_and_knows_its_peer() {
 }
 
 #[test]
-fn systemd_may_open_the_socket() {
+fn systemd_socket_activation_works() {
     let daemon = Daemon::start();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = Command::new("sh");
-    // The shell's pid is the gateway's, after exec.
+    // After exec, the shell's pid is the gateway's.
     let line = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" http --insecure-no-auth --socket \"$1\"";
     command.args(["-c", line, GATEWAY]).arg(&daemon.socket);
     let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
@@ -188,7 +188,7 @@ fn systemd_may_open_the_socket() {
 }
 
 #[test]
-fn a_shutdown_answers_who_is_waiting() {
+fn shutdown_answers_pending_calls() {
     let daemon = Daemon::start();
     let mut server = Server::start(&daemon.socket, &[]);
     let mut client = Client::connect(&daemon.socket);
@@ -209,7 +209,7 @@ fn a_shutdown_answers_who_is_waiting() {
 }
 
 #[test]
-fn a_client_that_leaves_ends_its_window() {
+fn disconnected_client_ends_its_window() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let mut client = Client::connect(&daemon.socket);
@@ -224,7 +224,7 @@ fn a_client_that_leaves_ends_its_window() {
 }
 
 #[test]
-fn metrics_tell_of_calls_and_of_the_daemon() {
+fn metrics_cover_calls_and_the_daemon() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     server.call("status", json!({}));
@@ -243,7 +243,7 @@ fn metrics_tell_of_calls_and_of_the_daemon() {
 }
 
 #[test]
-fn the_environment_chooses_the_transport_as_it_always_did() {
+fn mcp_transport_variable_selects_the_transport() {
     let daemon = Daemon::start();
     let mut command = Command::new(GATEWAY);
     command

@@ -1,4 +1,4 @@
-//! A gateway that serves HTTP, and a client that can be as rude as a test wants.
+//! A gateway that serves HTTP, and a client that can misbehave.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -18,7 +18,7 @@ use crate::harness::{GATEWAY, until};
 pub const MODERN: &str = "2026-07-28";
 pub const LEGACY: &str = "2025-11-25";
 
-/// `netmon-mcp http` on a port of its own.
+/// `netmon-mcp http` on its own port.
 pub struct Server {
     pub child: Child,
     pub address: SocketAddr,
@@ -28,12 +28,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// One that asks the daemon at `socket`, and no client who it is.
+    /// A server for the daemon at `socket`, without credentials.
     pub fn start(socket: &Path, arguments: &[&str]) -> Server {
         Server::start_with_credentials(socket, &[&["--insecure-no-auth"], arguments].concat())
     }
 
-    /// One whose clients show the credentials that the arguments name.
+    /// A server whose clients need the credentials of the arguments.
     pub fn start_with_credentials(socket: &Path, arguments: &[&str]) -> Server {
         let mut command = Command::new(GATEWAY);
         command.args(["http", "--listen", "127.0.0.1:0", "--socket"]).arg(socket).args(arguments);
@@ -92,7 +92,7 @@ impl Server {
         )
     }
 
-    /// A request of MCP with these headers more.
+    /// An MCP request with these additional headers.
     pub fn post(&self, headers: &str, body: &str) -> Reply {
         exchange(self.connect(), &self.request(headers, body))
     }
@@ -107,13 +107,13 @@ impl Server {
         )
     }
 
-    /// A tool call in the way of MCP 2026-07-28: no session.
+    /// A tool call of MCP 2026-07-28: without a session.
     pub fn call(&self, tool: &str, arguments: Value) -> Reply {
         let (headers, body) = modern_call(tool, arguments);
         self.post(&headers, &body)
     }
 
-    /// Begins a session in the way of MCP 2025-11-25.
+    /// Begins a session of MCP 2025-11-25.
     pub fn initialize(&self) -> Reply {
         self.post(
             "",
@@ -150,7 +150,7 @@ pub fn message(method: &str, params: Value) -> String {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string()
 }
 
-/// The headers and the body of a tool call of MCP 2026-07-28. The argument `progress` is the token to tell it by.
+/// The headers and the body of a tool call of MCP 2026-07-28. The argument `progress` becomes the progress token.
 pub fn modern_call(tool: &str, mut arguments: Value) -> (String, String) {
     let headers = format!("MCP-Protocol-Version: {MODERN}\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\n");
     let mut meta = json!({
@@ -163,7 +163,7 @@ pub fn modern_call(tool: &str, mut arguments: Value) -> (String, String) {
     (headers, message("tools/call", json!({"name": tool, "arguments": arguments, "_meta": meta})))
 }
 
-/// What came back.
+/// The received reply.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -196,7 +196,7 @@ impl Reply {
 pub fn exchange<S: Read + Write>(mut stream: S, request: &str) -> Reply {
     stream.write_all(request.as_bytes()).unwrap();
     let mut bytes = Vec::new();
-    let _ = stream.read_to_end(&mut bytes); // a server that has refused may reset what it did not read
+    let _ = stream.read_to_end(&mut bytes); // a server that refuses may reset the connection over unread data
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();

@@ -1,4 +1,4 @@
-//! Faults to inject: a router, a firewall, a full connection table, programs that drop.
+//! Injected faults: a router, a firewall, a full connection table, programs that drop.
 
 use std::{
     net::UdpSocket,
@@ -33,14 +33,14 @@ impl Routed {
     }
 }
 
-/// Adds a rule to a hook of its own.
+/// Adds a rule to its own hook.
 pub fn nft(netns: &Netns, hook: &str, rule: &str) {
     netns.run("nft add table inet t");
     netns.run(&format!("nft add chain inet t c {{ type filter hook {hook} priority 0 ; }}"));
     netns.run(&format!("nft add rule inet t c {rule}"));
 }
 
-/// Has one end of a pair resolve the other's address: with a datagram to a closed port, which is told so.
+/// Makes one end of a pair resolve the other's address: with a datagram to a closed port, which is answered.
 pub fn meet(pair: &Pair, address: &str) {
     let socket = pair.a.enter(|| UdpSocket::bind((if address == B { A } else { A6 }, 0)).unwrap());
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -49,7 +49,7 @@ pub fn meet(pair: &Pair, address: &str) {
     assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
-/// The limit is the host's, so it is changed as little, and as shortly, as the test allows.
+/// The limit is the host's, so the test changes it as little and as briefly as possible.
 pub struct ConntrackMax(String);
 
 const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
@@ -68,7 +68,7 @@ impl Drop for ConntrackMax {
     }
 }
 
-/// Sets DF and sends whatever the path's MTU is known to be.
+/// Sets DF and ignores the known path MTU.
 pub fn always_df(socket: &UdpSocket) {
     let probe = libc::IP_PMTUDISC_PROBE;
     let size = size_of_val(&probe) as u32;
@@ -95,12 +95,12 @@ pub fn attach_constant(kind: u32, verdict: i32, at: u32) -> OwnedFd {
         )
     };
     assert!(fd > 0, "{}", std::io::Error::from_raw_os_error(-fd));
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor.
     let program = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: no options are passed.
     let link = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), v0_index(), at, std::ptr::null()) };
     assert!(link > 0, "{}", std::io::Error::from_raw_os_error(-link));
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor.
     unsafe { OwnedFd::from_raw_fd(link) }
 }
 

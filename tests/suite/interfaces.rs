@@ -1,4 +1,4 @@
-//! `snapshot_interfaces` against what `ip` says.
+//! `snapshot_interfaces` against the output of `ip`.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn every_field_agrees_with_ip() {
     let links = || -> Value { serde_json::from_str(&pair.b.ip("-j -d -s link show")).unwrap() };
     let before = links();
     let answer = window.end();
-    let after = links(); // the neighbours of IPv6 say something now and then
+    let after = links(); // IPv6 neighbor discovery sends packets occasionally
     assert_eq!(answer["primary"], "v0", "{answer}");
     let truth: Value = serde_json::from_str(&pair.b.ip("-j -d -s addr show")).unwrap();
     let ours = answer["interfaces"].as_array().unwrap();
@@ -58,7 +58,7 @@ fn every_field_agrees_with_ip() {
 }
 
 #[test]
-fn one_interface_can_be_asked_for() {
+fn interface_argument_selects_one_interface() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let answer = client.call(TOOL, json!({"interface": "lo", "duration_ms": 100})).unwrap();

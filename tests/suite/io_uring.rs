@@ -1,5 +1,5 @@
-//! Sockets without a file of a process: those that it uses by a number of its io_uring, registered files and direct
-//! descriptors; and the kernel's own.
+//! Sockets without a process' file: those that it uses by a number of its io_uring (registered files and direct
+//! descriptors), and the kernel's own.
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-/// A ring that has these sockets, and nobody else has them.
+/// A ring that is the only holder of these sockets.
 fn ring_of(sockets: Vec<OwnedFd>) -> IoUring {
     let ring = IoUring::new(8).unwrap();
     let numbers: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
@@ -20,9 +20,9 @@ fn ring_of(sockets: Vec<OwnedFd>) -> IoUring {
     ring
 }
 
-/// Does it, and waits for it.
+/// Runs the operation and waits for it.
 fn perform(ring: &mut IoUring, operation: &squeue::Entry) -> i32 {
-    // SAFETY: what the operation points to lives in the caller, which waits here for its end.
+    // SAFETY: the operation's pointers refer to the caller, which waits here for its end.
     unsafe { ring.submission().push(operation).unwrap() };
     ring.submit_and_wait(1).unwrap();
     ring.completion().next().unwrap().result()
@@ -52,7 +52,7 @@ fn rows<'a>(answer: &'a Value, list: &str, netns: &Netns) -> Vec<&'a Value> {
     answer[list].as_array().unwrap().iter().filter(|row| row["owner"]["netns"] == netns.inode()).collect()
 }
 
-/// The only row of a list in this namespace, which is ours.
+/// The only row of a list in this namespace, which belongs to this test.
 fn row<'a>(answer: &'a Value, list: &str, netns: &Netns) -> &'a Value {
     let rows = rows(answer, list, netns);
     assert_eq!(rows.len(), 1, "{answer:#}");
@@ -62,13 +62,13 @@ fn row<'a>(answer: &'a Value, list: &str, netns: &Netns) -> &'a Value {
 
 // In guests, since Linux 5.19.
 #[test]
-fn bytes_and_queues_of_a_registered_socket_are_owned() {
+fn registered_io_uring_socket_has_owner_bytes_and_queues() {
     let pair = Pair::new();
     for address in [B, B6] {
         let (mut client, server) = ends(&pair, address);
         let port = client.peer_addr().unwrap().port();
         let mut ring = ring_of(vec![server.into()]);
-        let daemon = Daemon::start(); // which has not seen who opened the sockets
+        let daemon = Daemon::start(); // it has not seen the opening of the sockets
         let mut asking = Client::connect(&daemon.socket);
         for bytes in [20_000, 10_000] {
             let arguments = json!({"group_by": "connection", "port": port, "limit": 100});
@@ -84,13 +84,13 @@ fn bytes_and_queues_of_a_registered_socket_are_owned() {
             assert_eq!(row(&answer, "sockets", &pair.b)["receive_queue_bytes"], bytes, "{answer:#}");
             receive(&mut ring, 0, bytes);
         }
-        // It gets a cookie when it closes, and is the same socket.
+        // It gets a cookie when it closes, and stays the same socket.
         let window = daemon.watch("top_traffic", json!({"group_by": "connection", "port": port, "limit": 100}));
         client.write_all(&[1; 700]).unwrap();
         until_acknowledged(&client);
         receive(&mut ring, 0, 700);
         perform(&mut ring, &opcode::Close::new(types::Fixed(0)).build());
-        // Linux 6.1 closes the file after the ring has forgotten it. Meanwhile nothing leads to the socket.
+        // Linux 6.1 closes the file after the ring has removed it. Meanwhile the socket is unreachable.
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         let answer = window.end();
         assert_eq!(row(&answer, "rows", &pair.b)["rx_bytes"], 700, "{answer:#}");
@@ -99,7 +99,7 @@ fn bytes_and_queues_of_a_registered_socket_are_owned() {
 
 // In guests, since Linux 5.19.
 #[test]
-fn a_connection_that_a_ring_accepts_has_its_owner_and_round_trips() {
+fn io_uring_accepted_connection_has_owner_and_rtt() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let to = listener.local_addr().unwrap();
@@ -146,7 +146,7 @@ fn udp_sockets_in_a_ring_are_listed() {
 }
 
 #[test]
-fn sockets_beyond_those_that_are_read_of_a_ring_are_counted() {
+fn unread_io_uring_sockets_are_counted() {
     let pair = Pair::new();
     let sockets = |netns: &Netns| netns.enter(|| (0..70).map(|_| UdpSocket::bind((B, 0)).unwrap().into()).collect());
     let _ring = ring_of(sockets(&pair.b));
@@ -159,9 +159,9 @@ fn sockets_beyond_those_that_are_read_of_a_ring_are_counted() {
     assert_eq!(limit.unwrap_or_else(|| panic!("{answer:#}"))["count"], 6, "{answer:#}");
 }
 
-/// The socket of a tunnel is the kernel's: no process can have it.
+/// A tunnel's socket belongs to the kernel: no process can have it.
 #[test]
-fn a_socket_of_the_kernel_is_named_as_such() {
+fn kernel_socket_is_named() {
     let netns = Netns::new();
     netns.ip("link set lo up");
     netns.ip("link add x type vxlan id 9 dstport 4790 local 127.0.0.1");

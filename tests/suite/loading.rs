@@ -1,4 +1,4 @@
-//! How a daemon starts: what is loaded when, and what holds capabilities meanwhile.
+//! The start of a daemon: the order of loading, and the holders of capabilities meanwhile.
 
 use std::{
     io::{BufRead, BufReader, IoSlice, Write},
@@ -22,7 +22,7 @@ fn loaded_by(tool: &str, input: Value) -> Vec<String> {
     let mut command = Command::new(DAEMON);
     command.args(["--parent", "0", "--log-format", "json"]).env("RUST_LOG", "netmon_mcp=debug");
     let child = command.stdin(Stdio::from(theirs)).stderr(Stdio::piped()).spawn().unwrap();
-    drop(command); // and with it its end of the channel
+    drop(command); // closes its end of the channel
     let (mut stream, given) = UnixStream::pair().unwrap();
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let (mut rights, fds) = (SendAncillaryBuffer::new(&mut space), [given.as_fd()]);
@@ -45,7 +45,7 @@ fn loaded_by(tool: &str, input: Value) -> Vec<String> {
 }
 
 #[test]
-fn a_single_call_loads_what_it_needs() {
+fn single_call_loads_only_its_tool() {
     assert_eq!(loaded_by("snapshot_interfaces", json!({"duration_ms": 100})), Vec::<String>::new());
     assert_eq!(loaded_by("top_traffic", json!({"duration_ms": 100})), ["top_traffic"]);
     let incoming = json!({"operation": "incoming", "interface": "lo", "duration": 0.1});
@@ -62,13 +62,13 @@ fn of_threads(pid: u64, field: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_server_answers_its_first_call_and_loads_the_rest_behind_it() {
+fn server_loads_the_called_tool_first() {
     require_root();
     let folder = open_folder();
     let mut client = Client::connect(&folder.path().join("none.sock"));
     let answer = client.call("top_traffic", json!({"duration_ms": 100})).unwrap();
     assert!(answer["rows"].is_array(), "{answer}");
-    let status = client.call("status", json!({})).unwrap(); // which waits for all
+    let status = client.call("status", json!({})).unwrap(); // it waits for all tools
     for tool in status["tools"].as_array().unwrap() {
         assert_eq!(tool["available"], true, "{tool}");
     }
@@ -85,7 +85,7 @@ fn a_server_answers_its_first_call_and_loads_the_rest_behind_it() {
 }
 
 #[test]
-fn requests_are_read_by_threads_without_capabilities_while_others_load() {
+fn requests_are_read_without_capabilities() {
     require_root();
     let folder = open_folder();
     let mut client = Client::connect(&folder.path().join("none.sock"));
@@ -105,7 +105,7 @@ fn requests_are_read_by_threads_without_capabilities_while_others_load() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_while_it_loads_leaves_nothing() {
+fn daemon_killed_while_loading_leaves_nothing() {
     require_root();
     let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
@@ -114,7 +114,7 @@ fn a_daemon_that_is_killed_while_it_loads_leaves_nothing() {
         let mut command = netns.command(DAEMON);
         command.arg("--socket").arg(&socket).args(["--group", GROUP]).env("RUST_LOG", "error").stdin(Stdio::null());
         let mut child = Ended(command.spawn().unwrap());
-        std::thread::sleep(Duration::from_millis(60 * step)); // somewhere within its load
+        std::thread::sleep(Duration::from_millis(60 * step)); // at some moment of its load
         child.0.kill().unwrap();
         child.0.wait().unwrap();
         let left = netns.run("tc filter show dev lo ingress") + &netns.run("tc filter show dev lo egress");
@@ -132,7 +132,7 @@ fn a_daemon_that_is_killed_while_it_loads_leaves_nothing() {
 }
 
 #[test]
-fn the_daemon_says_when_a_window_opens_if_it_is_asked_to() {
+fn daemon_announces_an_open_window_on_request() {
     let daemon = Daemon::start();
     let window = daemon.watch("snapshot_interfaces", json!({}));
     assert!(window.end()["measured"]["window_ms"].as_f64().unwrap() < 60_000.0);

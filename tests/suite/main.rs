@@ -1,7 +1,7 @@
-//! Tests against the real kernel and the real protocol: "run this, expect that answer". They need root, for network
-//! namespaces and for netmond, and fail without it. Each makes namespaces of its own and leaves nothing behind.
+//! Tests against the real kernel and the real protocol: "run this, expect that answer". They need root for network
+//! namespaces and for netmond, and fail without it. Each creates its own namespaces and leaves nothing behind.
 
-// A test that cannot go on fails.
+// A test that cannot continue fails.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod abuse;
@@ -15,7 +15,7 @@ mod conformance;
 mod diagnose;
 mod docs;
 mod hardening;
-#[allow(dead_code)] // each module takes what it needs of it
+#[allow(dead_code)] // each module uses a part of it
 mod harness;
 mod injected;
 
@@ -62,5 +62,5 @@ mod trace_drops;
 mod twins;
 mod unheld;
 
-/// Four times what all of it takes on two cores.
+/// Four times the total duration on two cores.
 const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);

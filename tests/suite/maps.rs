@@ -6,7 +6,7 @@ use netmon_mcp::daemon::kernel::{Listed, entries};
 use crate::harness::require_root;
 
 #[test]
-fn a_list_that_does_not_fit_into_its_map_leaves_no_key_behind() {
+fn list_too_long_for_its_map_leaves_no_keys() {
     require_root();
     let options =
         libbpf_sys::bpf_map_create_opts { sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _, ..Default::default() };

@@ -1,4 +1,4 @@
-//! MPTCP: the sockets that do the work hang below the one that a process holds, and no file is theirs.
+//! MPTCP: the working sockets are below the one that a process holds, and have no file.
 
 use std::{
     io::{Read, Write},
@@ -54,18 +54,18 @@ fn sum(rows: &[&Value], field: &str) -> u64 {
     rows.iter().map(|row| row[field].as_u64().unwrap_or_else(|| panic!("{field} of {row}"))).sum()
 }
 
-/// Every row is of this process.
+/// Every row belongs to this process.
 fn assert_ours(rows: &[&Value], answer: &Value) {
     assert!(!rows.is_empty(), "{answer:#}");
     assert!(rows.iter().all(|row| row["owner"]["pid"] == std::process::id()), "{answer:#}");
 }
 
 #[test]
-fn bytes_of_both_ends_are_counted_and_owned() {
+fn bytes_of_both_ends_are_counted_with_owner() {
     let pair = Pair::new();
     for address in [B, B6] {
         let Some(mut ends) = connected(&pair, address) else { return };
-        let daemon = Daemon::start(); // which has not seen who opened the sockets
+        let daemon = Daemon::start(); // it has not seen the opening of the sockets
         for bytes in [300_000, 200_000] {
             let arguments = json!({"group_by": "connection", "protocol": "tcp", "port": ends.to.port(), "limit": 100});
             let window = daemon.watch("top_traffic", arguments);
@@ -77,7 +77,7 @@ fn bytes_of_both_ends_are_counted_and_owned() {
             let answer = window.end();
             let (sent, received) = (rows(&answer, "rows", &pair.a), rows(&answer, "rows", &pair.b));
             assert_ours(&[&sent[..], &received[..]].concat(), &answer);
-            // MPTCP sends again what is not acknowledged in time; with one path, on that path.
+            // MPTCP retransmits unacknowledged data; with one path, on that path.
             let moved = [sum(&sent, "tx_bytes"), sum(&received, "rx_bytes")];
             let expected = bytes as u64..=bytes as u64 * 6 / 5;
             assert!(moved.iter().all(|moved| expected.contains(moved)), "{moved:?} of {bytes}: {answer:#}");
@@ -106,7 +106,7 @@ fn unread_data_is_in_the_receive_queue() {
 }
 
 #[test]
-fn data_without_room_is_in_the_send_queue() {
+fn blocked_data_is_in_the_send_queue() {
     let pair = Pair::new();
     let Some(mut ends) = connected(&pair, B) else { return };
     ends.client.set_nonblocking(true).unwrap();
@@ -132,7 +132,7 @@ fn full_accept_queue_has_an_owner() {
     let Some(_listener) = listen(&pair.b, at, 2) else { return };
     let daemon = Daemon::start();
     let window = daemon.watch("trace_drops", json!({"port": at.port()}));
-    // The clients are plain TCP.
+    // The clients use plain TCP.
     let target = SocketAddr::new(B.parse().unwrap(), at.port());
     let mut kept: Vec<_> = (0..3).map(|_| connect(&pair.a, target).unwrap()).collect();
     kept.extend(pair.a.enter(|| {
@@ -148,7 +148,7 @@ fn full_accept_queue_has_an_owner() {
     let listeners = rows(&answer, "listeners", &pair.b);
     assert_ours(&listeners, &answer);
     assert_eq!((listeners.len(), &listeners[0]["accept_queue"]), (1, &json!(3)), "{answer:#}");
-    // What waits there is the listener's.
+    // Connections that wait there belong to the listener.
     let arguments = json!({"group_by": "connection", "port": at.port(), "limit": 50});
     let window = daemon.watch("top_traffic", arguments);
     kept[0].write_all(&[1; 700]).unwrap();
@@ -159,9 +159,9 @@ fn full_accept_queue_has_an_owner() {
     assert_eq!(sum(&waiting, "rx_bytes"), 700, "{answer:#}");
 }
 
-/// The kernel opens the second path in a thread of its own.
+/// The kernel opens the second path in its own thread.
 #[test]
-fn second_path_is_of_the_process_that_connected() {
+fn second_subflow_is_credited_to_the_connecting_process() {
     let pair = Pair::new();
     pair.a.ip("addr add 10.77.0.11/24 dev v0");
     if mptcp(&pair.a, SocketAddr::new(A.parse().unwrap(), 0)).is_none() {

@@ -1,4 +1,4 @@
-//! `network-monitor`: counts against the kernel's own, connections against those that were made.
+//! `network-monitor`: counts against the kernel's own, connections against the made ones.
 
 use std::{
     ffi::OsStr,
@@ -27,7 +27,7 @@ fn datagrams(from: &Netns, bind: &str, to: &str, count: usize, bytes: usize) {
     });
 }
 
-/// Opens a window on `interface`, lets `traffic` run in it, and returns the answer.
+/// Opens a window on `interface`, runs `traffic` in it, and returns the answer.
 fn incoming(daemon: &Daemon, interface: &str, mode: &str, traffic: impl FnOnce()) -> Value {
     let arguments = json!({"operation": "incoming", "interface": interface, "duration": 60, "mode": mode});
     let window = daemon.watch(TOOL, arguments);
@@ -37,11 +37,11 @@ fn incoming(daemon: &Daemon, interface: &str, mode: &str, traffic: impl FnOnce()
 
 // In guests.
 #[test]
-fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
+fn incoming_counts_known_packets_of_both_families() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
-    // The neighbor is known: what waits for its address to be asked for again would come late.
+    // The neighbor is known: otherwise packets that wait for address resolution would arrive late.
     [B, B6].iter().for_each(|address| meet(&pair, address));
     let answer = incoming(&daemon, "v0", "tcx", || {
         datagrams(&pair.a, A, B, 400, 100);
@@ -56,7 +56,7 @@ fn incoming_counts_a_known_number_of_packets_of_both_families_both_ways() {
 }
 
 #[test]
-fn loopback_and_a_tunnel_without_an_ethernet_header_are_counted() {
+fn loopback_and_l3_tunnel_are_counted() {
     let netns = Netns::new();
     let tunnel = Tunnel::new(&netns);
     let daemon = daemon_for(TOOL, &netns);
@@ -68,7 +68,7 @@ fn loopback_and_a_tunnel_without_an_ethernet_header_are_counted() {
 }
 
 #[test]
-fn a_bridge_is_counted() {
+fn bridge_traffic_is_counted() {
     let pair = Pair::new();
     pair.b.ip("link add br0 type bridge");
     pair.b.ip(&format!("addr del {B}/24 dev v0"));
@@ -82,7 +82,7 @@ fn a_bridge_is_counted() {
 }
 
 #[test]
-fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
+fn xdp_counts_or_names_a_conflict() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -92,7 +92,7 @@ fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
         assert_eq!(answer["by_protocol"]["udp"], 200, "{mode}: {answer}");
         client.until_detached(TOOL);
     }
-    // The daemon's own other mode is as foreign as any: an interface holds one program.
+    // The daemon's own other mode conflicts as well: an interface holds one program.
     let id =
         client.begin_call(TOOL, json!({"operation": "incoming", "interface": "v0", "duration": 30, "mode": "xdp"}));
     client.until_open(TOOL, 1);
@@ -119,7 +119,7 @@ fn xdp_counts_too_and_says_when_somebody_else_holds_it() {
 }
 
 #[test]
-fn measuring_leaves_the_offloads_alone() {
+fn measuring_leaves_offloads_unchanged() {
     let pair = Pair::new();
     let features = |netns: &Netns| netns.run("ip -j -d link show dev v0");
     let before = (features(&pair.a), features(&pair.b));
@@ -130,7 +130,7 @@ fn measuring_leaves_the_offloads_alone() {
 }
 
 #[test]
-fn fifty_windows_at_once_each_see_everything() {
+fn fifty_concurrent_windows_count_everything() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -146,7 +146,7 @@ fn fifty_windows_at_once_each_see_everything() {
 }
 
 #[test]
-fn an_interface_that_vanishes_is_said_to_have() {
+fn vanished_interface_is_reported() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -161,7 +161,7 @@ fn an_interface_that_vanishes_is_said_to_have() {
 }
 
 #[test]
-fn durations_and_names_that_cannot_be_meant_are_refused_with_what_is_allowed() {
+fn invalid_duration_or_interface_names_allowed_values() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for duration in
@@ -185,7 +185,7 @@ fn durations_and_names_that_cannot_be_meant_are_refused_with_what_is_allowed() {
 }
 
 #[test]
-fn the_primary_interface_is_the_one_with_the_default_route() {
+fn default_interface_has_the_default_route() {
     let pair = Pair::new();
     pair.b.ip(&format!("route add default via {A}"));
     pair.b.ip("link add quiet type veth peer name quiet2");
@@ -205,13 +205,13 @@ fn the_primary_interface_is_the_one_with_the_default_route() {
     assert_eq!(interface(&mut client), "v0", "the busiest");
 }
 
-/// Waits for one outgoing connection while `traffic` makes it, and returns it.
+/// Waits for one outgoing connection during `traffic`, and returns it.
 fn outgoing(client: &mut Client, netns: &Netns, traffic: impl FnOnce()) -> Value {
     let id = client.begin_call(TOOL, json!({"operation": "outgoing", "duration": 20}));
     client.until_open(TOOL, 1);
     traffic();
     let mut answer = client.end_call(id).unwrap();
-    // Other tests connect as well: continue until ours is there.
+    // Other tests connect as well: continue until ours appears.
     loop {
         let ours = answer["connections"].as_array().unwrap().iter().find(|c| c["owner"]["netns"] == netns.inode());
         if let Some(ours) = ours {
@@ -223,7 +223,7 @@ fn outgoing(client: &mut Client, netns: &Netns, traffic: impl FnOnce()) -> Value
 
 // In guests, since Linux 5.12.
 #[test]
-fn outgoing_names_the_connection_that_was_established() {
+fn outgoing_reports_an_established_connection() {
     for (server, family) in [(B, "ipv4"), (B6, "ipv6")] {
         let pair = Pair::new();
         let daemon = Daemon::start();
@@ -243,7 +243,7 @@ fn outgoing_names_the_connection_that_was_established() {
 }
 
 #[test]
-fn a_mapped_connection_is_ipv4() {
+fn ipv4_mapped_connection_is_ipv4() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -256,7 +256,7 @@ fn a_mapped_connection_is_ipv4() {
 }
 
 #[test]
-fn a_refused_connection_is_not_called_established() {
+fn refused_connection_is_not_established() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -275,18 +275,18 @@ fn a_refused_connection_is_not_called_established() {
 }
 
 #[test]
-fn outgoing_returns_empty_at_its_time_limit() {
+fn outgoing_times_out_with_an_empty_list() {
     let netns = Netns::new();
     let daemon = daemon_for(TOOL, &netns);
     let mut client = Client::connect(&daemon.socket);
     let began = Instant::now();
-    // Only connections over this namespace's own loopback, where nobody connects.
+    // Only connections over this namespace's own loopback, on which no test connects.
     let answer = client.call(TOOL, json!({"operation": "outgoing", "interface": "lo", "duration": 0.5})).unwrap();
     assert_eq!(answer["connections"], json!([]), "{answer}");
     assert!(began.elapsed() >= Duration::from_millis(500));
 }
 
-/// The local ports that repeated calls report of 600 connects, those that were made, and the events lost meanwhile.
+/// The local ports that repeated calls report for 600 connects, the made ones, and the lost events meanwhile.
 fn six_hundred_connects(client: &mut Client, pair: &Pair, to: SocketAddr) -> (Vec<u64>, Vec<u64>, u64) {
     let inode = pair.a.inode();
     let first = client.begin_call(TOOL, json!({"operation": "outgoing", "limit": 1}));
@@ -305,8 +305,9 @@ fn six_hundred_connects(client: &mut Client, pair: &Pair, to: SocketAddr) -> (Ve
         if seen.len() >= 600 || lost > 0 {
             break lost;
         }
-        // No `after`: a client that asks again at once is continued by itself. The host's other connects come along,
-        // in thousands a second while other tests run: with the default `limit` it would fall behind, and be told so.
+        // Without `after`: the daemon continues a client that asks again at once. The host's other connects are
+        // included, thousands per second while other tests run: with the default `limit` the client would fall behind,
+        // and get an error.
         answer = client.call(TOOL, json!({"operation": "outgoing", "duration": 10, "limit": 1_000})).unwrap();
         assert_ne!(answer["connections"], json!([]), "only {} of 600 were seen", seen.len());
     };
@@ -318,27 +319,26 @@ fn six_hundred_connects(client: &mut Client, pair: &Pair, to: SocketAddr) -> (Ve
 }
 
 #[test]
-fn repeated_outgoing_calls_miss_none_and_report_none_twice() {
+fn outgoing_cursor_reports_each_connection_once() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let to = echo_server(&pair.b, B);
-    // A flood of another test's may be more connects than the ring holds. What is lost is counted, and this is
-    // about calls that lose nothing.
+    // A flood of another test may exceed the ring. Lost events are counted, and this check covers calls without losses.
     let whole = (0..5).map(|_| six_hundred_connects(&mut client, &pair, to)).find(|(_, _, lost)| *lost == 0);
     let (seen, made, _) = whole.expect("one of five attempts in which the kernel lost no event");
     assert_eq!(seen, made);
 }
 
 #[test]
-fn a_hostile_process_name_is_harmless_and_its_unit_is_known() {
+fn hostile_process_name_is_cleaned() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let to = echo_server(&pair.b, B);
     let cgroup = Cgroup::new("nmt-hostile.service");
     let connection = outgoing(&mut client, &pair.a, || {
-        // The name of a process is that of the file that it runs.
+        // The name of a process is that of its program file.
         let folder = open_folder();
         let shell = folder.path().join(OsStr::from_bytes(b"a\nb\x1b[1m\xff\xe2\x80\xae"));
         std::os::unix::fs::symlink(path_of("bash"), &shell).unwrap();

@@ -1,4 +1,4 @@
-//! OAuth tokens and TLS: what a stranger would try, and what a renewal must not break.
+//! OAuth tokens and TLS: attacks, and renewals.
 
 use std::{
     fs,
@@ -27,23 +27,23 @@ use crate::{harness::*, http_harness::*};
 
 const AUDIENCE: &str = "http://localhost:8080/mcp";
 
-/// An authorization server that does nothing but show its keys.
+/// An authorization server that only serves its keys.
 struct Issuer {
     url: String,
     key: EncodingKey,
-    /// How often anybody asked it anything.
+    /// The number of its requests.
     asked: Arc<AtomicUsize>,
 }
 
-/// What an authorization server does wrong.
+/// A fault of an authorization server.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// It takes connections and says nothing.
+    /// It accepts connections and stays silent.
     Hangs,
     /// Its metadata is another issuer's.
     OtherIssuer,
-    /// It sends who asks for its keys elsewhere.
+    /// It redirects requests for its keys.
     Redirects,
     /// Its key is for encryption.
     KeyForEncryption,
@@ -96,13 +96,13 @@ impl Issuer {
         Issuer { url, key, asked }
     }
 
-    /// A gateway that takes its tokens.
+    /// A gateway that accepts its tokens.
     fn gateway(&self, daemon: &Daemon, more: &[&str]) -> Server {
         let arguments = [&["--oauth-issuer", &self.url, "--oauth-audience", AUDIENCE], more].concat();
         Server::start_with_credentials(&daemon.socket, &arguments)
     }
 
-    /// A token with these claims instead of the good ones.
+    /// A token with these claims changed.
     fn token(&self, changes: Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let mut claims =
@@ -119,7 +119,7 @@ impl Issuer {
 }
 
 #[test]
-fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
+fn only_valid_jwts_are_accepted() {
     let (daemon, issuer) = (Daemon::start(), Issuer::start());
     let mut server = issuer.gateway(&daemon, &[]);
     let mut status = |token: String| {
@@ -172,9 +172,9 @@ fn a_token_of_the_authorization_server_is_good_and_others_are_not() {
     assert_eq!((&metadata["resource"], &metadata["authorization_servers"][0]), (&json!(AUDIENCE), &json!(issuer.url)));
 }
 
-/// Alice of the token file, alice of the authorization server: two clients.
+/// Alice in the token file and alice of the authorization server are two clients.
 #[test]
-fn a_subject_has_nothing_of_the_token_of_its_name() {
+fn jwt_subject_does_not_inherit_a_token_of_its_name() {
     let (daemon, issuer, folder) = (Daemon::start(), Issuer::start(), TempDir::new().unwrap());
     let (token, file) = ("0123456789abcdef0123456789abcdef", folder.path().join("tokens"));
     fs::write(&file, format!("alice {token}\n")).unwrap();
@@ -196,7 +196,7 @@ fn a_subject_has_nothing_of_the_token_of_its_name() {
 }
 
 #[test]
-fn a_stream_ends_when_its_token_expires() {
+fn stream_ends_when_its_token_expires() {
     let (daemon, issuer) = (Daemon::start(), Issuer::start());
     let mut server = issuer.gateway(&daemon, &[]);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -209,9 +209,9 @@ fn a_stream_ends_when_its_token_expires() {
     assert!(begun.elapsed().as_secs() < 6, "{:?}", begun.elapsed());
 }
 
-/// Redirects, another issuer's metadata, keys for something else: no key comes of them.
+/// Redirects, another issuer's metadata, keys for other uses: none yields a key.
 #[test]
-fn keys_come_from_the_issuer_itself_and_are_for_signatures() {
+fn jwks_must_come_from_the_issuer() {
     let daemon = Daemon::start();
     for (fault, said) in [
         (Fault::OtherIssuer, "another issuer"),
@@ -227,9 +227,9 @@ fn keys_come_from_the_issuer_itself_and_are_for_signatures() {
     }
 }
 
-/// Requests with tokens of unknown keys are answered at once, whatever the authorization server does; so are others.
+/// Requests with unknown keys are answered at once, in any state of the authorization server; other requests as well.
 #[test]
-fn nobody_waits_for_an_authorization_server_that_hangs() {
+fn hanging_authorization_server_blocks_no_request() {
     let (daemon, issuer, folder) = (Daemon::start(), Issuer::with(Fault::Hangs), TempDir::new().unwrap());
     let (token, file) = ("0123456789abcdef0123456789abcdef", folder.path().join("tokens"));
     fs::write(&file, format!("alice {token}\n")).unwrap();
@@ -250,13 +250,13 @@ fn nobody_waits_for_an_authorization_server_that_hangs() {
 }
 
 #[test]
-fn without_an_authorization_server_none_is_named() {
+fn metadata_is_absent_without_oauth() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     assert_eq!(server.get("/.well-known/oauth-protected-resource", "").status, 404);
 }
 
-/// A certificate of its own making, for localhost.
+/// A self-signed certificate for localhost.
 fn certificate(folder: &Path, name: &str) {
     let (key, new) = (folder.join("key.pem"), folder.join("new.pem"));
     let mut command = Command::new("openssl");
@@ -266,7 +266,7 @@ fn certificate(folder: &Path, name: &str) {
     fs::rename(&new, folder.join("certificate.pem")).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     for path in [&key, &folder.to_path_buf()] {
-        std::os::unix::fs::chown(path, Some(65534), None).unwrap(); // whom the gateway becomes
+        std::os::unix::fs::chown(path, Some(65534), None).unwrap(); // the user that the gateway becomes
     }
 }
 
@@ -278,7 +278,7 @@ fn shown(server: &Server) -> String {
 }
 
 #[test]
-fn a_renewed_certificate_is_shown_to_the_next_client() {
+fn renewed_certificate_is_used_for_new_connections() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     certificate(folder.path(), "first");
     let file = |name: &str| folder.path().join(name).display().to_string();

@@ -1,4 +1,4 @@
-//! The past: what the recorder kept of a fault that has ended, over restarts and kills.
+//! The past: the recording of an ended fault, across restarts and kills.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::{command_line::cli, harness::*};
 
-/// A folder that a recorder writes in who was root and is nobody.
+/// A folder for a recorder that was root and becomes nobody.
 pub fn recording() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -29,7 +29,7 @@ pub fn recording() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// A recorder of the test's own.
+/// A recorder of this test.
 pub struct Recorder(pub Child);
 
 impl Recorder {
@@ -40,7 +40,7 @@ impl Recorder {
         Recorder(command.spawn().unwrap())
     }
 
-    /// As systemd ends it: whether it ended well.
+    /// Ends it like systemd; whether it exited successfully.
     pub fn terminate(&mut self) -> bool {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::TERM)
             .unwrap();
@@ -59,13 +59,13 @@ pub fn facts(path: &Path) -> Option<Facts> {
     Sqlite::read(path).ok()?.facts().ok()
 }
 
-/// Waits until everything is recorded that happened until now.
+/// Waits until everything until now is recorded.
 pub fn until_recorded(path: &Path) {
     let now = time::now();
     until("the recorder has written all of it", || facts(path)?.period.filter(|period| period.end_us > now).map(drop));
 }
 
-/// What a tool says of a period, over the command line.
+/// A tool's answer about a period, over the command line.
 pub fn ask_past(socket: &Path, path: &Path, question: &str, period: Period) -> Value {
     let [since, until] = [period.begin_us, period.end_us].map(time::shown);
     let line = format!("{question} since={since} until={until} --json");
@@ -74,13 +74,13 @@ pub fn ask_past(socket: &Path, path: &Path, question: &str, period: Period) -> V
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The findings whose owner is in this network namespace.
+/// The findings with an owner in this network namespace.
 fn findings<'a>(answer: &'a Value, netns: &Netns, code: &str) -> Vec<&'a Value> {
     let all = answer["findings"].as_array().unwrap().iter();
     all.filter(|f| f["code"] == code && f["evidence"]["owner"]["netns"] == netns.inode()).collect()
 }
 
-/// Connects that are refused; none is later.
+/// Refused connects; none follows later.
 fn fault(pair: &Pair, port: u16) -> Period {
     let begin_us = time::now();
     for _ in 0..20 {
@@ -90,7 +90,7 @@ fn fault(pair: &Pair, port: u16) -> Period {
 }
 
 #[test]
-fn a_fault_that_has_ended_is_found_with_since() {
+fn past_fault_is_found_with_since() {
     let (_folder, path) = recording();
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let mut recorder = Recorder::start(&daemon.socket, &path, &[]);
@@ -109,7 +109,7 @@ fn a_fault_that_has_ended_is_found_with_since() {
         let narrowed = ask_past(&daemon.socket, &path, &format!("diagnose limit=1000 {filter}"), fault);
         assert_eq!(findings(&narrowed, &pair.a, "connection_refused").len(), count, "{filter}: {narrowed:#}");
     }
-    // The tools that were asked answer each for itself, narrowed as ever.
+    // Each asked tool answers separately, with its usual filters.
     let connections = ask_past(&daemon.socket, &path, "trace_connections port=21190 outcome=failed", fault);
     assert_eq!(connections["outcomes"]["refused"], 20, "{connections:#}");
     let none = ask_past(&daemon.socket, &path, "trace_connections port=21191", fault);
@@ -122,13 +122,13 @@ fn a_fault_that_has_ended_is_found_with_since() {
     );
     assert_eq!(later["connections"], json!([]), "{later:#}");
     assert!(recorder.terminate(), "it ends well");
-    // Nobody writes any more, and all of it is read.
+    // There is no writer any more, and the whole file is read.
     let again = ask_past(&daemon.socket, &path, "trace_connections port=21190 outcome=failed", fault);
     assert_eq!(again["outcomes"]["refused"], 20);
 }
 
 #[test]
-fn a_restart_of_recorder_and_daemon_is_a_gap_with_its_reason() {
+fn restart_is_recorded_as_a_gap_with_reason() {
     let (_folder, path) = recording();
     let (pair, mut daemon) = (Pair::new(), Daemon::own());
     let recorder = Recorder::start(&daemon.socket, &path, &[]);
@@ -154,9 +154,9 @@ fn a_restart_of_recorder_and_daemon_is_a_gap_with_its_reason() {
     drop(recorder);
 }
 
-/// From the first window to three windows after the last: the journal's line is the log's, and a program is told.
+/// From the first window to three windows after the last one: journal and log agree, and the program runs.
 #[test]
-fn an_incident_begins_and_ends_and_a_program_is_told() {
+fn incident_hook_runs_at_begin_and_end() {
     let (folder, path) = recording();
     let told = folder.path().join("told");
     let (pair, daemon) = (Pair::new(), Daemon::start());
@@ -226,7 +226,7 @@ fn incidents_are_a_resource_that_notifies() {
     modern.begin("subscriptions/listen", json!({"notifications": filter, "_meta": meta()}));
     let accepted = modern.notified("notifications/subscriptions/acknowledged");
     assert_eq!(accepted["params"]["notifications"]["resourceSubscriptions"], json!([URI]), "{accepted}");
-    let period = fault(&pair, 21_195);
+    fault(&pair, 21_195);
     for client in [&mut session, &mut modern] {
         assert_eq!(client.notified("notifications/resources/updated")["params"]["uri"], URI);
     }
@@ -262,7 +262,7 @@ fn a_live_diagnosis_mentions_incidents_of_the_last_hour() {
     assert!(from <= time::shown(earlier.end_us).as_str(), "{from}");
 }
 
-/// A daemon that says the same sample again and again, whenever it is told to for the n-th stream.
+/// A daemon that repeats the same sample, whenever the test allows the n-th stream.
 struct Streams {
     socket: PathBuf,
     go: std::sync::mpsc::Sender<usize>,
@@ -289,7 +289,7 @@ impl Streams {
                 while said.is_ok() {
                     match going.recv() {
                         Ok(of) if of == number => {}
-                        Ok(_) => continue, // for one that has ended
+                        Ok(_) => continue, // for an ended stream
                         Err(_) => return,
                     }
                     said = stream.write_all(line(json!({"version": 2, "sample": sample})).as_bytes());
@@ -303,7 +303,7 @@ impl Streams {
 
 /// At random moments: while it reads, judges, writes, and waits.
 #[test]
-fn a_recorder_that_is_killed_loses_one_window_at_most() {
+fn killed_recorder_loses_at_most_one_window() {
     let files: Value = (0..400)
         .map(|n| (n.to_string(), json!(format!("/run/netns/{:x}", n * 7_919))))
         .collect::<serde_json::Map<_, _>>()
@@ -336,12 +336,12 @@ fn a_recorder_that_is_killed_loses_one_window_at_most() {
             assert_eq!(store.parts(span.id, None).unwrap().len(), 1);
         }
         known = now;
-        daemon.go.send(stream).unwrap(); // it notices that nobody is there
+        daemon.go.send(stream).unwrap(); // it notices that the client is gone
     }
 }
 
 #[test]
-fn a_period_that_was_not_recorded_is_an_error_that_says_what_there_is() {
+fn unrecorded_period_error_names_the_recorded_one() {
     let (_folder, path) = recording();
     let ask = |line: &str| {
         let output = cli(Path::new("/nowhere"), line).arg("--recording").arg(&path).output().unwrap();

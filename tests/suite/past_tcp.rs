@@ -1,4 +1,4 @@
-//! Data that goes past TCP and UDP: through a sockmap, or from packet sockets.
+//! Data that bypasses TCP and UDP: through a sockmap, or from packet sockets.
 
 use std::{
     ffi::c_void,
@@ -25,13 +25,13 @@ fn instruction(code: u8, registers: u8, imm: i32) -> bpf_insn {
 
 fn owned(fd: i32) -> OwnedFd {
     assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the call before has just made it.
+    // SAFETY: the call before has just created it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// A sockmap whose program gives what the first socket sends to the second one, or lets TCP have it.
+/// A sockmap whose program redirects data of the first socket to the second one, or passes it to TCP.
 fn sockmap(from: &TcpStream, to: &TcpStream, redirects: bool) -> (OwnedFd, OwnedFd) {
-    // SAFETY: the name is null, which means none; the others are numbers.
+    // SAFETY: the name is null, which means none; the other arguments are numbers.
     let map = owned(unsafe { bpf_map_create(BPF_MAP_TYPE_SOCKMAP, ptr::null(), 4, 4, 2, ptr::null()) });
     let redirect = [
         instruction(0x18, 0x12, map.as_raw_fd()), // r2 = the map
@@ -43,7 +43,7 @@ fn sockmap(from: &TcpStream, to: &TcpStream, redirects: bool) -> (OwnedFd, Owned
     ];
     let pass = [instruction(0xb7, 0, 1), instruction(0x95, 0, 0)];
     let code = if redirects { &redirect[..] } else { &pass[..] };
-    // SAFETY: the instructions and the license live, and their number is right.
+    // SAFETY: the instructions and the license live, and their count is right.
     let program = owned(unsafe {
         bpf_prog_load(
             BPF_PROG_TYPE_SK_MSG,
@@ -64,14 +64,14 @@ fn sockmap(from: &TcpStream, to: &TcpStream, redirects: bool) -> (OwnedFd, Owned
     (map, program)
 }
 
-/// A connection over the loopback of a namespace, by IPv6.
+/// A connection over the loopback of a namespace, with IPv6.
 fn ends(netns: &Netns) -> (TcpStream, TcpStream) {
     let listener = netns.enter(|| TcpListener::bind("[::1]:0").unwrap());
     let client = connect(netns, listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
 }
 
-/// Sends messages of several sizes, with looks ahead by the reader.
+/// Sends messages of several sizes; the reader also peeks.
 fn talk(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
     let mut left = bytes;
     for size in [1, 700, 40_000].into_iter().cycle() {
@@ -86,7 +86,7 @@ fn talk(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
     }
 }
 
-/// What sockets of a namespace sent and received.
+/// Bytes that sockets of a namespace sent and received.
 fn moved(answer: &Value, netns: &Netns) -> (u64, u64) {
     let rows = answer["rows"].as_array().unwrap().iter().filter(|row| row["owner"]["netns"] == netns.inode());
     let sum = |field| rows.clone().map(|row| row[field].as_u64().unwrap()).sum();
@@ -94,7 +94,7 @@ fn moved(answer: &Value, netns: &Netns) -> (u64, u64) {
 }
 
 #[test]
-fn bytes_that_a_sockmap_moves_are_counted_once() {
+fn sockmap_bytes_are_counted_once() {
     let netns = Netns::new();
     for redirects in [true, false] {
         let (mut from, mut to) = ends(&netns);
@@ -117,7 +117,7 @@ fn bytes_that_a_sockmap_moves_are_counted_once() {
 }
 
 #[test]
-fn sockets_that_are_joined_and_closed_in_a_window_are_counted() {
+fn sockmap_sockets_closed_in_the_window_are_counted() {
     let (netns, daemon) = (Netns::new(), Daemon::start());
     let window = daemon.watch("top_traffic", json!({"group_by": "netns", "limit": 1_000}));
     let (mut from, mut to) = ends(&netns);
@@ -126,12 +126,12 @@ fn sockets_that_are_joined_and_closed_in_a_window_are_counted() {
     drop((from, to));
     let answer = window.end();
     let (sent, received) = moved(&answer, &netns);
-    // The SYN has a place in the sequence.
+    // The SYN takes a sequence number.
     assert!((49_990..=50_000).contains(&sent) && (49_990..=50_000).contains(&received), "{answer:#}");
 }
 
 #[test]
-fn packet_sockets_that_send_are_named_in_limits() {
+fn sending_packet_sockets_are_named_in_limits() {
     use rustix::net::{AddressFamily, SocketType, socket};
     let (netns, daemon) = (Netns::new(), Daemon::start());
     let mut client = Client::connect(&daemon.socket);

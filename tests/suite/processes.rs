@@ -1,4 +1,4 @@
-//! Processes that the tests start: this very binary, which then plays a role instead of testing.
+//! Processes for the tests: this binary, which plays a role instead of testing.
 
 use std::{
     env,
@@ -54,7 +54,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The next line that it says.
+    /// The next line of its output.
     pub fn hear(&mut self) -> String {
         loop {
             let mut line = String::new();
@@ -65,7 +65,7 @@ impl Process {
         }
     }
 
-    /// Tells it to go on.
+    /// Lets it continue.
     pub fn go(&mut self) {
         writeln!(self.input, "go").unwrap();
     }
@@ -83,7 +83,7 @@ impl Drop for Process {
     }
 }
 
-/// The process that a test started plays its role here. Among the tests there is nothing to do.
+/// The process that a test started plays its role here. In an ordinary test run this does nothing.
 #[test]
 fn play() {
     let Ok(role) = env::var(ROLE) else { return };
@@ -112,13 +112,13 @@ fn say(text: impl std::fmt::Display) {
     std::io::stdout().flush().unwrap();
 }
 
-/// Returns when the test says go, or is gone.
+/// Returns when the test allows it, or is gone.
 fn wait() {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
 }
 
-/// Listens, reads from whoever comes until they close, and says how much that was.
+/// Listens, reads each connection to its end, and prints the number of bytes.
 fn tcp_listen(at: SocketAddr) {
     let listener = TcpListener::bind(at).unwrap();
     say("listening");
@@ -132,14 +132,14 @@ fn tcp_listen(at: SocketAddr) {
     }
 }
 
-/// Listens, and leaves the socket to a child as well, whose number is lower: they have begun anew since it started.
+/// Listens, and shares the socket with a child with a lower number: numbers have wrapped since the parent started.
 fn tcp_listen_fork(at: SocketAddr) {
     let _listener = TcpListener::bind(at).unwrap();
     std::fs::write("/proc/sys/kernel/ns_last_pid", (std::process::id() / 2).to_string()).unwrap();
-    // SAFETY: the child only waits for its end, so it takes no lock that another thread may hold.
+    // SAFETY: the child only waits for its end, so it takes no lock of another thread.
     match unsafe { libc::fork() } {
         0 => loop {
-            // SAFETY: numbers only, no memory. It ends in a minute, whatever becomes of the test.
+            // SAFETY: only numbers, no memory. It ends within a minute in any case.
             unsafe {
                 libc::alarm(60);
                 libc::pause();
@@ -150,7 +150,7 @@ fn tcp_listen_fork(at: SocketAddr) {
     wait();
 }
 
-/// Serves each connection in a child of its own, and says which: the child closes once its parent and the client have.
+/// Serves each connection in a separate child and prints its pid. The child closes after its parent and the client.
 fn tcp_serve_fork(at: SocketAddr) {
     let listener = TcpListener::bind(at).unwrap();
     say("listening");
@@ -158,7 +158,7 @@ fn tcp_serve_fork(at: SocketAddr) {
         let stream = stream.unwrap();
         let (connection, mut byte) = (stream.as_raw_fd(), 0u8);
         let (released, mut release) = std::io::pipe().unwrap();
-        // SAFETY: the child makes system calls only, so it takes no lock that another thread may hold.
+        // SAFETY: the child only makes system calls, so it takes no lock of another thread.
         match unsafe { libc::fork() } {
             // SAFETY: both descriptors are open, and the byte outlives the calls.
             0 => unsafe {
@@ -175,7 +175,7 @@ fn tcp_serve_fork(at: SocketAddr) {
     }
 }
 
-/// Connects, and sends so many bytes for every go.
+/// Connects, and sends this number of bytes per go.
 fn tcp_send(to: SocketAddr, size: usize) {
     let mut stream = TcpStream::connect(to).unwrap();
     say("connected");
@@ -185,7 +185,7 @@ fn tcp_send(to: SocketAddr, size: usize) {
     wait();
 }
 
-/// Takes a connection from whoever hands one over at `path` (SCM_RIGHTS), and sends so many bytes over it for a go.
+/// Takes a passed connection at `path` (SCM_RIGHTS), and sends this number of bytes over it per go.
 fn tcp_take(path: &Path, size: usize) {
     let at = UnixListener::bind(path).unwrap();
     say("ready");
@@ -206,7 +206,7 @@ fn tcp_take(path: &Path, size: usize) {
     wait();
 }
 
-/// Hands a connection over to the process that waits for one at `path`.
+/// Passes a connection to the process that waits at `path`.
 pub fn pass(stream: TcpStream, path: &Path) {
     let to = UnixStream::connect(path).unwrap();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -216,14 +216,14 @@ pub fn pass(stream: TcpStream, path: &Path) {
     sendmsg(&to, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()).unwrap();
 }
 
-/// Holds so many sockets open.
+/// Holds this number of sockets open.
 fn udp_open(at: SocketAddr, count: usize) {
     let _sockets: Vec<_> = (0..count).map(|_| UdpSocket::bind(at).unwrap()).collect();
     say("open");
     wait();
 }
 
-/// Sends one datagram of so many bytes for every go, from one socket.
+/// Sends one datagram of this size per go, from one socket.
 fn udp_send(to: SocketAddr, size: usize) {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
     let socket = UdpSocket::bind((any, 0)).unwrap();
@@ -234,7 +234,7 @@ fn udp_send(to: SocketAddr, size: usize) {
     wait();
 }
 
-/// Has so many files, and sends a datagram from a socket that it closes at once.
+/// Opens this number of files, and sends a datagram from a socket that it closes at once.
 fn udp_briefly(to: SocketAddr, files: usize) {
     let _files: Vec<_> = (0..files).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
     say("ready");
@@ -244,13 +244,13 @@ fn udp_briefly(to: SocketAddr, files: usize) {
     wait();
 }
 
-/// Ends a process that a role has left behind.
+/// Ends a process that a role left behind.
 pub fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
-/// Listens beside others at the same address, with a queue for so many, and never accepts.
+/// Listens beside others at the same address with this queue length, and never accepts.
 fn tcp_share(at: SocketAddr, queue: usize) {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
@@ -261,7 +261,7 @@ fn tcp_share(at: SocketAddr, queue: usize) {
     wait();
 }
 
-/// Joins a group beside others, at the address that it has, and never reads.
+/// Joins a group beside others, with its address, and never reads.
 fn udp_join(group: SocketAddr) {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
     sockopt::set_socket_reuseaddr(&socket, true).unwrap();
@@ -273,7 +273,7 @@ fn udp_join(group: SocketAddr) {
     wait();
 }
 
-/// Listens for a service as a user's systemd does: starts it with the listener as this descriptor (0: the same number).
+/// Listens for a service like a user's systemd: starts it with the listener as this descriptor (0: the same number).
 fn tcp_activate(at: SocketAddr, number: usize) {
     use std::os::unix::process::CommandExt;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
@@ -305,7 +305,7 @@ fn tcp_activate(at: SocketAddr, number: usize) {
     service.wait().unwrap();
 }
 
-/// Holds what it was started with.
+/// Holds the descriptors from its start.
 fn activated() {
     say("runs");
     wait();

@@ -1,4 +1,4 @@
-//! `profile_tcp`: round trips, retransmits, resets and limits, against what the sockets themselves say.
+//! `profile_tcp`: round trips, retransmits, resets and limits, against the sockets' own counters.
 
 use std::{
     io::{Read, Write},
@@ -20,7 +20,7 @@ mod spurious;
 
 const TOOL: &str = "profile_tcp";
 
-/// Makes `traffic` while a window with these arguments is open, and returns the answer.
+/// Runs `traffic` while a window with these arguments is open, and returns the answer.
 fn watched(daemon: &Daemon, arguments: Value, traffic: impl FnOnce()) -> Value {
     let window = daemon.watch(TOOL, arguments);
     traffic();
@@ -66,14 +66,14 @@ impl Ends {
     }
 }
 
-/// What getsockopt(TCP_INFO) says, by its offsets in struct tcp_info (linux/tcp.h).
+/// The result of getsockopt(TCP_INFO), by the offsets of struct tcp_info (linux/tcp.h).
 #[derive(Clone, Copy)]
 struct TcpInfo([u8; 232]);
 
 impl TcpInfo {
     fn of(stream: &TcpStream) -> TcpInfo {
         let (mut info, mut length) = (TcpInfo([0; 232]), 232u32);
-        // SAFETY: the buffer has the length that is passed.
+        // SAFETY: the buffer has the passed length.
         let done = unsafe {
             libc::getsockopt(
                 stream.as_raw_fd(),
@@ -113,7 +113,7 @@ fn between(value: &Value, low: u64, high: u64) -> bool {
 }
 
 #[test]
-fn round_trips_are_the_kernels_own_samples() {
+fn rtt_samples_are_those_of_the_kernel() {
     let pair = SlowPair::new(Duration::from_millis(10));
     let daemon = Daemon::start();
     for address in [SLOW_B, SLOW_B6] {
@@ -122,7 +122,7 @@ fn round_trips_are_the_kernels_own_samples() {
         let answer = watched(&daemon, json!({"port": port}), || ends.round_trips(40));
         let (row, srtt) = (ends.row(&answer), TcpInfo::of(&ends.client).rtt_us());
         let rtt = &row["rtt_us"];
-        // One sample for each byte that is acknowledged.
+        // One sample per acknowledged byte.
         assert!(between(&rtt["samples"], 40, 41), "{answer:#}");
         assert!(between(&rtt["min"], 20_000, srtt) && between(&rtt["max"], srtt, 5_000_000), "{srtt}: {row:#}");
         assert!(between(&rtt["p50"], 20_000, srtt * 5 / 4 + 20_000), "{srtt}: {row:#}");
@@ -136,7 +136,7 @@ fn round_trips_are_the_kernels_own_samples() {
 }
 
 #[test]
-fn a_handshake_is_a_sample_too() {
+fn handshake_is_an_rtt_sample() {
     let pair = SlowPair::new(Duration::from_millis(10));
     let to = echo_server(&pair.b, SLOW_B);
     let daemon = Daemon::start();
@@ -149,7 +149,7 @@ fn a_handshake_is_a_sample_too() {
 }
 
 #[test]
-fn segments_and_retransmits_are_those_of_tcp_info() {
+fn segments_and_retransmits_match_tcp_info() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     pair.b.run("nft add table inet t");
@@ -157,7 +157,7 @@ fn segments_and_retransmits_are_those_of_tcp_info() {
     for (address, listen) in [(B, B), (B6, B6), (B, "::")] {
         let mut ends = Ends::new(&pair.a, &pair.b, address, listen);
         let port = ends.to.port();
-        ends.round_trips(1); // so that its segments are small ones until here
+        ends.round_trips(1); // so that its segments are small until here
         until_acknowledged(&ends.server);
         pair.b.run(&format!("nft add rule inet t in tcp dport {port} numgen inc mod 10 3 drop"));
         let before = TcpInfo::of(&ends.client);
@@ -179,7 +179,7 @@ fn segments_and_retransmits_are_those_of_tcp_info() {
         let percent = row["retransmit_percent"].as_f64().unwrap();
         assert!((percent - again as f64 / sent as f64 * 100.0).abs() < 0.01, "{row:#}");
         assert_eq!(row["owners"][0]["retransmits"], json!(again), "{row:#}");
-        // Another test may have left an orphan somewhere.
+        // Another test may have left an orphan.
         let limits = answer["measured"]["limits"].as_array().unwrap();
         assert!(limits.iter().all(|limit| limit["code"] == "orphans_unread"), "{answer:#}");
         assert_eq!(answer["other"]["connections"], 0, "{answer:#}");
@@ -192,7 +192,7 @@ fn resets<'a>(answer: &'a Value, netns: &Netns) -> Vec<&'a Value> {
 }
 
 #[test]
-fn a_closed_port_and_whom_it_refuses_are_named() {
+fn closed_port_reset_names_both_ends() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     for address in [B, B6] {
@@ -212,7 +212,7 @@ fn a_closed_port_and_whom_it_refuses_are_named() {
 }
 
 #[test]
-fn an_abortive_close_is_told_from_its_victim() {
+fn reset_names_the_aborting_side() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     // Opened before the window, and in it.
@@ -243,7 +243,7 @@ fn an_abortive_close_is_told_from_its_victim() {
 }
 
 #[test]
-fn a_reset_for_unread_data_has_its_reason() {
+fn reset_for_unread_data_names_its_reason() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut ends = Ends::new(&pair.a, &pair.b, B, B);
@@ -264,7 +264,7 @@ fn a_reset_for_unread_data_has_its_reason() {
 }
 
 #[test]
-fn connections_that_come_and_go_in_the_window_are_counted_once() {
+fn connections_within_the_window_are_counted_once() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();
@@ -278,14 +278,14 @@ fn connections_that_come_and_go_in_the_window_are_counted_once() {
     let row = &answer["remotes"][0];
     assert_eq!((&row["connections"], &row["owners"][0]["connections"]), (&json!(200), &json!(200)), "{answer:#}");
     assert_eq!(row["limited_by"], "application", "{answer:#}");
-    // SYN, its acknowledgement's, the byte, the FIN; acknowledgements of what came may travel with others.
+    // SYN, its acknowledgement's, the byte, the FIN; acknowledgements of received data may share a segment.
     assert!(between(&row["segments_out"], 4 * 200, 7 * 200), "{row:#}");
     assert!(between(&row["rtt_us"]["samples"], 200, 600), "{row:#}");
     assert_eq!(row["retransmits"], pair.a.retransmits(), "{row:#}");
 }
 
 #[test]
-fn windows_at_the_same_time_have_what_is_theirs() {
+fn concurrent_windows_are_independent() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut ends = Ends::new(&pair.a, &pair.b, B, B);
@@ -304,7 +304,7 @@ fn windows_at_the_same_time_have_what_is_theirs() {
 }
 
 #[test]
-fn filters_are_all_to_hold() {
+fn all_filters_must_match() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();
@@ -335,7 +335,7 @@ fn filters_are_all_to_hold() {
 }
 
 #[test]
-fn a_scan_is_bounded_and_said() {
+fn port_scan_is_bounded_and_stated_in_limits() {
     let _scanning = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();
@@ -352,7 +352,7 @@ fn a_scan_is_bounded_and_said() {
 }
 
 #[test]
-fn bad_questions_are_refused_with_what_is_allowed() {
+fn invalid_arguments_name_the_allowed_values() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for (arguments, hint) in [

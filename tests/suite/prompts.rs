@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::*;
 
 #[test]
-fn prompts_are_listed_filled_in_and_refused_with_a_reason() {
+fn prompts_are_listed_and_validated() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let list = client.request("prompts/list", json!({}));
@@ -21,7 +21,7 @@ fn prompts_are_listed_filled_in_and_refused_with_a_reason() {
 }
 
 #[test]
-fn arguments_are_completed_from_what_is_open() {
+fn prompt_arguments_are_completed_from_open_sockets() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 77), 0)).unwrap();

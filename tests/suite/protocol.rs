@@ -1,4 +1,4 @@
-//! The MCP server over standard input and output: both protocol eras, progress, cancellation, ends.
+//! The MCP server over standard input and output: both protocol eras, progress, cancellation, shutdown.
 
 use std::{
     process::Command,
@@ -31,7 +31,7 @@ fn gateway(daemon: &Daemon) -> Command {
 }
 
 #[test]
-fn every_version_with_a_handshake_is_spoken() {
+fn every_handshake_version_is_supported() {
     let daemon = Daemon::start();
     for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
         let mut client = Client::spawn(gateway(&daemon));
@@ -46,7 +46,7 @@ fn every_version_with_a_handshake_is_spoken() {
 }
 
 #[test]
-fn the_stateless_era_needs_no_handshake() {
+fn stateless_era_works_without_a_handshake() {
     let daemon = Daemon::start();
     let mut client = Client::spawn(gateway(&daemon));
     let answer = client.request("server/discover", json!({"_meta": meta()}));
@@ -57,7 +57,7 @@ fn the_stateless_era_needs_no_handshake() {
     assert_eq!(answer["result"]["structuredContent"]["daemon"]["connected"], true, "{answer}");
 }
 
-/// Clients rely on names, descriptions and schemas, so a change of them is seen as one, in tests/suite/tools.json.
+/// Clients rely on names, descriptions and schemas, so tests/suite/tools.json makes a change visible.
 fn is_reviewed(tools: &Value) {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/tools.json");
     let now = format!("{}\n", serde_json::to_string_pretty(tools).unwrap());
@@ -71,7 +71,7 @@ fn is_reviewed(tools: &Value) {
 }
 
 #[test]
-fn every_tool_has_schemas_a_title_and_all_four_annotations() {
+fn every_tool_has_schemas_title_and_annotations() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let list = client.request("tools/list", json!({}));
@@ -92,7 +92,7 @@ fn every_tool_has_schemas_a_title_and_all_four_annotations() {
 }
 
 #[test]
-fn a_result_has_a_structured_and_a_readable_form() {
+fn result_has_structured_and_text_content() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let answer = client.request("tools/call", json!({"name": "status", "arguments": {}}));
@@ -102,7 +102,7 @@ fn a_result_has_a_structured_and_a_readable_form() {
 }
 
 #[test]
-fn unknown_fields_types_and_tools_are_refused_with_what_is_allowed() {
+fn invalid_calls_name_the_allowed_values() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let text = client.call("status", json!({"verbose": true})).unwrap_err();
@@ -125,7 +125,7 @@ fn unknown_fields_types_and_tools_are_refused_with_what_is_allowed() {
 }
 
 #[test]
-fn null_stands_for_what_is_not_given() {
+fn null_argument_means_absent() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let answer = client.call("snapshot_sockets", json!({"port": null, "limit": null, "process": null})).unwrap();
@@ -135,7 +135,7 @@ fn null_stands_for_what_is_not_given() {
 }
 
 #[test]
-fn a_window_tells_of_its_progress() {
+fn window_sends_progress() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let params = json!({"name": WATCH, "arguments": window(1.8), "_meta": {"progressToken": "p"}});
@@ -151,7 +151,7 @@ fn a_window_tells_of_its_progress() {
 }
 
 #[test]
-fn cancelling_ends_the_measurement_at_once() {
+fn cancelled_call_ends_its_measurement() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);
@@ -167,7 +167,7 @@ fn cancelling_ends_the_measurement_at_once() {
     assert!(client.call("status", json!({})).is_ok());
 }
 
-/// How long a process takes to end.
+/// The time until a process ends.
 fn end_of(client: &mut Client) -> Duration {
     let began = Instant::now();
     until("the gateway ends", || client.child.try_wait().unwrap());
@@ -175,7 +175,7 @@ fn end_of(client: &mut Client) -> Duration {
 }
 
 #[test]
-fn it_ends_at_once_with_its_input_and_on_sigterm_with_a_window_open() {
+fn eof_and_sigterm_end_an_open_window() {
     let daemon = Daemon::start();
     let mut other = Client::connect(&daemon.socket);
     for by_signal in [false, true] {
@@ -194,7 +194,7 @@ fn it_ends_at_once_with_its_input_and_on_sigterm_with_a_window_open() {
 }
 
 #[test]
-fn a_pipe_gets_the_answers_to_all_that_it_asked() {
+fn piped_requests_are_all_answered() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let id = client.begin_call("status", json!({}));
@@ -224,7 +224,7 @@ fn sigkill_of_either_process_leaves_nothing_attached() {
     daemon.kill();
 }
 
-/// How many programs are attached to loopback's tcx hooks, by `BPF_PROG_QUERY`.
+/// The number of programs on loopback's tcx hooks, by `BPF_PROG_QUERY`.
 fn tcx_programs(netns: &Netns) -> u32 {
     netns.enter(|| {
         [libbpf_sys::BPF_TCX_INGRESS, libbpf_sys::BPF_TCX_EGRESS]
@@ -236,7 +236,7 @@ fn tcx_programs(netns: &Netns) -> u32 {
                 };
                 // SAFETY: the options are valid for the call, and say their size; loopback has index 1.
                 let result = unsafe { libbpf_sys::bpf_prog_query_opts(1, at, &mut options) };
-                // A device that never had one has no list.
+                // A device that never had a program has no list.
                 if result != 0 {
                     return 0;
                 }

@@ -1,4 +1,4 @@
-//! `diagnose` and `trace_drops`: the reverse-path filter, and packets that go round until their hops are used up.
+//! `diagnose` and `trace_drops`: the reverse-path filter, and routing loops until the hop limit expires.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
@@ -27,7 +27,7 @@ fn talk(from: &Netns, local: &str, to: (&str, u16), count: usize) {
     });
 }
 
-/// Connects in vain until the SYN was sent again.
+/// Connects without success until the SYN is retransmitted.
 fn connect_in_vain(from: &Netns, to: SocketAddr) {
     let there = from.clone();
     thread::spawn(move || there.enter(|| drop(TcpStream::connect_timeout(&to, Duration::from_secs(6)))));
@@ -36,8 +36,8 @@ fn connect_in_vain(from: &Netns, to: SocketAddr) {
     until("its SYN is sent again", || sent().filter(|count| count != "0"));
 }
 
-/// `b` has another way back to `a`'s `second` address than the one by which it comes. Each test takes another address: a
-/// daemon sees the drops of the tests beside it, too.
+/// `b` has another route back to `a`'s `second` address than the incoming one. Each test takes another address: a
+/// daemon also sees the drops of parallel tests.
 fn two_uplinks(strict: &str, second: &str) -> Pair {
     let pair = Pair::new();
     run(&format!("ip link add v1 netns {} type veth peer name v1 netns {}", pair.a.name(), pair.b.name()));
@@ -49,7 +49,7 @@ fn two_uplinks(strict: &str, second: &str) -> Pair {
     for name in ["all", "v0", "v1"] {
         pair.b.run(&format!("sysctl -qw net.ipv4.conf.{name}.rp_filter={strict}"));
     }
-    // ARP from such a source is filtered, too.
+    // The filter also drops ARP from such a source.
     for (netns, peer, address) in [(&pair.a, &pair.b, "10.88.0.2"), (&pair.b, &pair.a, "10.88.0.1")] {
         let link = peer.ip("-br link show v1");
         netns.ip(&format!("neigh replace {address} lladdr {} dev v1", link.split_whitespace().nth(2).unwrap()));
@@ -58,11 +58,11 @@ fn two_uplinks(strict: &str, second: &str) -> Pair {
 }
 
 #[test]
-fn datagrams_that_a_strict_or_a_loose_filter_refuses_are_told() {
+fn reverse_path_filter_drops_are_found() {
     for strict in ["1", "2"] {
         let (pair, daemon) = (two_uplinks(strict, "10.66.0.1"), Daemon::start());
         if strict == "1" {
-            pair.b.ip("route add 10.66.0.1 via 10.77.0.1"); // else there is no way back at all
+            pair.b.ip("route add 10.66.0.1 via 10.77.0.1"); // otherwise there is no route back
         }
         let _server = pair.b.enter(|| UdpSocket::bind(("10.88.0.2", 162)).unwrap());
         let window = daemon.watch("diagnose", json!({"limit": 40}));
@@ -76,9 +76,9 @@ fn datagrams_that_a_strict_or_a_loose_filter_refuses_are_told() {
 }
 
 #[test]
-fn an_answer_that_the_client_filters_explains_its_timeout() {
+fn filtered_answer_explains_the_timeout() {
     let (pair, daemon) = (two_uplinks("0", "10.66.1.1"), Daemon::start());
-    // The client asks by one link, is answered by the other, and is strict.
+    // The client asks over one link, the answer comes over the other, and the filter is strict.
     for name in ["all", "v0", "v1"] {
         pair.a.run(&format!("sysctl -qw net.ipv4.conf.{name}.rp_filter=1"));
     }
@@ -96,7 +96,7 @@ fn an_answer_that_the_client_filters_explains_its_timeout() {
 }
 
 #[test]
-fn the_way_back_is_read_where_a_process_shows_it() {
+fn route_back_is_read_in_the_namespace_of_a_process() {
     let pair = two_uplinks("1", "10.66.2.1");
     pair.b.ip("route add 10.66.2.1 via 10.77.0.1");
     let daemon = daemon_for("trace_drops", &pair.b);
@@ -109,7 +109,7 @@ fn the_way_back_is_read_where_a_process_shows_it() {
     assert_eq!(flow["route_back"], "via 10.77.0.1 dev v0");
 }
 
-/// A client, and routers in a circle, each of which has the next one for its way to 198.51.100.0/24 and 2001:db8::/32.
+/// A client, and routers in a circle, each with the next one as its route to 198.51.100.0/24 and 2001:db8::/32.
 fn circle(routers: usize) -> (Netns, Vec<Netns>) {
     let client = Netns::new();
     let routers: Vec<_> = (0..routers).map(|_| Netns::new()).collect();
@@ -143,7 +143,7 @@ fn circle(routers: usize) -> (Netns, Vec<Netns>) {
 }
 
 #[test]
-fn a_circle_of_two_routers_or_three_is_a_loop() {
+fn two_or_three_routers_in_a_circle_are_a_loop() {
     for routers in [2, 3] {
         let ((client, all), daemon) = (circle(routers), Daemon::start());
         let window = daemon.watch("diagnose", json!({"limit": 40}));
@@ -167,7 +167,7 @@ fn a_circle_of_two_routers_or_three_is_a_loop() {
 }
 
 #[test]
-fn a_connect_into_a_circle_of_three_is_explained_by_it() {
+fn routing_loop_explains_a_failed_connect() {
     let ((client, _routers), daemon) = (circle(3), Daemon::start());
     let window = daemon.watch("diagnose", json!({"limit": 40}));
     let error = connect(&client, SocketAddr::new("198.51.100.9".parse().unwrap(), 443)).unwrap_err();
@@ -179,7 +179,7 @@ fn a_connect_into_a_circle_of_three_is_explained_by_it() {
     assert_eq!(found[0]["evidence"]["explains"], json!(["no_route"]), "{answer:#}");
 }
 
-/// Probes as traceroute sends them: three for each hop, each to another port.
+/// Probes like traceroute: three per hop, each to another port.
 fn trace(from: &Netns, to: &str) {
     let to: IpAddr = to.parse().unwrap();
     from.enter(|| {
@@ -198,7 +198,7 @@ fn trace(from: &Netns, to: &str) {
 }
 
 #[test]
-fn a_traceroute_through_a_router_is_no_loop() {
+fn traceroute_through_a_router_is_not_a_loop() {
     let (net, daemon) = (Routed::new(), Daemon::start());
     let both = [daemon.watch("trace_drops", json!({"limit": 10_000})), daemon.watch("diagnose", json!({"limit": 40}))];
     trace(&net.a, FAR);
@@ -212,7 +212,7 @@ fn a_traceroute_through_a_router_is_no_loop() {
 }
 
 #[test]
-fn a_bad_header_is_told_from_hops_that_ran_out() {
+fn bad_header_and_expired_hops_are_separate() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let window = daemon.watch("trace_drops", json!({"limit": 10_000}));
     let mut packet = vec![0u8; 28];
@@ -221,12 +221,12 @@ fn a_bad_header_is_told_from_hops_that_ran_out() {
     packet[12..20].copy_from_slice(&[10, 77, 0, 1, 10, 77, 0, 2]);
     pair.a.enter(|| raw_frame("v0", &packet));
     let answer = window.end();
-    let bad = |row: &&Value| row["owner"]["netns"] == pair.a.inode() && row["reason"] == "IP_INHDR"; // its sender's
+    let bad = |row: &&Value| row["owner"]["netns"] == pair.a.inode() && row["reason"] == "IP_INHDR"; // the sender's
     let row = answer["drops"].as_array().unwrap().iter().find(bad).unwrap_or_else(|| panic!("{answer:#}"));
     assert!(row["explanation"].as_str().unwrap().contains("Invalid headers"), "{row:#}");
 }
 
-/// Sends an IPv4 packet as it is, to everyone on the link.
+/// Sends an IPv4 packet unchanged, to all hosts on the link.
 fn raw_frame(device: &str, packet: &[u8]) {
     use std::os::fd::AsRawFd;
     let socket = rustix::net::socket(
@@ -241,7 +241,7 @@ fn raw_frame(device: &str, packet: &[u8]) {
     (to.sll_family, to.sll_protocol, to.sll_ifindex) = (libc::AF_PACKET as u16, 0x0008, index as i32);
     (to.sll_halen, to.sll_addr) = (6, [255, 255, 255, 255, 255, 255, 0, 0]);
     let length = size_of_val(&to) as libc::socklen_t;
-    // SAFETY: both buffers live, and are as long as is said.
+    // SAFETY: both buffers live, and have the given lengths.
     let sent = unsafe {
         libc::sendto(socket.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0, (&raw const to).cast(), length)
     };

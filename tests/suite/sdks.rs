@@ -1,5 +1,5 @@
-//! Other people's clients: the official SDKs, the Inspector, the agents, over standard
-//! input and over HTTP. `tests/clients/install` has their versions.
+//! Third-party clients: the official SDKs, the Inspector, the agents, over standard input and over HTTP.
+//! `tests/clients/install` has their versions.
 
 use std::process::Command;
 
@@ -21,17 +21,17 @@ fn visits(driver: impl Fn() -> Command) {
 }
 
 #[test]
-fn the_python_sdk_is_served_in_both_eras() {
+fn python_sdk_works_in_both_eras() {
     visits(|| python("python_sdk.py"));
 }
 
 #[test]
-fn fastmcp_is_served() {
+fn fastmcp_works() {
     visits(|| python("fastmcp_client.py"));
 }
 
 #[test]
-fn the_typescript_sdks_are_served_in_both_eras() {
+fn typescript_sdks_work_in_both_eras() {
     visits(|| {
         let mut command = node();
         command.arg(driver("typescript_sdk.mjs")).arg(packages().join("node"));
@@ -40,7 +40,7 @@ fn the_typescript_sdks_are_served_in_both_eras() {
 }
 
 #[test]
-fn the_inspector_has_no_complaint() {
+fn inspector_accepts_the_server() {
     let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
     let inspect = |era: &str, arguments: &[&str]| {
         let mut command = program(".bin/mcp-inspector");
@@ -56,7 +56,7 @@ fn the_inspector_has_no_complaint() {
 }
 
 #[test]
-fn a_fuzzer_of_every_request_leaves_the_server_as_it_was() {
+fn server_survives_a_request_fuzzer() {
     let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
     let server = Server::start(&daemon.socket, &[]);
     let mut fuzzer = Command::new(packages().join("python/bin/mcp-fuzzer"));
@@ -71,7 +71,7 @@ fn a_fuzzer_of_every_request_leaves_the_server_as_it_was() {
 }
 
 #[test]
-fn the_agents_connect() {
+fn agents_connect() {
     let (daemon, home) = (Daemon::start(), tempfile::TempDir::new().unwrap());
     let server = Server::start(&daemon.socket, &[]);
     let url = format!("http://{}/mcp", server.address);

@@ -1,4 +1,4 @@
-//! The two processes have nothing of each other, and the daemon serves with no more than it needs.
+//! Neither process links the other's libraries, and the daemon serves with minimal privileges.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -11,13 +11,13 @@ fn symbols(binary: &str) -> String {
     run(&format!("nm --demangle --defined-only {binary}"))
 }
 
-/// The shared libraries that it wants.
+/// The shared libraries that it needs.
 fn libraries(binary: &str) -> String {
     run(&format!("readelf -d {binary}"))
 }
 
 #[test]
-fn the_gateway_links_no_libbpf() {
+fn gateway_does_not_link_libbpf() {
     let symbols = symbols(GATEWAY);
     for name in ["bpf_object__", "bpf_link_create", "libbpf_print", "btf__parse"] {
         assert!(!symbols.contains(name), "{name} is in netmon-mcp");
@@ -27,7 +27,7 @@ fn the_gateway_links_no_libbpf() {
 }
 
 #[test]
-fn the_daemon_links_no_mcp_and_no_async_runtime() {
+fn daemon_links_neither_mcp_nor_async_runtime() {
     let symbols = symbols(DAEMON);
     for name in ["rmcp::", "tokio::", "hyper::", "axum::"] {
         assert!(!symbols.contains(name), "{name} is in netmond");
@@ -37,7 +37,7 @@ fn the_daemon_links_no_mcp_and_no_async_runtime() {
 
 // In guests.
 #[test]
-fn the_daemon_holds_what_status_says_and_no_more_than_the_design_allows() {
+fn daemon_capabilities_match_status_and_design() {
     let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
     let status = client.call("status", json!({})).unwrap();
@@ -54,7 +54,7 @@ fn the_daemon_holds_what_status_says_and_no_more_than_the_design_allows() {
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("Groups:").trim(), "", "supplementary groups");
     assert_ne!(field("Uid:").split_whitespace().next().unwrap(), "0");
-    // On this kernel nothing is needed; each tool says for itself what an older one wants.
+    // This kernel needs no capability; each tool states the needs on an older one.
     let keeps: BTreeSet<String> = status["tools"]
         .as_array()
         .unwrap()
@@ -65,16 +65,16 @@ fn the_daemon_holds_what_status_says_and_no_more_than_the_design_allows() {
 }
 
 #[test]
-fn both_binaries_say_their_version() {
+fn both_binaries_print_their_version() {
     for binary in [GATEWAY, DAEMON] {
         let output = Command::new(binary).arg("--version").output().unwrap();
         assert!(String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")));
     }
 }
 
-/// Root asks a netmond that has no group, though its gateway has become nobody; a user does not.
+/// Root can ask a netmond without a group, although its gateway has become nobody; an ordinary user cannot.
 #[test]
-fn root_asks_a_daemon_that_has_no_group() {
+fn root_connects_without_a_group() {
     let folder = open_folder();
     let socket = folder.path().join("netmond.sock");
     let mut daemon = Command::new(DAEMON);

@@ -1,5 +1,5 @@
-//! The daemon as systemd runs it, and what `make install` installs. A service manager is played by the test: the real
-//! one is in the VM tests.
+//! The daemon under systemd, and the files of `make install`. The test plays the service manager: the VM tests have the
+//! real one.
 
 use std::{
     os::{
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::harness::{DAEMON, Ended, GATEWAY, ask, require_root, run, until};
 
-/// Starts netmond with a listening socket as descriptor 3, as systemd does.
+/// Starts netmond with a listening socket as descriptor 3, like systemd.
 fn activate(listener: &UnixListener, notify: &Path) -> Ended {
     require_root();
     let child = Command::new("sh")
@@ -44,14 +44,14 @@ const WINDOW: &str =
     "{\"version\":2,\"tool\":\"network-monitor\",\"input\":{\"operation\":\"outgoing\",\"duration\":50}}";
 
 #[test]
-fn a_restart_under_systemd_loses_no_question() {
+fn systemd_restart_keeps_pending_requests() {
     let folder = TempDir::new().unwrap();
     let (socket, notify) = (folder.path().join("netmond.sock"), folder.path().join("notify"));
     let listener = UnixListener::bind(&socket).unwrap();
     let messages = UnixDatagram::bind(&notify).unwrap();
     messages.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
 
-    // Asked before anyone serves: the question waits in the socket that systemd holds.
+    // Sent before the start: the request waits in systemd's socket.
     let early = std::thread::spawn({
         let socket = socket.clone();
         move || ask(&socket, STATUS)
@@ -81,7 +81,7 @@ fn a_restart_under_systemd_loses_no_question() {
 }
 
 #[test]
-fn install_and_uninstall_leave_nothing_but_settings_that_were_changed() {
+fn uninstall_leaves_only_changed_settings() {
     let folder = TempDir::new().unwrap();
     let root = folder.path();
     let built = Path::new(GATEWAY).parent().unwrap();
@@ -130,7 +130,7 @@ fn install_and_uninstall_leave_nothing_but_settings_that_were_changed() {
 }
 
 #[test]
-fn the_packaged_settings_name_only_what_there_is() {
+fn packaged_settings_use_existing_keys() {
     let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/netmon.toml");
     let check = |path: &Path| run(&format!("{GATEWAY} --config {} --check-config", path.display()));
     check(&packaged);
@@ -143,7 +143,7 @@ fn the_packaged_settings_name_only_what_there_is() {
     check(file.path());
 }
 
-/// A line of the settings, with its default as if somebody had set it. The tokens would have to be there.
+/// A line of the settings, with its default made explicit. The token file would have to exist.
 fn written_out(line: &str) -> &str {
     match line.strip_prefix('#') {
         Some(setting) if !setting.starts_with(' ') && !setting.starts_with("tokens") => setting,

@@ -1,4 +1,4 @@
-//! Sessions: read ten times a second under load, and merged, they say what one reading of the whole says.
+//! Sessions: many readings under load, merged, equal one reading of the whole time.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-/// Where the traffic of these tests goes: other tests have other ports.
+/// The ports of these tests' traffic: other tests have other ports.
 const TCP: u16 = 21_077;
 const UDP: u16 = 21_078;
 const CLOSED: u16 = 21_079;
 const EVERY: Duration = Duration::from_millis(100);
-/// Traffic goes on until each session has been read so often.
+/// Traffic continues until each session has this number of readings.
 const READINGS: usize = 15;
 
-/// Requests and replies over connections that last, connections that end, datagrams, resets, packets to a closed port and
-/// DNS queries whose answers are late: everything that a tool tells of.
+/// Requests and replies over long connections, short connections, datagrams, resets, packets to a closed port and DNS
+/// queries with late answers: data for every tool.
 fn traffic(pair: &Pair, goes_on: impl Fn() -> bool + Sync) {
     let over = AtomicBool::new(false);
     let server = server(&pair.b, (B.parse::<IpAddr>().unwrap(), TCP).into());
@@ -58,7 +58,7 @@ fn traffic(pair: &Pair, goes_on: impl Fn() -> bool + Sync) {
             let socket = pair.a.enter(|| UdpSocket::bind((A, UDP)).unwrap());
             while goes_on() {
                 socket.send_to(&[0; 100], (B, CLOSED)).unwrap();
-                thread::sleep(Duration::from_millis(1)); // the kernel limits what it answers
+                thread::sleep(Duration::from_millis(1)); // the kernel rate-limits its answers
             }
             socket
         });
@@ -69,7 +69,7 @@ fn traffic(pair: &Pair, goes_on: impl Fn() -> bool + Sync) {
         let _socket = datagrams.join().unwrap();
         names.join().unwrap();
         over.store(true, Ordering::Relaxed);
-        // They are open when the windows end, and have said everything.
+        // They are open at the end of the windows, and have sent everything.
         std::mem::forget((streams, _socket));
     });
 }
@@ -84,7 +84,7 @@ fn server(netns: &Netns, at: SocketAddr) -> SocketAddr {
     at
 }
 
-/// Answers every query after 150 ms: the answer is of another reading.
+/// Answers every query after 150 ms: the answer falls into another reading.
 fn dns_server(netns: &Netns) {
     let socket = netns.enter(|| UdpSocket::bind((B, 53)).unwrap());
     thread::spawn(move || {
@@ -106,7 +106,7 @@ fn ask_dns(netns: &Netns, id: u8) -> UdpSocket {
     socket
 }
 
-/// What two windows that are not of one length have in common: everything but lengths and rates. Rows in one order.
+/// The common part of two windows of different length: everything except lengths and rates. Rows are sorted.
 fn comparable(mut answer: Value) -> Value {
     strip(&mut answer);
     answer
@@ -131,7 +131,7 @@ fn strip(value: &mut Value) {
     }
 }
 
-/// What is in one of them only: `-` the first, `+` the second.
+/// The differences: `-` only the first, `+` only the second.
 fn difference(a: &Value, b: &Value) -> String {
     let rows = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
     let (a, b) = (rows(a), rows(b));
@@ -142,7 +142,7 @@ fn difference(a: &Value, b: &Value) -> String {
 }
 
 #[test]
-fn merged_readings_are_one_reading_of_the_whole() {
+fn merged_readings_equal_one_long_reading() {
     let (pair, _alone) = (Pair::new(), without_scans());
     let daemon = daemon_in(&pair.a);
     let questions = [
@@ -174,7 +174,7 @@ fn merged_readings_are_one_reading_of_the_whole() {
             ["rows", "connections", "remotes", "drops", "queries"].iter().find_map(|list| whole[list].as_array());
         let rows = rows.map_or(0, Vec::len) + whole["resets"].as_array().map_or(0, Vec::len);
         assert!(rows > 0, "{tool} {input}: {whole:#}");
-        // A query is told of once, when it has its answer.
+        // A query is reported once, with its answer.
         let told = |sample: &String| readings.answer(sample)["summary"]["queries"].as_u64().unwrap_or_default();
         let told: u64 = readings.samples.iter().map(told).sum();
         assert_eq!(told, whole["summary"]["queries"].as_u64().unwrap_or_default(), "{tool} {input}");
@@ -189,7 +189,7 @@ fn merged_readings_are_one_reading_of_the_whole() {
 
 #[test]
 fn packets_and_findings_are_merged() {
-    // The other test's sessions see every network namespace, and tests run side by side.
+    // The other test's sessions see every network namespace, and tests run in parallel.
     const DATAGRAMS: u16 = 21_270;
     const REFUSED: u16 = 21_271;
     let (pair, _alone) = (Pair::new(), without_scans());
@@ -208,7 +208,7 @@ fn packets_and_findings_are_merged() {
         datagrams += 1;
         let _ = connect(&pair.a, (B.parse::<IpAddr>().unwrap(), REFUSED).into()).unwrap_err();
         refused += 1;
-        thread::sleep(Duration::from_millis(5)); // rows of all of them are kept
+        thread::sleep(Duration::from_millis(5)); // all their rows are kept
     }
     let (packets, links, diagnosis) = (packets.end(), links.end(), diagnosis.end());
     assert_eq!(packets.merged()["by_protocol"]["udp"], datagrams, "{}", packets.merged());
@@ -230,12 +230,12 @@ fn says(lines: &mut impl BufRead) -> Value {
 }
 
 #[test]
-fn a_connection_carries_one_request_after_another() {
+fn connection_carries_several_requests() {
     let daemon = Daemon::start();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap());
     let request = |tool: &str, more: &str| format!("{{\"version\":2,\"tool\":\"{tool}\",\"input\":{{}}{more}}}\n");
-    // Two at once, then one that is refused, then another.
+    // Two at once, then a refused one, then another one.
     stream.write_all((request("status", "") + &request("snapshot_sockets", "")).as_bytes()).unwrap();
     assert!(says(&mut lines)["sample"]["kernel"].is_string());
     assert!(says(&mut lines)["sample"]["states"].is_object());
@@ -247,7 +247,7 @@ fn a_connection_carries_one_request_after_another() {
 }
 
 #[test]
-fn readings_come_until_the_client_hangs_up() {
+fn readings_continue_until_the_client_disconnects() {
     let daemon = Daemon::start();
     let readings = daemon.read_every("top_traffic", EVERY, json!({}));
     until("there are three readings", || (readings.count() >= 3).then_some(()));

@@ -1,4 +1,4 @@
-//! What one client takes, others still have: connections, sessions, ids, places in the log.
+//! The shares of each client: connections, sessions, ids, log lines.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ fn two_clients(daemon: &Daemon) -> (Server, TempDir) {
     (server, folder)
 }
 
-/// Opens connections that have sent `text`, which is not all of a request.
+/// Opens connections that send `text`, an incomplete request.
 fn slow(server: &Server, count: usize, text: &str) -> Vec<TcpStream> {
     let open = |_| {
         let mut stream = server.connect();
@@ -41,9 +41,9 @@ fn slow(server: &Server, count: usize, text: &str) -> Vec<TcpStream> {
     (0..count).map(open).collect()
 }
 
-/// More than there are places, with a token and without.
+/// More than the available places, with a token and without.
 #[test]
-fn slow_requests_neither_reset_others_nor_the_health_check() {
+fn slow_requests_leave_others_and_healthz_served() {
     let daemon = Daemon::start();
     let (mut server, _folder) = two_clients(&daemon);
     let head = format!(
@@ -59,7 +59,7 @@ fn slow_requests_neither_reset_others_nor_the_health_check() {
 }
 
 #[test]
-fn one_client_s_sessions_leave_others_theirs() {
+fn sessions_are_limited_per_client() {
     let daemon = Daemon::start();
     let (mut server, _folder) = two_clients(&daemon);
     let begun: Vec<u16> = (0..limits::SESSIONS / 4).map(|_| server.initialize().status).collect();
@@ -71,7 +71,7 @@ fn one_client_s_sessions_leave_others_theirs() {
 
 /// rmcp would never answer the first of the two.
 #[test]
-fn an_id_that_waits_for_its_answer_is_not_taken_twice() {
+fn duplicate_pending_request_id_is_rejected() {
     let daemon = Daemon::start();
     let server = Server::start(&daemon.socket, &[]);
     let session = server.initialize().header("mcp-session-id").unwrap().to_owned();
@@ -93,9 +93,9 @@ fn an_id_that_waits_for_its_answer_is_not_taken_twice() {
     assert_eq!(server.post(&headers, &call).status, 200, "the id is free again");
 }
 
-/// Every field of a line is cut, and the lines of one stranger are counted.
+/// Every field of a line is cut, and the lines of one unauthenticated source are counted.
 #[test]
-fn strangers_write_little_into_the_log() {
+fn unauthenticated_log_lines_are_limited() {
     let daemon = Daemon::start();
     let (server, _folder) = two_clients(&daemon);
     let before = server.log().len();
@@ -117,9 +117,9 @@ fn strangers_write_little_into_the_log() {
     assert_eq!(refused, 200);
 }
 
-/// A client's calls fill its own part of the log, and others' lines are there all the same.
+/// A client's calls fill only its own share of the log.
 #[test]
-fn one_client_s_calls_do_not_hide_another_s() {
+fn call_log_lines_are_limited_per_client() {
     let daemon = Daemon::start();
     let (mut server, _folder) = two_clients(&daemon);
     let arguments = json!({"interface": "y".repeat(100_000)});
@@ -131,9 +131,9 @@ fn one_client_s_calls_do_not_hide_another_s() {
     server.until_logged(&["call", "tool=\"status\"", "who=token:other"]);
 }
 
-/// Whatever another gateway answers: the token that is meant for it goes nowhere else, in one step or two.
+/// For any answer of another gateway: its token goes nowhere else, in one step or two.
 #[test]
-fn a_host_s_token_follows_no_redirect() {
+fn host_token_is_not_sent_to_redirects() {
     let (daemon, folder) = (Daemon::start(), open_folder());
     let path = folder.path().join("token");
     fs::write(&path, format!("{ONE}\n")).unwrap();
@@ -144,7 +144,7 @@ fn a_host_s_token_follows_no_redirect() {
     thread::spawn(move || {
         for (n, mut stream) in host.incoming().flatten().enumerate() {
             let _ = stream.read(&mut [0; 4096]);
-            // First to itself, then elsewhere.
+            // A redirect to itself, then elsewhere.
             let place = if n == 0 { format!("http://{at}/again") } else { format!("http://{to}/mcp") };
             let status = ["307 Temporary Redirect", "308 Permanent Redirect"][n % 2];
             let _ = write!(
@@ -172,7 +172,7 @@ fn a_host_s_token_follows_no_redirect() {
 }
 
 #[test]
-fn netmond_goes_on_after_sighup() {
+fn netmond_survives_sighup() {
     let daemon = Daemon::own();
     let mut client = Client::connect(&daemon.socket);
     run(&format!("kill -HUP {}", daemon.pid()));

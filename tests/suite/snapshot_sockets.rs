@@ -1,4 +1,4 @@
-//! `snapshot_sockets`: field by field against `ss`, and owners against the processes that the test started.
+//! `snapshot_sockets`: field by field against `ss`, and owners against the test's processes.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{harness::*, processes::*};
 
-/// What is open in a namespace, from the answer.
+/// The open sockets of a namespace, from the answer.
 fn rows<'a>(answer: &'a Value, list: &str, netns: &Netns) -> Vec<&'a Value> {
     let rows = answer[list].as_array().unwrap().iter();
     rows.filter(|row| row["owner"]["netns"] == netns.inode()).collect()
@@ -52,7 +52,7 @@ fn ss(netns: &Netns) -> BTreeMap<(String, String, String), Line> {
 
 fn ss_line(line: &str) -> ((String, String, String), Line) {
     let words: Vec<_> = line.split_whitespace().collect();
-    // IPv4 on an IPv6 socket is shown as IPv4 by us; a listener for both is `*:80` in ss.
+    // We show IPv4 on an IPv6 socket as IPv4; ss shows a listener for both as `*:80`.
     let canonical = |endpoint: &str| match (endpoint.rsplit_once(':'), endpoint.strip_prefix("[::ffff:")) {
         (Some((_, "*")), _) => "*".to_owned(),
         (_, Some(mapped)) => mapped.replace(']', ""),
@@ -82,7 +82,7 @@ fn ss_state(state: &str) -> &str {
     }
 }
 
-/// Whether `ss` names that process, too: of a socket that a child of ours has for the moment between fork and exec it names both.
+/// Whether `ss` also names that process: between fork and exec it names both our child and us.
 fn is_holder(pid: &Value, line: &Line) -> bool {
     pid.as_u64().map_or(line.pids.is_empty(), |pid| line.pids.contains(&pid))
 }
@@ -139,7 +139,7 @@ fn compare_tcp(row: &Value, line: &Line) {
     assert!(line.info.is_empty() || tcp["congestion_control"].as_str().is_some_and(|name| !name.is_empty()));
 }
 
-/// In one namespace, sockets in many states, some with something in their queues, and nothing that moves any more.
+/// Sockets of one namespace in many states, some with queued data, without further traffic.
 struct Zoo {
     _streams: Vec<TcpStream>,
     _listeners: Vec<TcpListener>,
@@ -155,19 +155,19 @@ fn zoo(pair: &Pair) -> Zoo {
         client.write_all(&[1; 3_000]).unwrap();
         accepted.read_exact(&mut [0; 1_000]).unwrap(); // leaves 2,000 unread
         accepted.write_all(&[2; 500]).unwrap();
-        // One that nobody accepts, and one in which the server has closed its side.
+        // One unaccepted connection, and one whose server has closed its side.
         streams.push(connect(client_netns, listener.local_addr().unwrap()).unwrap());
         streams.extend([client, accepted]);
         listeners.push(listener);
     }
-    // An IPv6 listener that IPv4 clients use: both ends are IPv4 on the wire.
+    // An IPv6 listener with IPv4 clients: both ends are IPv4 on the wire.
     let dual = pair.b.enter(|| TcpListener::bind("[::]:0").unwrap());
     let client = connect(&pair.a, SocketAddr::new(B.parse().unwrap(), dual.local_addr().unwrap().port())).unwrap();
     let (accepted, _) = dual.accept().unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap(); // close_wait here, fin_wait2 there
     streams.extend([client, accepted]);
     listeners.push(dual);
-    // Closed by this end first: time_wait, which no process holds.
+    // Closed by this end first: time_wait, without a process.
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let client = connect(&pair.b, listener.local_addr().unwrap()).unwrap();
     drop((listener.accept().unwrap(), client));
@@ -183,7 +183,7 @@ fn zoo(pair: &Pair) -> Zoo {
 
 // In guests.
 #[test]
-fn every_field_is_what_ss_shows() {
+fn every_field_matches_ss() {
     let pair = Pair::new();
     let daemon = daemon_for("snapshot_sockets", &pair.b);
     let mut client = Client::connect(&daemon.socket);
@@ -203,7 +203,7 @@ fn every_field_is_what_ss_shows() {
 
 // In guests.
 #[test]
-fn other_namespaces_are_seen_with_their_owners() {
+fn sockets_of_other_namespaces_have_owners() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -222,7 +222,7 @@ fn other_namespaces_are_seen_with_their_owners() {
 }
 
 #[test]
-fn an_inherited_socket_is_its_holders() {
+fn inherited_socket_is_credited_to_its_holder() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -235,10 +235,10 @@ fn an_inherited_socket_is_its_holders() {
     };
     let parent_pid = u64::from(parent.pid());
     assert!(child < parent_pid, "{child} {parent_pid}");
-    // Both hold it: it is the parent's, unless the other is asked for.
+    // Both hold it: it belongs to the parent, unless the filter selects the other.
     assert_eq!(find(&mut client, json!({"port": 5998})), Some(parent_pid));
     assert_eq!(find(&mut client, json!({"pid": child})), Some(child));
-    // So it is to every tool that names who holds a listener that was there before.
+    // The same holds for every tool that names holders of an old listener.
     let tools = ["trace_connections", "top_traffic", "profile_tcp"];
     let windows = tools.map(|tool| daemon.watch(tool, json!({"port": 5998})));
     let mut stream = connect(&netns, "127.0.0.1:5998".parse().unwrap()).unwrap();
@@ -255,12 +255,12 @@ fn an_inherited_socket_is_its_holders() {
 }
 
 #[test]
-fn a_full_accept_queue_is_seen_at_its_listener() {
+fn full_accept_queue_is_shown_at_its_listener() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
-    // SAFETY: listening again only changes the backlog of a socket that is ours.
+    // SAFETY: listening again only changes the backlog of our own socket.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 2) }, 0);
     let to = listener.local_addr().unwrap();
     let find = |client: &mut Client| {
@@ -278,7 +278,7 @@ fn a_full_accept_queue_is_seen_at_its_listener() {
 
 // In guests.
 #[test]
-fn what_limits_a_sender_is_named() {
+fn limited_by_names_the_sender_limit() {
     let pair = slow::SlowPair::new(Duration::from_millis(30));
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -292,26 +292,26 @@ fn what_limits_a_sender_is_named() {
             rows(&answer, "sockets", &pair.a).iter().find(|row| row["limited_by"] == by).map(|row| (*row).clone())
         })
     };
-    // Acknowledgements come late: the send buffer is full before the window of the receiver is, and takes more then.
+    // Acknowledgements come late: the send buffer fills before the receiver's window, which is larger then.
     let fill = |mut stream: &TcpStream| {
         stream.set_nonblocking(true).unwrap();
         while stream.write(&[0; 65_536]).is_ok() {}
     };
     limited(port, Value::Null, &mut || ());
-    // Nobody reads: the receiver's window fills.
+    // The server does not read: the receiver's window fills.
     let row = limited(port, "receiver".into(), &mut || fill(&sender));
     assert!(row["send_queue_bytes"].as_u64().unwrap() > 0, "{row}");
-    // The network takes everything away: what was sent is never acknowledged.
+    // The network drops everything: sent data is never acknowledged.
     let other = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let port = other.local_addr().unwrap().port();
     pair.b.ip("link set slow down");
     (&other).write_all(&[0; 10]).unwrap();
-    limited(port, "application".into(), &mut || ()); // it has no more
+    limited(port, "application".into(), &mut || ()); // it has no more data
     limited(port, "network".into(), &mut || fill(&other));
 }
 
 #[test]
-fn a_udp_socket_that_overflows_says_what_it_dropped() {
+fn overflowing_udp_socket_counts_its_drops() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
@@ -328,7 +328,7 @@ fn a_udp_socket_that_overflows_says_what_it_dropped() {
 }
 
 #[test]
-fn filters_and_limits_say_what_they_cut() {
+fn filters_and_limits_count_cut_rows() {
     let netns = Netns::new();
     let daemon = daemon_for("snapshot_sockets", &netns);
     let mut client = Client::connect(&daemon.socket);

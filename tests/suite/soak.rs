@@ -1,6 +1,6 @@
-//! Fifty windows at once, of every tool, for as long as one likes, while connections, floods, namespaces, processes and
-//! clients come and go: every question is answered, and at the end the daemon has what it had at the beginning.
-//! `make soak` runs it for half an hour; the suite, for some seconds.
+//! Fifty windows of all tools at once for a chosen time, while connections, floods, namespaces, processes and clients
+//! come and go. Every request is answered, and the daemon ends with the resources that it started with. `make soak`
+//! runs it for half an hour; the suite, for some seconds.
 
 use std::{
     collections::VecDeque,
@@ -20,11 +20,11 @@ use crate::harness::*;
 /// Windows at once; a gateway takes 64 calls.
 const WINDOWS: usize = 50;
 
-/// What must not grow.
+/// The resources that must not grow.
 #[derive(Debug)]
 struct Held {
     memory_kb: u64,
-    /// Of the kernel, for programs and maps.
+    /// Kernel memory for programs and maps.
     ebpf_kb: u64,
     links: usize,
     descriptors: usize,
@@ -49,12 +49,12 @@ impl Held {
         }
     }
 
-    /// Both processes', when nothing is measured any more: what lingers for a next call takes a second to go.
+    /// Both processes' resources after the last measurement: lingering data is freed within a second.
     fn at_rest(daemon: &Daemon, client: &mut Client) -> [Held; 2] {
         until("nothing is open or attached", || {
             let status = client.call("status", json!({})).unwrap();
             let at_rest = |tool: &Value| tool["windows"] == 0 && tool["links"].as_array().unwrap().is_empty();
-            // Its own, and one for the connection that the client keeps for its next request.
+            // Its own connection, and the one that the client keeps for its next request.
             (status["tools"].as_array().unwrap().iter().all(at_rest) && Held::by(daemon.pid()).threads <= 2)
                 .then_some(())
         });
@@ -76,7 +76,7 @@ fn questions(client: &mut Client) -> Vec<(String, Value)> {
     tools.as_array().unwrap().iter().map(question).collect()
 }
 
-/// Does `turn` every so often until it is told to stop, and counts.
+/// Repeats `turn` at an interval until stopped, and counts.
 fn repeat(stop: &AtomicBool, done: &AtomicU64, every: Duration, mut turn: impl FnMut()) {
     while !stop.load(Ordering::Relaxed) {
         turn();
@@ -88,7 +88,7 @@ fn repeat(stop: &AtomicBool, done: &AtomicU64, every: Duration, mut turn: impl F
 fn flood(pair: &Pair) {
     pair.a.enter(|| {
         let socket = UdpSocket::bind((A, 0)).unwrap();
-        // Nothing listens: half are dropped as they are, half are looked at by `trace_dns` before.
+        // The ports are closed: half are dropped directly, half are first parsed by `trace_dns`.
         (0..50).for_each(|_| [9, 53].into_iter().for_each(|port| drop(socket.send_to(&[0; 200], (B, port)))));
     });
 }
@@ -100,7 +100,7 @@ fn die_in_the_middle(daemon: &Daemon) {
     thread::sleep(Duration::from_millis(50));
 }
 
-/// What comes and goes while windows are open.
+/// The load while windows are open.
 struct Traffic<'a> {
     pair: &'a Pair,
     to: SocketAddr,
@@ -136,7 +136,7 @@ impl Traffic<'_> {
     }
 }
 
-/// Ends the traffic when dropped: its threads are waited for, by a test that fails as well.
+/// Stops the traffic and joins its threads when dropped, also if the test fails.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -145,12 +145,12 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// What came of the questions.
+/// The results of the requests.
 #[derive(Default)]
 struct Outcome {
     answers: u64,
     errors: Vec<String>,
-    /// Windows that were open whenever `status` was asked.
+    /// Windows that were open at each `status` call.
     windows: Vec<u64>,
     lost_events: u64,
 }
@@ -171,7 +171,7 @@ impl Outcome {
     }
 }
 
-/// Keeps [`WINDOWS`] windows open until `end`, and asks what has none in between.
+/// Keeps [`WINDOWS`] windows open until `end`, and calls the tools without a window in between.
 fn measure(client: &mut Client, questions: &[(String, Value)], end: Instant) -> Outcome {
     let mut turn = questions.iter().cycle();
     let (mut open, mut outcome) = (VecDeque::new(), Outcome::default());
@@ -190,7 +190,7 @@ fn measure(client: &mut Client, questions: &[(String, Value)], end: Instant) -> 
     outcome
 }
 
-/// Prints what both processes hold, ten times on the way: whether it grows shows here first.
+/// Prints the resources of both processes ten times: growth shows here first.
 fn report_on_the_way(processes: [u32; 2], begun: Instant, seconds: u64, stop: &AtomicBool) {
     for tenth in 1..10 {
         while begun.elapsed() < Duration::from_secs(seconds) * tenth / 10 {
@@ -205,12 +205,12 @@ fn report_on_the_way(processes: [u32; 2], begun: Instant, seconds: u64, stop: &A
 }
 
 #[test]
-fn nothing_grows_and_no_answer_is_lost() {
+fn soak_keeps_memory_and_answers() {
     let seconds = std::env::var("NETMON_SOAK_SECONDS").map_or(6, |text| text.parse().expect("a number of seconds"));
     let (daemon, pair) = (Daemon::own(), Pair::new());
     let mut client = Client::connect(&daemon.socket);
     let questions = questions(&mut client);
-    // Once through everything: what is kept for later is there now.
+    // One warm-up of everything: caches are filled now.
     measure(&mut client, &questions, Instant::now() + Duration::from_secs(1));
     let before = Held::at_rest(&daemon, &mut client);
     let traffic = Traffic {
@@ -232,7 +232,7 @@ fn nothing_grows_and_no_answer_is_lost() {
         measure(&mut client, &questions, begun + Duration::from_secs(seconds))
     });
     Held::at_rest(&daemon, &mut client);
-    // The gateway's threads for long answers end when they have had nothing to do for a while: nothing is asked meanwhile.
+    // The gateway's threads for long answers end after idle time: no request runs meanwhile.
     let after = until("threads have ended", || {
         let after = processes.map(Held::by);
         after.iter().zip(&before).all(|(after, before)| after.threads <= before.threads.max(2)).then_some(after)
@@ -256,13 +256,13 @@ fn nothing_grows_and_no_answer_is_lost() {
     assert!(most >= WINDOWS as u64, "{windows:?}");
     for (before, after) in before.iter().zip(&after) {
         assert_eq!(after.links, before.links);
-        // Give or take the entries of hash maps that a program made while the last window cleared them.
+        // Tolerates the hash entries of a program that ran while the last window cleared them.
         assert!(after.ebpf_kb < before.ebpf_kb + 64, "{before:?} {after:?}");
         assert!(
             after.descriptors <= before.descriptors && after.threads <= before.threads.max(2),
             "{before:?} {after:?}"
         );
-        // Give or take what attribution has learnt in the meantime.
+        // Tolerates new attribution data.
         assert!(after.memory_kb < before.memory_kb * 5 / 4 + 1_024, "{before:?} {after:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The structure of the source: which part may use which, and that no two modules use each other.
+//! The structure of the source: allowed dependencies between parts, and no cycles between modules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +34,7 @@ fn modules() -> BTreeMap<Module, String> {
     found
 }
 
-/// Every path that a `use` of the text names, groups taken apart: `["crate", "wire", "Error"]`.
+/// Every path of a `use` in the text, with groups expanded: `["crate", "wire", "Error"]`.
 fn uses(text: &str) -> Vec<Module> {
     let mut found = Vec::new();
     for statement in text.split("use ").skip(1).filter_map(|rest| rest.split(';').next()) {
@@ -72,7 +72,7 @@ fn expand(tree: &str, prefix: &[String], found: &mut Vec<Module>) {
     }
 }
 
-/// For each module those that it uses, without its own ancestors and descendants: a folder is one house.
+/// The modules that each module uses, without its own ancestors and descendants.
 fn dependencies() -> BTreeMap<Module, BTreeSet<Module>> {
     let modules = modules();
     let known = |mut path: Module| {
@@ -105,7 +105,7 @@ fn dependencies() -> BTreeMap<Module, BTreeSet<Module>> {
     modules.iter().map(of).collect()
 }
 
-/// What is below `tools` and no tool: what all of them have in common.
+/// Modules below `tools` that are not a tool: the common code.
 fn is_shared(part: &str) -> bool {
     ["input", "past", "recollect", "schema"].contains(&part)
 }
@@ -115,7 +115,7 @@ fn name(module: &Module) -> String {
 }
 
 #[test]
-fn each_part_uses_only_what_it_may() {
+fn each_part_uses_only_allowed_parts() {
     let mut wrong = Vec::new();
     for (module, used) in dependencies() {
         let part = module.first().map_or("", String::as_str);
@@ -124,14 +124,14 @@ fn each_part_uses_only_what_it_may() {
             let target = other.first().map_or("", String::as_str);
             let allowed = match (part, target) {
                 ("gateway", "daemon") | ("daemon", "gateway") => false,
-                // The host runs the samplers of the list, and no tool by its name.
+                // The host runs the samplers of the list, and names no tool.
                 ("daemon", "tools") => other.len() == 1 && file == "host",
-                // The recorder judges what it stores, and a gateway reads that.
+                // The recorder judges its samples, and a gateway reads the recording.
                 ("recorder", "tools") => true,
                 ("gateway", "tools") | ("daemon" | "gateway", _) => true,
                 ("tools", "daemon") => !["report", "text"].contains(&file),
                 ("tools", "gateway") => false,
-                // diagnose reads what the others answer.
+                // diagnose reads the other tools' answers.
                 ("tools", "tools") => {
                     other.len() == 1
                         || module[1] == "diagnose"
@@ -151,7 +151,7 @@ fn each_part_uses_only_what_it_may() {
 }
 
 #[test]
-fn no_modules_use_each_other() {
+fn modules_have_no_cycles() {
     let dependencies = dependencies();
     let reaches = |from: &Module, to: &Module| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from.clone()]);
@@ -182,7 +182,7 @@ fn every_tool_has_the_same_files() {
 }
 
 #[test]
-fn groups_are_taken_apart() {
+fn use_groups_are_expanded() {
     let found = uses("use crate::{a, b::{self, C}, d::E as F};\nuse super::g;\n");
     let paths: Vec<String> = found.iter().map(|path| path.join("::")).collect();
     assert_eq!(paths, ["crate::a", "crate::b::self", "crate::b::C", "crate::d::E", "super::g"]);

@@ -1,5 +1,5 @@
-//! What only the kernel's own state of a TCP connection tells: which end opened it, what its sender waits for, whether its
-//! peer is still there, and whether a round trip is the way's or the peer's.
+//! Facts from the kernel's state of a TCP connection: the end that opened it, the sender's limit, the peer's liveness,
+//! and whether a round trip is that of the path or of the peer's timer.
 
 mod directions;
 mod late;

@@ -1,4 +1,4 @@
-//! The rules of the source itself.
+//! Rules of the source.
 
 use std::{
     collections::BTreeSet,
@@ -9,14 +9,14 @@ use std::{
 
 use netmon_mcp::tools::QUESTIONS;
 
-/// A file is read in one sitting.
+/// The maximal length of a file.
 const FILE_LINES: usize = 400;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file below `folder` with one of these endings.
+/// Every file below `folder` with one of these suffixes.
 fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -50,7 +50,7 @@ fn files_are_short() {
 }
 
 #[test]
-fn every_bpf_object_has_its_tool() {
+fn every_bpf_object_has_a_tool() {
     for path in files("bpf", &[".bpf.c"]) {
         let object = path.file_name().unwrap().to_string_lossy().replace(".bpf.c", "");
         let (tool, part) = object.rsplit_once('_').unwrap_or((&object, ""));
@@ -61,7 +61,7 @@ fn every_bpf_object_has_its_tool() {
 }
 
 #[test]
-fn the_readme_lists_exactly_the_tools() {
+fn readme_lists_exactly_the_tools() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let row = |line: &str| line.strip_prefix("| [`")?.split_once('`').map(|(tool, _)| tool.to_owned());
     let table = readme.split("## The tools\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
@@ -75,16 +75,16 @@ fn text(file: &str) -> String {
 }
 
 #[test]
-fn the_changelog_has_the_version_and_what_is_not_released() {
+fn changelog_has_the_version_and_unreleased_section() {
     let changelog = text("CHANGELOG.md");
     for version in ["Unreleased", env!("CARGO_PKG_VERSION")] {
         assert!(changelog.contains(&format!("\n## [{version}]")), "{version}");
     }
 }
 
-/// Every target that the front door, and what runs on each change, name.
+/// Every target that README.md, other documents and the CI name.
 #[test]
-fn commands_that_documents_name_are_targets_of_make() {
+fn documented_make_targets_exist() {
     let files = ["CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/verification.md", ".ci/run"];
     let make: Vec<String> = ["Makefile", "packaging/install.mk"].iter().map(|file| text(file)).collect();
     let is_target =
@@ -121,7 +121,7 @@ fn no_test_is_ignored() {
     }
 }
 
-/// NixOS has no program in these folders but sh and env, and `make test` runs in the flake's shell there.
+/// NixOS has only sh and env in these folders, and `make test` also runs in the flake's shell.
 #[test]
 fn tests_find_programs_by_path() {
     for path in files("tests", &[".rs"]) {
@@ -132,7 +132,7 @@ fn tests_find_programs_by_path() {
     }
 }
 
-/// The tests that say `// In guests.` above themselves, each by its name, with the first kernel if they name one.
+/// The tests with `// In guests.` above them, each by its name, with its first kernel if given.
 fn guest_tests(folder: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for path in files(folder, &[".rs"]) {
@@ -149,9 +149,9 @@ fn guest_tests(folder: &str) -> BTreeSet<String> {
     found
 }
 
-/// A test is in the list if it says so itself: to add one is no second edit.
+/// A test marks itself with the comment, and `make reviewed` updates the list.
 #[test]
-fn the_list_of_guest_tests_is_up_to_date() {
+fn guest_test_list_is_up_to_date() {
     let file = root().join("tests/vm/kernel-tests");
     let listed = fs::read_to_string(&file).unwrap();
     let head = listed.lines().filter(|line| line.starts_with('#')).map(str::to_owned);
@@ -167,7 +167,7 @@ fn the_list_of_guest_tests_is_up_to_date() {
     );
 }
 
-/// What a target of the Makefile would install, in words.
+/// The packages that a target of the Makefile would install.
 fn installs(target: &str) -> BTreeSet<String> {
     let output = Command::new("make").args(["-n", "-C"]).arg(root()).arg(target).output().unwrap();
     assert!(output.status.success(), "{target}: {}", String::from_utf8_lossy(&output.stderr));
@@ -177,14 +177,14 @@ fn installs(target: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_target_installs_only_what_its_purpose_needs() {
+fn make_targets_install_only_their_needs() {
     let build = installs("build");
     let expected = ["clang-19", "gcc", "libelf-dev", "make", "pkg-config", "zlib1g-dev"];
     assert_eq!(build, expected.map(str::to_owned).into(), "as a build in a root with only these has shown");
     assert_eq!(installs("run"), build);
     let more = |target| installs(target).difference(&build).cloned().collect::<Vec<_>>();
     assert_eq!(more("lint"), ["clang-format-19", "python3"]);
-    // What the tests call, with npm and Python's venv where they are missing.
+    // The programs of the tests, with npm and Python's venv if they are missing.
     let tests = more("test");
     for package in ["curl", "iproute2", "nftables", "openssh-client", "openssh-server", "openssl", "procps"] {
         assert!(tests.iter().any(|installed| installed == package), "{package}: {tests:?}");

@@ -1,4 +1,4 @@
-//! Tokens: who comes in with one, what it may use, and how it ends.
+//! Tokens: access, scope and withdrawal.
 
 use std::{fs, os::unix::fs::PermissionsExt, thread, time::Instant};
 
@@ -11,7 +11,7 @@ use crate::{harness::*, http_harness::*};
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210";
 
-/// A file of tokens that only its owner may read: the user that the gateway becomes.
+/// A token file that only its owner may read: the user that the gateway becomes.
 fn token_file(folder: &TempDir, text: &str) -> String {
     let (new, path) = (folder.path().join("new"), folder.path().join("tokens"));
     fs::write(&new, text).unwrap();
@@ -30,7 +30,7 @@ fn protected(daemon: &Daemon, folder: &TempDir) -> Server {
 }
 
 #[test]
-fn only_who_has_a_token_comes_in_and_the_log_says_who_did_not() {
+fn token_is_required_and_failures_are_logged() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let mut server = protected(&daemon, &folder);
     assert_eq!(server.call("status", json!({})).status, 200);
@@ -53,7 +53,7 @@ fn only_who_has_a_token_comes_in_and_the_log_says_who_did_not() {
 }
 
 #[test]
-fn a_session_is_its_opener_s_alone() {
+fn session_belongs_to_its_opener() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let mut server = protected(&daemon, &folder);
     token_file(&folder, &format!("laptop {TOKEN}\ndesk {OTHER}\n"));
@@ -67,7 +67,7 @@ fn a_session_is_its_opener_s_alone() {
 }
 
 #[test]
-fn a_changed_file_of_tokens_counts_at_once() {
+fn changed_token_file_takes_effect_at_once() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let mut server = protected(&daemon, &folder);
     assert_eq!(server.call("status", json!({})).status, 200);
@@ -82,9 +82,9 @@ fn a_changed_file_of_tokens_counts_at_once() {
     server.until_logged(&["token file", "line 2"]);
 }
 
-/// However a token leaves its file, it is refused from then on; what is wrong with the file is in the log.
+/// A removed token is refused, however it left the file; the log has the fault of the file.
 #[test]
-fn a_token_that_the_file_does_not_list_is_refused_whatever_is_wrong_with_the_file() {
+fn unlisted_token_is_refused_with_a_broken_file() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let server = protected(&daemon, &folder);
     let path = folder.path().join("tokens");
@@ -105,9 +105,9 @@ fn a_token_that_the_file_does_not_list_is_refused_whatever_is_wrong_with_the_fil
     }
 }
 
-/// A call that waits, an event stream, and a session: they end within a second of their token.
+/// A pending call, an event stream, and a session: they end within a second after their token.
 #[test]
-fn what_a_withdrawn_token_began_ends_within_a_second() {
+fn withdrawn_token_ends_its_calls_within_a_second() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let mut server = protected(&daemon, &folder);
     token_file(&folder, &format!("laptop {TOKEN}\ndesk {OTHER}\n"));
@@ -144,7 +144,7 @@ fn what_a_withdrawn_token_began_ends_within_a_second() {
 }
 
 #[test]
-fn a_token_uses_only_the_tools_and_hosts_of_its_line() {
+fn token_is_limited_to_its_tools_and_hosts() {
     let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
     let file = token_file(&folder, &format!("laptop {TOKEN} tools=status hosts=local\ndesk {OTHER} hosts=web1\n"));
     let mut command = daemon.gateway_of_a_user();

@@ -1,4 +1,4 @@
-//! `top_traffic`: bytes against those that were sent and the interface's counters, owners against the processes that sent them.
+//! `top_traffic`: bytes against the sent ones and the interface's counters, owners against the sending processes.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ mod remotes;
 
 const TOOL: &str = "top_traffic";
 
-/// Runs `traffic` within a window, and returns the answer. Rows, `other` and `total` add up, always.
+/// Runs `traffic` within a window, and returns the answer. Rows, `other` and `total` must add up.
 fn measure(daemon: &Daemon, arguments: Value, traffic: impl FnOnce()) -> Value {
     let _alone = without_scans();
     measure_amid_all(daemon, arguments, traffic)
@@ -62,7 +62,7 @@ fn connected(from: &Netns, to: &Netns, address: &str) -> (TcpStream, TcpStream) 
     (client, listener.accept().unwrap().0)
 }
 
-/// Sends so many bytes, and returns when they have arrived.
+/// Sends this number of bytes, and returns when they have arrived.
 fn transfer(from: &TcpStream, to: &TcpStream, bytes: usize) {
     thread::scope(|scope| {
         scope.spawn(|| { from }.write_all(&vec![0; bytes]).unwrap());
@@ -84,7 +84,7 @@ fn port(stream: &TcpStream) -> u16 {
 const CONNECTIONS: fn() -> Value = || json!({"group_by": "connection", "limit": 10_000});
 
 #[test]
-fn known_ratios_agree_with_the_interface() {
+fn shares_agree_with_interface_counters() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let flows: Vec<_> = [(B, 10), (B, 3), (B6, 1)].map(|(to, ratio)| (connected(&pair.a, &pair.b, to), ratio)).into();
@@ -104,13 +104,13 @@ fn known_ratios_agree_with_the_interface() {
         assert_eq!(moved(socket(&answer, &pair.b, port(to))), (bytes as u64, 0), "{answer}");
     }
     let sent: u64 = rows(&answer, &pair.a).iter().map(|row| moved(row).1).sum();
-    // The interface counts headers as well, 66 bytes of every packet of at most 1,448 at worst.
+    // The interface also counts headers: at worst 66 bytes per packet of at most 1,448 bytes.
     assert!(on_wire >= sent && on_wire as f64 <= sent as f64 * (1.01 + 86.0 / 1_428.0), "{on_wire} {sent}");
 }
 
 // In guests.
 #[test]
-fn sockets_of_before_and_sockets_that_close_are_counted_once() {
+fn old_and_closing_sockets_are_counted_once() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let stays = connected(&pair.a, &pair.b, B);
@@ -127,7 +127,7 @@ fn sockets_of_before_and_sockets_that_close_are_counted_once() {
         drop(closes);
         transfer(&reset.0, &reset.1, 3_000);
         rustix::net::sockopt::set_socket_linger(&reset.0, Some(std::time::Duration::ZERO)).unwrap();
-        drop(reset.0); // the other end is closed by the reset, and still held
+        drop(reset.0); // the reset closes the other end, which is still held
         let (from, to) = connected(&pair.a, &pair.b, B);
         transfer(&from, &to, 4_000);
         short = (port(&from), port(&to));
@@ -144,13 +144,13 @@ fn sockets_of_before_and_sockets_that_close_are_counted_once() {
 }
 
 #[test]
-fn what_nobody_has_accepted_and_what_an_orphan_sends_is_counted() {
+fn unaccepted_and_orphaned_sockets_are_counted() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let mut kept = Vec::new();
     let answer = measure(&daemon, CONNECTIONS(), || {
-        // The client goes, and the server, which has a connection it never accepts, has the bytes unread.
+        // The client closes, and the server has an unaccepted connection with unread bytes.
         let mut stream = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
         stream.write_all(&[0; 5_000]).unwrap();
         until_acknowledged(&stream);
@@ -163,7 +163,7 @@ fn what_nobody_has_accepted_and_what_an_orphan_sends_is_counted() {
 
 // In guests, since Linux 6.3.
 #[test]
-fn udp_is_counted_connected_or_not_over_every_family() {
+fn udp_is_counted_over_every_family() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let bind = |netns: &Netns, address: &str| {
@@ -182,10 +182,10 @@ fn udp_is_counted_connected_or_not_over_every_family() {
                 } else {
                     (0..10).for_each(|_| assert_eq!(sender.send_to(&[0; 700], at).unwrap(), 700));
                 }
-                receiver.peek(&mut [0; 1_000]).unwrap(); // looked at twice, received once
+                receiver.peek(&mut [0; 1_000]).unwrap(); // peeked twice, received once
                 (0..10).for_each(|_| assert_eq!(receiver.recv(&mut [0; 1_000]).unwrap(), 700));
                 ports.push((sender.local_addr().unwrap().port(), at.port()));
-            } // closed: their bytes stay
+            } // closed: their bytes remain
         }
         // IPv4 over an IPv6 socket, and loopback.
         let (sender, receiver) = (bind(&pair.a, "::"), bind(&pair.a, "127.0.0.1"));
@@ -205,7 +205,7 @@ fn udp_is_counted_connected_or_not_over_every_family() {
 }
 
 #[test]
-fn what_comes_back_with_an_error_is_not_received() {
+fn error_queue_data_is_not_received() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let sender = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
     let (fd, on) = (sender.as_raw_fd(), std::ptr::from_ref(&1).cast());
@@ -214,7 +214,7 @@ fn what_comes_back_with_an_error_is_not_received() {
     let answer = measure(&daemon, json!({"group_by": "connection", "limit": 10_000, "protocol": "udp"}), || {
         sender.send_to(&[0; 300], (B, 9)).unwrap();
         let (mut buffer, flags) = ([0u8; 1_000], libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT);
-        // SAFETY: it writes no more than the buffer has.
+        // SAFETY: it writes at most the buffer's length.
         let mut returned = || unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) };
         until("the port is unreachable", || (returned() == 300).then_some(()));
     });
@@ -223,7 +223,7 @@ fn what_comes_back_with_an_error_is_not_received() {
 }
 
 #[test]
-fn multicast_is_counted_at_each_receiver() {
+fn multicast_is_counted_per_receiver() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let group = Ipv4Addr::new(239, 1, 2, 3);
@@ -240,7 +240,7 @@ fn multicast_is_counted_at_each_receiver() {
 }
 
 #[test]
-fn owners_on_one_port_in_two_namespaces_are_told_apart() {
+fn same_port_in_two_namespaces_has_two_owners() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let mut senders = Vec::new();
@@ -282,7 +282,7 @@ fn owners_on_one_port_in_two_namespaces_are_told_apart() {
 }
 
 #[test]
-fn overlapping_windows_get_what_they_would_have_got_alone() {
+fn overlapping_windows_are_independent() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let (from, to) = connected(&pair.a, &pair.b, B);
@@ -315,10 +315,10 @@ fn overlapping_windows_get_what_they_would_have_got_alone() {
 }
 
 #[test]
-fn groups_have_their_names() {
+fn groups_are_named() {
     let pair = Pair::new();
     let daemon = Daemon::start();
-    // Other tests have A and B, too.
+    // Other tests also have A and B.
     const REMOTE: &str = "10.78.0.2";
     pair.a.ip("addr add 10.78.0.1/24 dev v0");
     pair.b.ip(&format!("addr add {REMOTE}/24 dev v0"));
@@ -339,7 +339,7 @@ fn groups_have_their_names() {
     assert_eq!(moved(&row), (10_000, 10_000), "both ends: {answer}");
 }
 
-/// A cgroup of the test's own, removed when dropped.
+/// A cgroup of the test, removed when dropped.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -368,7 +368,7 @@ fn units_and_containers_come_from_the_cgroup() {
     let id = format!("{:064x}", u64::from(std::process::id()));
     let unit = format!("docker-{id}.scope");
     let cgroup = Cgroup::new(&unit);
-    // The socket belongs to the cgroup in which it is made.
+    // The socket belongs to the cgroup of its creation.
     let role = format!("udp-send {B} {port} 4321");
     for (group_by, name) in [("unit", &unit), ("container", &id)] {
         let mut sender = Process::in_cgroup(&pair.a, &cgroup.0, &role);

@@ -1,4 +1,4 @@
-//! `trace_connections`: every connection that was made, against the processes, ports, bytes and errors of those who made it.
+//! `trace_connections`: every connection against the processes, ports, bytes and errors of its two ends.
 
 use std::{
     io::{Read, Write},
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{harness::*, processes::Process};
 
 const TOOL: &str = "trace_connections";
-/// Makes `traffic` while a window with these arguments is open, and returns the answer.
+/// Runs `traffic` while a window with these arguments is open, and returns the answer.
 fn watched(daemon: &Daemon, arguments: Value, traffic: impl FnOnce()) -> Value {
     let window = daemon.watch(TOOL, arguments);
     traffic();
@@ -33,7 +33,7 @@ fn only<'a>(answer: &'a Value, netns: &Netns, direction: &str) -> &'a Value {
     rows[0]
 }
 
-/// Connects on a thread of its own.
+/// Connects on a separate thread.
 fn begin_connect(netns: &Netns, to: SocketAddr) -> std::thread::JoinHandle<std::io::Result<TcpStream>> {
     let netns = netns.clone();
     std::thread::spawn(move || connect(&netns, to))
@@ -43,7 +43,7 @@ fn begin_connect(netns: &Netns, to: SocketAddr) -> std::thread::JoinHandle<std::
 #[test]
 fn bytes_and_owners_of_both_ends_are_exact() {
     let daemon = Daemon::start();
-    // IPv4, IPv6, and IPv4 to a socket of IPv6.
+    // IPv4, IPv6, and IPv4 to an IPv6 socket.
     let cases = [(B, B), (B6, B6), (B, "::")].map(|(address, bound)| {
         let pair = Pair::new();
         let listener = pair.b.enter(|| TcpListener::bind((bound, 0)).unwrap());
@@ -81,7 +81,7 @@ fn bytes_and_owners_of_both_ends_are_exact() {
 }
 
 #[test]
-fn a_listener_of_before_and_its_worker_are_known() {
+fn old_listener_and_its_worker_are_owners() {
     let pair = Pair::new();
     let mut server = Process::in_netns(&pair.b, &format!("tcp-serve-fork {B} 7000"));
     assert_eq!(server.hear(), "listening");
@@ -104,7 +104,7 @@ fn a_listener_of_before_and_its_worker_are_known() {
 
 // In guests.
 #[test]
-fn every_failure_has_its_name() {
+fn every_failure_has_an_outcome() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     pair.b.run("nft add table inet t");
@@ -131,8 +131,8 @@ fn every_failure_has_its_name() {
         ("[fd80:2::1]:7000".into(), "denied", "EACCES"),
     ];
     let answer = watched(&daemon, json!({"direction": "outbound", "outcome": "failed", "limit": 100}), || {
-        // One by one: newer kernels do not run a program for a thread that preempts it, which an emulated
-        // processor leaves time for.
+        // One by one: newer kernels do not run a program for a thread that preempts it, which happens on an emulated
+        // processor.
         let (silent, others): (Vec<_>, Vec<_>) = cases.iter().map(|(to, ..)| to).partition(|to| to.ends_with(":7001"));
         let waiting = begin_connect(&pair.a, silent[0].parse().unwrap());
         until("a SYN is sent", || pair.a.run("ss -Htan state syn-sent").contains(":7001").then_some(()));
@@ -153,7 +153,7 @@ fn every_failure_has_its_name() {
 }
 
 #[test]
-fn no_free_port_is_told_from_other_errors() {
+fn no_local_port_is_its_own_outcome() {
     let pair = Pair::new();
     let range = "net.ipv4.ip_local_port_range=40000 40001";
     assert!(pair.a.command("sysctl").args(["-qw", range]).status().unwrap().success());
@@ -172,7 +172,7 @@ fn no_free_port_is_told_from_other_errors() {
 
 // In guests.
 #[test]
-fn no_route_is_seen_where_rules_name_more_tables() {
+fn no_route_is_found_with_policy_routing() {
     let pair = Pair::new();
     pair.a.ip("rule add from all lookup 100 priority 100");
     pair.a.ip("-6 rule add from all lookup 100 priority 100");
@@ -194,7 +194,7 @@ fn no_route_is_seen_where_rules_name_more_tables() {
 
 // In guests.
 #[test]
-fn resets_of_both_sides_are_named() {
+fn resets_name_their_side() {
     let pair = Pair::new();
     let daemon = Daemon::start();
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
@@ -217,7 +217,7 @@ fn resets_of_both_sides_are_named() {
 fn socket_linger_zero(stream: &TcpStream) {
     use std::os::fd::AsRawFd;
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: the option is a struct linger, of the size that is passed.
+    // SAFETY: the option is a struct linger, of the passed size.
     let done = unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),
@@ -231,7 +231,7 @@ fn socket_linger_zero(stream: &TcpStream) {
 }
 
 #[test]
-fn processes_that_live_for_milliseconds_are_named() {
+fn short_lived_processes_are_named() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();
@@ -253,7 +253,7 @@ fn processes_that_live_for_milliseconds_are_named() {
 }
 
 #[test]
-fn what_was_open_before_is_reported_when_it_closes() {
+fn old_connection_is_reported_when_it_closes() {
     let pair = Pair::new();
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let to = listener.local_addr().unwrap();
@@ -275,7 +275,7 @@ fn what_was_open_before_is_reported_when_it_closes() {
 }
 
 #[test]
-fn connecting_is_an_outcome_of_its_own() {
+fn connecting_is_an_outcome() {
     let pair = Pair::new();
     pair.b.run("nft add table inet t");
     pair.b.run("nft add chain inet t in { type filter hook input priority 0 ; policy drop ; }");
@@ -296,7 +296,7 @@ fn connecting_is_an_outcome_of_its_own() {
 }
 
 #[test]
-fn windows_at_once_each_get_what_they_asked_for() {
+fn concurrent_windows_keep_their_filters() {
     let pair = Pair::new();
     let (one, two) = (echo_server(&pair.b, B), echo_server(&pair.b, B));
     let daemon = Daemon::start();
@@ -309,7 +309,7 @@ fn windows_at_once_each_get_what_they_asked_for() {
     (0..5).for_each(|_| drop(connect(&pair.a, one).unwrap()));
     (0..3).for_each(|_| drop(connect(&pair.a, two).unwrap()));
     let answers = windows.map(Watching::end);
-    // Other tests have the same addresses, in namespaces of their own.
+    // Other tests have the same addresses in other namespaces.
     let ours = |answer: &Value| {
         [&pair.a, &pair.b].map(|netns| ["inbound", "outbound"].map(|way| of(answer, netns, way).len()))
     };
@@ -317,7 +317,7 @@ fn windows_at_once_each_get_what_they_asked_for() {
 }
 
 #[test]
-fn a_thousand_connects_a_second_are_all_there_and_none_twice() {
+fn thousand_connects_per_second_are_counted_once() {
     let netns = Netns::new();
     let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
     let to = listener.local_addr().unwrap();
@@ -346,7 +346,7 @@ fn a_thousand_connects_a_second_are_all_there_and_none_twice() {
 }
 
 #[test]
-fn what_does_not_fit_is_counted() {
+fn lost_events_are_counted() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();
@@ -358,7 +358,7 @@ fn what_does_not_fit_is_counted() {
 }
 
 #[test]
-fn a_bad_filter_says_what_would_be_good() {
+fn invalid_filter_error_shows_an_example() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     for (arguments, says) in [
@@ -374,7 +374,7 @@ fn a_bad_filter_says_what_would_be_good() {
 }
 
 #[test]
-fn a_process_filter_compares_the_whole_name() {
+fn process_filter_compares_the_whole_name() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
     let daemon = Daemon::start();

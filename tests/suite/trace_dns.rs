@@ -1,4 +1,4 @@
-//! `trace_dns`: a small server in a namespace that answers, fails, is slow or silent, and what is said of it.
+//! `trace_dns`: a small server in a namespace that answers, fails, delays or stays silent, and the resulting rows.
 
 use std::{
     io::{Read, Write},
@@ -31,7 +31,7 @@ fn query(id: u16, name: &str) -> Vec<u8> {
     bytes
 }
 
-/// What the server says to a query: its first label decides.
+/// The server's reply to a query: its first label decides.
 fn response(query: &[u8]) -> Option<Vec<u8>> {
     let rcode = match &query[13..13 + usize::from(query[12])] {
         b"silent" => return None,
@@ -75,7 +75,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-/// Asks over UDP from a namespace and waits for the answer, a moment at most.
+/// Asks over UDP from a namespace and waits briefly for the answer.
 fn ask_udp(from: &Netns, server: SocketAddr, id: u16, name: &str) -> UdpSocket {
     from.enter(|| {
         let any: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
@@ -96,7 +96,7 @@ fn answer_to<T>(daemon: &Daemon, input: Value, work: impl FnOnce() -> T) -> (Val
     (window.end(), done)
 }
 
-/// The queries for names that end so.
+/// The queries with this name suffix.
 fn queries(answer: &Value, suffix: &str) -> Vec<Value> {
     let all = answer["queries"].as_array().unwrap();
     all.iter().filter(|q| q["name"].as_str().unwrap().ends_with(suffix)).cloned().collect()
@@ -122,7 +122,7 @@ fn outcomes_over_ipv4_ipv6_and_loopback() {
         let sockets: Vec<_> = names.iter().zip(1..).map(ask).collect();
         (pair, window, asker, names, sockets, address, port)
     });
-    thread::sleep(limits::DNS_PATIENCE); // a younger query is not called unanswered
+    thread::sleep(limits::DNS_PATIENCE); // a younger query does not count as unanswered
     for (_pair, window, asker, names, sockets, address, port) in cases {
         let answer = window.end();
         for (name, rcode) in
@@ -155,9 +155,9 @@ fn outcomes_over_ipv4_ipv6_and_loopback() {
     }
 }
 
-/// Neither ids nor questions come back, and the answer goes to everybody.
+/// Neither ids nor questions are returned, and the answer is multicast.
 #[test]
-fn multicast_answers_are_known_by_their_names() {
+fn mdns_answers_are_matched_by_name() {
     const GROUP: &str = "224.0.0.251";
     let (pair, daemon) = (Pair::new(), Daemon::start());
     [&pair.a, &pair.b].iter().for_each(|netns| drop(netns.ip("route add 224.0.0.0/4 dev v0")));
@@ -215,11 +215,11 @@ fn queries_over_tcp() {
 }
 
 #[test]
-fn a_process_that_is_gone_is_named_and_a_young_query_is_not_judged() {
+fn exited_process_is_named_and_young_query_pending() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let zone = format!("gone-{}", pair.b.inode());
-    // So that the neighbor is known and the query leaves at once.
+    // The neighbor is known, so the query leaves at once.
     assert!(pair.a.enter(|| TcpStream::connect((B, 9))).is_err());
     let escaped: String = query(9, &format!("silent.{zone}")).iter().map(|byte| format!("\\x{byte:02x}")).collect();
     let (answer, ()) = answer_to(&daemon, json!({"name": zone}), || {
@@ -238,7 +238,7 @@ fn a_process_that_is_gone_is_named_and_a_young_query_is_not_judged() {
 
 // In guests.
 #[test]
-fn a_query_that_is_sent_again_is_one_query() {
+fn retransmitted_query_is_one_query() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let name = format!("silent.again-{}", pair.b.inode());
@@ -254,7 +254,7 @@ fn a_query_that_is_sent_again_is_one_query() {
 }
 
 #[test]
-fn a_thousand_queries_are_all_there() {
+fn thousand_queries_are_all_counted() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B, 53);
     let zone = format!("many-{}", pair.b.inode());
@@ -270,7 +270,7 @@ fn a_thousand_queries_are_all_there() {
 }
 
 #[test]
-fn long_names_make_fewer_rows_and_not_a_longer_answer_unless_asked() {
+fn long_names_reduce_rows_to_fit_the_budget() {
     const ANSWER_BYTES: usize = 8_000;
     let _alone = without_scans();
     let (pair, daemon) = (Pair::new(), Daemon::start());
@@ -290,7 +290,7 @@ fn long_names_make_fewer_rows_and_not_a_longer_answer_unless_asked() {
 }
 
 #[test]
-fn nothing_is_attached_when_no_window_is_open_and_other_traffic_is_no_query() {
+fn nothing_is_attached_without_a_window() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let mut client = Client::connect(&daemon.socket);
     let server = echo_server(&pair.b, B);

@@ -1,4 +1,4 @@
-//! `trace_drops`: real faults in namespaces of the test's own, each with its reason, place, endpoints and owner.
+//! `trace_drops`: real faults in the test's namespaces, each with its reason, place, endpoints and owner.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -16,7 +16,7 @@ mod owners;
 
 const TOOL: &str = "trace_drops";
 
-/// The answer of a window in which `fault` happens.
+/// The answer of a window during `fault`.
 fn answer_to<T>(daemon: &Daemon, fault: impl FnOnce() -> T) -> Value {
     let _no_scans = without_scans();
     answer_amid_all(daemon, fault)
@@ -34,14 +34,14 @@ fn rows(answer: &Value, netns: &Netns) -> Vec<Value> {
     all.iter().filter(|row| row["owner"]["netns"] == netns.inode()).cloned().collect()
 }
 
-/// The one row with this reason that is about a namespace.
+/// The only row with this reason about a namespace.
 fn row(answer: &Value, netns: &Netns, reason: &str) -> Value {
     let mut rows: Vec<_> = rows(answer, netns).into_iter().filter(|row| row["reason"] == reason).collect();
     assert_eq!(rows.len(), 1, "{reason} in {answer:#}");
     rows.remove(0)
 }
 
-/// The rows about a namespace's TCP. A new namespace announces itself over IPv6, and some of that is dropped.
+/// The TCP rows of a namespace. A new namespace announces itself over IPv6, and some of these packets are dropped.
 fn tcp(answer: &Value, netns: &Netns) -> Vec<Value> {
     rows(answer, netns).into_iter().filter(|row| row["protocol"] == "tcp").collect()
 }
@@ -50,7 +50,7 @@ fn is_own(row: &Value) {
     assert_eq!(row["owner"]["pid"], std::process::id(), "{row:#}");
 }
 
-/// Sends datagrams of `bytes` from a namespace; returns the address that they came from.
+/// Sends datagrams of `bytes` from a namespace; returns their source address.
 fn send(from: &Netns, to: SocketAddr, count: usize, bytes: usize) -> SocketAddr {
     from.enter(|| {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
@@ -67,7 +67,7 @@ fn to(address: &str, port: u16) -> SocketAddr {
 }
 
 #[test]
-fn a_closed_tcp_port() {
+fn closed_tcp_port() {
     for (address, place) in [(B, "tcp_v4_rcv"), (B6, "tcp_v6_rcv")] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let answer = answer_to(&daemon, || assert!(connect(&pair.a, to(address, 81)).is_err()));
@@ -81,12 +81,12 @@ fn a_closed_tcp_port() {
 
 // In guests.
 #[test]
-fn a_closed_udp_port_counts_every_datagram() {
+fn closed_udp_port_counts_every_datagram() {
     let daemon = Daemon::start();
-    // The function, and the one that it is a part of since Linux 7.
+    // The function, and the function that contains it since Linux 7.
     let cases = [(B, ["__udp4_lib_rcv", "udp_rcv"]), (B6, ["__udp6_lib_rcv", "udpv6_rcv"])]
         .map(|(address, places)| (Pair::new(), address, places));
-    // So that the neighbor is known: until then no more than 237 of them would wait for its address.
+    // The neighbor is known: otherwise at most 237 of them would wait for its address.
     for (pair, address, _) in &cases {
         meet(pair, address);
     }
@@ -105,7 +105,7 @@ fn a_closed_udp_port_counts_every_datagram() {
 
 // In guests.
 #[test]
-fn a_firewall_on_input_and_output() {
+fn firewall_on_input_and_output() {
     let daemon = Daemon::start();
     let cases = [("input", "tcp"), ("input", "udp"), ("output", "tcp"), ("output", "udp")].map(|(hook, protocol)| {
         let pair = Pair::new();
@@ -135,7 +135,7 @@ fn a_firewall_on_input_and_output() {
 }
 
 #[test]
-fn a_firewall_on_forward_and_on_loopback() {
+fn firewall_on_forward_and_loopback() {
     let (net, daemon) = (Routed::new(), Daemon::start());
     nft(&net.router, "forward", "udp dport 84 drop");
     nft(&net.b, "input", "iif lo udp dport 84 drop");
@@ -151,11 +151,11 @@ fn a_firewall_on_forward_and_on_loopback() {
 }
 
 #[test]
-fn a_full_accept_queue() {
+fn full_accept_queue() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let listener = pair.b.enter(|| {
-        // Closed on exec: programs that other tests start would hold it as well.
+        // Close-on-exec: programs of other tests would otherwise also hold it.
         let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         bind(&listener, &to(B, 85)).unwrap();
         listen(&listener, 1).unwrap();
@@ -178,7 +178,7 @@ fn a_full_accept_queue() {
 }
 
 #[test]
-fn syn_cookies_are_counted_and_no_drop() {
+fn syn_cookies_are_counted_without_a_drop() {
     let pair = Pair::new();
     pair.b.run("sysctl -qw net.ipv4.tcp_syncookies=2"); // always, not only when the queue is full
     let daemon = daemon_for(TOOL, &pair.b);
@@ -190,7 +190,7 @@ fn syn_cookies_are_counted_and_no_drop() {
 
 // In guests, since Linux 6.12.
 #[test]
-fn a_full_udp_receive_buffer_is_its_owners() {
+fn full_udp_receive_buffer_names_its_owner() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let receiver = pair.b.enter(|| UdpSocket::bind((B, 86)).unwrap());
     sockopt::set_socket_recv_buffer_size(&receiver, 2_304).unwrap();
@@ -202,12 +202,12 @@ fn a_full_udp_receive_buffer_is_its_owners() {
 }
 
 #[test]
-fn a_full_queueing_discipline() {
+fn full_queueing_discipline() {
     full_queue(&["tc qdisc add dev v0 root tbf rate 100kbit burst 2000 limit 3000"]);
 }
 
 #[test]
-fn a_class_that_is_limited_to_a_rate() {
+fn rate_limited_class() {
     full_queue(&[
         "tc qdisc add dev v0 root handle 1: htb default 1",
         "tc class add dev v0 parent 1: classid 1:1 htb rate 100kbit burst 2000",
@@ -215,7 +215,7 @@ fn a_class_that_is_limited_to_a_rate() {
     ]);
 }
 
-/// More is sent than a queue takes.
+/// More data than a queue holds.
 fn full_queue(tc: &[&str]) {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     tc.iter().for_each(|line| drop(pair.a.run(line)));
@@ -231,7 +231,7 @@ fn full_queue(tc: &[&str]) {
 }
 
 #[test]
-fn a_full_connection_tracking_table_is_told_from_a_rule() {
+fn full_conntrack_table_is_not_a_rule() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     nft(&pair.b, "input", "ct state new accept");
@@ -246,7 +246,7 @@ fn a_full_connection_tracking_table_is_told_from_a_rule() {
 }
 
 #[test]
-fn programs_at_tc_and_xdp() {
+fn drops_by_tc_and_xdp_programs() {
     const TC_ACT_SHOT: i32 = 2;
     const XDP_DROP: i32 = 1;
     let cases = [
@@ -259,7 +259,7 @@ fn programs_at_tc_and_xdp() {
         let netns = if at == libbpf_sys::BPF_TCX_EGRESS { &pair.a } else { &pair.b };
         let link = pair.b.ip("-o link show v0");
         let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
-        pair.a.ip(&format!("neigh replace {B} lladdr {mac} dev v0")); // ARP would be dropped, too
+        pair.a.ip(&format!("neigh replace {B} lladdr {mac} dev v0")); // ARP would also be dropped
         let _link = netns.enter(|| attach_constant(kind, verdict, at));
         let answer = answer_to(&daemon, || send(&pair.a, to(B, 91), 7, 10));
         let rows: Vec<_> = answer["drops"]
@@ -282,7 +282,7 @@ fn programs_at_tc_and_xdp() {
     }
 }
 
-/// A datagram to each of so many closed ports.
+/// A datagram to each of this number of closed ports.
 fn scan(pair: &Pair, ports: usize) {
     pair.a.enter(|| {
         let socket = UdpSocket::bind((A, 0)).unwrap();
@@ -293,7 +293,7 @@ fn scan(pair: &Pair, ports: usize) {
 }
 
 #[test]
-fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
+fn scan_is_counted_and_leaves_room_for_others() {
     const PACKETS: usize = 30_000;
     let (pair, daemon) = (Pair::new(), Daemon::start());
     nft(&pair.b, "input", "udp dport 7 drop");
@@ -302,7 +302,7 @@ fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
         scan(&pair, PACKETS);
         send(&pair.a, to(B, 7), 5, 10);
     });
-    // A few may have found the CPU's backlog full, which is counted as well.
+    // A few may have hit a full CPU backlog, which is counted as well.
     let counted = answer["packets"].as_u64().unwrap() + answer["measured"]["lost_events"].as_u64().unwrap();
     assert!(counted >= PACKETS as u64, "{counted} of {PACKETS}");
     assert!(answer["measured"]["limits"].to_string().contains("drops_merged"), "{answer:#}");
@@ -310,7 +310,7 @@ fn a_scan_is_counted_in_full_and_leaves_room_for_others() {
 }
 
 #[test]
-fn what_a_scan_took_is_free_when_its_windows_have_ended_though_others_are_open() {
+fn scan_slots_are_freed_when_their_windows_end() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let _scanning = scanning();
     let open = || daemon.watch(TOOL, json!({"limit": 10_000}));
@@ -327,7 +327,7 @@ fn what_a_scan_took_is_free_when_its_windows_have_ended_though_others_are_open()
 }
 
 #[test]
-fn where_nothing_is_wrong_nothing_is_shown() {
+fn clean_traffic_has_no_drops() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = echo_server(&pair.b, B);
     let answer = answer_to(&daemon, || {
@@ -344,7 +344,7 @@ fn where_nothing_is_wrong_nothing_is_shown() {
 }
 
 #[test]
-fn windows_share_a_program_and_get_the_same() {
+fn windows_share_a_program_and_its_counts() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let mut client = Client::connect(&daemon.socket);
     let windows = [(); 3].map(|()| daemon.watch(TOOL, json!({"limit": 10_000})));
@@ -356,7 +356,7 @@ fn windows_share_a_program_and_get_the_same() {
         assert_eq!(row(&answer, &pair.b, "NO_SOCKET")["count"], 40);
     }
     client.until_detached(TOOL);
-    // A later window does not see what an earlier one counted.
+    // A later window excludes the counts of an earlier one.
     let answer = answer_to(&daemon, || ());
     assert!(rows(&answer, &pair.b).is_empty(), "{answer:#}");
 }

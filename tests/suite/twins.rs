@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{command_line::begin, harness::*, processes::Process};
 
-/// What `diagnose` finds of a kind about a port, in a window of 3 s in which `traffic` runs again and again.
+/// Findings of `diagnose` with a code about a port, in a window of 3 s with repeated `traffic`.
 fn findings(daemon: &Daemon, code: &str, port: u16, traffic: impl Fn()) -> Vec<Value> {
     let asked = begin(&daemon.socket, "call diagnose duration_ms=3000 limit=100 --json");
     let end = Instant::now() + Duration::from_secs(3);
@@ -29,13 +29,13 @@ fn pids(findings: &[Value]) -> Vec<u64> {
     findings.iter().map(|finding| finding["evidence"]["owner"]["pid"].as_u64().unwrap()).collect()
 }
 
-/// Connects, and gives up soon.
+/// Connects, with a short timeout.
 fn knock(netns: &Netns, to: SocketAddr) {
     let _ = netns.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(20)));
 }
 
 #[test]
-fn stuck_one_of_many_listeners_is_blamed() {
+fn stuck_listener_among_many_is_named() {
     let (pair, other) = (Pair::new(), Netns::new());
     let at = SocketAddr::new(B6.parse().unwrap(), 7_311);
     let workers: Vec<_> = [4_096, 2, 4_096]
@@ -45,7 +45,7 @@ fn stuck_one_of_many_listeners_is_blamed() {
             worker
         })
         .into();
-    // The same address and port, in a namespace where nobody connects.
+    // The same address and port, in a namespace without clients.
     other.ip(&format!("addr add {B6}/128 dev lo nodad"));
     let mut namesake = Process::in_netns(&other, &format!("tcp-share {} {} 2", at.ip(), at.port()));
     namesake.hear();
@@ -56,11 +56,11 @@ fn stuck_one_of_many_listeners_is_blamed() {
 }
 
 #[test]
-fn slow_member_of_a_group_is_blamed() {
+fn slow_multicast_member_is_named() {
     let pair = Pair::new();
     let group = SocketAddr::new(Ipv4Addr::new(239, 7, 7, 7).into(), 7_312);
     let role = format!("udp-join {} {}", group.ip(), group.port());
-    // One reads, as far as it matters: its buffer is large.
+    // One reads enough: its buffer is large.
     let reader = pair.b.enter(|| {
         use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
         let reader = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
@@ -85,11 +85,11 @@ fn slow_member_of_a_group_is_blamed() {
 }
 
 #[test]
-fn listener_of_another_namespace_does_not_listen_here() {
+fn listener_of_another_namespace_is_separate() {
     let (pair, other) = (Pair::new(), Netns::new());
     let at = SocketAddr::new(B.parse().unwrap(), 7_313);
     let _elsewhere = other.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).unwrap());
-    let _other_port = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap()); // shows where the address is
+    let _other_port = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap()); // makes the address known
     let daemon = Daemon::start();
     let found = findings(&daemon, "connection_refused", at.port(), || {
         knock(&pair.a, at);

@@ -1,5 +1,5 @@
-//! TCP sockets that no process holds, in network namespaces other than the daemon's: connections that wait to be accepted,
-//! and orphans, which their process has closed and which still send. No kernel has an iterator that shows them all.
+//! TCP sockets without a process, in network namespaces other than the daemon's: connections that wait for accept(),
+//! and orphans, which their process has closed and which still send. No kernel has an iterator over all of them.
 
 use std::{
     io::{Read, Write},
@@ -42,13 +42,13 @@ fn moved(row: &Value) -> (u64, u64) {
     (row["rx_bytes"].as_u64().unwrap(), row["tx_bytes"].as_u64().unwrap())
 }
 
-/// The count of a limit, which is of the whole host and so of other tests as well; 0 if the answer does not have the limit.
+/// The count of a limit for the whole host, including other tests; 0 if the answer does not have the limit.
 fn limit(answer: &Value, code: &str) -> u64 {
     let limits = answer["measured"]["limits"].as_array().unwrap();
     limits.iter().find(|limit| limit["code"] == code).map_or(0, |limit| limit["count"].as_u64().unwrap())
 }
 
-/// A listener of `b` that accepts when it is told, with a queue for 4,096.
+/// A listener of `b` that accepts on request, with a queue for 4,096.
 fn listener(pair: &Pair) -> (TcpListener, SocketAddr) {
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     rustix::net::listen(&listener, 4_096).unwrap();
@@ -56,7 +56,7 @@ fn listener(pair: &Pair) -> (TcpListener, SocketAddr) {
     (listener, at)
 }
 
-/// Connections from `a` of which each has sent `bytes`, and which wait to be accepted.
+/// Connections from `a` that have sent `bytes` each, and wait for accept().
 fn waiting(pair: &Pair, to: SocketAddr, connections: usize, bytes: usize) -> Vec<TcpStream> {
     let connect = |_| {
         let mut stream = TcpStream::connect(to).unwrap();
@@ -68,12 +68,12 @@ fn waiting(pair: &Pair, to: SocketAddr, connections: usize, bytes: usize) -> Vec
     streams
 }
 
-/// How many bytes an orphan has to send, of which its peer takes a part only.
+/// The number of bytes of an orphan; its peer accepts only a part.
 const ORPHANED: usize = 300_000;
 const TAKEN: usize = 150_000;
 
-/// A connection of which one end is closed with bytes that the other one has no room for; returns that other end, of `b`,
-/// and the port of the orphan, in `a`. The orphan is in FIN_WAIT1, or in LAST_ACK if the other end was shut down first.
+/// A connection with one closed end and more bytes than the other end has room for. Returns that other end, of `b`, and
+/// the port of the orphan, in `a`. The orphan is in FIN_WAIT1, or in LAST_ACK if the other end was shut down first.
 fn orphan(pair: &Pair, last_ack: bool) -> (TcpStream, u16) {
     let (listener, at) = listener(pair);
     set_socket_recv_buffer_size(&listener, 32 << 10).unwrap();
@@ -88,7 +88,7 @@ fn orphan(pair: &Pair, last_ack: bool) -> (TcpStream, u16) {
     (peer, stream.local_addr().unwrap().port())
 }
 
-/// Waits until the queues of all TCP sockets stay as they are for longer than an acknowledgement is delayed.
+/// Waits until the queues of all TCP sockets stay unchanged for longer than a delayed acknowledgement.
 fn until_nothing_moves(pair: &Pair) {
     let mut before = String::new();
     until("nothing moves", || {
@@ -99,7 +99,7 @@ fn until_nothing_moves(pair: &Pair) {
 }
 
 #[test]
-fn a_waiting_connection_counts_from_the_windows_start_and_is_its_listeners() {
+fn waiting_connection_is_credited_to_its_listener() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 1, 10_000); // before the window
@@ -110,7 +110,7 @@ fn a_waiting_connection_counts_from_the_windows_start_and_is_its_listeners() {
     let row = only(&answer, "rows", &pair.b);
     assert_eq!((moved(row), &row["owner"]["pid"]), ((500, 0), &json!(std::process::id())), "{answer:#}");
     assert_eq!(row["local"]["port"], at.port(), "{answer:#}");
-    // Accepted within a window, it is still the same connection.
+    // After accept() within a window it is still the same connection.
     let mut accepted = None;
     let answer = top_traffic(&daemon, || {
         let mut stream = listener.accept().unwrap().0;
@@ -123,7 +123,7 @@ fn a_waiting_connection_counts_from_the_windows_start_and_is_its_listeners() {
 }
 
 #[test]
-fn waiting_connections_beyond_those_that_are_read_are_counted() {
+fn unread_waiting_connections_are_counted() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 200, 1_000);
@@ -135,7 +135,7 @@ fn waiting_connections_beyond_those_that_are_read_are_counted() {
     });
     assert_eq!(rows(&answer, "rows", &pair.b).iter().map(|row| moved(row).0).sum::<u64>(), 128 * 10, "{answer:#}");
     assert!(limit(&answer, "waiting_connections_unread") >= 72, "{answer:#}");
-    // Those that were not read when the window began are not taken for new when they are read at its end.
+    // Connections unread at the start of the window do not count as new when they are read at its end.
     let mut accepted = Vec::new();
     let answer = top_traffic(&daemon, || {
         accepted.extend((0..100).map(|_| listener.accept().unwrap().0));
@@ -149,7 +149,7 @@ fn waiting_connections_beyond_those_that_are_read_are_counted() {
 }
 
 #[test]
-fn an_orphan_is_followed_from_window_to_window() {
+fn orphan_is_counted_in_each_window() {
     for last_ack in [false, true] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let mut ends = None;
@@ -175,7 +175,7 @@ fn an_orphan_is_followed_from_window_to_window() {
 }
 
 #[test]
-fn orphans_of_before_are_counted() {
+fn old_orphans_are_counted() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (mut peer, _) = orphan(&pair, false);
     for tool in ["top_traffic", "profile_tcp"] {
@@ -186,7 +186,7 @@ fn orphans_of_before_are_counted() {
 }
 
 #[test]
-fn windows_that_overlap_each_have_their_part_of_an_orphan() {
+fn overlapping_windows_share_an_orphan() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let window = || daemon.watch("top_traffic", json!({"group_by": "connection", "protocol": "tcp", "limit": 10_000}));
     let long = window();
@@ -201,11 +201,11 @@ fn windows_that_overlap_each_have_their_part_of_an_orphan() {
 }
 
 #[test]
-fn trace_connections_lists_what_waits_and_what_is_orphaned() {
+fn trace_connections_lists_waiting_and_orphaned() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (_listener, at) = listener(&pair);
     let mut kept = None;
-    // Failures come first, and a scan of another test would leave no row to these.
+    // Failures come first, and a scan of another test would fill all rows.
     let answer = watched(&daemon, "trace_connections", json!({"limit": 10_000, "remote": "10.77.0.0/24"}), || {
         let clients = waiting(&pair, at, 150, 100);
         let (mut peer, port) = orphan(&pair, false);
@@ -243,11 +243,11 @@ fn owner<'a>(row: &'a Value, netns: &Netns) -> &'a Value {
 }
 
 #[test]
-fn profile_tcp_counts_what_waits_and_what_is_orphaned() {
+fn profile_tcp_counts_waiting_and_orphaned() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (_listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 150, 100); // before the window
-    // By port and by address: others have the same addresses at the same time, and of a remote two owners are named.
+    // By port and by address: other tests have the same addresses at the same time, and a remote lists only two owners.
     let waits = daemon.watch("profile_tcp", json!({"port": at.port()}));
     let orphans = daemon.watch("profile_tcp", json!({"remote": B, "limit": 10_000}));
     for client in &mut clients {
@@ -259,7 +259,7 @@ fn profile_tcp_counts_what_waits_and_what_is_orphaned() {
     let (waits, orphans) = (waits.end(), orphans.end());
     assert!(limit(&waits, "waiting_connections_unread") >= 22, "{waits:#}");
     assert!(limit(&waits, "waiting_round_trips_unread") >= 102, "{waits:#}");
-    // The queue's connections have acknowledged a segment each.
+    // The queue's connections have acknowledged one segment each.
     assert_eq!(owner(remote(&waits, A, None), &pair.b)["connections"], 128, "{waits:#}");
     let orphan = remote(&orphans, B, Some(peer.local_addr().unwrap().port()));
     assert_eq!((&orphan["connections"], &orphan["owners"][0]["pid"]), (&json!(1), &json!(std::process::id())));
@@ -268,10 +268,10 @@ fn profile_tcp_counts_what_waits_and_what_is_orphaned() {
 }
 
 #[test]
-fn round_trips_of_an_earlier_window_are_not_of_this_one() {
+fn rtts_of_an_earlier_window_are_excluded() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let (listener, at) = listener(&pair);
-    // What waits to be accepted when a window ends is not reached by the program that forgets.
+    // The cleanup program does not reach connections that wait for accept() at the end of a window.
     let mut clients = Vec::new();
     let question = || json!({"remote": A, "port": at.port()});
     watched(&daemon, "profile_tcp", question(), || clients = waiting(&pair, at, 1, 100));

@@ -1,5 +1,5 @@
-# NixOS VM tests: every other *.nix of this folder is a set of them, by name. What each asserts is in the
-# script of the same name, which runs on Debian guests as well (tests/vm/driver).
+# NixOS VM tests: every other *.nix of this folder is a set of tests, by name. The script with the same name has the
+# assertions, and also runs on Debian guests (tests/vm/driver).
 {
   self,
   pkgs,
@@ -10,7 +10,7 @@ let
   files = lib.filter (file: lib.hasSuffix ".nix" file && file != "default.nix") (
     builtins.attrNames (builtins.readDir ./.)
   );
-  # Every kernel with long-term support that NixOS has (its default is 6.18), and the newest.
+  # Every long-term kernel of NixOS (its default is 6.18), and the newest one.
   kernels = {
     "5_10" = pkgs.linuxPackages_5_10;
     "5_15" = pkgs.linuxPackages_5_15;
@@ -20,7 +20,7 @@ let
     "6_18" = pkgs.linuxPackages_6_18;
     latest = pkgs.linuxPackages_latest;
   };
-  # A test for each of them, from `since` on.
+  # A test for each of them, starting with `since`.
   onEveryKernel =
     {
       name,

@@ -1,5 +1,5 @@
-# Four hosts: an authorization server, a server that speaks HTTPS and takes its tokens, a gateway that asks that server
-# for its own clients, and a client.
+# Four hosts: an authorization server, an HTTPS server that accepts its tokens, a gateway that asks that server for its
+# own clients, and a client.
 {
   client,
   host,
@@ -10,7 +10,7 @@
 let
   issuer = "https://issuer:9443";
   token = "correct-horse-battery-staple-0123456789";
-  # An authority, a certificate for each of two hosts, and the key that signs tokens. They are only of this test.
+  # An authority, a certificate for each of two hosts, and the key that signs tokens, for this test only.
   keys = pkgs.runCommand "keys" { nativeBuildInputs = [ pkgs.openssl ]; } ''
     mkdir $out
     cd $out
@@ -27,7 +27,7 @@ let
   trusting = {
     security.pki.certificateFiles = [ "${keys}/authority.pem" ];
   };
-  # A secret of a real host is not in the store: a file outside stands for it.
+  # A real host keeps a secret outside the store: this file replaces it.
   secret = source: {
     inherit source;
     mode = "0400";

@@ -1,5 +1,6 @@
-# HTTPS, OAuth and several hosts, all set up by the NixOS module: a client with a token of the authorization server is
-# served, others are refused and learn where to get one; a gateway asks the server over HTTPS for its own clients.
+# HTTPS, OAuth and several hosts, all configured by the NixOS module. A client with a token of the authorization server
+# is served. Others are refused, with the address of that server. A gateway asks the server over HTTPS for its own
+# clients.
 import json
 
 URL = "https://server:8443/mcp"
@@ -43,7 +44,7 @@ with subtest("who has no token learns where to get one"):
 
 with subtest("plain HTTP gets no answer"):
     status, _ = client.execute("curl --silent --max-time 10 http://server:8443/mcp")
-    assert status not in (0, 127), status  # an error of curl's, which is there
+    assert status not in (0, 127), status  # an error of curl, which is installed
 
 with subtest("the key of the certificate is a credential that only the service can read"):
     server.fail("su nobody -s /bin/sh -c 'cat /etc/netmon-key' 2>&1")

@@ -1,5 +1,5 @@
-# Two hosts: traffic of known size between them is attributed on both sides alike, and packets that one of them drops
-# are found, with the reason. The same script runs in NixOS' tests (pair.nix) and on Debian guests.
+# Two hosts: both attribute traffic of known size alike, and dropped packets of one host are found, with the reason. The
+# same script runs in NixOS' tests (pair.nix) and on Debian guests.
 import json
 
 BYTES = 4_000_000
@@ -10,7 +10,7 @@ for node in [client, server]:
 
 
 def begin(node, tool, *arguments):
-    """Starts a measurement and waits until everything that it needs is attached, or until it is over."""
+    """Starts a measurement and waits until its programs are attached, or until it ends."""
     command = f"netmon-mcp call {tool} {' '.join(arguments)} --json"
     run = f"{command} >/tmp/answer 2>&1 || true; touch /tmp/ended"
     node.succeed(f"rm -f /tmp/ended; ({run}) </dev/null >/dev/null 2>&1 &")
@@ -29,14 +29,14 @@ def findings(answer):
     return {finding["code"]: finding for finding in answer["findings"] if finding["severity"] != "info"}
 
 
-# Whatever comes to port 9000 is read by cat, in a unit of its own.
+# cat reads all data on port 9000, in a unit of its own.
 server.succeed("systemd-run -E PATH --unit=sink systemd-socket-activate --accept --inetd -l 9000 sh -c 'cat >/dev/null'")
 server.wait_for_open_port(9000)
 
 with subtest("traffic of known size belongs to whoever sent it, and to whoever received it"):
     for node in [client, server]:
         begin(node, "top_traffic", "duration_ms=20000", "group_by=unit")
-    # The unit outlives the window: of one that is gone by then the name is, too.
+    # The unit outlives the window: the name of an ended unit is lost.
     send = f"head -c {BYTES} /dev/zero >/dev/tcp/server/9000; touch /tmp/sent; sleep infinity"
     client.succeed(f"systemd-run -E PATH --unit=source bash -c '{send}' </dev/null")
     client.wait_until_succeeds("test -e /tmp/sent")

@@ -1,4 +1,4 @@
-# The installed service: enclosed, restarted, upgraded, and asked over its socket, HTTP and SSH.
+# The installed service: confined, restarted, upgraded, and asked over its socket, HTTP and SSH.
 {
   client,
   host,
@@ -34,7 +34,7 @@ onEveryKernel
       users.users.mallory.isNormalUser = true;
       services.openssh.enable = true;
 
-      # What an upgrade does: the system is switched to another one, which runs other units.
+      # An upgrade: the system switches to another one with other units.
       system.switch.enable = true;
       specialisation.upgraded.configuration.services.netmon-mcp.without = [ "snapshot_interfaces" ];
       environment.systemPackages = client ++ [

@@ -1,5 +1,5 @@
-# The installed service: it boots, is enclosed, and answers whoever may ask, over its socket, HTTP and SSH; a restart
-# and an upgrade lose no question. The same script runs in NixOS' tests (service.nix) and on Debian guests, where
+# The installed service: it boots, is confined, and answers authorized clients over its socket, HTTP and SSH. A restart
+# and an upgrade lose no request. The same script runs in NixOS' tests (service.nix) and on Debian guests, where
 # `upgrade` and `mcp-client` are provided as well.
 import json
 
@@ -20,7 +20,7 @@ def ask(tool, *arguments):
 
 
 def processes():
-    """The daemon's process; another one after a restart."""
+    """The daemon's process, which changes at a restart."""
     return server.succeed("systemctl show -p MainPID --value netmond.service").strip()
 
 
@@ -28,7 +28,7 @@ status = ask("status")
 
 with subtest("the daemon serves as a user of its own, without a capability that no tool needs"):
     assert status["daemon"]["connected"], status
-    # One that systemd makes for as long as the service runs.
+    # A user that systemd creates for the lifetime of the service.
     assert status["daemon"]["uid"] >= 61184, status
     server.fail("grep ^netmond: /etc/passwd")
     needed = {capability for tool in status["tools"] for capability in tool["keeps"]}

@@ -1,4 +1,4 @@
-# The kernel tests that a kernel decides (kernel-tests), run as root in a guest beside the installed service.
+# The tests that depend on the kernel (kernel-tests), run as root in a guest beside the installed service.
 {
   host,
   onEveryKernel,
@@ -9,7 +9,7 @@
 onEveryKernel { name = "suite"; } {
   nodes.machine = {
     imports = [ host ];
-    # As `sudo netmon-mcp` has it: the tests of nf_tables' verdicts need it while netmond loads.
+    # Like `sudo netmon-mcp`: the tests of nf_tables' verdicts need it while netmond loads.
     systemd.services.netmond.serviceConfig = {
       AmbientCapabilities = [ "CAP_SYS_ADMIN" ];
       CapabilityBoundingSet = [ "CAP_SYS_ADMIN" ];

@@ -1,4 +1,4 @@
-# The kernel tests, each by itself: those that this kernel can pass, as the list says, of tools that it can have.
+# The kernel tests, one by one: those that this kernel can pass according to the list, of its available tools.
 import json
 import re
 

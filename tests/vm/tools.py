@@ -1,9 +1,9 @@
-# Every tool, called on a host where a few things happen all the time: what each answers is what is known to happen.
-# The same script runs in NixOS' tests (tools.nix) and on Debian's kernels (make vm-test), and needs only bash there.
+# Every tool, called on a host with continuous known events: each answer must show them. The same script runs in NixOS'
+# tests (tools.nix) and on Debian's kernels (make vm-test), and needs only bash there.
 import json
 import re
 
-# A refused connect, a UDP datagram that nobody takes, a DNS query that nobody answers: on loopback, four times a second.
+# A refused connect, a UDP datagram to a closed port, an unanswered DNS query: on loopback, four times per second.
 TRAFFIC = r"""
 query='\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04test\x07invalid\x00\x00\x01\x00\x01'
 while :; do
@@ -16,7 +16,7 @@ done
 
 
 def begin(question):
-    """Asks in the background; its files are named after the tool and its operation."""
+    """Asks in the background; the file names contain the tool and its operation."""
     name = "/tmp/" + "-".join(question.split()[:2]).replace("=", "-")
     run = f"netmon-mcp call {question} --json >{name} 2>{name}.said && code=0 || code=$?; echo $code >{name}.code"
     machine.succeed(f"rm -f {name}.code; ({run}) </dev/null >/dev/null 2>&1 &")
@@ -24,7 +24,7 @@ def begin(question):
 
 
 def end(name):
-    """The structured answer, or the sentence with which the tool refuses."""
+    """The structured answer, or the tool's error text."""
     code = machine.wait_until_succeeds(f"cat {name}.code 2>/dev/null").strip()
     if code == "0":
         return json.loads(machine.succeed(f"cat {name}")), None
@@ -40,7 +40,7 @@ def some(rows, **wanted):
     return any(all(value(row, path) == it for path, it in wanted.items()) for row in rows)
 
 
-# Questions, all asked at once, and what each answer must show.
+# Requests, all sent at once, and the required content of each answer.
 EXPECTED = [
     (
         "network-monitor operation=incoming interface=lo duration=4",
@@ -72,19 +72,19 @@ EXPECTED = [
 KNOWN = {question.split()[0] for question, _ in EXPECTED}
 
 start_all()
-# Where the verifier has one slow core, the daemon may load for longer than a question waits.
+# With a slow verifier, the daemon may load longer than a request waits.
 is_loaded = "answer=$(netmon-mcp call status --json) && [[ $answer = *'\"connected\": true'* ]]"
 status = json.loads(machine.wait_until_succeeds(f"{is_loaded} && echo \"$answer\"", timeout=300))
 tools = {tool["name"]: tool for tool in status["tools"]}
 version = re.match(r"(\d+)\.(\d+)", status["kernel"])
 assert version, status["kernel"]
 release = tuple(map(int, version.groups()))
-limits: dict[str, list[str]] = {name: [] for name in tools}  # what this kernel cannot show, in the tool's words
+limits: dict[str, list[str]] = {name: [] for name in tools}  # the gaps of this kernel, in the tool's words
 
 machine.succeed(f"cat >/tmp/traffic <<'END'\n{TRAFFIC}END")
 machine.succeed("bash /tmp/traffic >/dev/null 2>&1 & echo $! >/tmp/traffic.pid")
 questions = [(question, shows) for question, shows in EXPECTED if question.split()[0] in tools]
-questions += [(name, lambda a: True) for name in tools if name not in KNOWN]  # every other one answers
+questions += [(name, lambda a: True) for name in tools if name not in KNOWN]  # every other tool answers
 asked = [(question, shows, begin(question)) for question, shows in questions]
 for question, shows, file in asked:
     name = question.split()[0]

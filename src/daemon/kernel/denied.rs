@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn denials_are_parsed() {
+    fn denied_features_are_parsed() {
         let denied = Denied::parse("fexit,iter/tcp=EMFILE,");
         assert_eq!(denied.of("fexit").map(|denial| denial.0), Some(libc::EPERM));
         assert_eq!(denied.of("iter/tcp").map(|denial| denial.0), Some(libc::EMFILE));

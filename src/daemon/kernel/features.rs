@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusal_tells_age_policy_and_rights_apart() {
+    fn refusal_distinguishes_age_policy_and_capabilities() {
         let text = |errno, running, missing: &[&str]| {
             refusal(Feature::Fexit, errno, running, missing.iter().map(ToString::to_string).collect())
         };
@@ -237,12 +237,12 @@ mod tests {
         assert_eq!(text(524, Release(6, 18), &[]), "ENOTSUPP: this kernel was built without it");
         let unmounted = refusal(Feature::Cgroup, libc::ENOENT, Release(6, 18), Vec::new());
         assert!(unmounted.starts_with("cgroup v2 is not mounted"), "{unmounted}");
-        // The running kernel is newer than 5.5, so this arm is told by the number alone.
+        // The running kernel is newer than 5.5, so only the given release decides here.
         assert!(!text(libc::EINVAL, Release(5, 4), &[]).contains("EINVAL"));
     }
 
     #[test]
-    fn lack_of_resources_is_not_lack_of_support() {
+    fn exhausted_resources_leave_support_unknown() {
         for errno in [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOSPC] {
             let support = explain(Feature::IterateTcp, &io::Error::from_raw_os_error(errno));
             assert!(matches!(&support, Support::Unknown(reason) if reason.starts_with('E')), "{support:?}");

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn message_of_libbpf_names_the_refused_program() {
+    fn libbpf_message_yields_the_refused_program() {
         FAILED.set(None);
         note_failure("libbpf: prog 'drop': -- BEGIN PROG LOAD LOG --\n");
         assert_eq!(FAILED.take(), None);

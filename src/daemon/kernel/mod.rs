@@ -339,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_whole_however_they_arrive() {
+    fn records_are_reassembled_from_any_chunks() {
         for sizes in [vec![4, 4, 4], vec![12], vec![1, 10, 1], vec![3, 3, 3, 3], vec![5, 7]] {
             let bytes: Vec<u8> = [1u32, 2, 3].iter().flat_map(|n| n.to_ne_bytes()).collect();
             let (mut found, mut at) = (Vec::new(), 0);
@@ -353,9 +353,9 @@ mod tests {
         }
     }
 
-    /// Some kernels refuse iterators over the elements of a map, and over sockets by map.
+    /// Some kernels refuse iterators over map elements, and over sockets by map.
     #[test]
-    fn no_program_iterates_over_the_elements_of_a_map() {
+    fn bpf_programs_avoid_map_element_iterators() {
         let files = std::fs::read_dir(env!("OUT_DIR")).unwrap().map(|entry| entry.unwrap().path());
         let objects: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "o")).collect();
         assert!(objects.len() >= 6, "{objects:?}");

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readers_never_outnumber_the_rooms() {
+    fn concurrent_readers_stay_within_the_limit() {
         let (rooms, reading, most) = (Rooms::new(2), AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..16 {

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_becomes_what_the_schema_wants() {
+    fn argument_text_is_typed_by_the_schema() {
         let schema = json!({"properties": {"name": {"type": ["string", "null"]}, "n": {"type": "integer"}}});
         assert_eq!(value(&schema, "name", "5".into()), json!("5"));
         assert_eq!(value(&schema, "n", "5".into()), json!(5));

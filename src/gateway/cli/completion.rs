@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_are_the_schema_s() {
+    fn completion_offers_keys_and_values_of_the_schema() {
         assert_eq!(texts("snapshot_sockets", "sta"), ["state="]);
         assert!(texts("snapshot_sockets", "state=l").contains(&"state=listen".to_owned()));
         assert_eq!(texts("network-monitor", "interface=lo"), ["interface=lo"]);

@@ -58,7 +58,7 @@ mod tests {
     use crate::tools::{QUESTIONS, Question};
 
     #[test]
-    fn every_answer_has_columns() {
+    fn csv_of_every_tool_has_columns() {
         for question in QUESTIONS {
             let text = table(&json!({}), &(question.whole_schema)()).unwrap();
             assert!(text.lines().next().unwrap().split(',').count() > 2, "{}: {text}", question.name);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_deeper_has_its_path() {
+    fn csv_column_of_a_nested_field_is_its_path() {
         let schema = (Question::named("snapshot_sockets").unwrap().whole_schema)();
         let row = json!({"owner": {"pid": 7, "process": "a, \"b\""}, "local": {"address": "::1", "port": 80}});
         let text = table(&json!({"sockets": [row]}), &schema).unwrap();

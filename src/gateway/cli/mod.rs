@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_consistent() {
+    fn command_definition_is_consistent() {
         Arguments::command().debug_assert();
     }
 }

@@ -105,7 +105,7 @@ mod tests {
         (Arrivals::of("web1", Arc::clone(&budget)), budget)
     }
 
-    /// Whether one more client would get this much.
+    /// Whether one more client would get this amount.
     fn is_left(budget: &Arc<Budget<Identity>>, bytes: usize) -> bool {
         let shares = [Identity::Uid(1), Identity::Uid(2)].map(|who| {
             let mut held = Held::nothing(budget, who);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_counted_before_their_message_is_whole() {
+    async fn partial_message_bytes_are_counted() {
         let ((arrivals, budget), half) = (arrivals(), vec![b' '; 100_000]);
         let ((mut host, from), (to, mut reader)) = (tokio::io::duplex(1 << 20), tokio::io::duplex(1 << 20));
         let relay = tokio::spawn(async move { arrivals.relay(from, to).await });
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_without_an_end_breaks_off() {
+    async fn endless_message_is_cut_off() {
         let ((arrivals, budget), part) = (arrivals(), vec![b' '; 100_000]);
         let ((mut host, from), (to, mut reader)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
         let relay = tokio::spawn(async move { arrivals.relay(from, to).await });
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_stops_in_the_middle_breaks_off() {
+    async fn stalled_message_is_cut_off() {
         let mut message = arrivals().0.message();
         message.grow(1).await.unwrap();
         message.begun = Instant::now().checked_sub(limits::ANSWER_GRACE);

@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_alone_in_its_file_or_behind_a_name() {
+    fn token_file_holds_a_token_or_a_named_line() {
         use std::os::unix::fs::PermissionsExt;
         let file = tempfile::NamedTempFile::new().unwrap();
         let token = |text: &str, mode| {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_has_a_name_and_a_target() {
+    fn host_option_is_name_and_target() {
         let target = |text: &str| text.parse::<Named>().unwrap().target;
         assert_eq!(target("a=ssh:root@web1"), Target::Ssh("root@web1".into()));
         assert_eq!(target("a=ssh://root@web1:2222"), Target::Ssh("//root@web1:2222".into()));

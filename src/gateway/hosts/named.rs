@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_shown_without_its_password() {
+    fn url_is_shown_without_password() {
         for (url, shown) in [
             ("https://web1/mcp", "https://web1/mcp"),
             ("https://user:secret@web1:8443/mcp?a=@", "https://web1:8443/mcp?a=@"),

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn files_ports_and_jumps_are_those_that_ssh_names() {
+    fn ssh_needs_are_read_from_ssh_g_output() {
         let text = "debug1: Reading configuration data /x/ssh_config\r\nhost web\nport 2222\n\
                     identityfile ~/.ssh/id_ed25519\nstricthostkeychecking accept-new\n\
                     userknownhostsfile /home/a/.ssh/known_hosts /x/b\nproxyjump u@k:33,l\nsecuritykeyprovider internal\n";
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_reads_nobody_knows() {
+    fn ssh_config_that_runs_programs_is_refused() {
         for text in ["proxycommand nc %h %p\n", "knownhostscommand /x\n", "debug1: Executing command: 'test -f /x'\n"] {
             assert!(of(text).unwrap_err().contains("runs programs"), "{text}");
         }

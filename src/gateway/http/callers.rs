@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_its_rate() {
+    fn bucket_gives_its_burst_then_its_rate() {
         let start = Instant::now();
         let mut bucket = Bucket { filled: start, tokens: f64::INFINITY };
         let burst = (10.0 * limits::BURST_S) as usize;
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn long_answers_are_paid_for_later() {
+    fn answer_bytes_are_charged_after_sending() {
         let (start, rate) = (Instant::now(), 1e6);
         let mut bucket = Bucket { filled: start, tokens: f64::INFINITY };
         bucket.spend(rate * limits::ANSWERS_BURST_S, rate, start);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_s_requests_are_bounded_and_another_s_are_its_own() {
+    fn requests_are_limited_per_client() {
         let callers = Callers::new(1, 2, 1);
         let (one, other) = (callers.get(&Identity::Uid(1)), callers.get(&Identity::Uid(2)));
         let begun = (one.begin().unwrap(), one.begin().unwrap());
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_fails_often_is_known_for_it() {
+    fn source_with_many_failures_is_throttled() {
         let callers = Callers::new(1, 1, 1);
         let stranger = callers.stranger(Source::Loopback);
         assert!(!stranger.is_tiresome());

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_give_way_first_then_who_has_most() {
+    fn unauthenticated_connections_are_dropped_first() {
         let (alice, bob) = (Some(Identity::Token("alice".into())), Some(Identity::Token("bob".into())));
         let mut open = BTreeMap::from([
             (1, connection(Source::Loopback, alice.clone(), 0)),

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_in_one_bearer_header_or_nowhere() {
+    fn token_needs_exactly_one_bearer_header() {
         let headers = |values: &[&str]| {
             let mut map = HeaderMap::new();
             for value in values {

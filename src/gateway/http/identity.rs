@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_loopback_and_of_an_ipv6_network_is_one_source() {
+    fn loopback_and_each_ipv6_64_are_one_source() {
         let source = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
         for text in ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.2"] {
             assert_eq!(source(text), Source::Loopback, "{text}");
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_narrows_tools_and_hosts() {
+    fn scope_limits_tools_and_hosts() {
         let mut scope = Scope::default();
         assert!(
             scope.is_full()

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_credentials_the_default_is_a_unix_socket() {
+    fn default_listener_without_credentials_is_unix() {
         let port = |port: u16| vec![Listen::Tcp((Ipv4Addr::LOCALHOST, port).into())];
         let settings = Http::default();
         assert!(matches!(&places(&settings, false)[..], [Listen::Unix(path)] if path.ends_with(SOCKET)));

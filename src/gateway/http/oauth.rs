@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_https_or_local_and_have_no_password() {
+    fn oauth_urls_are_https_or_local_without_password() {
         let new = |issuer: &str| OAuth::new(issuer, "https://netmon.example/mcp", None);
         assert!(new("https://as.example").is_ok() && new("http://127.0.0.1:9").is_ok());
         for issuer in ["http://as.example", "nonsense", "ftp://localhost", "https://user:secret@as.example"] {
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_leads_to_the_metadata() {
+    fn challenge_names_the_resource_metadata() {
         let oauth = OAuth::new("https://as.example", "https://netmon.example/mcp", None).unwrap();
         let expected = "resource_metadata=\"https://netmon.example/.well-known/oauth-protected-resource/mcp\"";
         assert!(oauth.challenge().contains(expected), "{}", oauth.challenge());
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_looked_for_where_rfc_8414_has_it() {
+    fn metadata_urls_follow_rfc_8414() {
         assert_eq!(
             metadata_urls("https://as.example/")[0],
             "https://as.example/.well-known/oauth-authorization-server"
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_there_whole_and_printable() {
+    fn subject_must_be_present_short_and_printable() {
         assert_eq!(subject(Some("alice".into())), Ok("alice".into()));
         let long = "x".repeat(limits::NAME_CHARS + 1);
         for wrong in [None, Some(""), Some("a\u{200b}"), Some("a\nb"), Some(long.as_str())] {
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_narrow() {
+    fn oauth_scopes_limit_tools_and_hosts() {
         assert_eq!(scope("netmon:write"), Err(Denied::Scope));
         assert!(scope("openid netmon:read").unwrap().is_full());
         let narrow = scope("netmon:read netmon:tool:status netmon:host:local").unwrap();
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_for_something_else_checks_no_signature() {
+    fn keys_for_other_uses_are_ignored() {
         let key = |more: Value| {
             let mut key = json!({"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
             key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

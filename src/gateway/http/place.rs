@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_other_hosts_expose_a_place() {
+    fn non_loopback_listeners_are_exposed() {
         let places = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Listen>>();
         assert_eq!(exposed(&places(&["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/x"])), None);
         for text in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_place_is_refused_with_what_would_be() {
+    fn invalid_listener_error_shows_an_example() {
         for text in ["8080", "host", "unix:relative", "127.0.0.1", ":8080"] {
             let reason = text.parse::<Listen>().unwrap_err();
             assert!(reason.contains("unix:/"), "{reason}");

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_begins_with_initialize_only() {
+    fn session_starts_only_with_initialize() {
         assert_eq!(method(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{}}"), "initialize");
         assert_eq!(method(b"{\"params\":{},\"method\":\"init\\u0069alize\"}"), "initialize");
         for body in [&b""[..], b"[]", b"{}", b"{\"method\":\"ping\"}", b"{\"params\":{\"method\":\"initialize\"}}"] {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_client_opens_its_share_and_others_open_theirs() {
+    async fn sessions_are_limited_by_client() {
         let sessions = Sessions::new(16);
         let (greedy, other) = (Identity::Token("greedy".into()), Identity::Token("other".into()));
         let mut claims = Vec::new();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_id_waits_for_one_answer_and_a_session_has_one_owner() {
+    async fn request_ids_are_unique_and_sessions_have_one_owner() {
         let sessions = Sessions::new(16);
         let (alice, eve) = (Identity::Token("alice".into()), Identity::Uid(0));
         sessions.note(&alice, "s".into());

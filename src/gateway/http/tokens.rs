@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn each_token_has_its_name_and_others_have_none() {
+    fn each_token_maps_to_its_name() {
         let file = written(&(one() + &two()));
         let tokens = Tokens::load(file.path()).unwrap();
         assert_eq!(name(&tokens, TOKEN).as_deref(), Some("token:one"));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_stands_for_its_token_and_lets_nobody_in() {
+    fn digest_accepts_its_token_but_not_itself() {
         let digest = digest_of(TOKEN);
         let file = written(&format!("one {digest}\n"));
         fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
@@ -283,9 +283,9 @@ mod tests {
         assert_eq!(name(&tokens, TOKEN), None, "everybody may add a line");
     }
 
-    /// Every way in which a line can leave the file ends its token, and what it began.
+    /// Every removal of a line ends its token, and what the token began.
     #[test]
-    fn a_token_that_is_no_longer_listed_is_withdrawn() {
+    fn unlisted_token_is_withdrawn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
         let write = |text: &str| {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_still_listed_counts_beside_a_broken_one() {
+    fn valid_token_line_survives_an_invalid_one() {
         let file = written(&(one() + &two()));
         let tokens = Tokens::load(file.path()).unwrap();
         let grant = tokens.grant(TOKEN).unwrap();
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_narrows_what_its_token_may_use() {
+    fn token_line_limits_tools_and_hosts() {
         let file = written(&format!("one {TOKEN} tools=status,diagnose hosts=local\ntwo {OTHER} hosts=web1\n"));
         let tokens = Tokens::load(file.path()).unwrap();
         let (one, two) = (tokens.grant(TOKEN).unwrap(), tokens.grant(OTHER).unwrap());
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_at_the_start_is_an_error_without_its_secrets() {
+    fn token_file_errors_hide_the_secrets() {
         let twice = one() + &one();
         for text in [
             "one\n",
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_token_is_long_and_new() {
+    fn generated_tokens_are_long_and_unique() {
         let (a, b) = (generate().unwrap(), generate().unwrap());
         assert!(a.len() == 64 && a != b);
     }

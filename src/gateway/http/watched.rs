@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_changes_when_it_is_written_renamed_or_removed() {
+    fn write_rename_and_removal_are_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let file = Watched::new(path.clone());
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_for_every_user() {
+    fn secret_file_mode_excludes_other_users() {
         let path = Path::new("/etc/x");
         assert!(keeps_a_secret(path, 0o640).is_ok());
         for mode in [0o644, 0o602, 0o601] {

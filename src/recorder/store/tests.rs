@@ -29,7 +29,7 @@ fn file() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// The n-th window of 10 s, with one part that has these bytes.
+/// The n-th window of 10 s, with one part of these bytes.
 fn entry(n: i64, sample: &str) -> Entry {
     let begin_us = BEGIN + n * 10 * SECOND;
     let part = Part { part: "dns".into(), tool: "trace_dns".into(), sample: sample.into() };
@@ -46,7 +46,7 @@ fn entry(n: i64, sample: &str) -> Entry {
     Entry { gap: None, window, figures: vec![figure] }
 }
 
-/// Text that does not compress: of a linear congruential generator.
+/// Incompressible text, from a linear congruential generator.
 fn noise(seed: u64, bytes: usize) -> String {
     let mut state = seed;
     let next = |_| {
@@ -65,14 +65,14 @@ fn samples(recording: &Sqlite) -> Vec<String> {
     spans.iter().flat_map(|span| recording.parts(span.id, Some("dns")).unwrap()).map(|part| part.sample).collect()
 }
 
-/// Both samples, one behind the other.
+/// Both samples, concatenated.
 fn join(windows: Vec<Vec<Part>>) -> Result<Vec<Part>, String> {
     let sample = windows.iter().flatten().map(|part| part.sample.as_str()).collect::<Vec<_>>().join("+");
     Ok(vec![Part { part: "dns".into(), tool: "trace_dns".into(), sample }])
 }
 
 #[test]
-fn what_was_written_is_read_beside_the_writer_and_after_it() {
+fn recording_is_readable_during_and_after_writing() {
     let (_folder, path) = file();
     assert_eq!(Sqlite::read(&path).err().unwrap().kind, Kind::Absent);
     let mut store = open(&path, bounds()).unwrap();
@@ -96,7 +96,7 @@ fn what_was_written_is_read_beside_the_writer_and_after_it() {
 }
 
 #[test]
-fn a_copy_of_the_file_alone_is_read_in_a_folder_that_cannot_be_written() {
+fn copied_file_is_readable_in_a_read_only_folder() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
     store.append(&[entry(0, "a")]).unwrap();
@@ -109,10 +109,10 @@ fn a_copy_of_the_file_alone_is_read_in_a_folder_that_cannot_be_written() {
     assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 1, "nothing was written beside it");
 }
 
-/// The power fails when the disk has any of the states that it had: a copy of all files after each write is sound, and
-/// lacks nothing that was written.
+/// A power failure can leave any earlier state of the disk: a copy of all files after each write is consistent and
+/// complete.
 #[test]
-fn a_copy_of_the_files_after_any_write_is_sound() {
+fn copy_after_any_write_is_consistent() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
     let target = TempDir::new().unwrap();
@@ -122,15 +122,15 @@ fn a_copy_of_the_files_after_any_write_is_sound() {
         for (from, to) in connections_of(&path).iter().zip(connections_of(&copy)) {
             fs::copy(from, to).unwrap();
         }
-        fs::remove_file(&connections_of(&copy)[2]).unwrap(); // the index is memory, and does not survive
+        fs::remove_file(&connections_of(&copy)[2]).unwrap(); // the index is in memory, and does not survive
         let again = open(&copy, bounds()).unwrap();
         assert_eq!(samples(&again).len(), n as usize + 1);
     }
 }
 
-/// A write that is cut off anywhere leaves what was committed before it.
+/// A truncated write leaves the committed data before it.
 #[test]
-fn a_journal_that_is_cut_off_anywhere_loses_the_last_window_only() {
+fn truncated_journal_loses_only_the_last_window() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
     store.append(&[entry(0, "a")]).unwrap();
@@ -147,7 +147,7 @@ fn a_journal_that_is_cut_off_anywhere_loses_the_last_window_only() {
 }
 
 #[test]
-fn the_oldest_goes_where_the_recording_is_too_large() {
+fn oldest_windows_are_deleted_at_the_size_limit() {
     let (_folder, path) = file();
     let small = Bounds { bytes: 8 << 20, ..bounds() };
     let mut store = open(&path, small).unwrap();
@@ -165,7 +165,7 @@ fn the_oldest_goes_where_the_recording_is_too_large() {
 }
 
 #[test]
-fn what_is_too_old_goes() {
+fn windows_beyond_the_age_limit_are_deleted() {
     let (_folder, path) = file();
     let mut store = open(&path, Bounds { age: std::time::Duration::from_secs(60), ..bounds() }).unwrap();
     store.append(&[entry(0, "old"), entry(9, "new")]).unwrap();
@@ -174,7 +174,7 @@ fn what_is_too_old_goes() {
 }
 
 #[test]
-fn a_day_old_minute_is_merged_unless_there_is_a_gap_in_it() {
+fn day_old_windows_merge_per_minute_except_over_gaps() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
     let windows = [0, 1, 2, 4, 5, 6].map(|n| entry(n, &n.to_string()));
@@ -193,7 +193,7 @@ fn a_day_old_minute_is_merged_unless_there_is_a_gap_in_it() {
 }
 
 #[test]
-fn incidents_are_written_once_and_then_kept_up_to_date() {
+fn incident_is_inserted_once_and_updated() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
     let incident = Incident {
@@ -218,7 +218,7 @@ fn incidents_are_written_once_and_then_kept_up_to_date() {
 }
 
 #[test]
-fn a_file_of_a_newer_release_is_left_alone() {
+fn file_of_a_newer_release_is_left_unchanged() {
     let (_folder, path) = file();
     drop(open(&path, bounds()).unwrap());
     let db = rusqlite::Connection::open(&path).unwrap();
@@ -231,7 +231,7 @@ fn a_file_of_a_newer_release_is_left_alone() {
 }
 
 #[test]
-fn a_damaged_file_is_set_aside_and_a_new_recording_begins() {
+fn damaged_file_is_set_aside_and_recording_restarts() {
     let (folder, path) = file();
     let damage: [&dyn Fn(&Path); 4] = [
         &|path| fs::write(path, "this is no database, whatever its name says, and long enough").unwrap(),
@@ -265,20 +265,20 @@ fn a_damaged_file_is_set_aside_and_a_new_recording_begins() {
 }
 
 #[test]
-fn a_second_recorder_is_refused() {
+fn second_recorder_is_refused() {
     let (_folder, path) = file();
     let _first = open(&path, bounds()).unwrap();
     assert_eq!(open(&path, bounds()).err().unwrap().kind, Kind::InUse);
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn missing_folder_is_named_in_the_error() {
     let (folder, _) = file();
     let trouble = open(&folder.path().join("absent/recording.sqlite"), bounds()).err().unwrap();
     assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("does not exist"), "{trouble}");
 }
 
-/// A file system of its own, which goes with it.
+/// A separate file system, removed when dropped.
 struct Mounted(TempDir);
 
 impl Mounted {
@@ -298,7 +298,7 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn a_full_disk_loses_nothing_that_was_written_and_recording_goes_on_when_there_is_room() {
+fn full_disk_keeps_written_windows_and_recording_resumes() {
     let disk = Mounted::tmpfs("size=2m");
     let path = disk.0.path().join("recording.sqlite");
     let mut store = open(&path, bounds()).unwrap();
@@ -325,7 +325,7 @@ fn a_full_disk_loses_nothing_that_was_written_and_recording_goes_on_when_there_i
 }
 
 #[test]
-fn a_disk_that_became_read_only_is_named_and_its_recording_is_read() {
+fn read_only_disk_is_named_and_still_readable() {
     let disk = Mounted::tmpfs("size=8m");
     let path = disk.0.path().join("recording.sqlite");
     let mut store = open(&path, bounds()).unwrap();
@@ -341,7 +341,7 @@ fn a_disk_that_became_read_only_is_named_and_its_recording_is_read() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_loses_nothing() {
+fn clock_step_back_keeps_all_windows() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
     let mut again = entry(0, "after");

@@ -30,7 +30,7 @@ fn compare(before: &[Vec<(&str, &str, f64, i64)>], after: &[Vec<(&str, &str, f64
     Changes::report(&serde_json::from_value(json!({})).unwrap(), Ok(sample))
 }
 
-/// A figure that goes up and down by a tenth, by a linear congruential generator.
+/// A figure that varies by a tenth, from a linear congruential generator.
 struct Noise(u64);
 
 impl Noise {
@@ -55,7 +55,7 @@ fn steady(noise: &mut Noise) -> Vec<(&'static str, &'static str, f64, i64)> {
 }
 
 #[test]
-fn nothing_is_told_of_a_steady_host() {
+fn steady_host_has_no_changes() {
     for seed in 0..200 {
         let mut noise = Noise(seed);
         let before: Vec<_> = (0..60).map(|_| steady(&mut noise)).collect();
@@ -68,7 +68,7 @@ fn nothing_is_told_of_a_steady_host() {
 
 /// Each of these changes in one of many hosts: all are reported, and nothing else is.
 #[test]
-fn a_labelled_change_is_told_and_no_other() {
+fn labelled_changes_are_found_without_false_ones() {
     let changes: [(&str, &str, f64, i64); 8] = [
         ("traffic", "process:nginx", 2e8, 6),
         ("connections", "process:nginx port:443", 2_400.0, 2_400),
@@ -100,7 +100,7 @@ fn a_labelled_change_is_told_and_no_other() {
 }
 
 #[test]
-fn what_came_and_what_is_gone_is_told_with_its_owner() {
+fn new_and_missing_listeners_name_their_owner() {
     let before = vec![vec![("listeners", "process:old local:0.0.0.0:1", 6.0, 6)]; 20];
     let after = vec![vec![("listeners", "process:new local:0.0.0.0:2", 6.0, 6)]; 3];
     let output = compare(&before, &after);
@@ -113,7 +113,7 @@ fn what_came_and_what_is_gone_is_told_with_its_owner() {
 }
 
 #[test]
-fn bursts_that_are_usual_are_no_change() {
+fn regular_bursts_are_not_a_change() {
     let burst = |n: usize| if n.is_multiple_of(10) { 3e8 } else { 1e6 };
     let before: Vec<_> = (0..60).map(|n| vec![("traffic", "process:backup", burst(n), 6)]).collect();
     let after: Vec<_> = (0..5).map(|n| vec![("traffic", "process:backup", burst(n), 6)]).collect();
@@ -135,7 +135,7 @@ fn one_transfer_is_one_change() {
 }
 
 #[test]
-fn too_short_a_recording_says_so() {
+fn short_recording_states_the_needed_length() {
     let minute = || vec![("traffic", "process:curl", 1e6, 6)];
     let output = compare(&vec![minute(); 9], &[minute()]);
     assert!(Changes::text(&output).contains("too little recorded: baseline 9 minutes (at least 10)"));

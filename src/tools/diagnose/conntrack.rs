@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_column_counts() {
+    fn conntrack_files_are_parsed() {
         assert_eq!(entries("entries  clashres found\n0000001f  0 0\n0000001f 0 0\n"), Some(31));
         assert_eq!(entries(""), None);
         assert_eq!(insert_failed("entries insert_failed\n00000001 0000000a\n00000001 00000002\n"), 12);

@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_blinds_makes_an_answer_incomplete() {
+    fn blinding_limit_makes_an_answer_incomplete() {
         let with = |code| {
             incomplete(&Measured { limits: vec![Limitation::new(code, "Half is missing.")], ..Measured::default() })
         };
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn one_reason_of_one_tool_is_one_line_with_its_checks() {
+    fn skipped_checks_are_grouped_by_tool_and_reason() {
         let why = || "it was left out".to_owned();
         let lines = not_judged(vec![
             (asked("sockets"), why()),

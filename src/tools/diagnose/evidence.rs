@@ -343,14 +343,14 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_place_is_no_row_of_its_own() {
+    fn merged_drops_are_listed_only_without_exact_rows() {
         let rest = DroppedPackets { destination: None, ..drop_of("", 9) };
         assert_eq!(named(vec![drop_of("SYN", 3), rest.clone()]).len(), 1);
         assert_eq!(named(vec![rest]).len(), 1, "all that is known");
     }
 
     #[test]
-    fn a_check_that_ends_in_a_reset_was_not_turned_away() {
+    fn reset_and_fin_drops_count_as_strays() {
         let local = Some(Endpoint { address: [0, 0, 0, 0].into(), port: 80 });
         let listener = Listener { local, ..Listener::default() };
         assert_eq!(listener.strays(&[drop_of("RST ACK", 14), drop_of("FIN ACK", 2), drop_of("ACK", 5)]), 16);

@@ -137,7 +137,7 @@ impl<'a> Fabric<'a> {
 pub mod tests {
     use super::*;
 
-    /// A device that works.
+    /// A working device.
     pub fn link(netns: u32, index: u32, name: &str) -> Link {
         let hardware = Some(Hardware([2, 0, 0, 0, netns as u8, index as u8]));
         Link { at: (netns, index), name: name.into(), up: true, carrier: true, hardware, ..Link::default() }
@@ -161,7 +161,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_bridge_joins_its_ports() {
+    fn bridge_connects_its_ports() {
         let network = bridged();
         let fabric = Fabric::of(&network);
         assert_eq!(fabric.path((1, 2), (2, 2)).unwrap(), [(2, 2), (9, 4), (9, 2), (9, 3), (1, 2)]);
@@ -170,7 +170,7 @@ pub mod tests {
     }
 
     #[test]
-    fn an_address_is_the_one_on_the_same_wire() {
+    fn address_resolves_on_the_same_segment() {
         let mut network = bridged();
         network.addresses.push(address((5, 2), "10.0.0.2/24"));
         let fabric = Fabric::of(&network);

@@ -234,14 +234,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_have_the_names_of_the_contract() {
+    fn codes_are_snake_case() {
         assert_eq!(Code::Ipv6Broken.to_string(), "ipv6_broken");
         assert_eq!(Code::UdpReceiveBufferFull.to_string(), "udp_receive_buffer_full");
         assert_eq!(serde_json::to_value(Code::SynFlood).unwrap(), "syn_flood");
     }
 
     #[test]
-    fn a_finding_says_what_is_known_and_nothing_else() {
+    fn finding_omits_unknown_fields() {
         let finding = Finding::new(Code::HighRtt, Severity::Info, "x")
             .owner(&Owner::default())
             .with("count", 3)
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_has_no_text_that_a_shell_could_read() {
+    fn commands_omit_values_unsafe_in_a_shell() {
         for evil in ["$(id)", "`id`", "x;reboot", "x\nreboot", "--config=/evil", "a b"] {
             let finding = Finding::new(Code::HighRtt, Severity::Info, "x");
             let arguments = [("process", evil.to_owned()), ("port", "80".to_owned())];
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_covers_its_ports() {
+    fn address_covers_all_its_ports() {
         let place = |text: &str, port| HostPort { address: text.parse().unwrap(), port };
         assert!(place("10.0.0.1", None).covers(&place("10.0.0.1", Some(80))));
         assert!(place("10.0.0.1", Some(80)).covers(&place("10.0.0.1", Some(80))));

@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefix_decides_what_is_on_the_network() {
+    fn prefix_decides_if_an_address_is_on_link() {
         let within = |address: &str, network: &str, prefix| {
             is_within(address.parse().unwrap(), network.parse().unwrap(), prefix)
         };
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn route_reads_as_ip_route_has_it() {
+    fn route_is_formatted_like_ip_route() {
         let route = Route {
             netns: 1,
             network: [10, 50, 0, 0].into(),

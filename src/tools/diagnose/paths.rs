@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grew_in_the_window_counts() {
+    fn path_counts_only_growth_in_the_window() {
         let evidence = Evidence { window: Duration::from_secs(8), ..Evidence::default() };
         let readings = vec![reading(1_000, 100, 5, 50), reading(1_400, 150, 6, 70), reading(1_800, 300, 8, 150)];
         let found = remotes(&series(readings), &evidence);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn who_only_sends_full_segments_again_is_stuck() {
+    fn full_segments_sent_again_without_progress_are_stuck() {
         let again = |times: u32, bytes: u64, fresh: u64| {
             let mut output = reading(times * 100, 20 + times, times, 0);
             let socket = &mut output.sockets[0];
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hears_nothing_after_full_segments_arrived_has_lost_its_peer() {
+    fn silence_after_full_segments_is_a_lost_peer() {
         let stuck = |arrived: u32, delivered: u32, heard: u32| {
             let mut output = reading(100, 20, 3, 0);
             let socket = &mut output.sockets[0];

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_is_what_waits_by_the_rate_at_which_it_leaves() {
+    fn queue_delay_is_backlog_over_rate() {
         let second = 1_000_000_000;
         let readings = [queue(0, 0, 5), queue(50_000, 2_500_000, 6), queue(50_000, 5_000_000, 9)];
         let readings: Vec<_> = readings.iter().enumerate().map(|(n, queue)| (n as u64 * second, queue)).collect();

@@ -74,13 +74,13 @@ mod tests {
         Owner { pid: Some(pid), netns: Some(netns), ..Owner::default() }
     }
 
-    /// The pid of the listener that is reached from a namespace.
+    /// The pid of the listener that a namespace reaches.
     fn reached(evidence: &Evidence, to: Endpoint, from: u32) -> Option<u32> {
         evidence.listener(to, Some(from)).and_then(|listener| listener.owner.pid)
     }
 
     #[test]
-    fn listener_is_of_the_namespace_that_has_the_address() {
+    fn listener_is_found_in_the_namespace_of_the_address() {
         let any =
             |pid, netns| Listener { owner: owner(pid, netns), local: Some(at("0.0.0.0", 80)), ..Listener::default() };
         let mut evidence = Evidence { listeners: vec![any(1, 10), any(2, 20)], ..Evidence::default() };
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn group_has_several_receivers() {
+    fn multicast_group_has_several_receivers() {
         let joined = |pid| Socket { owner: owner(pid, 10), local: Some(at("239.1.1.1", 5_000)), ..Socket::default() };
         let evidence = Evidence { sockets: vec![joined(1), joined(2)], ..Evidence::default() };
         assert_eq!(evidence.receivers(at("239.1.1.1", 5_000).into(), Some(10)).count(), 2);

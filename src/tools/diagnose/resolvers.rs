@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_read_as_the_c_library_reads_them() {
+    fn resolv_conf_is_parsed_like_glibc() {
         let text =
             "# nameserver 10.0.0.9\nsearch a.test\nnameserver 10.0.0.53\n nameserver fe80::1%eth0\nnameserver x\n";
         let expected: Vec<IpAddr> = vec!["10.0.0.53".parse().unwrap(), "fe80::1".parse().unwrap()];

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn all_findings_are_shown_where_the_limit_allows() {
+    fn all_findings_are_shown_within_the_limit() {
         let found = findings(&[(Code::NoRoute, 5), (Code::Resets, 1)]);
         let shown = first(found.clone(), 6);
         assert_eq!(codes(&shown), codes(&found));
@@ -96,21 +96,21 @@ mod tests {
     }
 
     #[test]
-    fn one_code_leaves_half_of_the_places_to_others() {
+    fn one_code_takes_at_most_half_of_the_rows() {
         let shown = first(findings(&[(Code::NoRoute, 9), (Code::Resets, 2)]), 4);
         assert_eq!(codes(&shown), [Code::NoRoute, Code::NoRoute, Code::Resets, Code::Resets]);
         assert_eq!((&shown[1].evidence[MORE], shown[3].evidence.get(MORE)), (&7.into(), None));
     }
 
     #[test]
-    fn one_code_takes_the_places_that_no_other_needs() {
+    fn one_code_takes_unused_rows() {
         let shown = first(findings(&[(Code::NoRoute, 9), (Code::Resets, 1)]), 6);
         assert_eq!(codes(&shown), [vec![Code::NoRoute; 5], vec![Code::Resets]].concat());
         assert_eq!(shown[4].evidence[MORE], 4);
     }
 
     #[test]
-    fn a_finding_that_is_taken_away_is_counted_with_those_of_its_code() {
+    fn removed_finding_is_counted_with_its_code() {
         let mut shown = first(findings(&[(Code::NoRoute, 9)]), 3);
         assert!(shorten(&mut shown) && shorten(&mut shown) && !shorten(&mut shown));
         assert_eq!((shown.len(), &shown[0].evidence[MORE]), (1, &8.into()));

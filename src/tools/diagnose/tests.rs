@@ -1,7 +1,7 @@
 use super::{finding::Severity, text::headline, *};
 use crate::answer::{Endpoint, Owner};
 
-/// A diagnosis of 10 s in which all of two checks were judged.
+/// A diagnosis of 10 s with two checks, both judged.
 fn output(findings: Vec<Finding>) -> Output {
     let mut output = Output {
         healthy: None,
@@ -22,7 +22,7 @@ fn findings(severities: &[Severity]) -> Vec<Finding> {
     severities.iter().map(|severity| Finding::new(Code::Resets, *severity, "x")).collect()
 }
 
-/// The headline and `healthy`, of an output that differs from a clean one.
+/// The headline and `healthy` of an output.
 fn headline_of(output: Output, asked: Duration) -> (String, Option<bool>) {
     let output = Output { healthy: output.healthy(asked), ..output };
     (headline(&output).trim_end().to_owned(), output.healthy)
@@ -31,14 +31,14 @@ fn headline_of(output: Output, asked: Duration) -> (String, Option<bool>) {
 const ASKED: Duration = Duration::from_secs(10);
 
 #[test]
-fn a_clean_window_is_healthy_in_one_line() {
+fn clean_window_is_one_healthy_line() {
     let (headline, healthy) = headline_of(output(vec![]), ASKED);
     assert_eq!((headline.as_str(), healthy), ("No fault seen (2 of 2 checks, 10.0 s)", Some(true)));
     assert_eq!(Diagnose::text(&output(vec![])), "No fault seen (2 of 2 checks, 10.0 s)\n");
 }
 
 #[test]
-fn a_check_that_could_not_run_is_not_healthy() {
+fn skipped_check_prevents_healthy() {
     let partial = || Output { checks: Checks { judged: 1, total: 2 }, tool_missing: true, ..output(vec![]) };
     let told = "No fault seen by the 1 of 2 checks that could run; 1 could not (see status); the window was 10.0 s";
     assert_eq!(headline_of(partial(), ASKED), (told.into(), None));
@@ -53,20 +53,20 @@ fn a_check_that_could_not_run_is_not_healthy() {
 }
 
 #[test]
-fn a_window_that_is_short_or_ended_early_is_not_healthy() {
+fn short_window_prevents_healthy() {
     let early = Output { ended_early: true, ..output(vec![]) };
     let told = "No fault seen (2 of 2 checks, 10.0 s); the window ended early";
     assert_eq!(headline_of(early, ASKED), (told.into(), None));
     let short = || Output { measured: Measured::window(Duration::from_millis(1_900)), ..output(vec![]) };
     let told = "No fault seen (2 of 2 checks, 1.9 s); window too short: use duration_ms=2000 or more";
     assert_eq!(headline_of(short(), Duration::from_millis(1_999)), (told.into(), None));
-    // Attaching takes the first milliseconds of the window that was asked for.
+    // Attaching takes the first milliseconds of the requested window.
     let told = "No fault seen (2 of 2 checks, 1.9 s)";
     assert_eq!(headline_of(short(), Duration::from_secs(2)), (told.into(), Some(true)));
 }
 
 #[test]
-fn the_headline_counts_every_finding_by_severity() {
+fn headline_counts_findings_by_severity() {
     use Severity::*;
     let all = output(findings(&[Critical, Warning, Warning, Info]));
     let told = "4 findings: 1 critical, 2 warning, 1 info (2 of 2 checks, 10.0 s)";
@@ -81,7 +81,7 @@ fn the_headline_counts_every_finding_by_severity() {
 }
 
 #[test]
-fn info_findings_are_no_fault_and_are_counted() {
+fn info_findings_stay_healthy_and_are_counted() {
     let told = "No fault seen (2 of 2 checks, 10.0 s); 1 info finding";
     assert_eq!(headline_of(output(findings(&[Severity::Info])), ASKED), (told.into(), Some(true)));
     let mut cut = output(findings(&[Severity::Info; 3]));
@@ -91,7 +91,7 @@ fn info_findings_are_no_fault_and_are_counted() {
 }
 
 #[test]
-fn a_finding_has_its_evidence_indented_and_its_steps_to_paste() {
+fn finding_text_has_evidence_and_next_steps() {
     let owner = Owner { process: Some("nginx".into()), pid: Some(5), ..Owner::default() };
     let finding = Finding::new(Code::ConnectTimeout, Severity::Warning, "it waits")
         .owner(&owner)

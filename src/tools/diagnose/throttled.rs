@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_versions_of_the_file_are_read() {
+    fn cpu_stat_of_cgroup_v1_and_v2_is_parsed() {
         let expected = Some(Stat { periods: 100, throttled: 40, us: 2_500_000 });
         assert_eq!(stat("usage_usec 9\nnr_periods 100\nnr_throttled 40\nthrottled_usec 2500000\n"), expected);
         assert_eq!(stat("nr_periods 100\nnr_throttled 40\nthrottled_time 2500000000\n"), expected);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_throttled_in_the_window_is_named() {
+    fn only_cgroups_throttled_in_the_window_are_named() {
         let quotas =
             |throttled| Quotas([("/sys/fs/cgroup/a".into(), Stat { periods: 100, throttled, us: throttled })].into());
         assert!(quotas(5).since(&quotas(5)).is_empty());

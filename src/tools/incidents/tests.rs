@@ -28,7 +28,7 @@ fn ask(input: Value, sample: Result<Sample, String>) -> Output {
 }
 
 #[test]
-fn an_incident_that_goes_on_has_no_end() {
+fn open_incident_has_no_end() {
     let incidents = vec![incident("resets", false), incident("dns_slow", true)];
     let output = ask(json!({}), Ok(Sample { incidents, recorded: recorded() }));
     assert_eq!((output.incidents[0].to.as_deref(), output.incidents[0].evidence["count"].as_u64()), (None, Some(3)));
@@ -41,14 +41,14 @@ fn an_incident_that_goes_on_has_no_end() {
 }
 
 #[test]
-fn a_limit_counts_what_it_leaves_out() {
+fn limit_counts_the_omitted_incidents() {
     let incidents = vec![incident("resets", true), incident("dns_slow", true)];
     let output = ask(json!({"limit": 1}), Ok(Sample { incidents, recorded: recorded() }));
     assert_eq!((output.incidents.len(), output.more), (1, 1));
 }
 
 #[test]
-fn nothing_recorded_is_not_nothing_wrong() {
+fn missing_recording_is_not_healthy() {
     let output = ask(json!({}), Ok(Sample { incidents: vec![], recorded: None }));
     assert!(Incidents::text(&output).contains("No data"));
     let output = ask(json!({}), Err("no recording".into()));

@@ -7,7 +7,7 @@ fn input(value: serde_json::Value) -> Input {
 }
 
 #[test]
-fn what_is_not_seen_inside_of_tunnels_and_before_xdp_is_said() {
+fn limits_name_tunnels_and_xdp() {
     use crate::answer::Code::{InnerHeadersNotCounted, XdpVerdictsNotSeen};
     let rx = Count::default();
     let (blind, after_xdp) = (true, true);
@@ -19,7 +19,7 @@ fn what_is_not_seen_inside_of_tunnels_and_before_xdp_is_said() {
 }
 
 #[test]
-fn rates_are_of_the_window_as_it_was() {
+fn rates_use_the_measured_window() {
     let rx = Count { packets: 10_000, bytes: 1_000_000, tcp: 9_000, udp: 1_000, ..Count::default() };
     let (interface, blind, after_xdp) = ("eth0".into(), false, false);
     let sample = Sample::Incoming { interface, rx, tx: None, window_ns: 500_000_000, outer: false, blind, after_xdp };
@@ -31,7 +31,7 @@ fn rates_are_of_the_window_as_it_was() {
 }
 
 #[test]
-fn a_refused_connect_says_so_and_a_hostile_name_is_harmless() {
+fn refused_connect_is_named_and_process_name_cleaned() {
     let connect = Connect {
         process: Process {
             pid: 7,
@@ -67,7 +67,7 @@ fn a_refused_connect_says_so_and_a_hostile_name_is_harmless() {
 }
 
 #[test]
-fn a_default_answer_is_short() {
+fn default_answer_fits_its_budget() {
     let scope =
         format!("/kubepods.slice/kubepods-burstable.slice/cri-containerd-{}.scope", "0123456789abcdef".repeat(4));
     let end = |last| Endpoint {
@@ -99,7 +99,7 @@ fn a_default_answer_is_short() {
 }
 
 #[test]
-fn nothing_is_an_empty_list() {
+fn no_connects_give_an_empty_list() {
     let sample = Sample::Outgoing {
         connects: vec![],
         cut: 0,

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn every_time_is_within_the_bounds_of_its_bucket_which_are_a_quarter_apart() {
+    fn bucket_bounds_are_within_a_quarter() {
         for us in (0..5_000).chain((5_000..30_000_000).step_by(9_973)) {
             let (first, last) = bounds(bucket_of(us));
             assert!(first <= us && us <= last && last - first <= us / 4, "{us}: {first} to {last}");
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_upper_bounds_and_extremes_exact() {
+    fn quantiles_are_upper_bounds_and_min_max_exact() {
         let times: Vec<u32> = (1..=1_000).map(|n| n * 10).collect();
         let h = of(&times);
         assert_eq!((h.samples(), h.min_us(), h.max_us()), (1_000, 10, 10_000));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_has_what_came_in_it() {
+    fn histogram_between_readings_counts_new_samples() {
         let (mut before, mut now) = ([0; BUCKETS], [0; BUCKETS]);
         before[bucket_of(5)] = 3;
         now[bucket_of(5)] = 3;
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_of_both() {
+    fn adding_histograms_sums_both() {
         let mut sum = of(&[10, 20]);
         sum.add(&of(&[5, 20, 400]));
         assert_eq!((sum.samples(), sum.min_us(), sum.max_us()), (5, 5, 400));

@@ -51,7 +51,7 @@ fn answer_to(sample: Sample) -> Output {
 }
 
 #[test]
-fn figures_are_in_the_units_that_their_names_say() {
+fn fields_are_in_the_units_of_their_names() {
     let output = answer_to(Sample { remotes: vec![group()], clock: CLOCK, window_ns: 5_000 * MS, ..Sample::default() });
     let row = &output.remotes[0];
     let rtt = row.rtt_us.as_ref().unwrap();
@@ -63,7 +63,7 @@ fn figures_are_in_the_units_that_their_names_say() {
 }
 
 #[test]
-fn what_limits_a_sender_is_where_its_time_went() {
+fn limited_by_is_the_longest_wait() {
     let with = |busy, receiver, send_buffer, network, application| {
         limited_by(&Waits { busy, receiver, send_buffer, network, application })
     };
@@ -78,7 +78,7 @@ fn what_limits_a_sender_is_where_its_time_went() {
 }
 
 #[test]
-fn rows_and_other_add_up() {
+fn rows_and_other_add_up_to_the_total() {
     let total = Counts { connections: 12, segments_out: 1_500, retransmits: 30, spurious: 0 };
     let output = answer_to(Sample { remotes: vec![group()], remotes_cut: 4, total, ..Sample::default() });
     let other = &output.other;
@@ -87,7 +87,7 @@ fn rows_and_other_add_up() {
 }
 
 #[test]
-fn a_reset_says_who_and_why_as_far_as_it_is_known() {
+fn reset_names_sender_and_known_reason() {
     let resets = [
         (reset(false, 0, Some("NO_SOCKET")), Side::Local, Some("NO_SOCKET")),
         (reset(false, 1, None), Side::Local, None),
@@ -103,7 +103,7 @@ fn a_reset_says_who_and_why_as_far_as_it_is_known() {
 }
 
 #[test]
-fn an_answer_says_what_is_missing() {
+fn limits_name_what_is_missing() {
     assert!(answer_to(Sample::default()).measured.limits.is_empty());
     let gaps = Gaps {
         rtts_untracked: 1,
@@ -133,14 +133,14 @@ fn an_answer_says_what_is_missing() {
 }
 
 #[test]
-fn an_owner_is_an_owner_with_its_figures() {
+fn owner_row_serializes_counts() {
     let output = serde_json::to_value(answer_to(Sample { remotes: vec![group()], ..Sample::default() })).unwrap();
     let owner = &output["remotes"][0]["owners"][0];
     assert_eq!((&owner["pid"], &owner["retransmits"]), (&json!(4_194_304), &json!(25)), "{output}");
 }
 
 #[test]
-fn a_default_answer_is_small_and_a_screen_long() {
+fn default_answer_fits_bytes_and_screen() {
     let rows = ROWS;
     let sample = Sample {
         clock: CLOCK,
@@ -160,6 +160,6 @@ fn a_default_answer_is_small_and_a_screen_long() {
 }
 
 #[test]
-fn nothing_is_said_to_be_nothing() {
+fn empty_answer_says_so() {
     assert!(ProfileTcp::text(&answer_to(Sample::default())).starts_with("No TCP connection"));
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::{interface::Counters, tools::tests::is_short_unless_asked};
 
 #[test]
-fn totals_are_of_all_time_and_rates_of_the_window() {
+fn totals_are_since_boot_and_rates_per_window() {
     let before = Interface {
         name: "eth0".into(),
         index: 2,
@@ -27,9 +27,9 @@ fn totals_are_of_all_time_and_rates_of_the_window() {
     assert!(SnapshotInterfaces::text(&output).contains("eth0 *"), "{}", SnapshotInterfaces::text(&output));
 }
 
-/// A node of a cluster has hundreds of them.
+/// A node of a cluster has hundreds of interfaces.
 #[test]
-fn of_many_interfaces_those_that_matter_are_shown() {
+fn relevant_interfaces_are_shown_first() {
     let interface = |i: u32| {
         let counters = Counters { rx_bytes: u64::from(i), ..Counters::default() };
         Interface { name: format!("veth{i}"), index: i, kind: "veth".into(), counters, ..Interface::default() }

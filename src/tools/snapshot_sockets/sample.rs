@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_sockets_those_are_cut_first_that_tell_the_least() {
+    fn least_informative_sockets_are_cut_first() {
         let input = serde_json::from_value(json!({"limit": 3})).unwrap();
         let mut selection = Selection::new(&input);
         let mut take = |cookie, protocol, state: i64, retransmits| {

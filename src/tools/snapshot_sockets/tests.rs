@@ -61,7 +61,7 @@ fn input(value: serde_json::Value) -> Input {
 }
 
 #[test]
-fn figures_are_in_the_units_that_their_names_say() {
+fn fields_are_in_the_units_of_their_names() {
     let sample = Sample { sockets: vec![(process("curl"), row())], ..Sample::default() };
     let output = SnapshotSockets::report(input(json!({"detail": true})), sample);
     let socket = &output.sockets[0];
@@ -74,7 +74,7 @@ fn figures_are_in_the_units_that_their_names_say() {
 }
 
 #[test]
-fn what_udp_and_time_wait_do_not_have_is_absent() {
+fn udp_sockets_omit_tcp_fields() {
     let mut udp = row();
     (udp.protocol, udp.state, udp.remote, udp.tcp, udp.drops) =
         (Protocol::Udp, State::Unconnected, endpoint("::", 0), None, 5);
@@ -89,14 +89,14 @@ fn what_udp_and_time_wait_do_not_have_is_absent() {
 }
 
 #[test]
-fn the_limit_of_a_sender_is_named() {
+fn limited_by_decodes_the_kernel_value() {
     let named = [0, 1, 2, 3, 4, 9].map(limited_by);
     use LimitedBy::*;
     assert_eq!(named, [None, Some(Receiver), Some(SendBuffer), Some(Network), Some(Application), None]);
 }
 
 #[test]
-fn a_default_answer_is_small_and_a_screen_long() {
+fn default_answer_fits_bytes_and_screen() {
     let rows = ROWS;
     let sample = Sample {
         sockets: vec![(process("fifteen-letters"), row()); rows],
@@ -117,7 +117,7 @@ fn a_default_answer_is_small_and_a_screen_long() {
 }
 
 #[test]
-fn nothing_is_said_to_be_nothing() {
+fn empty_answer_says_so() {
     assert_eq!(
         SnapshotSockets::text(&SnapshotSockets::report(input(json!({})), Sample::default())),
         "No matching sockets.\n"
@@ -125,7 +125,7 @@ fn nothing_is_said_to_be_nothing() {
 }
 
 #[test]
-fn a_hostile_name_is_harmless() {
+fn control_characters_in_names_are_replaced() {
     let sample = Sample { sockets: vec![(process("a\n\u{1b}[31m\u{202e}"), row())], ..Sample::default() };
     let output = SnapshotSockets::report(input(json!({})), sample);
     let name = output.sockets[0].owner.process.clone().unwrap();
@@ -133,7 +133,7 @@ fn a_hostile_name_is_harmless() {
 }
 
 #[test]
-fn unknown_words_are_refused_with_what_is_allowed() {
+fn invalid_argument_error_lists_allowed_values() {
     for (wrong, hint) in
         [(json!({"state": "open"}), "time_wait"), (json!({"colour": 1}), "limit"), (json!({"protocol": "sctp"}), "udp")]
     {

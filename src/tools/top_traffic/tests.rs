@@ -51,7 +51,7 @@ fn moved(sample: &Sample) -> Vec<(u32, u64, u64, u64)> {
 }
 
 #[test]
-fn a_socket_is_counted_from_the_windows_start_and_once() {
+fn socket_is_counted_once_from_the_window_start() {
     let input = input(json!({}));
     let before = before(&[tcp(1, 10, 5_000, 5_000), tcp(2, 10, 9, 9)]);
     let mut ledger = Ledger::new(&input, &before, false);
@@ -61,7 +61,7 @@ fn a_socket_is_counted_from_the_windows_start_and_once() {
     ledger.open(&tcp(3, 30, 100, 0), true); // opened in the window
     ledger.closed(&tcp(1, 10, 6_000, 7_000), false); // closed by the peer, and still held
     ledger.closed(&tcp(4, 40, 0, 50), true); // opened and closed
-    ledger.closed(&tcp(5, 50, 0, 1 << 40), false); // of long ago: it closed before it could be read
+    ledger.closed(&tcp(5, 50, 0, 1 << 40), false); // closed long ago, before it could be read
     let sample = ledger.finish(Gaps::default(), 1).0;
     assert_eq!(sample.gaps.tcp_older, 1);
     assert_eq!(moved(&sample), [(10, 1_000, 2_000, 1), (30, 100, 0, 1), (40, 0, 50, 1)]);
@@ -69,7 +69,7 @@ fn a_socket_is_counted_from_the_windows_start_and_once() {
 }
 
 #[test]
-fn a_closed_socket_belongs_to_who_held_it() {
+fn closed_socket_is_credited_to_its_last_holder() {
     let input = input(json!({}));
     let before = before(&[tcp(1, 10, 0, 0)]);
     let mut ledger = Ledger::new(&input, &before, false);
@@ -79,7 +79,7 @@ fn a_closed_socket_belongs_to_who_held_it() {
 }
 
 #[test]
-fn a_socket_that_was_connected_anew_starts_at_zero() {
+fn reconnected_socket_starts_at_zero() {
     let input = input(json!({}));
     let before = before(&[tcp(1, 10, 5_000, 5_000)]);
     let mut ledger = Ledger::new(&input, &before, false);
@@ -88,7 +88,7 @@ fn a_socket_that_was_connected_anew_starts_at_zero() {
 }
 
 #[test]
-fn a_udp_socket_is_one_whatever_remotes_it_has() {
+fn udp_socket_with_many_remotes_counts_once() {
     let rows = |group_by: &str| {
         let (input, none) = (input(json!({"group_by": group_by})), Before::default());
         let mut ledger = Ledger::new(&input, &none, true);
@@ -107,11 +107,11 @@ fn a_udp_socket_is_one_whatever_remotes_it_has() {
 }
 
 #[test]
-fn udp_is_its_present_holders_else_the_one_who_sent() {
+fn udp_bytes_are_credited_to_holder_or_sender() {
     let input = input(json!({"group_by": "connection"}));
     let none = Before::default();
     let mut ledger = Ledger::new(&input, &none, false);
-    ledger.open(&with(udp(1, 20), 8, 53), true); // connected anew since
+    ledger.open(&with(udp(1, 20), 8, 53), true); // reconnected since
     ledger.udp(&with(udp(1, 10), 9, 53), KB);
     ledger.udp(&udp(2, 30), Bytes { rx_bytes: 1, tx_bytes: 0 });
     ledger.untracked(Bytes { rx_bytes: 5, tx_bytes: 6 });
@@ -123,7 +123,7 @@ fn udp_is_its_present_holders_else_the_one_who_sent() {
 }
 
 #[test]
-fn every_grouping_adds_up() {
+fn every_grouping_adds_up_to_the_total() {
     for group_by in ["process", "connection", "remote", "unit", "container", "netns", "port"] {
         let input = input(json!({"group_by": group_by, "limit": 2}));
         let none = Before::default();
@@ -161,7 +161,7 @@ fn group(cgroup: &str, bytes: Bytes) -> Group {
 }
 
 #[test]
-fn the_cgroups_of_a_unit_are_one_row() {
+fn cgroups_of_one_unit_merge() {
     let rows = ["/a.slice/x.service", "/a.slice/x.service/worker", "/a.slice/y.service"].map(|path| group(path, KB));
     let total = Bytes { rx_bytes: 3_000, tx_bytes: 6_000 };
     let sample = Sample { rows: rows.into(), total, window_ns: 1_000_000_000, ..Sample::default() };
@@ -173,7 +173,7 @@ fn the_cgroups_of_a_unit_are_one_row() {
 }
 
 #[test]
-fn sockets_whose_process_does_not_ask_for_remotes_are_counted_where_remotes_are_asked_for() {
+fn udp_sockets_without_source_addresses_are_counted() {
     let unasked = |question| {
         let (input, before) = (input(question), Before::default());
         let mut ledger = Ledger::new(&input, &before, false);
@@ -191,19 +191,19 @@ fn sockets_whose_process_does_not_ask_for_remotes_are_counted_where_remotes_are_
 }
 
 #[test]
-fn a_socket_without_a_cookie_is_the_same_when_it_has_one() {
+fn socket_is_matched_before_and_after_its_cookie() {
     let input = input(json!({}));
     let at = |cookie, rx_bytes| socket_bytes { address: 0xffff_8880, ..tcp(cookie, 10, rx_bytes, 0) };
     let before = before(&[at(0xffff_8880, 100)]);
     let mut ledger = Ledger::new(&input, &before, false);
     ledger.open(&at(0xffff_8880, 150), false);
-    assert!(!ledger.closed(&at(7, 170), false)); // the next reading's
-    ledger.closed(&at(8, 1_000), true); // another one, in the same memory
+    assert!(!ledger.closed(&at(7, 170), false)); // belongs to the next reading
+    ledger.closed(&at(8, 1_000), true); // another socket in the same memory
     assert_eq!(moved(&ledger.finish(Gaps::default(), 1).0), [(10, 1_050, 0, 2)]);
 }
 
 #[test]
-fn a_default_answer_is_small_and_a_screen_long() {
+fn default_answer_fits_bytes_and_screen() {
     let id = "0123456789abcdef".repeat(4);
     let row = group(
         &format!("/system.slice/docker-{id}.scope"),
@@ -237,7 +237,7 @@ fn a_default_answer_is_small_and_a_screen_long() {
 }
 
 #[test]
-fn nothing_is_said_to_be_nothing() {
+fn empty_answer_says_so() {
     let text = TopTraffic::text(&TopTraffic::report(
         input(json!({})),
         Sample { window_ns: 1_000_000_000, ..Sample::default() },
@@ -246,7 +246,7 @@ fn nothing_is_said_to_be_nothing() {
 }
 
 #[test]
-fn sockets_that_are_not_counted_are_counted_as_such() {
+fn uncounted_sockets_are_counted_in_limits() {
     let input = input(json!({"pid": 10}));
     let past = |cookie, pid, protocol: i64| socket_bytes { protocol: protocol as u8, ..tcp(cookie, pid, 0, 0) };
     let redirected = |cookie, past: i64| socket_bytes { past: past as u8, ..tcp(cookie, 10, 0, 0) };

@@ -222,22 +222,22 @@ mod tests {
     }
 
     #[test]
-    fn a_window_takes_what_opened_or_closed_in_it() {
+    fn window_lists_connections_opened_or_closed_in_it() {
         let mut window = Collected::new(&input(json!({})), 100);
         window.add(&connection(10, 20, 90, 2)); // before
         window.add(&connection(10, 20, 110, 2)); // closed within
-        window.add(&connection(0, 0, 110, 2)); // the same, opened before anyone watched
+        window.add(&connection(0, 0, 110, 2)); // the same, opened before monitoring
         window.ends(200);
         window.add(&connection(110, 120, 205, 2)); // opened within
         window.add(&connection(201, 202, 205, 2)); // after
         window.add_open(&connection(90, 120, 0, 0)); // established within
-        window.add_open(&connection(10, 20, 0, 0)); // open all the time
+        window.add_open(&connection(10, 20, 0, 0)); // open before and after
         let Period { rows, cut, counts, .. } = window.finish(true);
         assert_eq!((rows.len(), cut, counts[&Outcome::Established]), (4, 0, 4));
     }
 
     #[test]
-    fn what_is_handed_in_late_is_of_the_next_period_unless_it_was_taken() {
+    fn late_connection_goes_to_the_next_period_once() {
         const SECOND: u64 = 1_000_000_000;
         let at = |end_ns: u64| connection(end_ns - SECOND, end_ns - SECOND + 1, end_ns, 2);
         let (taken, late) = (at(2 * SECOND - 2), at(2 * SECOND - 1));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_closes_while_the_open_ones_are_read_is_one_row() {
+    fn connection_closing_during_the_read_is_one_row() {
         let mut window = Collected::new(&input(json!({})), 100);
         window.ends(200);
         window.add(&connection(110, 120, 201, 2));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_are_kept_and_all_are_counted() {
+    fn worst_connections_are_kept_and_all_counted() {
         let mut window = Collected::new(&input(json!({"limit": 2})), 1);
         (2..1_000).for_each(|n| window.add(&connection(n, n + 1, n + 2, 2)));
         window.add(&types::connection { error: libc::ECONNREFUSED, ..connection(5, 0, 6, 5) });
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_are_all_to_hold() {
+    fn all_filters_must_match() {
         let wanted = |value| wants(&input(value), &connection(1, 2, 3, 2));
         assert!(wanted(json!({"direction": "outbound", "remote": "10.0.0.0/8", "port": 80})));
         for other in [

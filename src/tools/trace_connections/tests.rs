@@ -49,7 +49,7 @@ fn answer_to(input: serde_json::Value, rows: Vec<Row>) -> Output {
 }
 
 #[test]
-fn outcomes_are_told_from_ends_and_errors() {
+fn outcome_follows_state_and_errno() {
     for (end, errno, outcome) in [
         (ConnectionState::Open, 0, Outcome::Established),
         (ConnectionState::Closed, 0, Outcome::Established),
@@ -69,7 +69,7 @@ fn outcomes_are_told_from_ends_and_errors() {
 }
 
 #[test]
-fn times_are_of_what_they_say() {
+fn connect_latency_and_duration_are_computed() {
     let output = answer_to(
         json!({}),
         vec![
@@ -87,7 +87,7 @@ fn times_are_of_what_they_say() {
 }
 
 #[test]
-fn what_is_not_known_is_null() {
+fn unknown_fields_are_null() {
     let unknown =
         Row { start_ns: 0, established_ns: 0, process: Process::default(), ..row(ConnectionState::Closed, 0) };
     let inbound = Row { direction: Direction::Inbound, ..row(ConnectionState::Open, 0) };
@@ -110,7 +110,7 @@ fn every_outcome_has_a_count() {
 }
 
 #[test]
-fn an_answer_says_what_is_missing() {
+fn limits_name_what_is_missing() {
     let output = answer_to(json!({}), vec![]);
     assert_eq!((output.measured.lost_events, output.measured.rows_cut), (2, 3));
     assert_eq!(output.measured.limits[0].code, Code::DeniedConnectsNotSeen);
@@ -118,7 +118,7 @@ fn an_answer_says_what_is_missing() {
 }
 
 #[test]
-fn the_text_is_a_table_and_hostile_names_are_harmless() {
+fn text_is_a_table_with_cleaned_names() {
     let text = TraceConnections::text(&answer_to(
         json!({}),
         vec![row(ConnectionState::Failed, libc::ECONNREFUSED), row(ConnectionState::Open, 0)],
@@ -129,7 +129,7 @@ fn the_text_is_a_table_and_hostile_names_are_harmless() {
 }
 
 #[test]
-fn a_full_default_answer_is_under_eight_kilobytes() {
+fn full_default_answer_is_under_8_kb() {
     let output = answer_to(json!({}), vec![row(ConnectionState::Failed, libc::ECONNREFUSED); 20]);
     let size = serde_json::to_string(&output).unwrap().len();
     assert!(size < 8_192, "{size}");

@@ -110,7 +110,7 @@ impl Streams {
 mod tests {
     use super::*;
 
-    /// A message of so many bytes with a length in front.
+    /// A message of this length, with the length before it.
     fn framed(id: u16, length: u16) -> Vec<u8> {
         let mut bytes = length.to_be_bytes().to_vec();
         bytes.extend(id.to_be_bytes());
@@ -119,7 +119,7 @@ mod tests {
         bytes
     }
 
-    /// The ids of the messages that are found in parts of one stream.
+    /// The ids of the messages found in parts of one stream.
     fn ids(parts: &[(u32, &[u8], bool)]) -> Vec<u16> {
         let end = |port| Endpoint { address: [10, 0, 0, 1].into(), port };
         let mut streams = Streams::default();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn several_messages_share_a_segment_and_one_is_cut_anywhere() {
+    fn messages_split_and_shared_segments_are_parsed() {
         let all = [framed(1, 40), framed(2, 12), framed(3, 300), framed(4, 17)].concat();
         for cut in 0..all.len() {
             let (front, back) = all.split_at(cut);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_come_out_of_order_and_again() {
+    fn reordered_and_repeated_segments_are_parsed() {
         let all = [framed(1, 100), framed(2, 100), framed(3, 100)].concat();
         let part = |at: usize, end: usize| (at as u32, &all[at..end], false);
         let [a, b, c, d] = [part(0, 60), part(60, 150), part(150, 250), part(250, 306)];
@@ -154,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_message_the_beginning_is_enough_and_the_next_is_found() {
+    fn long_message_needs_only_its_captured_beginning() {
         let long = framed(1, 9_000);
         let parts = [(0, &long[..limits::DNS_CAPTURE + 2], true), (9_002, &framed(2, 40)[..], true)];
         assert_eq!(ids(&parts), [1, 2]);
     }
 
     #[test]
-    fn a_gap_costs_the_message_that_has_it_and_no_other() {
+    fn gap_loses_only_its_own_message() {
         let all = [framed(1, 100), framed(2, 100)].concat();
         assert_eq!(ids(&[(0, &all[..50], true), (80, &all[80..102], false), (102, &all[102..], true)]), [2]);
     }

@@ -50,7 +50,7 @@ fn udp(at_ms: u64, id: u16, is_answer: bool, rcode: u8) -> Seen {
 }
 
 #[test]
-fn what_a_message_lacks_to_be_read_is_said() {
+fn cut_and_translated_messages_are_counted_in_limits() {
     let mut cut = udp(1, 7, QUERY, 0);
     cut.packet.0.truncate(20 + 8 + 8); // a first fragment of 8 bytes
     let sample = Sample { messages: vec![cut], translated: 3, pages: true, ..Sample::default() };
@@ -74,7 +74,7 @@ fn answer(input: serde_json::Value, messages: Vec<Seen>) -> Output {
 }
 
 #[test]
-fn a_query_is_matched_with_its_answer() {
+fn query_is_matched_with_its_answer() {
     let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), udp(130, 7, ANSWER, 3)]);
     let row = &output.queries[0];
     assert_eq!(
@@ -91,7 +91,7 @@ fn a_query_is_matched_with_its_answer() {
 }
 
 #[test]
-fn silence_is_told_from_youth() {
+fn young_query_is_pending_and_old_one_unanswered() {
     let output = answer(json!({}), vec![udp(100, 7, QUERY, 0), udp(4_500, 8, QUERY, 0)]);
     assert_eq!((output.summary.unanswered, output.summary.pending), (1, 1));
     assert!(!output.queries[0].pending && output.queries[1].pending, "the worst first");
@@ -100,7 +100,7 @@ fn silence_is_told_from_youth() {
 }
 
 #[test]
-fn when_messages_are_missing_it_is_said_and_no_silence_is_made_of_it() {
+fn missing_messages_leave_queries_pending() {
     let asked = |messages, beyond, lost| {
         let full_at_ns = (beyond > 0).then_some(2_000_000_000);
         let sample =
@@ -122,7 +122,7 @@ fn when_messages_are_missing_it_is_said_and_no_silence_is_made_of_it() {
 }
 
 #[test]
-fn a_retransmission_is_the_same_query_and_so_is_a_sight_at_another_interface() {
+fn retransmissions_and_other_interfaces_are_one_query() {
     let elsewhere = Seen { interface: (9, 9), egress: false, ..udp(101, 7, QUERY, 0) };
     let output =
         answer(json!({}), vec![udp(100, 7, QUERY, 0), elsewhere, udp(2_000, 7, QUERY, 0), udp(2_010, 7, ANSWER, 0)]);
@@ -130,7 +130,7 @@ fn a_retransmission_is_the_same_query_and_so_is_a_sight_at_another_interface() {
 }
 
 #[test]
-fn an_address_translation_makes_no_second_query() {
+fn translated_query_is_one_row() {
     let own = Seen {
         socket: 5,
         process: Process { pid: 9, comm: "dig".into(), netns: 1, ..Process::default() },
@@ -150,7 +150,7 @@ fn an_address_translation_makes_no_second_query() {
     );
 }
 
-/// A query as its client sends it from network namespace 1, and the same message elsewhere on this host.
+/// A query at its client in network namespace 1, and the same message elsewhere on this host.
 fn from_here(at_ms: u64, id: u16) -> Seen {
     let process = Process { pid: 9, comm: "dig".into(), netns: 1, ..Process::default() };
     Seen { socket: 5, process, ..udp(at_ms, id, QUERY, 0) }
@@ -161,15 +161,15 @@ fn at(netns: u32, egress: bool, seen: Seen) -> Seen {
 }
 
 #[test]
-fn latency_is_until_the_answer_comes_to_its_client() {
+fn latency_ends_at_the_client() {
     let leaves = |at_ms, id| at(2, true, udp(at_ms, id, ANSWER, 0));
     let comes = |at_ms, id| at(1, false, udp(at_ms, id, ANSWER, 0));
-    // The first answer gets lost between server and client, and the query is sent again.
+    // The first answer is lost between server and client, and the query is retransmitted.
     let lost = vec![from_here(100, 7), leaves(101, 7), from_here(1_100, 7), leaves(1_101, 7), comes(1_102, 7)];
     let output = answer(json!({}), lost);
     let row = &output.queries[0];
     assert_eq!((output.queries.len(), row.latency_us, row.sent, row.lost), (1, Some(1_002_000), 2, 1));
-    // Others come, and this one does not.
+    // Other answers arrive, and this one does not.
     let output =
         answer(json!({}), vec![from_here(100, 7), leaves(101, 7), from_here(200, 8), leaves(201, 8), comes(202, 8)]);
     assert_eq!((output.summary.answered, output.summary.unanswered), (1, 1));
@@ -178,7 +178,7 @@ fn latency_is_until_the_answer_comes_to_its_client() {
 }
 
 #[test]
-fn answer_of_a_slow_server_that_was_asked_twice_is_not_lost() {
+fn late_answer_to_a_retransmitted_query_is_not_lost() {
     let comes = |at_ms| at(1, false, udp(at_ms, 7, ANSWER, 0));
     let output = answer(json!({}), vec![from_here(100, 7), from_here(1_100, 7), comes(1_200), comes(2_200)]);
     let row = &output.queries[0];
@@ -186,7 +186,7 @@ fn answer_of_a_slow_server_that_was_asked_twice_is_not_lost() {
 }
 
 #[test]
-fn tcp_messages_are_put_together_from_segments() {
+fn tcp_messages_are_reassembled() {
     let framed = |bytes: Vec<u8>| [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
     let query = framed(message(7, false, 0));
     let parts = vec![
@@ -200,7 +200,7 @@ fn tcp_messages_are_put_together_from_segments() {
 }
 
 #[test]
-fn filters_are_of_process_and_name() {
+fn filters_match_process_and_name() {
     let own = || {
         vec![Seen { process: Process { pid: 9, comm: "dig".into(), ..Process::default() }, ..udp(100, 7, QUERY, 0) }]
     };
@@ -216,7 +216,7 @@ fn filters_are_of_process_and_name() {
 }
 
 #[test]
-fn noise_is_no_query_and_hostile_names_are_harmless() {
+fn noise_is_skipped_and_names_are_cleaned() {
     let mut hostile = udp(100, 7, QUERY, 0);
     hostile.packet.0[41..44].copy_from_slice(b"\x1b[3");
     let output = answer(json!({}), vec![seen(1, vec![0x45; 20]), seen(2, Vec::new()), tcp(3, true, 1, b"\0"), hostile]);
@@ -226,7 +226,7 @@ fn noise_is_no_query_and_hostile_names_are_harmless() {
 }
 
 #[test]
-fn a_default_answer_stays_under_8_kb() {
+fn default_answer_stays_under_8_kb() {
     let query = |i: u16| {
         let cgroup = Some("/system.slice/a-rather-long-unit-name.service".to_owned());
         let process = Process { pid: 1_000_000, comm: "fifteen-letters".into(), cgroup, netns: 4_026_531_840 };
@@ -240,7 +240,7 @@ fn a_default_answer_stays_under_8_kb() {
 }
 
 #[test]
-fn a_long_process_name_is_compared_as_far_as_the_kernel_knows_it() {
+fn long_process_name_is_compared_by_15_bytes() {
     let process = Process { pid: 7, comm: "systemd-resolve".into(), ..Process::default() };
     let asked = |input| answer(input, vec![Seen { process: process.clone(), ..udp(100, 7, QUERY, 0) }]).queries.len();
     assert_eq!((asked(json!({"process": "systemd-resolved"})), asked(json!({"process": "systemd"}))), (1, 0));
@@ -249,7 +249,7 @@ fn a_long_process_name_is_compared_as_far_as_the_kernel_knows_it() {
     }
 }
 
-/// A query and its answer over a TCP connection of its own, from `port`.
+/// A query and its answer over a separate TCP connection from `port`.
 fn over_tcp(at_ms: u64, port: u16) -> [Seen; 2] {
     [QUERY, ANSWER].map(|is_answer| {
         let mut data = (message(port, is_answer, 0).len() as u16).to_be_bytes().to_vec();
@@ -262,7 +262,7 @@ fn over_tcp(at_ms: u64, port: u16) -> [Seen; 2] {
 }
 
 #[test]
-fn any_number_of_tcp_connections_is_read_one_after_the_other() {
+fn finished_tcp_streams_free_their_slots() {
     let connections = limits::DNS_STREAMS as u16 + 200;
     let messages = (0..connections).flat_map(|n| over_tcp(u64::from(n), 20_000 + n)).collect();
     let output = answer(json!({}), messages);
@@ -271,7 +271,7 @@ fn any_number_of_tcp_connections_is_read_one_after_the_other() {
 }
 
 #[test]
-fn half_read_tcp_streams_beyond_the_bound_are_counted() {
+fn unfinished_tcp_streams_beyond_the_bound_are_counted() {
     let half = |n: u16| {
         let [mut query, _] = over_tcp(u64::from(n), 20_000 + n);
         query.packet.0.truncate(query.packet.0.len() - 4);
@@ -283,7 +283,7 @@ fn half_read_tcp_streams_beyond_the_bound_are_counted() {
 }
 
 #[test]
-fn a_query_is_told_by_the_reading_that_has_its_answer() {
+fn query_is_reported_in_the_reading_with_its_answer() {
     const SECOND: u64 = 1_000_000_000;
     let queries = |sample: &Sample| {
         let json = serde_json::to_string(sample).unwrap();

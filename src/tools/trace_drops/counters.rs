@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_tables_are_read_by_name() {
+    fn kernel_counter_tables_are_parsed_by_name() {
         let tcp = netstat("TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 5 6 7\nIpExt: A\nIpExt: 9\n");
         assert_eq!((tcp["SyncookiesSent"], tcp["ListenDrops"]), (5, 7));
         let conntrack = columns("entries drop insert_failed\n0000000a 00000010 1\n0000000a 00000001 2\n");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_counted_stays_unknown() {
+    fn missing_counters_stay_unknown() {
         let before = Counters { listen_drops: Some(5), ..Counters::default() };
         let after = Counters { listen_drops: Some(9), ..Counters::default() };
         let grown = after.since(&before);

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hops_run_out_where_packets_are_forwarded() {
+    fn expired_hops_need_a_forwarding_path() {
         let expired = |reason, path, hops| is_expired(reason, Some(path), Some(hops));
         assert!(expired("IP_INHDR", Path::Forward, 1) && expired("NOT_SPECIFIED", Path::Forward, 0));
         assert!(!expired("IP_INHDR", Path::Input, 1), "a bad header of a packet with few hops left");
@@ -189,27 +189,27 @@ mod tests {
     }
 
     #[test]
-    fn routes_that_say_no_are_known_by_their_place() {
+    fn rejecting_routes_are_known_by_drop_location() {
         assert!(meaning("NOT_SPECIFIED", "dst_discard").explanation.contains("blackhole"));
         assert!(meaning("NOT_SPECIFIED", "tbf_enqueue").explanation.contains("queue was full"));
         assert!(meaning("NOT_SPECIFIED", "ip_error").explanation.contains("unreachable"));
     }
 
     #[test]
-    fn an_unknown_reason_is_a_fault_that_points_at_its_place() {
+    fn unknown_reason_points_at_its_location() {
         let unknown = meaning("SOMETHING_NEW", "tcp_v4_rcv");
         assert!(!unknown.benign && unknown.check.contains("location"));
     }
 
     #[test]
-    fn without_a_reason_the_place_decides() {
+    fn location_decides_without_a_reason() {
         assert!(meaning("NOT_SPECIFIED", "udp_destruct_common").benign);
         assert!(meaning("NOT_SPECIFIED", "veth_xdp_rcv_skb").explanation.contains("XDP"));
         assert!(!meaning("NOT_SPECIFIED", "ip_forward").benign);
     }
 
     #[test]
-    fn texts_are_short_enough_for_twelve_rows() {
+    fn explanations_stay_short() {
         for (names, Meaning { explanation, check, .. }) in REASONS {
             assert!(explanation.len() + check.len() < 170, "{names:?}");
         }

@@ -62,7 +62,7 @@ mod tests {
         *\t0002A8C0\t00000000\t0201\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
 
     #[test]
-    fn the_longest_prefix_and_then_the_least_metric_decide() {
+    fn route_uses_longest_prefix_then_lowest_metric() {
         let to = |address: &str| route(TABLE, address.parse().unwrap());
         assert_eq!(to("192.0.2.1").as_deref(), Some("via 10.0.0.1 dev eth0"));
         assert_eq!(to("10.0.3.4").as_deref(), Some("dev eth1"));

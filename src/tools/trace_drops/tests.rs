@@ -45,7 +45,7 @@ fn answer(input: serde_json::Value, sample: Sample) -> Output {
 }
 
 #[test]
-fn a_closed_port_is_named_with_its_endpoints() {
+fn closed_port_drop_names_both_endpoints() {
     let output = answer(json!({}), sample(vec![flow("NO_SOCKET", "tcp_v4_rcv", 3, 6, (40000, 81))]));
     let row = &output.drops[0];
     assert_eq!((row.protocol.as_deref(), row.kind.as_deref(), row.count), (Some("tcp"), Some("SYN"), 3));
@@ -74,8 +74,8 @@ fn benign_drops_are_counted_and_hidden() {
 }
 
 #[test]
-fn neighbor_discovery_of_a_link_that_comes_up_is_no_fault() {
-    // A neighbor solicitation to ff02::1:ff00:2, which no route is there for yet.
+fn early_neighbor_discovery_is_benign() {
+    // A neighbor solicitation to ff02::1:ff00:2, without a route yet.
     let mut header = vec![0x60, 0, 0, 0, 0, 24, 58, 255];
     header.extend([0; 16]);
     header.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 2, 135, 0, 0, 0]);
@@ -86,7 +86,7 @@ fn neighbor_discovery_of_a_link_that_comes_up_is_no_fault() {
 }
 
 #[test]
-fn a_full_conntrack_table_is_not_a_firewall_rule() {
+fn full_conntrack_table_is_not_a_firewall_rule() {
     let flows = || vec![flow("NETFILTER_DROP", "nf_hook_slow", 9, 6, (40000, 80))];
     let full = Sample { counters: Counters { conntrack_drops: Some(9), ..Counters::default() }, ..sample(flows()) };
     assert!(answer(json!({}), full).drops[0].explanation.contains("tracking table is full"));
@@ -99,7 +99,7 @@ fn a_full_conntrack_table_is_not_a_firewall_rule() {
 }
 
 #[test]
-fn a_chain_that_dropped_packets_is_named_and_none_is_asked_for() {
+fn dropping_chain_is_named() {
     let by =
         |rule: &str, port| Flow { rule: Some(rule.into()), ..flow("NETFILTER_DROP", "nft_do_chain", 2, 6, (port, 80)) };
     let flows = vec![by("inet t in\u{1b}[2J", 40_000), by("inet t in\u{1b}[2J", 40_001), by("ip t in", 40_002)];
@@ -115,7 +115,7 @@ fn a_chain_that_dropped_packets_is_named_and_none_is_asked_for() {
 }
 
 #[test]
-fn rows_that_differ_in_an_ephemeral_port_are_one() {
+fn rows_merge_over_ephemeral_ports() {
     let flows = (0..100).map(|i| flow("NO_SOCKET", "tcp_v4_rcv", 2, 6, (40000 + i, 81))).collect();
     let output = answer(json!({}), sample(flows));
     assert_eq!((output.drops.len(), output.drops[0].count), (1, 200));
@@ -123,7 +123,7 @@ fn rows_that_differ_in_an_ephemeral_port_are_one() {
 }
 
 #[test]
-fn a_flood_from_many_addresses_is_one_row() {
+fn flood_from_many_addresses_is_one_row() {
     let from = |i: u8| {
         let mut flow = flow("NO_SOCKET", "tcp_v4_rcv", 1, 6, (40000 + u16::from(i), 81));
         flow.header.0[15] = i;
@@ -135,7 +135,7 @@ fn a_flood_from_many_addresses_is_one_row() {
 }
 
 #[test]
-fn what_is_not_told_apart_is_still_counted() {
+fn merged_drops_are_still_counted() {
     let mut sample = sample(vec![flow("NO_SOCKET", "tcp_v4_rcv", 10, 6, (1, 2))]);
     sample.places[0].packets = 1_000;
     let output = answer(json!({}), sample);
@@ -145,7 +145,7 @@ fn what_is_not_told_apart_is_still_counted() {
 }
 
 #[test]
-fn an_answer_of_the_longest_rows_stays_under_8_kb() {
+fn longest_rows_stay_under_8_kb() {
     let row = |i: u16| {
         let mut flow =
             flow("SOCKET_RCVBUFF", "__udp_enqueue_schedule_skb", 1_000_000 + u64::from(i), 17, (1, 40_000 + i));
@@ -168,7 +168,7 @@ fn an_answer_of_the_longest_rows_stays_under_8_kb() {
 }
 
 #[test]
-fn hostile_headers_are_harmless() {
+fn truncated_headers_are_counted() {
     for length in 0..40 {
         let mut noise = flow("NO_SOCKET", "tcp_v4_rcv", 1, 6, (1, 2));
         noise.header.0 = vec![0x4f; length];
@@ -177,7 +177,7 @@ fn hostile_headers_are_harmless() {
 }
 
 #[test]
-fn the_ports_of_services_stay_apart_and_those_of_clients_do_not() {
+fn rows_keep_service_ports_and_merge_client_ports() {
     let udp = |ports| flow("NETFILTER_DROP", "nft_do_chain", 1, 17, ports);
     let one_socket = vec![udp((40_000, 9001)), udp((40_000, 9004)), udp((40_001, 9001))];
     let output = answer(json!({}), sample(one_socket));
@@ -204,7 +204,7 @@ fn listener(dropped: u64) -> Listener {
 }
 
 #[test]
-fn the_listeners_that_dropped_most_stay_and_the_others_are_counted() {
+fn listeners_with_most_drops_are_kept() {
     let listeners = [3, 50, 7].map(listener).into();
     let output = answer(json!({"limit": 1}), Sample { listeners, ..sample(vec![]) });
     let dropped: Vec<_> = output.listeners.iter().map(|listener| listener.dropped).collect();
@@ -212,7 +212,7 @@ fn the_listeners_that_dropped_most_stay_and_the_others_are_counted() {
 }
 
 #[test]
-fn a_listener_that_drops_is_no_good_news() {
+fn dropping_listener_leads_the_text() {
     let output = answer(json!({}), Sample { listeners: vec![listener(50)], ..sample(vec![]) });
     let text = TraceDrops::text(&output);
     assert!(text.starts_with("Listener 0.0.0.0:80") && text.contains("dropped 50"), "{text}");

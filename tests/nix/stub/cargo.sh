@@ -1,9 +1,9 @@
-# What nixpkgs' cargo hooks do, for setup.sh.
+# The work of nixpkgs' cargo hooks, for setup.sh.
 cargoOptions="--offline --locked --jobs $cores --profile $cargoProfile"
 
 configurePhase() {
 	runHook preConfigure
-	# In the build's own folder, so that no binary refers to the sources of all crates in the store.
+	# In the build's own folder, so that no binary refers to the crates' sources in the store.
 	ln -s "$cargoDeps" "$TMPDIR/vendor"
 	mkdir -p .cargo
 	printf '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "%s"\n' "$TMPDIR/vendor" >.cargo/config.toml

@@ -1,5 +1,5 @@
-# `dockerTools`: a script that writes an image as `docker load` reads it, of one layer with what it needs of the store
-# and one with its own files.
+# `dockerTools`: a script that writes an image in the format of `docker load`. One layer has the needed store paths,
+# another one the image's own files.
 { runCommand }:
 {
   streamLayeredImage =

@@ -1,4 +1,4 @@
-# The functions of nixpkgs' lib that this flake uses, with their meaning there.
+# The functions of nixpkgs' lib that this flake uses, with the same meaning.
 let
   inherit (builtins)
     any
@@ -38,7 +38,7 @@ let
   hasInfix = infix: text: length (lib.splitString infix text) > 1;
   escape = list: replaceStrings list (map (c: "\\${c}") list);
 
-  # A set of files is a list of the paths that are in it, and of those that are not.
+  # A set of files: the list of included paths and the list of excluded ones.
   fileset = {
     unions = sets: {
       within = concatMap (set: set.within or [ set ]) sets;
@@ -138,7 +138,7 @@ let
       listToAttrs (
         concatMap (name: lib.optional (f name set.${name}) (nameValuePair name set.${name})) (attrNames set)
       );
-    # A value as one would write it in Nix, on one line.
+    # A value as Nix source, on one line.
     generators.toPretty =
       _: value:
       let

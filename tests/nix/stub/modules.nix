@@ -35,7 +35,7 @@ let
     inherit order content;
   };
 
-  # What a definition comes to: [ { priority, value } ].
+  # The value of a definition: [ { priority, value } ].
   discharge =
     priority: definition:
     if kind definition == "if" then
@@ -46,7 +46,7 @@ let
       [
         {
           inherit (definition) priority;
-          value = definition.content; # which is not looked at unless it counts
+          value = definition.content; # lazy: evaluated only if it counts
         }
       ]
     else
@@ -57,7 +57,7 @@ let
         }
       ];
 
-  # Of the values that count: the content of one that has a place, and 1000 as the place of others.
+  # For the counted values: the content of one with an order, and 1000 as the order of the others.
   place =
     value:
     if kind value == "order" then
@@ -68,8 +68,8 @@ let
         content = value;
       };
 
-  # The same one level down, without looking at a condition: a definition of a set becomes
-  # definitions of its attributes, and so may depend on the configuration that it is part of.
+  # The same one level down, without evaluating a condition. A set definition becomes definitions of its attributes, so
+  # it may depend on the configuration that contains it.
   push =
     definition:
     if kind definition == "if" then
@@ -101,7 +101,7 @@ let
     else
       type.merge path values;
 
-  # The modules and all that they import, each once: by its key, or else the path of its file.
+  # The modules and all their imports, each once: by key, or by the path of the file.
   loadWith =
     arguments: modules:
     let

@@ -1,5 +1,5 @@
-# A NixOS test: every node is evaluated, and becomes a Debian guest with the files, units and accounts that NixOS would
-# give it, on the Debian kernel of the same series. The script is that of the test; tests/vm/driver runs it.
+# A NixOS test. Every node is evaluated, and becomes a Debian guest with the files, units and accounts of NixOS, on the
+# Debian kernel of the same series. tests/vm/driver runs the test's script.
 { lib, pkgs }:
 test:
 let
@@ -13,7 +13,7 @@ let
   ];
   unknown = builtins.filter (name: !(builtins.elem name known)) (builtins.attrNames test);
   names = builtins.attrNames test.nodes;
-  # In the order of their names, as NixOS does.
+  # In the order of their names, like NixOS.
   address = lib.listToAttrs (
     lib.imap0 (i: name: lib.nameValuePair name "192.168.1.${toString (i + 1)}") names
   );

@@ -1,4 +1,4 @@
-# The part of NixOS that the module and the tests configure, and how it writes units.
+# The part of NixOS that the module and the tests configure, and its rendering of units.
 { pkgs }:
 {
   lib,
@@ -17,7 +17,7 @@ let
   strings = types.listOf types.str;
   directives = option (types.attrsOf types.unitOption) { };
 
-  # What NixOS makes of these is a directive of [Unit].
+  # NixOS renders these as directives of [Unit].
   relations = {
     after = "After";
     before = "Before";
@@ -171,7 +171,7 @@ in
     environment.etc."ssl/certs/ca-certificates.crt".source = pkgs.runCommand "certificates" {
       files = [ "${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt" ] ++ config.security.pki.certificateFiles;
     } "cat \"\${files[@]}\" >$out";
-    # As NixOS does: an assertion that fails is found when the system is built.
+    # Like NixOS: a failed assertion shows when the system is built.
     system.build.toplevel =
       let
         failed = lib.filter (a: !a.assertion) config.assertions;

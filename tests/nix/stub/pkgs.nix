@@ -1,10 +1,10 @@
-# The packages that this flake uses: those that are ours to build are built (stdenv.nix, rust.nix, docker.nix), and the
-# rest are this machine's own programs, each under the name that nixpkgs has for it.
+# The packages that this flake uses. Our own are built (stdenv.nix, rust.nix, docker.nix). The others are this machine's
+# programs under their nixpkgs names.
 { lib, system }:
 let
   inherit (import ./stdenv.nix { inherit lib system; }) host mkDerivation runCommand;
 
-  # A library: its headers, what is linked, and the pkg-config file that says so.
+  # A library: its headers, its libraries, and its pkg-config file.
   library =
     pname: headers: files:
     host pname [ ] ''
@@ -14,7 +14,7 @@ let
       for file in "$out"/lib/*.so; do /bin/ln -sf "''${file##*/}.1" "$file"; done
       /bin/sed "s#^prefix=.*#prefix=$out#; s#^libdir=.*#libdir=$out/lib#" pkgconfig/${pname}.pc >"$out/lib/pkgconfig/${pname}.pc"
     '';
-  # What a package adds to the build of whoever names it.
+  # A package's additions to the builds that depend on it.
   setupHook =
     name: script:
     host name [ ] ''
@@ -24,7 +24,7 @@ let
       END
     '';
 
-  # Of the series that NixOS has, with the Debian kernel that stands for it in guests (tests/vm/driver/kernels.py).
+  # The kernel series of NixOS, each with the Debian kernel that replaces it in guests (tests/vm/driver/kernels.py).
   kernel = version: debian: {
     kernel = host "linux" [ ] "" // {
       inherit version debian;
@@ -128,7 +128,7 @@ let
           buildPhase = "export >$out";
         }
       );
-    # As in nixpkgs, where a package whose argument has this name gets all tests of nixpkgs.
+    # Like nixpkgs, where an argument of this name receives all of nixpkgs' tests.
     tests.everything = throw "every test of nixpkgs";
     testers.runNixOSTest = import ./nixos-test.nix { inherit lib pkgs; };
     writeText = name: text: write name text "644" "";

@@ -1,5 +1,5 @@
-# `buildRustPackage`: crates are fixed-output derivations by the checksums of Cargo.lock, and what of them is compiled
-# is a derivation of its own, so that a change of ours does not compile them anew.
+# `buildRustPackage`: crates are fixed-output derivations by the checksums of Cargo.lock. Their compiled form is a
+# separate derivation, so a change of our code does not recompile them.
 {
   lib,
   mkDerivation,
@@ -8,7 +8,7 @@
   rust,
 }:
 let
-  # Of /crates, where the sandbox shows what `cargo fetch` has fetched.
+  # From /crates, where the sandbox mounts the result of `cargo fetch`.
   fetch =
     crate:
     let
@@ -47,13 +47,13 @@ let
   toolchain = attributes: {
     nativeBuildInputs = [ rust ] ++ attributes.nativeBuildInputs or [ ];
     phaseHook = ./cargo.sh;
-    # For development, not for a release: what is proven is that it builds, in a fifth of the time.
+    # A development build instead of a release: it proves that the package builds, in a fifth of the time.
     cargoProfile = "dev";
     cargoBuildFlags = attributes.cargoBuildFlags or [ ];
     cargoTestFlags = attributes.cargoTestFlags or [ ];
     checkFlags = attributes.checkFlags or [ ];
   };
-  # Everything that the package depends on, compiled: the package itself is empty here.
+  # All compiled dependencies: the package itself is empty here.
   compiled =
     attributes: lock: cargoDeps:
     let
@@ -68,7 +68,7 @@ let
         name = "${attributes.pname}-dependencies";
         inherit cargoDeps;
         inherit (attributes) buildInputs;
-        # The revision changes with every commit, and the crates do not.
+        # The revision changes with every commit, the crates do not.
         env = removeAttrs attributes.env [ "NETMON_REVISION" ];
         src = runCommand "empty" { files = programs ++ [ manifest.package.build ]; } ''
           mkdir -p $out/src
@@ -85,7 +85,7 @@ let
           cargo test $cargoOptions --lib --no-run
           cargo clean --offline --locked --profile $cargoProfile --package ${attributes.pname}
         '';
-        # With the times that cargo compares.
+        # With the timestamps that cargo compares.
         installPhase = "tar -cf $out target";
         fixupPhase = "true";
       }

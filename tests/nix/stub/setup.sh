@@ -7,11 +7,11 @@ for output in "${!outputs[@]}"; do export "$output=${outputs[$output]}"; done
 for variable in "${!env[@]}"; do export "$variable=${env[$variable]}"; done
 export PATH=$tools/bin HOME=/homeless-shelter TMPDIR=$PWD TZ=UTC SOURCE_DATE_EPOCH=315532800
 export SSL_CERT_FILE=/no-cert-file.crt NIX_SSL_CERT_FILE=/no-cert-file.crt
-# Only what a package names is found: the machine's own libraries are not.
+# Only declared packages are found; the machine's own libraries are not.
 export PKG_CONFIG_LIBDIR= PKG_CONFIG_PATH= NIX_LDFLAGS=
 cores=${NIX_BUILD_CORES:-1}
 
-# Runs the hooks of this name: an attribute, and what setup hooks have added to an array.
+# Runs the hooks of this name: an attribute, and the additions of setup hooks to an array.
 runHook() {
 	local -n added="${1}Hooks"
 	local hook
@@ -19,7 +19,7 @@ runHook() {
 	if [ -n "${!1-}" ]; then eval "${!1}"; fi
 }
 
-# What the builder of a package calls: the attribute of this name, or else the function.
+# Called by a package's builder: the attribute of this name, or else the function.
 runPhase() {
 	echo "== $1" >&2
 	if [ -n "${!1-}" ]; then eval "${!1}"; else "$1"; fi
@@ -75,4 +75,4 @@ if [ -z "${phases-}" ]; then
 	if [ -n "${doInstallCheck-}" ]; then phases+=(installCheckPhase); fi
 fi
 for phase in "${phases[@]}"; do runPhase "$phase"; done
-exit 0 # a coreutils program that ends last has closed its output early, for which Nix kills the builder
+exit 0 # a late coreutils program closes its output early, and Nix would kill the builder for that

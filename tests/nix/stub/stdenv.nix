@@ -1,8 +1,9 @@
-# Builds: `mkDerivation` with the phases of nixpkgs' (setup.sh), over this machine's own programs. Each package has
-# only what it names: of /usr, which the sandbox shows whole, no program is in PATH and no library is found.
+# Builds: `mkDerivation` with the phases of nixpkgs (setup.sh), over this machine's programs. Each package finds only
+# its declared inputs. The sandbox has all of /usr, but none of its programs is in PATH and none of its libraries is
+# found.
 { lib, system }:
 let
-  # A program of this machine, under the name of the package that has it in nixpkgs.
+  # A program of this machine, under its nixpkgs package name.
   links = lib.concatMapStringsSep "\n" (
     program:
     let
@@ -39,7 +40,7 @@ let
       };
     };
 
-  # What stdenv gives every package.
+  # stdenv's default inputs.
   tools =
     host "stdenv-tools"
       (map (name: "/usr/bin/${name}") [
@@ -103,14 +104,14 @@ let
         "xz"
       ])
       ''
-        # Links what the build inputs have, and has it found where they are.
+        # Links the contents of the build inputs, and adds their paths.
         for compiler in cc:gcc gcc:gcc c++:g++ g++:g++; do
           /usr/bin/printf '#!/bin/bash\nexec /usr/bin/%s "$@" $NIX_LDFLAGS\n' "''${compiler#*:}" >"$out/bin/''${compiler%:*}"
           /bin/chmod +x "$out/bin/''${compiler%:*}"
         done
       '';
 
-  # The attributes that are not the builder's.
+  # The attributes that are not for the builder.
   apart = [
     "meta"
     "passthru"

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Writes an image to standard output, as `docker load` reads it."""
+"""Writes an image to standard output, in the format of `docker load`."""
 
 import hashlib
 import io

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Makes another system this machine's, in the order in which NixOS does: services whose unit changed are stopped, with
-their sockets, before anything is replaced, and started after; those with X-StopIfChanged=false are only restarted."""
+"""Switches this machine to another system, in NixOS' order: services with a changed unit stop, with their sockets, before
+the replacement, and start after it. Services with X-StopIfChanged=false only restart."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def main():
         if not after.exists():
             stop.append(before.name)
         elif before.read_text() == after.read_text() or before.suffix != ".service":
-            continue  # of a socket that changed NixOS does nothing
+            continue  # NixOS ignores a changed socket
         elif "X-StopIfChanged=false" in after.read_text().splitlines():
             restart.append(before.name)
         else:

@@ -1,10 +1,10 @@
-"""Writes a system: what NixOS would put in /etc, and the programs that make it that of a running Debian. Attributes come
-from .attrs.json.
+"""Writes a system: NixOS' files for /etc, and the programs that activate them on a running Debian. Attributes come from
+.attrs.json.
 
   $out/etc                             files, and the units under systemd/system
   $out/sw/bin                          the programs of systemPackages
-  $out/activate                        makes it this machine's: accounts, /etc, programs, firewall
-  $out/bin/switch-to-configuration     what `nixos-rebuild test` runs
+  $out/activate                        activates it on this machine: accounts, /etc, programs, firewall
+  $out/bin/switch-to-configuration     the program that `nixos-rebuild test` runs
 """
 
 import json
@@ -43,7 +43,7 @@ def units(folder, texts, wanted):
 
 
 def activation(out, wanted):
-    """The lines of a script that may run again and again."""
+    """The lines of an idempotent script."""
     yield "#!/bin/bash\nset -e\nexport PATH=/usr/sbin:/usr/bin"
     groups, users = wanted["accounts"]["groups"], wanted["accounts"]["users"]
     for group in groups:
@@ -57,7 +57,7 @@ def activation(out, wanted):
         for member in it["members"]:
             yield f"usermod -aG {group} {member}"
     yield "ln -sfn {0} /run/current-system; ln -sfn {0} /etc/current-system".format(out)
-    # Units are links into the store: systemd then sees the new ones, and a unit that is gone is gone.
+    # Units are links into the store: systemd then sees the new ones, and removed units disappear.
     yield "find /etc/systemd/system -lname '/nix/store/*' -delete"
     for folder, _, names in os.walk(out / "etc"):
         for name in names:

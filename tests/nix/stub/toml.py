@@ -1,4 +1,4 @@
-"""Writes TOML of the JSON on standard input, as pkgs.formats.toml does: tables, strings, numbers, booleans, lists."""
+"""Converts JSON on standard input to TOML, like pkgs.formats.toml: tables, strings, numbers, booleans, lists."""
 
 import json
 import sys

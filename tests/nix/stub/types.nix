@@ -26,13 +26,13 @@ let
 
   mkType = description: check: merge: {
     name = description;
-    # What kind of phrase the description is. It decides whether a longer one puts it in parentheses.
+    # The phrase kind of a description. It decides whether a longer description puts it in parentheses.
     class = "noun";
     inherit description check merge;
   };
   phrase =
     plain: type: if elem (type.class or "") plain then type.description else "(${type.description})";
-  # A value that all its definitions must agree on.
+  # A value on which all definitions must agree.
   scalar =
     description: check:
     mkType description check (
@@ -69,11 +69,11 @@ rec {
   path = scalar "absolute path" (
     value: isPath value || isDerivation value || (isString value && substring 0 1 value == "/")
   );
-  # What is outside the store, and stays there: a path literal would be copied into it.
+  # A path outside the store that stays there: Nix would copy a path literal into the store.
   externalPath = scalar "absolute path not in the Nix store" (
     value: isString value && substring 0 1 value == "/" && !lib.hasPrefix builtins.storeDir value
   );
-  # Packages are never compared: only one definition counts.
+  # Packages are never compared: exactly one definition counts.
   package = mkType "package" isDerivation (
     path: values: if length values == 1 then head values else lib.fail path "is defined multiple times."
   );
@@ -117,7 +117,7 @@ rec {
     mkType "attribute set of ${phrase [ "noun" "composite" ] type}" isAttrs (
       path: values:
       builtins.mapAttrs (name: lib.merge (path ++ [ name ]) type) (
-        # What is only defined under conditions that do not hold is not there.
+        # An attribute that only has definitions with false conditions is absent.
         lib.filterAttrs (_: found: concatMap (lib.discharge 100) found != [ ]) (
           builtins.zipAttrsWith (_: found: found) (concatMap lib.push values)
         )
@@ -138,7 +138,7 @@ rec {
       class = "conjunction";
     };
   oneOf = types: if length types == 1 then head types else either (head types) (oneOf (tail types));
-  # A directive of a unit, which may be said several times: then every definition is a list.
+  # A repeatable directive of a unit: with several definitions, each must be a list.
   unitOption = mkType "systemd option" (_: true) (
     path: values:
     if all isList values then

@@ -1,4 +1,4 @@
-# What NixOS passes to modules as `utils`.
+# The `utils` argument that NixOS passes to modules.
 { lib }:
 {
   utils.escapeSystemdExecArgs = lib.concatMapStringsSep " " (

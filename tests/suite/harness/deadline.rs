@@ -1,11 +1,11 @@
-//! An end to a run that hangs: without one it says nothing at all, for as long as whoever started it has patience.
+//! A deadline for a hanging run, which would otherwise print nothing.
 
 use std::{fs, process::exit, sync::Once, thread, time::Duration};
 
 use super::patience;
 
-/// Ends this process when the run should have ended long ago ([`crate::TIME_LIMIT`], and how long the soak is asked to
-/// be), and says what still runs.
+/// Ends this process after its deadline ([`crate::TIME_LIMIT`] plus the requested duration of the soak), and prints
+/// what still runs.
 pub fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -19,7 +19,7 @@ pub fn watch() {
     });
 }
 
-/// The threads of this process, named for their tests, and its children, each with where it is in the kernel.
+/// The threads of this process, named for their tests, and its children, each with its position in the kernel.
 fn tasks() -> String {
     let children = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     let parent = format!("PPid:\t{}\n", std::process::id());

@@ -1,4 +1,4 @@
-//! Other people's programs, as `tests/clients/install` installs them once for all tests.
+//! Third-party programs, installed by `tests/clients/install` once for all tests.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,7 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// The folder with everything installed.
+/// The folder of the installation.
 pub fn packages() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -20,25 +20,25 @@ pub fn packages() -> &'static Path {
     })
 }
 
-/// A file of ours beside it.
+/// Our own file beside it.
 pub fn driver(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
-/// The Node that came along.
+/// The installed Node.
 pub fn node() -> Command {
     let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
     Command::new(packages().join(format!("node/node_modules/node-linux-{machine}/bin/node")))
 }
 
-/// A script of ours, run by the Python that has the packages.
+/// Our own script, run by the Python with the packages.
 pub fn python(script: &str) -> Command {
     let mut command = Command::new(packages().join("python/bin/python"));
     command.arg(driver(script));
     command
 }
 
-/// A program of a package, run by the node that came along.
+/// A program of a package, run by the installed Node.
 pub fn program(script: &str) -> Command {
     let mut command = node();
     command.arg(packages().join("node/node_modules").join(script));

@@ -1,4 +1,4 @@
-//! What the tests stand on: a daemon, an MCP client, network namespaces with traffic.
+//! The base of the tests: a daemon, an MCP client, network namespaces with traffic.
 
 use std::{
     collections::HashMap,
@@ -26,26 +26,26 @@ mod network;
 pub mod slow;
 mod watching;
 pub use network::*;
-#[allow(unused_imports)] // by who opens no window
+#[allow(unused_imports)] // unused in binaries that open no window
 pub use watching::*;
 
 pub const GATEWAY: &str = env!("CARGO_BIN_EXE_netmon-mcp");
 pub const DAEMON: &str = env!("CARGO_BIN_EXE_netmond");
 
-/// The group of a test's sockets: that of the user who a gateway becomes if root starts it.
+/// The group of a test's sockets: that of the user that a gateway becomes if root starts it.
 pub const GROUP: &str = "nogroup";
 /// That user and its group.
 pub const NOBODY: u32 = 65534;
 
-/// A folder that other users may look into.
+/// A folder that other users may enter.
 pub fn open_folder() -> TempDir {
     let folder = TempDir::new().unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     folder
 }
 
-/// How long to wait for what should come at once. A guest under emulation is slower than its clock and asks for
-/// more: `NETMON_TEST_PATIENCE=5` stands for five times as long.
+/// The timeout for immediate events. A guest under emulation is slower than its clock and sets a factor:
+/// `NETMON_TEST_PATIENCE=5` multiplies by five.
 pub fn patience(time: Duration) -> Duration {
     time * std::env::var("NETMON_TEST_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
@@ -62,31 +62,31 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A terminal of so many columns: our end of it, and that of who thinks to be at one.
+/// A terminal with this number of columns: our end of it, and the end for a program.
 pub fn terminal(columns: u16) -> (OwnedFd, OwnedFd) {
     let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let (mut ours, mut its) = (-1, -1);
-    // SAFETY: the descriptors and the size are valid for the call; neither name nor settings are given.
+    // SAFETY: the descriptors and the size are valid for the call; name and settings are null.
     let done = unsafe { libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null(), &size) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: openpty has just made both, and nobody else has them.
+    // SAFETY: openpty has just created both, and nothing else owns them.
     unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) }
 }
 
-/// A scan takes places in the tables of every daemon, since each sees the drops of the whole host.
+/// A scan takes slots in the tables of every daemon, since each sees the drops of the whole host.
 static SCANS: RwLock<()> = RwLock::new(());
 
-/// Held by who scans.
+/// Held by tests that scan.
 pub fn scanning() -> RwLockWriteGuard<'static, ()> {
     SCANS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Held by who counts drops flow by flow.
+/// Held by tests that count drops per flow.
 pub fn without_scans() -> RwLockReadGuard<'static, ()> {
     SCANS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a command line, by words; panics with its output if it fails.
+/// Runs a command line, split at spaces; panics with its output if it fails.
 pub fn run(line: &str) -> String {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).stdin(Stdio::null()).output().expect(line);
@@ -94,7 +94,7 @@ pub fn run(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Where a program is, by PATH.
+/// The path of a program in PATH.
 pub fn path_of(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.exists());
@@ -106,7 +106,7 @@ pub fn require_root() {
     assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes network namespaces and loads eBPF");
 }
 
-/// A netmond of the test's own, on a socket in a folder of its own; or one that serves already.
+/// A netmond of this test, with a socket in its own folder; or a netmond that already serves.
 pub struct Daemon {
     child: Option<Child>,
     pub socket: PathBuf,
@@ -114,7 +114,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A gateway that an ordinary user starts who may ask this daemon: root asks no other hosts, for one thing.
+    /// A gateway that a permitted ordinary user starts: root's gateways refuse other hosts, for example.
     pub fn gateway_of_a_user(&self) -> Command {
         let group = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(&self.socket).unwrap());
         let mut command = Command::new("setpriv");
@@ -123,8 +123,8 @@ impl Daemon {
         command
     }
 
-    /// The one that serves at `NETMON_TEST_SOCKET`, where that is set and one test runs at a time: under emulation
-    /// to load everything takes longer than most tests.
+    /// The netmond at `NETMON_TEST_SOCKET`, if that is set and one test runs at a time: under emulation loading
+    /// everything takes longer than most tests.
     pub fn start() -> Daemon {
         match std::env::var_os("NETMON_TEST_SOCKET") {
             Some(socket) => Daemon { child: None, socket: socket.into(), _folder: None },
@@ -132,7 +132,7 @@ impl Daemon {
         }
     }
 
-    /// One that no other test uses, and that can be stopped.
+    /// A netmond that no other test uses, and that the test can stop.
     pub fn own() -> Daemon {
         Daemon::start_with(&[])
     }
@@ -141,7 +141,7 @@ impl Daemon {
         Daemon::start_in(arguments, &[])
     }
 
-    /// One with these arguments and environment.
+    /// The same with these arguments and environment.
     pub fn start_in(arguments: &[&str], environment: &[(&str, &str)]) -> Daemon {
         require_root();
         let folder = open_folder();
@@ -158,7 +158,7 @@ impl Daemon {
         command.envs(environment.iter().copied()).stdin(Stdio::null()).spawn().unwrap()
     }
 
-    /// Until it serves: it has dropped its privileges by then.
+    /// Waits until it serves: it has dropped its privileges by then.
     fn wait(&mut self) {
         until("netmond serves", || {
             assert!(self.child().try_wait().unwrap().is_none(), "netmond ended");
@@ -195,7 +195,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A process that ends with the test, however that ends.
+/// A process that ends with the test in any case.
 pub struct Ended(pub Child);
 
 impl Drop for Ended {
@@ -205,7 +205,7 @@ impl Drop for Ended {
     }
 }
 
-/// A line to the daemon's socket, and its answer; an error if there is none within 100 s.
+/// Sends a line to the daemon's socket and returns the answer; an error without one within 100 s.
 pub fn ask(socket: &Path, line: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(patience(Duration::from_secs(100))))?;
@@ -225,11 +225,11 @@ pub struct Client {
     next: i64,
 }
 
-/// What a tool call came to: its structured content, or its error text.
+/// The result of a tool call: its structured content, or its error text.
 pub type Answer = Result<Value, String>;
 
 impl Client {
-    /// A client that has introduced itself.
+    /// A client after `initialize`.
     pub fn connect(socket: &Path) -> Client {
         let mut command = Command::new(GATEWAY);
         command.arg("--socket").arg(socket);
@@ -244,7 +244,7 @@ impl Client {
         client
     }
 
-    /// A client that has said nothing yet.
+    /// A client before any message.
     pub fn spawn(mut command: Command) -> Client {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take();
@@ -331,7 +331,7 @@ impl Client {
         self.end_call(id)
     }
 
-    /// Says that nobody waits for an answer any more.
+    /// Cancels a request.
     pub fn cancel(&mut self, id: i64) {
         let params = json!({"requestId": id});
         self.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}));
@@ -342,7 +342,7 @@ impl Client {
         self.stdin = None;
     }
 
-    /// Waits until `count` windows of a tool are open: everything is attached and counts.
+    /// Waits until `count` windows of a tool are open: every program is attached and counts.
     pub fn until_open(&mut self, tool: &str, count: u64) {
         until("the window is open", || (self.tool_status(tool)["windows"] == count).then_some(()));
     }
@@ -360,7 +360,7 @@ impl Client {
         tool["links"].as_array().unwrap().iter().map(|l| l.as_str().unwrap().to_owned()).collect()
     }
 
-    /// What `status` says of one tool.
+    /// One tool's entry in `status`.
     pub fn tool_status(&mut self, tool: &str) -> Value {
         let status = self.call("status", json!({})).unwrap();
         let found = status["tools"].as_array().unwrap().iter().find(|t| t["name"] == tool).cloned();

@@ -1,4 +1,4 @@
-//! Network namespaces, what joins them, and what runs in them.
+//! Network namespaces, their connections, and programs in them.
 
 use std::{
     fs::File,
@@ -42,14 +42,14 @@ impl Netns {
         &self.0.name
     }
 
-    /// The inode, which names it in answers.
+    /// The inode, which identifies it in answers.
     pub fn inode(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
         std::fs::metadata(format!("/run/netns/{}", self.0.name)).unwrap().ino()
     }
 
-    /// TCP segments that were sent again here, by the kernel's own count (`RetransSegs`): a busy machine does so for want of
-    /// an acknowledgment in time.
+    /// TCP segments retransmitted here, from the kernel's own counter (`RetransSegs`): on a busy machine an
+    /// acknowledgement may be late.
     pub fn retransmits(&self) -> u64 {
         let snmp = self.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
         let tcp: Vec<_> = snmp.lines().filter(|line| line.starts_with("Tcp:")).collect();
@@ -62,7 +62,7 @@ impl Netns {
         run(&format!("ip -n {} {arguments}", self.0.name))
     }
 
-    /// A command line in the namespace, by words.
+    /// A command line in the namespace, split at spaces.
     pub fn run(&self, line: &str) -> String {
         run(&format!("nsenter --net=/run/netns/{} {line}", self.0.name))
     }
@@ -74,7 +74,7 @@ impl Netns {
         command
     }
 
-    /// Calls `f` on a thread of its own in the namespace: sockets that it makes belong there.
+    /// Calls `f` on a separate thread in the namespace: sockets that it creates belong there.
     pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = || {
@@ -94,7 +94,7 @@ impl Drop for Inner {
     }
 }
 
-/// Two namespaces that are joined by a veth pair, `v0` in each, with IPv4 and IPv6 addresses.
+/// Two namespaces joined by a veth pair, `v0` in each, with IPv4 and IPv6 addresses.
 #[derive(Clone)]
 pub struct Pair {
     pub a: Netns,
@@ -119,19 +119,19 @@ impl Pair {
     }
 }
 
-/// A daemon that runs in a namespace, so that its own interfaces are the test's.
+/// A daemon in a namespace, so that its own interfaces are the test's.
 pub fn daemon_in(netns: &Netns) -> Daemon {
     netns.enter(Daemon::own)
 }
 
-/// A daemon that runs in a namespace and has loaded one tool, and `status`: quickly there.
+/// A daemon in a namespace with only one tool and `status`: it starts fast.
 pub fn daemon_for(tool: &str, netns: &Netns) -> Daemon {
     let others = SAMPLERS.iter().map(|sampler| sampler.name).filter(|name| ![tool, "status"].contains(name));
     let without: Vec<_> = others.flat_map(|name| ["--without", name]).collect();
     netns.enter(|| Daemon::start_with(&without))
 }
 
-/// Accepts on `address` and echoes what arrives, until the listener is dropped with the test.
+/// Accepts on `address` and echoes received data, until the test drops the listener.
 pub fn echo_server(netns: &Netns, address: &str) -> SocketAddr {
     let ip: IpAddr = address.parse().unwrap();
     let listener = netns.enter(|| TcpListener::bind((ip, 0)).unwrap());
@@ -147,11 +147,11 @@ pub fn echo_server(netns: &Netns, address: &str) -> SocketAddr {
     at
 }
 
-/// Waits until everything that a socket has written is acknowledged: it is in the peer's buffer.
+/// Waits until all written data of a socket is acknowledged: it is in the peer's buffer.
 pub fn until_acknowledged(stream: &TcpStream) {
     let mut left: libc::c_int = 0;
     until("everything is acknowledged", || {
-        // SAFETY: the request writes one int, to one that lives.
+        // SAFETY: the request writes one int, to a live variable.
         let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
         (left == 0).then_some(())
@@ -163,7 +163,7 @@ pub fn connect(netns: &Netns, to: SocketAddr) -> std::io::Result<TcpStream> {
     netns.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))
 }
 
-/// A cgroup of the test's own in the cgroup v2 hierarchy, removed when dropped.
+/// A cgroup of the test in the cgroup v2 hierarchy, removed when dropped.
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -184,11 +184,11 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         until("the cgroup is empty", || std::fs::remove_dir(&self.0).ok());
-        let _ = std::fs::remove_dir(self.0.parent().unwrap()); // unless another test is in it
+        let _ = std::fs::remove_dir(self.0.parent().unwrap()); // fails if another test uses it
     }
 }
 
-/// Makes a tun interface with these addresses. It goes when the file is closed.
+/// Creates a tun interface with these addresses. Closing the file removes it.
 pub fn open_tun(netns: &Netns, name: &str, addresses: &[&str]) -> File {
     /// `TUNSETIFF`, `IFF_TUN` and `IFF_NO_PI` of linux/if_tun.h.
     const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -217,7 +217,7 @@ impl Tunnel {
         Tunnel(open_tun(netns, "tun7", &["10.79.0.1/24"]))
     }
 
-    /// Lets a UDP packet with `bytes` of payload arrive at the interface.
+    /// Injects a UDP packet with `bytes` of payload at the interface.
     pub fn inject_udp(&self, bytes: u16) {
         let mut packet = vec![0u8; 28 + usize::from(bytes)];
         packet[0] = 0x45;

@@ -1,4 +1,4 @@
-//! A slow path between two network namespaces: there is no netem everywhere, but there is tun.
+//! A slow path between two network namespaces, with tun: some kernels lack netem.
 
 use std::{
     fs::File,
@@ -15,8 +15,7 @@ pub const SLOW_B: &str = "10.78.0.2";
 pub const SLOW_A6: &str = "fd78::1";
 pub const SLOW_B6: &str = "fd78::2";
 
-/// Two namespaces, each with an interface `slow` whose packets come out at the other after a delay, until this is
-/// dropped.
+/// Two namespaces, each with an interface `slow`. Packets leave at the other one after a delay, until this is dropped.
 pub struct SlowPair {
     pub a: Netns,
     pub b: Netns,
@@ -36,8 +35,8 @@ fn tun(netns: &Netns, v4: &str, v6: &str) -> File {
     open_tun(netns, "slow", &[&format!("{v4}/24"), &format!("{v6}/64")])
 }
 
-/// Two threads: one takes each packet as it comes, one hands it on when its time has come. They end with the
-/// interfaces, which end with their namespaces.
+/// Two threads: one takes each packet as it comes, the other delivers it when it is due. They end with the interfaces,
+/// which end with their namespaces.
 fn carry(mut from: File, mut to: File, delay: Duration) {
     let (send, packets) = channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
@@ -51,7 +50,7 @@ fn carry(mut from: File, mut to: File, delay: Duration) {
     thread::spawn(move || {
         for (due, packet) in packets {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            let _ = to.write(&packet); // an interface that is going away
+            let _ = to.write(&packet); // the interface is going away
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Windows and sessions that a test ends by an event: it asks the daemon itself, and reports as the gateway does.
+//! Windows and sessions that a test ends by an event: it asks the daemon itself, and reports like the gateway.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Daemon, patience};
 
 impl Daemon {
-    /// Opens a window, of a minute if `arguments` do not say, which [`Watching::end`] ends: returns when the kernel counts.
+    /// Opens a window, of a minute by default, that [`Watching::end`] ends; returns when the kernel counts.
     pub fn watch(&self, tool: &str, mut arguments: Value) -> Watching {
         let question = Question::named(tool).unwrap_or_else(|| panic!("no tool {tool}"));
         if arguments.get("duration_ms").or(arguments.get("duration")).is_none() {
@@ -30,7 +30,7 @@ impl Daemon {
         self.ask_for(question, arguments, &request)
     }
 
-    /// Opens a session that is read every so often: returns when the kernel counts.
+    /// Opens a session with repeated readings; returns when the kernel counts.
     pub fn read_every(&self, tool: &str, every: Duration, mut arguments: Value) -> Readings {
         let question = Question::named(tool).unwrap_or_else(|| panic!("no tool {tool}"));
         (question.prepare)(&mut arguments, None).unwrap();
@@ -46,7 +46,7 @@ impl Daemon {
         Readings { question, arguments, stream: ours, count, lines: Some(lines) }
     }
 
-    /// Asks, and waits until the kernel counts.
+    /// Sends the request, and waits until the kernel counts.
     fn ask_for(&self, question: &'static Question, arguments: Value, request: &Value) -> Watching {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(patience(Duration::from_secs(100)))).unwrap();
@@ -58,8 +58,8 @@ impl Daemon {
     }
 }
 
-/// Waits until this host has handled the packets that are on their way within it. A CPU takes them in order, so one that
-/// is sent on each comes behind them; what is forwarded gets in line again.
+/// Waits until this host has handled its queued packets. A CPU handles them in order, so a packet sent on each CPU
+/// comes after them. Forwarded packets are queued again.
 fn settle() {
     const LINES: usize = 3;
     let all = sched_getaffinity(None).unwrap();
@@ -70,7 +70,7 @@ fn settle() {
             sched_setaffinity(None, &one).unwrap();
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.connect(socket.local_addr().unwrap()).unwrap();
-            socket.set_read_timeout(Some(patience(Duration::from_secs(1)))).unwrap(); // without loopback nothing comes
+            socket.set_read_timeout(Some(patience(Duration::from_secs(1)))).unwrap(); // no loopback, no packet
             (0..LINES).for_each(|_| drop(socket.send(b"x").and_then(|_| socket.recv(&mut [0]))));
         };
         thread::spawn(pass).join().unwrap();
@@ -91,19 +91,19 @@ impl Watching {
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line}: {e}"))
     }
 
-    /// Ends the window, and returns the answer about the time until now.
+    /// Ends the window, and returns the answer for the time until now.
     pub fn end(self) -> Value {
         self.end_with_text().structured
     }
 
-    /// The same with what a person reads.
+    /// The same with the text form.
     pub fn end_with_text(self) -> Answer {
         settle();
         self.stream.get_ref().shutdown(Shutdown::Write).unwrap();
         self.whole_answer()
     }
 
-    /// Ends the window, and returns what the daemon says of it to the gateway.
+    /// Ends the window, and returns the daemon's sample.
     pub fn sample(mut self) -> Value {
         settle();
         self.stream.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -122,7 +122,7 @@ impl Watching {
     }
 }
 
-/// A session that is read again and again.
+/// A session with repeated readings.
 pub struct Readings {
     question: &'static Question,
     arguments: Value,
@@ -132,7 +132,7 @@ pub struct Readings {
 }
 
 impl Readings {
-    /// How many there are by now.
+    /// The number of readings so far.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -150,7 +150,7 @@ impl Readings {
 }
 
 impl Drop for Readings {
-    /// The client hangs up.
+    /// The client disconnects.
     fn drop(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }

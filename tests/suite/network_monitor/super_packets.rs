@@ -1,10 +1,10 @@
-//! Packets that the kernel handles many at a time, as TCP and as tunnels send them: counted as they are on the wire.
+//! Packets that the kernel handles many at a time, as TCP and tunnels send them: counted as on the wire.
 
 use super::*;
 
 // In guests.
 #[test]
-fn a_super_packet_counts_as_the_packets_that_it_is_on_the_wire() {
+fn super_packet_counts_as_wire_packets() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
@@ -24,12 +24,12 @@ fn a_super_packet_counts_as_the_packets_that_it_is_on_the_wire() {
         reader.join().unwrap();
     });
     let counted = answer["by_protocol"]["tcp"].as_u64().unwrap();
-    // The FIN and the last ACK come after TCP's own count was read.
+    // The FIN and the last ACK come after the read of TCP's own count.
     assert!((segments..=segments + 3).contains(&counted), "{counted} counted, {segments} sent: {answer}");
     // Every segment repeats its headers: 14 + 20 + 20 and 12 of the time-stamp option.
     let bytes = answer["bytes"].as_u64().unwrap();
     let expected = payload + counted * 66;
-    // What IPv6 says of its own accord while the window lasts: neighbours and groups, 150 bytes each at most.
+    // IPv6's own messages during the window: neighbors and groups, at most 150 bytes each.
     let others = (answer["packets"].as_u64().unwrap() - counted) * 150;
     assert!(bytes.abs_diff(expected) < 2_000 + others, "{bytes} counted, {expected} on the wire");
 }
@@ -56,12 +56,12 @@ fn segments_out(stream: &TcpStream) -> u64 {
     u32::from_ne_bytes(tcp_info(stream, 136)).into()
 }
 
-/// `tcpi_bytes_sent`: what TCP sent a second time on a busy machine is on the wire twice.
+/// `tcpi_bytes_sent`: data that TCP retransmits on a busy machine is on the wire twice.
 fn bytes_sent(stream: &TcpStream) -> u64 {
     u64::from_ne_bytes(tcp_info(stream, 200))
 }
 
-/// Has a thread read and forget what comes by one connection.
+/// A thread reads and discards the data of one connection.
 fn sink(netns: &Netns, address: &str) -> (SocketAddr, std::thread::JoinHandle<()>) {
     let listener = netns.enter(|| TcpListener::bind((address, 0)).unwrap());
     let to = listener.local_addr().unwrap();
@@ -73,7 +73,7 @@ fn sink(netns: &Netns, address: &str) -> (SocketAddr, std::thread::JoinHandle<()
     (to, reader)
 }
 
-/// A tunnel between the ends of a pair, `t0` in each; false if this kernel has none of that kind.
+/// A tunnel between the ends of a pair, `t0` in each; false if this kernel lacks the kind.
 fn tunnel(pair: &Pair, kind: &str, outer: [&str; 2]) -> bool {
     for (netns, local, remote, host) in [(&pair.a, outer[0], outer[1], 1), (&pair.b, outer[1], outer[0], 2)] {
         let options = match kind {
@@ -96,14 +96,14 @@ fn tunnel(pair: &Pair, kind: &str, outer: [&str; 2]) -> bool {
 }
 
 #[test]
-fn a_tunnels_super_packet_repeats_both_headers_whatever_the_tunnel() {
+fn tunnel_super_packet_counts_both_headers() {
     /// Header lengths; TCP's with time stamps.
     const ETHERNET: u64 = 14;
     const IPV4: u64 = 20;
     const IPV6: u64 = 40;
     const TCP: u64 = 32;
     let (v4, v6) = ([A, B], [A6, B6]);
-    // What the tunnel puts between the outer IP header and the inner one.
+    // The bytes between the outer IP header and the inner one.
     for (kind, outer, overhead) in [
         ("vxlan", v4, ETHERNET + IPV4 + 8 + 8 + ETHERNET),
         ("vxlan", v6, ETHERNET + IPV6 + 8 + 8 + ETHERNET),
@@ -119,7 +119,7 @@ fn a_tunnels_super_packet_repeats_both_headers_whatever_the_tunnel() {
         }
         for (to, inner) in [("10.76.0.2", IPV4), ("fd76::2", IPV6)] {
             if (kind, inner) == ("ipip", IPV6) || (kind, inner) == ("sit", IPV4) {
-                continue; // they carry the other family only
+                continue; // they carry only the other family
             }
             in_both_directions(&pair, kind, to, overhead + inner + TCP);
         }
@@ -143,7 +143,7 @@ fn in_both_directions(pair: &Pair, kind: &str, address: &str, headers: u64) {
         reader.join().unwrap();
         let counted = if way == "received" { answer.clone() } else { answer[way].clone() };
         let packets = counted["packets"].as_u64().unwrap();
-        // Neighbors and groups of IPv6 are asked for meanwhile, and TCP may acknowledge.
+        // IPv6 neighbor and group messages run meanwhile, and TCP may acknowledge.
         assert!((segments..segments + 30).contains(&packets), "{kind} {way}: {segments} segments: {answer}");
         let (bytes, expected) = (counted["bytes"].as_u64().unwrap(), payload + segments * headers);
         assert!(bytes.abs_diff(expected) < 6_000, "{kind} to {address} {way}: {expected} bytes: {answer}");
@@ -153,7 +153,7 @@ fn in_both_directions(pair: &Pair, kind: &str, address: &str, headers: u64) {
 
 // In guests, since Linux 6.1.
 #[test]
-fn datagrams_that_are_sent_in_one_piece_repeat_a_tunnels_headers() {
+fn udp_segment_in_a_tunnel_counts_both_headers() {
     const SEGMENT: usize = 1_000;
     const COUNT: usize = 40;
     let pair = Pair::new();
@@ -186,7 +186,7 @@ fn datagrams_that_are_sent_in_one_piece_repeat_a_tunnels_headers() {
 fn send_in_segments(socket: &UdpSocket, bytes: libc::c_int) {
     use std::os::fd::AsRawFd;
     let length = size_of_val(&bytes) as libc::socklen_t;
-    // SAFETY: the option reads one int, from one that lives.
+    // SAFETY: the option reads one int, from a live variable.
     let set = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, 103, (&raw const bytes).cast(), length) };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }

@@ -1,4 +1,4 @@
-//! What limits a sender: each limit brought about for real.
+//! The limits of a sender, each created for real.
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Ends, between, watched};
 use crate::harness::{slow::*, *};
 
-/// Writes for some time: all that the socket takes, or so much after each pause.
+/// Writes for some time: all that the socket accepts, or this amount after each pause.
 fn write_for(stream: &TcpStream, time: Duration, bytes: usize, pause: Duration) {
     stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
     let end = Instant::now() + time;
@@ -22,7 +22,7 @@ fn write_for(stream: &TcpStream, time: Duration, bytes: usize, pause: Duration) 
     }
 }
 
-/// What limited a client that writes like this, to a server that reads or not.
+/// The limit of a client with this way of writing, to a server that reads or not.
 fn limit(pair: (&Netns, &Netns), address: &str, reads: bool, write: impl FnOnce(&TcpStream)) -> Value {
     let daemon = Daemon::start();
     let ends = Ends::new(pair.0, pair.1, address, address);
@@ -38,7 +38,7 @@ fn limit(pair: (&Netns, &Netns), address: &str, reads: bool, write: impl FnOnce(
 const TIME: Duration = Duration::from_millis(1_800);
 
 #[test]
-fn a_reader_that_does_not_read_limits_its_sender() {
+fn idle_reader_limits_its_sender() {
     let pair = Pair::new();
     let row = limit((&pair.a, &pair.b), B, false, |stream| write_for(stream, TIME, 65_536, Duration::ZERO));
     assert_eq!(row["limited_by"], "receiver", "{row:#}");
@@ -46,7 +46,7 @@ fn a_reader_that_does_not_read_limits_its_sender() {
 }
 
 #[test]
-fn a_small_send_buffer_limits_its_sender() {
+fn small_send_buffer_limits_its_sender() {
     let pair = SlowPair::new(Duration::from_millis(20));
     let row = limit((&pair.a, &pair.b), SLOW_B, true, |stream| {
         rustix::net::sockopt::set_socket_send_buffer_size(stream, 4_096).unwrap();
@@ -56,18 +56,18 @@ fn a_small_send_buffer_limits_its_sender() {
 }
 
 #[test]
-fn a_small_congestion_window_is_the_networks() {
+fn small_congestion_window_counts_as_network() {
     let pair = SlowPair::new(Duration::from_millis(10));
     pair.a.ip("route change 10.78.0.0/24 dev slow cwnd lock 10");
     let measure = || limit((&pair.a, &pair.b), SLOW_B, true, |stream| write_for(stream, TIME, 65_536, Duration::ZERO));
-    // A route's locked window holds for connections to whom the kernel has metrics of, from one that has closed.
+    // A route's locked window applies to destinations with cached metrics, from a closed connection.
     measure();
     let row = measure();
     assert_eq!(row["limited_by"], "network", "{row:#}");
 }
 
 #[test]
-fn a_sender_with_little_to_say_limits_itself() {
+fn slow_writer_is_limited_by_application() {
     let pair = SlowPair::new(Duration::from_millis(10));
     let row = limit((&pair.a, &pair.b), SLOW_B, true, |stream| {
         write_for(stream, TIME, 100, Duration::from_millis(50));

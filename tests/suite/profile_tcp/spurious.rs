@@ -1,4 +1,4 @@
-//! What is sent again although it had arrived: acknowledgements are lost, and no data.
+//! Retransmits of data that had arrived: acknowledgements are lost, and no data.
 
 use std::io::{Read, Write};
 
@@ -8,7 +8,7 @@ use super::{Ends, TcpInfo, until_acknowledged, watched};
 use crate::harness::*;
 
 #[test]
-fn what_had_arrived_is_sent_again_and_not_lost() {
+fn lost_ack_makes_a_spurious_retransmit() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     pair.a.run("nft add table inet t");
     pair.a.run("nft add chain inet t in { type filter hook input priority 0 ; }");

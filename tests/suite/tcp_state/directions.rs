@@ -1,4 +1,4 @@
-//! Connections of before anyone watched: which end opened them.
+//! Connections from before the first window: the end that opened them.
 
 use std::{
     io::{Read, Write},
@@ -28,7 +28,7 @@ fn listener(netns: &Netns, at: SocketAddr, backlog: i32) -> TcpListener {
     })
 }
 
-/// A connection of a client that calls bind() first.
+/// A connection of a client with bind() before connect().
 fn connect_from(netns: &Netns, from: SocketAddr, to: SocketAddr) -> TcpStream {
     netns.enter(|| {
         let socket = socket_with(family(from), SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -47,7 +47,8 @@ fn exchange(client: &mut TcpStream, server: &mut TcpStream, bytes: usize) {
     client.read_exact(&mut buffer).unwrap();
 }
 
-/// What is said of the connection between two ports, at the end with the first, while it is open and as it ends.
+/// The direction of the connection between two ports, as shown at the end with the first port, while open and at its
+/// close.
 fn direction(daemon: &Daemon, (local, remote): (u16, u16), netns: &Netns, close: impl FnOnce()) -> [Value; 3] {
     let mut client = Client::connect(&daemon.socket);
     let here = |row: &Value| {
@@ -73,7 +74,7 @@ fn direction(daemon: &Daemon, (local, remote): (u16, u16), netns: &Netns, close:
     [open, ended, json!(ports)]
 }
 
-/// A client's end, or a server's: the ports by which profile_tcp groups both ends.
+/// A client's end or a server's: the ports by which profile_tcp groups both.
 fn outbound(service: u16) -> [Value; 3] {
     [json!(false), json!("outbound"), json!([service, null])]
 }
@@ -91,10 +92,10 @@ fn sorted(mut said: [Value; 3]) -> [Value; 3] {
 
 // In guests.
 #[test]
-fn accepted_connections_are_inbound_whatever_the_backlog_and_whatever_became_of_the_listener() {
+fn accepted_connections_are_inbound() {
     let netns = Netns::new();
     let daemon = Daemon::start();
-    // IPv4 and IPv6, one address and all; one byte at a time, too.
+    // IPv4 and IPv6, one address and all; also one byte at a time.
     for (at, to, backlog, keeps) in [
         ("127.0.0.1:7100", "127.0.0.1:7100", 0, true),
         ("0.0.0.0:7101", "127.0.0.1:7101", 0, false),
@@ -120,7 +121,7 @@ fn accepted_connections_are_inbound_whatever_the_backlog_and_whatever_became_of_
 }
 
 #[test]
-fn a_client_that_binds_first_is_outbound() {
+fn bound_client_is_outbound() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     for (number, from) in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "127.0.0.2:7119"].into_iter().enumerate() {
@@ -142,7 +143,7 @@ fn a_client_that_binds_first_is_outbound() {
 }
 
 #[test]
-fn a_connection_that_is_half_closed_keeps_its_direction() {
+fn half_closed_connection_keeps_its_direction() {
     let netns = Netns::new();
     let daemon = Daemon::start();
     for (service, server_first) in [(7_120, true), (7_121, false)] {
@@ -167,7 +168,7 @@ fn a_connection_that_is_half_closed_keeps_its_direction() {
 }
 
 #[test]
-fn both_ends_of_a_simultaneous_open_and_a_socket_that_connects_to_itself_are_outbound() {
+fn simultaneous_open_and_self_connect_are_outbound() {
     let pair = SlowPair::new(Duration::from_millis(100));
     let daemon = Daemon::start();
     let (a, b) = ((SLOW_A, 7_130), (SLOW_B, 7_131));

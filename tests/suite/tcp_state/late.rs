@@ -1,4 +1,4 @@
-//! Remotes that acknowledge late: the way to them is short.
+//! Remotes with late acknowledgements on a short path.
 
 use std::{
     io::Write,
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::remote::{Acknowledges, THERE, remote};
 use crate::harness::*;
 
-/// What `diagnose` says above info of round trips to a remote that acknowledges like this, of a connection of before, on
-/// which so many bytes are written every so often.
+/// Findings of `diagnose` above info about round trips to such a remote, for an old connection with regular writes of
+/// this size.
 fn high_rtt(acknowledges: Acknowledges, bytes: usize, every: Duration) -> Vec<Value> {
     let netns = Netns::new();
     remote(&netns, acknowledges);
@@ -39,7 +39,7 @@ fn high_rtt(acknowledges: Acknowledges, bytes: usize, every: Duration) -> Vec<Va
 const NONE: [Value; 0] = [];
 
 #[test]
-fn a_timer_of_200_ms_is_not_the_way() {
+fn delayed_ack_timer_is_not_high_rtt() {
     let late = Acknowledges { after: Duration::from_millis(200), at_once: 2 };
     assert_eq!(high_rtt(late, 14, Duration::from_millis(300)), NONE, "one small segment at a time");
     assert_eq!(high_rtt(late, 1_460, Duration::from_millis(300)), NONE, "one full segment at a time");

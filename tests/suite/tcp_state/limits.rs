@@ -1,4 +1,4 @@
-//! Senders that wait though the congestion window has room.
+//! Senders that wait although the congestion window has room.
 
 use std::{
     io::{Read, Write},
@@ -15,7 +15,7 @@ use crate::harness::{slow::*, *};
 
 const TIME: Duration = Duration::from_millis(1_500);
 
-/// A connection over a way of `delay` to a server that reads.
+/// A connection over a path of `delay` to a server that reads.
 fn to_a_reader(pair: &SlowPair) -> TcpStream {
     let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
     let stream = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
@@ -24,12 +24,13 @@ fn to_a_reader(pair: &SlowPair) -> TcpStream {
     stream
 }
 
-/// Whether the congestion window has room: it is full in the first round trip, whatever the pace.
+/// Whether the congestion window has room: it is full in the first round trip, at any pace.
 fn has_room(row: &Value) -> bool {
     row["tcp"]["unacked_packets"].as_u64() < row["cwnd_packets"].as_u64()
 }
 
-/// Who limits a client while it writes: as snapshots show it, the first one of each value and with room or not, and as profile_tcp sums it up.
+/// The limit of a writing client: each distinct value from snapshots, with or without room, and the total of
+/// profile_tcp.
 fn limits(daemon: &Daemon, stream: &TcpStream, write: impl FnOnce() + Send) -> (Vec<Value>, Value) {
     let to = stream.peer_addr().unwrap();
     let window = daemon.watch("profile_tcp", json!({"port": to.port(), "remote": to.ip()}));
@@ -59,7 +60,7 @@ fn is_among(seen: &[Value], limit: &str) -> bool {
 }
 
 #[test]
-fn a_cork_is_the_applications() {
+fn tcp_cork_counts_as_application() {
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(5)), Daemon::start());
     let stream = to_a_reader(&pair);
     sockopt::set_tcp_cork(&stream, true).unwrap();
@@ -75,18 +76,18 @@ fn a_cork_is_the_applications() {
 }
 
 #[test]
-fn a_pace_that_the_application_asked_for_is_its_own() {
+fn requested_pacing_counts_as_application() {
     const SO_MAX_PACING_RATE: libc::c_int = 47;
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(5)), Daemon::start());
     let stream = to_a_reader(&pair);
     let rate: u32 = 200_000;
-    // SAFETY: the descriptor is open, and the value is as long as it is said to be.
+    // SAFETY: the descriptor is open, and the value has the given length.
     let set = unsafe {
         libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, SO_MAX_PACING_RATE, (&raw const rate).cast(), 4)
     };
     assert_eq!(set, 0);
     let (seen, row) = limits(&daemon, &stream, || {
-        // Room for a second of it, so that the process does not wait for the send buffer.
+        // Room for a second of data, so that the process does not wait for the send buffer.
         sockopt::set_socket_send_buffer_size(&stream, 2_000_000).unwrap();
         (&stream).write_all(&[7; 300_000]).unwrap();
         thread::sleep(TIME);
@@ -95,9 +96,9 @@ fn a_pace_that_the_application_asked_for_is_its_own() {
     assert_eq!(row["limited_by"], "application", "{row:#}");
 }
 
-/// Most segments come while the window is full; most of the time nothing comes, and the last few bytes wait for Nagle.
+/// Most segments come while the window is full. Most of the time nothing comes, and the last few bytes wait for Nagle.
 #[test]
-fn what_takes_the_time_counts_and_not_how_many_segments_came() {
+fn limited_by_weighs_time_instead_of_segments() {
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::start());
     let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
     let mut stream = connect(&pair.a, listener.local_addr().unwrap()).unwrap();

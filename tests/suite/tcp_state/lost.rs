@@ -1,4 +1,4 @@
-//! Connections that were established, and whose peer fell silent.
+//! Established connections whose peer becomes silent.
 
 use std::{
     io::{Read, Write},
@@ -13,7 +13,7 @@ use crate::harness::{slow::*, *};
 
 // In guests.
 #[test]
-fn a_connection_that_dies_of_silence_had_been_established() {
+fn timed_out_connection_was_established() {
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::start());
     let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
     let to = listener.local_addr().unwrap();
@@ -27,7 +27,7 @@ fn a_connection_that_dies_of_silence_had_been_established() {
     assert!(attempt.is_err());
     for mut stream in [&old, &new] {
         let timeout: libc::c_int = 1_000;
-        // SAFETY: the descriptor is open, and the value is as long as it is said to be.
+        // SAFETY: the descriptor is open, and the value has the given length.
         let set = unsafe {
             libc::setsockopt(
                 stream.as_raw_fd(),

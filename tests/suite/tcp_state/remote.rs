@@ -1,4 +1,4 @@
-//! A remote host of the test's own, behind a tun device: it acknowledges as late as the test wants.
+//! A simulated remote host behind a tun device, with configurable delay of acknowledgements.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use crate::harness::{Netns, open_tun};
 pub const HERE: [u8; 4] = [10, 79, 0, 1];
 pub const THERE: [u8; 4] = [10, 79, 0, 2];
 
-/// How a remote acknowledges data: after so long, or at once if it has so many segments.
+/// A remote's acknowledgement policy: after a delay, or at once after a number of segments.
 #[derive(Clone, Copy)]
 pub struct Acknowledges {
     pub after: Duration,
@@ -45,7 +45,7 @@ fn packet(ports: [[u8; 2]; 2], seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     [ip, tcp].concat()
 }
 
-/// The interface `far`; it and the remote go with the namespace.
+/// The interface `far`; the namespace removes it and the remote.
 pub fn remote(netns: &Netns, acknowledges: Acknowledges) {
     let file = open_tun(netns, "far", &["10.79.0.1/24"]);
     let (send, replies) = channel::<(Instant, Vec<u8>)>();

@@ -1,8 +1,9 @@
-//! More UDP sockets than are counted one by one. They take places in the tables of every daemon, so nobody else counts meanwhile.
+//! More UDP sockets than separate counters. They take slots in the tables of every daemon, so no other test counts
+//! meanwhile.
 
 use super::*;
 
-/// Ten bytes from each of so many sockets, one after another.
+/// Ten bytes from each of this number of sockets, one after another.
 fn flood(netns: &Netns, to: SocketAddr, sockets: u64) {
     let send = || UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[0; 10], to).unwrap();
     let half = || (0..sockets / 2).for_each(|_| assert_eq!(send(), 10));
@@ -13,7 +14,7 @@ fn flood(netns: &Netns, to: SocketAddr, sockets: u64) {
 }
 
 #[test]
-fn a_flood_of_sockets_is_not_tracked_but_counted() {
+fn socket_flood_is_counted_untracked() {
     let _flooding = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();
@@ -24,20 +25,20 @@ fn a_flood_of_sockets_is_not_tracked_but_counted() {
     let answer = measure_amid_all(&daemon, question, || flood(&netns, to, sockets));
     let tracked: u64 = rows(&answer, &netns).iter().map(|row| moved(row).1).sum();
     let other = answer["other"]["tx_bytes"].as_u64().unwrap();
-    // Other tests send as well, and are in `other`.
+    // Other tests send as well, and count in `other`.
     assert!(tracked < sockets * 10 && tracked + other >= sockets * 10, "{answer}");
     let limits = answer["measured"]["limits"].to_string();
     assert!(limits.contains("udp_sockets_merged"), "{answer}");
-    // And after the flood all is as before.
+    // After the flood everything is as before.
     let answer = measure_amid_all(&daemon, CONNECTIONS(), || {
         receiver.send_to(&[0; 77], to).unwrap();
     });
     assert_eq!(moved(socket(&answer, &netns, to.port())), (0, 77), "{answer}");
 }
 
-/// However long some window is always open.
+/// Also with overlapping windows, so that one is always open.
 #[test]
-fn slots_of_sockets_are_free_when_the_windows_that_saw_them_have_ended_though_others_are_open() {
+fn socket_slots_are_freed_when_their_windows_end() {
     let _flooding = scanning();
     let netns = Netns::new();
     let daemon = Daemon::start();
@@ -51,7 +52,7 @@ fn slots_of_sockets_are_free_when_the_windows_that_saw_them_have_ended_though_ot
     flood(&netns, to, 66_000);
     let second = window();
     first.end();
-    // Nearly all slots are taken again, that of the idle socket too; the rest is for it, and for what else runs here.
+    // Nearly all slots are used again, including that of the idle socket; the rest is for it, and for other programs.
     flood(&netns, to, 62_000);
     let late = open();
     late.send_to(&[0; 500], to).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-/// What was sent to each of these remotes, and received from it: by remote, of one network namespace.
+/// Bytes sent to and received from each of these remotes, in one network namespace.
 fn by_remote(answer: &Value, netns: &Netns) -> BTreeMap<String, (u64, u64)> {
     let of = |row: &&Value| (row["remote"]["address"].as_str().unwrap_or("none").to_owned(), moved(row));
     rows(answer, netns).iter().map(of).collect()
@@ -14,7 +14,7 @@ fn question(group_by: &str) -> Value {
     json!({"protocol": "udp", "group_by": group_by, "limit": 10_000})
 }
 
-/// A namespace with addresses of its own on loopback: rows by remote are the whole host's.
+/// A namespace with unique addresses on loopback: rows by remote cover the whole host.
 fn with_addresses(prefix: &str) -> Netns {
     let netns = Netns::new();
     (1..=4).for_each(|i| drop(netns.ip(&format!("addr add {prefix}{i} dev lo"))));
@@ -27,7 +27,7 @@ fn sum(bytes: [(&str, (u64, u64)); 3]) -> BTreeMap<String, (u64, u64)> {
 
 // In guests, since Linux 6.3.
 #[test]
-fn a_socket_that_sends_to_remotes_in_turn_has_a_row_for_each() {
+fn udp_sender_has_a_row_per_remote() {
     for (prefix, any) in [("10.71.0.", "0.0.0.0"), ("fd71::", "::")] {
         let (netns, daemon) = (with_addresses(prefix), Daemon::start());
         for closes in [false, true] {
@@ -49,7 +49,7 @@ fn a_socket_that_sends_to_remotes_in_turn_has_a_row_for_each() {
 }
 
 #[test]
-fn a_connected_socket_may_send_elsewhere_and_be_connected_anew() {
+fn connected_udp_socket_may_send_and_reconnect() {
     let (netns, daemon) = (with_addresses("10.72.0."), Daemon::start());
     let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let to = |host: u8| SocketAddr::from(([10, 72, 0, host], 9));
@@ -64,7 +64,7 @@ fn a_connected_socket_may_send_elsewhere_and_be_connected_anew() {
     let answer = measure(&daemon, question("remote"), traffic);
     let expected = sum([("10.72.0.1", (0, 100)), ("10.72.0.2", (0, 30)), ("10.72.0.3", (0, 7))]);
     assert_eq!(by_remote(&answer, &netns), expected, "{answer:#}");
-    // It is one socket all the same, and of several remotes a row names none.
+    // It is still one socket, and a row with several remotes names none.
     let answer = measure(&daemon, question("connection"), traffic);
     let row = socket_row(&answer, &netns, &socket);
     assert_eq!((moved(row), &row["connections"], row.get("remote")), ((0, 137), &json!(1), None), "{answer:#}");
@@ -76,7 +76,7 @@ fn socket_row<'a>(answer: &'a Value, netns: &Netns, socket: &UdpSocket) -> &'a V
 
 // In guests, since Linux 6.3.
 #[test]
-fn a_server_that_asks_who_sent_has_a_row_for_each() {
+fn udp_server_has_a_row_per_sender() {
     let (netns, daemon) = (with_addresses("10.73.0."), Daemon::start());
     let server = netns.enter(|| UdpSocket::bind("10.73.0.4:0").unwrap());
     let to = server.local_addr().unwrap();
@@ -100,7 +100,7 @@ fn a_server_that_asks_who_sent_has_a_row_for_each() {
 }
 
 #[test]
-fn threads_that_share_a_socket_do_not_mix_their_remotes() {
+fn threads_sharing_a_socket_keep_remotes_separate() {
     let (netns, daemon) = (with_addresses("10.74.0."), Daemon::start());
     let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let answer = measure(&daemon, question("remote"), || {
@@ -116,7 +116,8 @@ fn threads_that_share_a_socket_do_not_mix_their_remotes() {
         });
     });
     let found = by_remote(&answer, &netns);
-    // A thread that another one interrupts on its way may lose its note, and its datagram the name; none gets a wrong one.
+    // A thread interrupted on its way may lose its note, and its datagram the remote's name; no datagram gets a wrong
+    // one.
     let unnamed = found.get("none").copied().unwrap_or_default().1;
     for host in 1..=3 {
         let (sent, named) = (20_000 * host, found[&format!("10.74.0.{host}")].1);
@@ -125,7 +126,7 @@ fn threads_that_share_a_socket_do_not_mix_their_remotes() {
 }
 
 #[test]
-fn a_socket_with_very_many_remotes_leaves_room_for_others() {
+fn socket_with_many_remotes_leaves_room_for_others() {
     const REMOTES: u32 = 6_000;
     let _flooding = scanning();
     let netns = Netns::new();
@@ -143,7 +144,7 @@ fn a_socket_with_very_many_remotes_leaves_room_for_others() {
     assert_eq!(found["none"].1, u64::from(REMOTES - 4_096) * 10);
     assert_eq!(found.values().map(|moved| moved.1).sum::<u64>(), u64::from(REMOTES) * 10);
     assert!(answer["measured"]["limits"].to_string().contains("udp_remotes_merged"), "{}", answer["measured"]);
-    // Of the next window as many again are counted.
+    // The next window counts the same number again.
     let answer = measure_amid_all(&daemon, question("remote"), || {
         socket.send_to(&[0; 10], "10.75.99.1:9").unwrap();
     });
@@ -152,7 +153,7 @@ fn a_socket_with_very_many_remotes_leaves_room_for_others() {
 
 // In guests, since Linux 6.3.
 #[test]
-fn a_receiver_that_does_not_ask_who_sends_is_counted_in_limits() {
+fn receiver_without_source_address_is_in_limits() {
     let (netns, daemon) = (with_addresses("10.75.0."), Daemon::start());
     let receiver = netns.enter(|| UdpSocket::bind("10.75.0.2:0").unwrap());
     let sender = netns.enter(|| UdpSocket::bind("10.75.0.1:0").unwrap());
@@ -173,7 +174,7 @@ fn a_receiver_that_does_not_ask_who_sends_is_counted_in_limits() {
 }
 
 #[test]
-fn rows_by_unit_say_where_cgroup_v1_may_know_more() {
+fn unit_rows_state_the_cgroup_v1_limit() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
     let v1 = !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();

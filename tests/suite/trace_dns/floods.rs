@@ -1,10 +1,10 @@
-//! What comes in masses at the ports of DNS: it takes no place of queries, and keeps no window open.
+//! Floods at the DNS ports: they take no query slots, and do not keep a window open.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
-/// What a tunnel, a scan or a benchmark sends to port 53: zeros, counters, text, noise.
+/// Payloads of tunnels, scans and benchmarks to port 53: zeros, counters, text, noise.
 fn other_datagrams() -> Vec<Vec<u8>> {
     let noise = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
     vec![
@@ -19,10 +19,11 @@ fn other_datagrams() -> Vec<Vec<u8>> {
 
 // In guests.
 #[test]
-fn what_is_no_dns_takes_no_place_of_queries() {
+fn non_dns_packets_take_no_query_slots() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B6, 53);
-    const NOBODY: &str = "fd77::3"; // no server has it, and its neighbor is known: senders do not wait for one
+    // No server has it, and its neighbor entry exists, so senders do not wait for resolution.
+    const NOBODY: &str = "fd77::3";
     pair.b.ip(&format!("addr add {NOBODY}/64 dev v0 nodad"));
     let zone = format!("flooded-{}", pair.b.inode());
     let (answer, _) = answer_to(&daemon, json!({"name": zone}), || {
@@ -40,7 +41,7 @@ fn what_is_no_dns_takes_no_place_of_queries() {
 }
 
 #[test]
-fn a_long_stream_to_port_53_takes_no_place_of_queries() {
+fn long_stream_to_port_53_takes_no_query_slots() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = serve(&pair.b, B6, 53);
     let sink = pair.b.enter(|| TcpListener::bind((B, 53)).unwrap());
@@ -60,10 +61,10 @@ fn a_long_stream_to_port_53_takes_no_place_of_queries() {
 }
 
 #[test]
-fn beyond_its_limit_a_window_says_what_it_has_not_looked_at_and_judges_no_query_by_it() {
+fn full_window_counts_unread_messages() {
     const QUERIES: u16 = 10_000;
     const KEPT: u64 = 8_192;
-    let _alone = scanning(); // it fills the windows of others, too
+    let _alone = scanning(); // it also fills the windows of other tests
     let (pair, daemon) = (Pair::new(), Daemon::start());
     serve(&pair.b, B, 53);
     let zone = format!("beyond-{}", pair.b.inode());
@@ -87,7 +88,7 @@ fn beyond_its_limit_a_window_says_what_it_has_not_looked_at_and_judges_no_query_
 }
 
 #[test]
-fn a_flood_that_outruns_the_reader_does_not_keep_windows_open() {
+fn flood_faster_than_the_reader_ends_with_the_window() {
     let _flood = scanning();
     let (pair, daemon) = (Pair::new(), Daemon::own());
     let mut client = Client::connect(&daemon.socket);

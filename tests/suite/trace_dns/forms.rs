@@ -1,10 +1,10 @@
-//! The forms in which queries and answers may come. Answered is never called unanswered.
+//! All forms of queries and answers. An answered query is never reported as unanswered.
 
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use super::*;
 
-/// `query` with an answer of so many TXT records of 200 bytes.
+/// `query` with an answer of this number of TXT records of 200 bytes.
 fn large(query: &[u8], records: u8) -> Vec<u8> {
     let mut answer = query.to_vec();
     (answer[2], answer[3], answer[7]) = (0x81, 0x80, records);
@@ -15,7 +15,7 @@ fn large(query: &[u8], records: u8) -> Vec<u8> {
     answer
 }
 
-/// Answers each datagram with what `reply` makes of it, until the test ends.
+/// Answers each datagram with the result of `reply`, until the test ends.
 fn serve_udp(socket: UdpSocket, reply: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) {
     thread::spawn(move || {
         let mut buffer = [0; 2_048];
@@ -25,14 +25,14 @@ fn serve_udp(socket: UdpSocket, reply: impl Fn(&[u8]) -> Vec<u8> + Send + 'stati
     });
 }
 
-/// Lets an IPv6 socket send a header of destination options: one of `bytes` bytes that receivers skip.
+/// Makes an IPv6 socket send a destination options header of `bytes` bytes, which receivers skip.
 fn with_options(socket: &UdpSocket, bytes: u8) {
     const IPV6_DSTOPTS: i32 = 59;
     let length = 4 + usize::from(bytes);
     assert_eq!(length % 8, 0);
     let mut header = vec![0, (length / 8 - 1) as u8, 0x1e, bytes];
     header.resize(length, 0);
-    // SAFETY: the descriptor is open, and the kernel copies `length` bytes of `header`, which has as many.
+    // SAFETY: the descriptor is open, and the kernel copies `length` bytes of `header`, which has that length.
     let done = unsafe {
         libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, IPV6_DSTOPTS, header.as_ptr().cast(), length as u32)
     };
@@ -47,7 +47,7 @@ fn assert_answered(answer: &Value, count: usize) {
 }
 
 #[test]
-fn answers_in_fragments_and_behind_extension_headers() {
+fn fragmented_and_extended_answers_are_matched() {
     for (address, options) in [(B, None), (B6, None), (B6, Some(4)), (B6, Some(60)), (B6, Some(244))] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let mtu = if address == B { 576 } else { 1_280 };
@@ -109,10 +109,10 @@ fn messages_of_all_kinds_are_matched() {
     assert_eq!(also, json!([format!("other.{zone} AAAA")]), "{answer:#}");
 }
 
-/// Pipelined queries and their answers: all in one write, and cut anywhere, the length of a message included.
+/// Pipelined queries and their answers: all in one write, and cut anywhere, including within a message length.
 // In guests, since Linux 6.12.
 #[test]
-fn many_messages_share_segments_of_tcp() {
+fn messages_sharing_tcp_segments_are_parsed() {
     const QUERIES: u16 = 60;
     for (address, records, cut) in [(B, 0, None), (B6, 9, None), (B, 2, Some(1)), (B6, 1, Some(777))] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
@@ -147,9 +147,9 @@ fn many_messages_share_segments_of_tcp() {
     }
 }
 
-/// Segments of a stream as they come through a network that changes their order and doubles some.
+/// Segments of a stream from a network that reorders and duplicates some.
 #[test]
-fn segments_of_tcp_that_come_out_of_order_or_again() {
+fn reordered_and_repeated_tcp_segments_are_parsed() {
     const QUERIES: u16 = 12;
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let zone = format!("disorder-{}", pair.b.inode());
@@ -174,7 +174,7 @@ fn segments_of_tcp_that_come_out_of_order_or_again() {
     }
 }
 
-/// One direction of a stream of TCP of which every segment is made here.
+/// One direction of a TCP stream from hand-made segments.
 struct Crafted {
     socket: UdpSocket,
     ends: [(std::net::Ipv4Addr, u16); 2],
@@ -182,15 +182,15 @@ struct Crafted {
 
 impl Crafted {
     fn new(netns: &Netns, from: (&str, u16), to: (&str, u16)) -> Crafted {
-        // SAFETY: makes a descriptor from numbers.
+        // SAFETY: creates a descriptor from numbers.
         let raw = netns.enter(|| unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW) });
         assert!(raw >= 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: the descriptor is new and nobody else's; sending takes the same calls for any IPv4 socket.
+        // SAFETY: the descriptor is new and has no other owner; sending takes the same calls for any IPv4 socket.
         let socket = unsafe { UdpSocket::from_raw_fd(raw) };
         Crafted { socket, ends: [from, to].map(|(address, port)| (address.parse().unwrap(), port)) }
     }
 
-    /// Sends data that stands `at` bytes behind the beginning of the stream. The kernel adds the checksum of IP.
+    /// Sends data at the stream offset `at`. The kernel adds the IP checksum.
     fn send(&self, at: u32, is_first: bool, data: &[u8]) {
         let [(source, from), (destination, to)] = self.ends;
         let sequence = (u32::MAX - 2_000).wrapping_add(at + u32::from(!is_first));

@@ -1,13 +1,13 @@
-//! Which server was asked and which one answered, where several have one id, and where addresses are translated.
+//! Asked and answering servers, with equal ids, and with address translation.
 
 use super::*;
 
-/// An address of `netns` at which nobody answers.
+/// An address of `netns` without a server.
 fn silent_server(netns: &Netns, address: &str) -> UdpSocket {
     netns.enter(|| UdpSocket::bind((address, 53)).unwrap())
 }
 
-/// The names that were asked at a server, and whether they were answered.
+/// The names asked at a server, and whether they were answered.
 fn at(answer: &Value, zone: &str, address: &str) -> Vec<(String, bool)> {
     let rows = queries(answer, zone).into_iter().filter(|row| row["server"]["address"] == address);
     let mut rows: Vec<_> =
@@ -18,7 +18,7 @@ fn at(answer: &Value, zone: &str, address: &str) -> Vec<(String, bool)> {
 
 // In guests.
 #[test]
-fn a_name_asked_of_all_servers_at_once_is_answered_by_who_answered() {
+fn parallel_queries_are_matched_to_the_answering_server() {
     for (alive, silent) in [(B, "10.77.0.3"), (B6, "fd77::3")] {
         let (pair, daemon) = (Pair::new(), Daemon::start());
         let prefix = if alive == B { 24 } else { 64 };
@@ -56,7 +56,7 @@ fn a_name_asked_of_all_servers_at_once_is_answered_by_who_answered() {
 }
 
 #[test]
-fn network_namespaces_with_the_same_addresses_are_told_apart() {
+fn namespaces_with_equal_addresses_stay_separate() {
     const PORT: u16 = 40_123;
     let (daemon, alive, dead) = (Daemon::start(), Netns::new(), Netns::new());
     [&alive, &dead].iter().for_each(|netns| drop(netns.ip("link set lo up")));
@@ -80,9 +80,9 @@ fn network_namespaces_with_the_same_addresses_are_told_apart() {
     assert_eq!(found, [silent.clone(), silent, answered], "two sockets of one, one of the other: {answer:#}");
 }
 
-/// As in a cluster: the client asks an address that a router translates to the server's.
+/// Like in a cluster: a router translates the asked address to the server's.
 #[test]
-fn a_translation_is_one_query_beside_the_server_that_it_leads_to() {
+fn translated_query_counts_once() {
     const SERVICE: &str = "10.96.0.10";
     let (near, far, daemon) = (Pair::new(), Netns::new(), Daemon::start());
     let router = &near.b;
@@ -104,7 +104,7 @@ fn a_translation_is_one_query_beside_the_server_that_it_leads_to() {
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send_to(&query(3, &format!("only.{zone}")), (SERVICE, 53)).unwrap();
         socket.recv(&mut [0; 512]).unwrap();
-        // The same id for both, and only one of them is answered.
+        // Both have the same id, and only one of them is answered.
         socket.send_to(&query(4, &format!("silent.{zone}")), (SERVICE, 53)).unwrap();
         socket.send_to(&query(4, &format!("direct.{zone}")), server).unwrap();
         socket.recv(&mut [0; 512]).unwrap();
@@ -117,7 +117,7 @@ fn a_translation_is_one_query_beside_the_server_that_it_leads_to() {
 }
 
 #[test]
-fn queries_that_a_translation_gives_another_port_are_counted() {
+fn port_translated_queries_are_counted() {
     for (family, loopback) in [("ip", "127.0.0.1"), ("ip6", "::1")] {
         let (netns, daemon) = (Netns::new(), Daemon::start());
         netns.ip("link set lo up");

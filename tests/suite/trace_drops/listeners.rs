@@ -1,13 +1,13 @@
-//! Listeners of other network namespaces than the daemon's, of processes that live there, as in containers.
+//! Listeners in network namespaces other than the daemon's, of processes there, like in containers.
 
 use super::*;
 use crate::processes::Process;
 
 #[test]
-fn overflows_of_a_container_are_told_from_syns_without_a_way_back() {
+fn container_overflows_exclude_unroutable_syns() {
     let pair = Pair::new();
     let daemon = Daemon::start();
-    // Its child closes nothing either, and nobody accepts: 128 connections wait, and one more.
+    // Its child does not close either, and neither accepts: 128 connections wait, and one more.
     let mut server = Process::in_netns(&pair.b, &format!("tcp-listen-fork {B} 86"));
     let child = server.hear().parse().unwrap();
     let overflows = |fault: &dyn Fn()| {
@@ -17,7 +17,7 @@ fn overflows_of_a_container_are_told_from_syns_without_a_way_back() {
         assert!(mine["dropped"].as_u64().unwrap() > 0, "{mine:#}");
         mine["netns_overflows"].as_u64().unwrap()
     };
-    // The kernel drops a SYN that it cannot answer in the listener's name.
+    // The kernel drops a SYN that it cannot answer, and counts it at the listener.
     pair.a.ip("addr add 10.99.0.1/32 dev lo");
     let strange = || {
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();

@@ -1,19 +1,19 @@
-//! Packets that wait for a neighbor that does not answer, and what else a router does not forward.
+//! Packets that wait for an unreachable neighbor, and other drops of a router.
 
 use super::*;
 
-/// Has a neighbor's address asked for every 100 ms instead of every second.
+/// Makes the kernel probe a neighbor every 100 ms instead of every second.
 fn ask_for_neighbors_quickly(netns: &Netns, interface: &str) {
     netns.run(&format!("sysctl -qw net.ipv4.neigh.{interface}.retrans_time_ms=100"));
 }
 
-/// Waits until a neighbor was asked for in vain: what waited for it is dropped.
+/// Waits until neighbor resolution fails: the waiting packets are dropped.
 fn until_dead(netns: &Netns, neighbor: &str) {
     until("the neighbor has failed", || netns.ip(&format!("neigh show {neighbor}")).contains("FAILED").then_some(()));
 }
 
 #[test]
-fn a_small_mtu_a_missing_route_and_a_dead_neighbor_behind_a_router() {
+fn small_mtu_missing_route_and_dead_neighbor_at_a_router() {
     let (net, daemon) = (Routed::new(), Daemon::start());
     net.router.ip("link set r0 mtu 1000");
     ask_for_neighbors_quickly(&net.router, "r0");
@@ -40,7 +40,7 @@ fn a_small_mtu_a_missing_route_and_a_dead_neighbor_behind_a_router() {
 }
 
 #[test]
-fn a_dead_neighbor_of_a_process() {
+fn dead_neighbor_of_a_process() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
     ask_for_neighbors_quickly(&pair.a, "v0");

@@ -1,10 +1,10 @@
-//! Whose a dropped packet was.
+//! The owner of a dropped packet.
 
 use super::*;
 use crate::processes::Process;
 
 #[test]
-fn a_socket_that_lives_briefly_in_a_process_with_many_files() {
+fn short_lived_socket_of_a_process_with_many_files() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     nft(&pair.a, "output", "udp dport 92 drop");
     let mut server = Process::in_netns(&pair.a, &format!("udp-briefly {B} 92 3000"));

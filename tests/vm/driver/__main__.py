@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Boots stock Debian kernels under QEMU and tests the project on them: its kernel tests, and the acceptance script.
 
-  tests/vm/driver [KERNEL…]              a table of kernel, tool, and what works there; default: 6.1 and 6.12
+  tests/vm/driver [KERNEL…]              a table of kernels, tools and results; default: 6.1 and 6.12
   tests/vm/driver --service [KERNEL…]    two hosts with systemd and the installed service; default: 6.12
 
-Kernels are named in kernels.py; `all` stands for every one. What is fetched and built is kept in target/vm.
+kernels.py lists the kernels; `all` selects every one. Downloads and builds stay in target/vm.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from script import run_script
 
 CACHE = guest.ROOT / "target/vm"
 SCRIPTS = Path(__file__).parent.parent
-# Bounds, for a busy machine; one that does nothing else needs a fifth of them.
+# Limits for a busy machine; an idle one needs a fifth of them.
 TEST_SECONDS = 90
 KERNEL_SECONDS = 900
-# Guests of one kernel, among which its tests are shared out: most of a test's time is a window's, and costs nothing.
+# Guests per kernel, which share its tests: most of a test's time is its window, which costs nothing.
 GUESTS = 2
-# A window is a length of time, and an emulated processor that has to wait for a real one can miss it. What is wrong
-# with the kernel, or with us, is wrong twice.
+# A window is a length of time, and an emulated processor that waits for a real one can miss it. A fault of the kernel
+# or of our code fails twice.
 ATTEMPTS = 2
 
 
@@ -84,7 +84,7 @@ def prepared(name, programs):
 
 @contextlib.contextmanager
 def booted(kernel, folder):
-    """A small guest; it is gone afterwards, whatever happens."""
+    """A small guest, which is always removed afterwards."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder) as own:
         machine = Machine("machine", kernel, folder / "initramfs", Path(own), started + KERNEL_SECONDS)
@@ -107,18 +107,18 @@ def run_on(name, programs, command):
 
 
 def test_kernels(names, programs):
-    """Side by side: QEMU emulates in one thread, so each guest keeps at most one processor busy."""
+    """In parallel: QEMU emulates in one thread, so each guest uses at most one processor."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             return list(pool.map(functools.partial(test_kernel, programs=programs), names))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            Machine.end_all()  # whose tests fail at once then
+            Machine.end_all()  # the tests of these guests fail at once then
             raise
 
 
 def test_kernel(name, programs):
-    """Tests everything on a kernel, and returns what a column of the table says."""
+    """Tests everything on a kernel, and returns its column of the table."""
     started = time.monotonic()
     result = {"name": name, "release": name, "tools": {}, "held": []}
     try:
@@ -136,7 +136,7 @@ def test_kernel(name, programs):
 
 
 def boot(machine):
-    """A second chance, only before anything of ours ran: emulation on a busy machine can miss the kernel's own bounds."""
+    """A second try, only before our programs ran: emulation on a busy machine can miss the kernel's own timeouts."""
     try:
         machine.connect()
     except GuestDied as e:
@@ -146,7 +146,7 @@ def boot(machine):
 
 
 def examine(kernel, folder):
-    """The acceptance script in one guest, and the kernel tests in all, each of which takes the next one."""
+    """The acceptance script in one guest, and the kernel tests in all: each guest takes the next test."""
     tests, passed, accepted, failures = deque(wanted(kernel)), {}, {}, []
 
     def guest_of(number):
@@ -179,7 +179,7 @@ def is_about(test, tool):
 
 
 def wanted(kernel):
-    """The tests of the project's suite that this kernel decides."""
+    """The tests of the project's suite for this kernel."""
     for line in (SCRIPTS / "kernel-tests").read_text().splitlines():
         name, *since = line.split()
         if name != "#" and not (since and kernel.version() < kernels.version(since[0])):
@@ -187,7 +187,7 @@ def wanted(kernel):
 
 
 def kernel_tests(machine, tests, passed):
-    """Takes tests until none is left; notes whether they passed, but not of tools that this kernel cannot have."""
+    """Takes tests until none is left and notes the results, except for tools that this kernel lacks."""
     status = json.loads(machine.succeed("netmon-mcp call status --json"))
     unavailable = {tool["name"] for tool in status["tools"] if not tool["available"]}
     with contextlib.suppress(IndexError):

@@ -1,5 +1,5 @@
-"""What boots: a small guest, a folder of programs that fits in an initramfs, with the project's own programs and its
-kernel tests; or Debian with systemd, to which the project is added as `make install` installs it."""
+"""The bootable guests: a small one, an initramfs with the project's programs and kernel tests; and Debian with systemd
+and the files of `make install`."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from initramfs import Archive
 FILES = Path(__file__).parent.parent / "guest"
 ROOT = Path(__file__).parents[3]
 
-# Real programs, where busybox has none or a poorer one.
+# Real programs that busybox lacks or simplifies.
 PROGRAMS = "bash ip nft nsenter setpriv ss stty tc timeout unshare".split()
 FOLDERS = "proc sys dev run tmp root system var/empty usr/local/bin".split()
 SMALL = {
@@ -21,7 +21,7 @@ SMALL = {
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
     "etc/nsswitch.conf": "hosts: files\n",
 }
-# Of the guests with systemd. The service listens for others, so it asks them for a token.
+# For the guests with systemd. The service listens on the network, so it requires a token.
 NODES = {"client": "192.168.1.1", "server": "192.168.1.2"}
 INSTALLED = {
     "etc/hosts": "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in NODES.items()),
@@ -32,7 +32,7 @@ TOKENS = "test correct-horse-battery-staple-0123456789\n"
 
 
 def build(cache):
-    """Builds the programs and the kernel tests; name → where they were built, and the same without debug information."""
+    """Builds the programs and the kernel tests; name → build path, and a copy without debug information."""
     cargo = ["cargo", "test", "--locked", "--quiet", "--no-run", "--test", "suite", "--test", "stock"]
     cargo += ["--message-format", "json"]
     output = subprocess.run(cargo, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -48,7 +48,7 @@ def build(cache):
 
 
 def initramfs(kernel):
-    """What every guest begins with."""
+    """The common part of every guest."""
     archive = Archive()
     for folder in FOLDERS:
         archive.folder(folder)
@@ -74,12 +74,12 @@ def small(kernel, programs, path):
         archive.text(name, text)
     for name, (built, stripped) in programs.items():
         archive.program(f"usr/bin/{name}", stripped)
-        archive.link(built, f"/usr/bin/{name}")  # where the tests, which know where they were built, look
+        archive.link(built, f"/usr/bin/{name}")  # the tests look where the programs were built
     archive.write(path)
 
 
 def with_systemd(archive, kernel):
-    """Makes the initramfs that of a guest with systemd: it adds what is under payload/ to the system on the disk."""
+    """Prepares the initramfs of a guest with systemd: it adds the files under payload/ to the system on the disk."""
     archive.file("init", FILES / "init-systemd")
     archive.file("payload/etc/systemd/system/shell.service", FILES / "shell.service")
     archive.file("payload/usr/lib/guest/shell", FILES / "shell")
@@ -87,7 +87,7 @@ def with_systemd(archive, kernel):
 
 
 def installed(kernel, programs, path):
-    """Writes the initramfs of the guests with systemd, with everything that `make install` puts in its places."""
+    """Writes the initramfs of the guests with systemd, with the files of `make install`."""
     archive = initramfs(kernel)
     with_systemd(archive, kernel)
     staged = path.parent / "installed"

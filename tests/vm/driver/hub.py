@@ -1,4 +1,4 @@
-"""The network between guests: each sends its frames to a Unix socket of its own, and every other guest gets them."""
+"""The network between guests: each sends its frames to its own Unix socket, and every other guest receives them."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ class Hub(threading.Thread):
                 frame = key.fileobj.recv(FRAME_MAX)
                 for port in range(self.ports):
                     if port != key.data:
-                        # A guest that is off, or slow, loses frames, as on any network.
+                        # A guest that is off or slow loses frames, as on any network.
                         with contextlib.suppress(OSError):
                             key.fileobj.sendto(frame, self._path("card", port))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Archive:
-    """A "newc" cpio archive, the format that the kernel unpacks. Parents of what is added are added first."""
+    """A "newc" cpio archive, the format that the kernel unpacks. Parent folders come first."""
 
     def __init__(self):
         self.parts = []
@@ -27,14 +27,14 @@ class Archive:
         self._entry(name, 0o100000 | (mode or source.stat().st_mode & 0o777), source.read_bytes())
 
     def program(self, name, source):
-        """A program and every shared library that it needs, at the paths that its loader looks in."""
+        """A program and its shared libraries, at the paths of its loader."""
         self.file(name, source, 0o755)
         ldd = subprocess.run(["ldd", source], capture_output=True, text=True).stdout
         for library in re.findall(r"(/\S+) \(0x", ldd):
             self.file(library, os.path.realpath(library), 0o755)
 
     def tree(self, name, source):
-        """A folder with everything in it."""
+        """A folder with its contents."""
         self.folder(name)
         for path in sorted(Path(source).rglob("*")):
             inside = f"{name}/{path.relative_to(source)}"

@@ -1,5 +1,5 @@
-"""Fetches Debian's own kernels, by package name, into target/vm/kernels. What is there already is not fetched again:
-remove the folder for newer ones."""
+"""Downloads Debian's kernels, by package name, into target/vm/kernels. Existing ones are kept: remove the folder for
+newer ones."""
 
 import re
 import shutil
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-# Debian's two archives, by the label in their Release files; `mirror` says where this machine gets them.
+# Debian's two archives, by the label in their Release files; `mirror` is this machine's source.
 DEBIAN = "Debian"
 SECURITY = "Debian-Security"
 
-# Name → archive, suite and package: the newest version of those that match. Old suites and versions leave the
-# archive in time, so only 6.1 and 6.12, which Debian 12 itself has, are always tested.
+# Name → archive, suite and package: the newest matching version. Old suites and versions leave the archive in time, so
+# only 6.1 and 6.12 of Debian 12 are always tested.
 SOURCES = {
     "5.10": (SECURITY, "bullseye-security", r"linux-image-5\.10\.[\d.]+-\d+-cloud-amd64"),
     "6.1": (SECURITY, "bookworm-security", r"linux-image-6\.1\.[\d.]+-\d+-cloud-amd64"),
     "6.12": (SECURITY, "bookworm-security", r"linux-image-6\.12\.\d+\+deb12-cloud-amd64"),
     "6.18": (DEBIAN, "trixie-backports", r"linux-image-6\.18\.\d+\+deb13-cloud-amd64"),
-    # Since 6.19 the kernel and its modules are packages of their own.
+    # Since 6.19 the kernel and its modules are separate packages.
     "7": (DEBIAN, "trixie-backports", r"linux-(?:binary|modules)-7\.[\d.]+\+deb13-cloud-amd64"),
 }
 
-# What the guest gets of a kernel's modules: the network, and the devices that QEMU gives it.
+# The kernel modules for the guest: the network, and QEMU's devices.
 MODULES = (
     "kernel/net",
     "kernel/lib",
@@ -48,7 +48,7 @@ MODULES = (
 
 @dataclass
 class Kernel:
-    """A kernel that can be booted."""
+    """A bootable kernel."""
 
     name: str
     release: str
@@ -97,7 +97,7 @@ def download(name, folder):
 
 
 def keep_modules(source, target, base, release):
-    """Copies what the guest needs and indexes it: Debian's packages leave that to the installation."""
+    """Copies and indexes the guest's modules: Debian's packages index them during the installation."""
     kept = base / "lib/modules" / release
     kept.mkdir(parents=True)
     for index in source.glob("modules.*"):
@@ -118,7 +118,7 @@ def source(archive, suite):
 
 
 def mirror(archive):
-    """Where this machine's apt gets other suites of the archive from."""
+    """This machine's apt mirror for other suites of the archive."""
     wanted = ["Origin: Debian", f"Label: {archive}", "Identifier: Packages"]
     found = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()
     if not found:
@@ -127,7 +127,7 @@ def mirror(archive):
 
 
 def private_apt(folder, archive, suite):
-    """apt with one source and a state of its own, so that the host's is not touched."""
+    """apt with one source and a separate state, so that the host's state stays unchanged."""
     (folder / "lists/partial").mkdir(parents=True)
     (folder / "sources.list").write_text(source(archive, suite))
     options = [
@@ -136,7 +136,7 @@ def private_apt(folder, archive, suite):
         f"Dir::State::Lists={folder}/lists",
         f"Dir::Cache={folder}",
         "Acquire::Languages=none",
-        "Acquire::Check-Valid-Until=false",  # a suite that has reached its end is still what it was
+        "Acquire::Check-Valid-Until=false",  # an expired suite is still the same
         "APT::Sandbox::User=root",
     ]
     apt = lambda tool: [tool, *(word for option in options for word in ("-o", option))]
@@ -145,7 +145,7 @@ def private_apt(folder, archive, suite):
 
 
 def newest(pattern, names):
-    """Of the package names that match, those of the highest version: its image, or its binary and modules."""
+    """The matching packages of the highest version: its image, or its binary and modules."""
     numbers = lambda name: [int(number) for number in re.findall(r"\d+", name)]
     found = [name for name in names.split() if re.fullmatch(pattern, name)]
     highest = max(map(numbers, found), default=None)

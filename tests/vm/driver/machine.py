@@ -1,8 +1,8 @@
-"""One guest under QEMU, spoken to through a root shell on its virtio console.
+"""One guest under QEMU, controlled through a root shell on its virtio console.
 
-The methods are those of the NixOS test driver that our scripts use, with the same meaning, so that one script serves
-NixOS' tests and these. KVM is not used, even where /dev/kvm exists: a stock kernel hangs under some of its variants,
-and emulation in one thread is quick enough and has never failed.
+It has the methods of the NixOS test driver that our scripts use, with the same meaning, so one script serves both. It
+never uses KVM: a stock kernel hangs under some variants of it, and emulation in one thread is fast enough and has never
+failed.
 """
 
 import base64
@@ -12,14 +12,14 @@ import subprocess
 import threading
 import time
 
-# thread=single: with one thread a processor, QEMU 7.2 races with the kernel's patching of its own code, about once
-# in a hundred boots. Both processors exist all the same, so per-CPU maps are tested.
+# thread=single: with one thread per processor, QEMU 7.2 races with the kernel's patching of its own code, about once in
+# a hundred boots. Both processors still exist, so per-CPU maps are tested.
 QEMU = (
     "qemu-system-x86_64 -M pc -cpu max -accel tcg,thread=single -smp 2 -m 1G -nodefaults -display none -no-reboot "
     "-serial stdio -device virtio-serial -device virtio-rng-pci"
 )
-# no_timer_check: where the host is busy, the kernel takes a late interrupt for a broken timer, and panics.
-# The rest only saves time: self-tests of the kernel's, and what waits for hardware that is not there.
+# no_timer_check: on a busy host the kernel takes a late interrupt for a broken timer, and panics.
+# The rest only saves time: self-tests of the kernel, and waiting for absent hardware.
 COMMAND_LINE = (
     "console=ttyS0 panic=-1 quiet no_timer_check net.ifnames=0 mitigations=off nokaslr cryptomgr.notests audit=0 apparmor=0 "
     "initcall_blacklist=load_system_certificate_list,jent_mod_init,crypto_kdf108_init,i8042_init"
@@ -29,11 +29,11 @@ READY = b"Spawning backdoor root shell..."
 
 
 class GuestDied(Exception):
-    """QEMU ended, or the guest does not answer."""
+    """QEMU ended, or the guest does not respond."""
 
 
 class Machine:
-    """A guest. It is ended by `crash`, and by the end of this process, however that comes about."""
+    """A guest. It ends with `crash`, or with this process in any case."""
 
     started = []
 
@@ -45,7 +45,7 @@ class Machine:
 
     @classmethod
     def end_all(cls):
-        """Ends every guest, and those that another thread is about to start."""
+        """Ends every guest, including those that another thread is starting."""
         for machine in cls.started:
             machine.deadline = 0
             if qemu := machine.qemu:
@@ -88,12 +88,12 @@ class Machine:
             self.booted = True
 
     def execute(self, command, check_return=True, timeout=60):
-        """Runs a command with bash and returns its exit code and what it printed."""
+        """Runs a command with bash and returns its exit code and its output."""
         self.connect()
         script = shlex.quote(f"set -euo pipefail; {command}")
         line = f"o=$(timeout {timeout} bash -c {script} </dev/null | base64 -w 0; exit ${{PIPESTATUS[0]}}); echo $? $o\n"
         self.shell.write(line.encode())
-        # The guest's clock ends the command; ours, more patient, ends a guest that hangs.
+        # The guest's clock ends the command; our longer timeout ends a hanging guest.
         code, _, output = self._line(min(self.deadline, time.monotonic() + 2 * timeout + 10)).partition(b" ")
         return int(code), base64.b64decode(output).decode(errors="replace")
 

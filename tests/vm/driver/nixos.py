@@ -1,7 +1,7 @@
 """Runs a NixOS test on Debian guests, as the builder of its derivation (tests/nix/stub/nixos-test.nix). Each guest is
-Debian with systemd, to which the node's system is added, with everything in the Nix store that it refers to.
+Debian with systemd, plus the node's system and its closure in the Nix store.
 
-Kernels and the system image are in /guests, which the sandbox shows."""
+The sandbox has the kernels and the system image in /guests."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def nodes(test, kernel, folder, deadline):
 
 
 def initramfs(kernel, system, closure):
-    """What becomes of Debian the node's system."""
+    """The files that turn Debian into the node's system."""
     archive = guest.initramfs(kernel)
     guest.with_systemd(archive, kernel)
     prepare = f"#!/bin/bash\nset -e\n{system}/activate\nsystemctl --quiet enable shell.service\nsystemctl --quiet mask getty.target\n"

@@ -1,13 +1,13 @@
-"""The table of kernel and tool, as Markdown that also reads well in a terminal."""
+"""The table of kernels and tools, as Markdown that is also readable in a terminal."""
 
 import re
 
-# Where the page has it.
+# The place of the table in the page.
 MARKED = re.compile(r"(<!-- kernels: make vm-table -->\n).*(<!-- /kernels -->)", re.S)
 
 
 def update(page, results):
-    """Puts the table in its place in the page."""
+    """Inserts the table into the page."""
     text, places = MARKED.subn(lambda place: f"{place[1]}\n{table(results)}\n\n{place[2]}", page.read_text())
     if places != 1:
         raise LookupError(f"{page} has {places} places for the table and not one")
@@ -25,7 +25,7 @@ def table(results):
 
 
 def cell(tool, notes):
-    """One tool on one kernel; what is missing is a note, numbered."""
+    """One tool on one kernel; each gap is a numbered note."""
     if tool is None:
         return "not tested"
     if tool["failed"]:
@@ -44,7 +44,7 @@ def number(note, notes):
 
 
 def held(result):
-    """The capabilities that the daemon holds while it serves, and for which tools."""
+    """The capabilities that the daemon holds while it serves, each with its tools."""
     keeping = lambda capability: [name for name, tool in result["tools"].items() if capability in tool["keeps"]]
     return ", ".join(f"{capability} for {' '.join(keeping(capability))}" for capability in result["held"]) or "nothing"
 

@@ -1,4 +1,4 @@
-"""The system of the guests with systemd: Debian 12, as small as it goes, in a file system image."""
+"""The system of the guests with systemd: a minimal Debian 12 in a file system image."""
 
 import os
 import subprocess
@@ -8,18 +8,18 @@ from pathlib import Path
 from kernels import DEBIAN, SECURITY, source
 
 SUITE = "bookworm"
-# What the units, and the scripts that test them, need.
+# The needs of the units and of their test scripts.
 PACKAGES = (
     "curl systemd systemd-sysv dbus iproute2 jq kmod libelf1 login mawk netbase nftables openssh-client openssh-server "
     "openssl passwd procps python3-minimal libpython3-stdlib util-linux zlib1g"
 )
 SMALLER = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
-MEGABYTES = 700  # sparse: what is in it is a third of that
+MEGABYTES = 700  # sparse: a third of it is used
 SECONDS = 1200
 
 
 def image(cache):
-    """The image, made once for these packages. Every boot adds what is tested to a copy that is thrown away."""
+    """The image, built once for these packages. Every boot adds the tested files to a temporary copy."""
     path, made_of = cache / f"{SUITE}.ext4", cache / f"{SUITE}.packages"
     if path.exists() and made_of.exists() and made_of.read_text() == PACKAGES:
         return path
@@ -27,7 +27,7 @@ def image(cache):
         raise PermissionError("the system image has files of several users, so root makes it: sudo make vm-service")
     print(f"making {path}", flush=True)
     with tempfile.TemporaryDirectory(prefix="netmon-root.", dir=cache) as folder:
-        # Into a tar file: what mmdebstrap mounts while it works is in a folder of its own, which it cleans up itself.
+        # Into a tar file: mmdebstrap mounts in a folder of its own while it works, and cleans up itself.
         archive, root, made = (Path(folder, name) for name in ("root.tar", "root", "image"))
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", f"--include={PACKAGES.replace(' ', ',')}"]
         command += ["--aptopt=Apt::Install-Recommends false", *(f"--dpkgopt=path-exclude={path}" for path in SMALLER)]
@@ -43,5 +43,5 @@ def image(cache):
 
 
 def run(command):
-    """With SIGTERM at the end of its time, so that it undoes what it has mounted."""
+    """Sends SIGTERM at the timeout, so that the program unmounts its file systems."""
     subprocess.run(["timeout", str(SECONDS), *command], check=True)

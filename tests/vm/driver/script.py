@@ -1,4 +1,4 @@
-"""Runs a test script as NixOS' test driver would: machines by their names, `subtest`, `start_all`."""
+"""Runs a test script like NixOS' test driver: machines by name, `subtest`, `start_all`."""
 
 import contextlib
 import time

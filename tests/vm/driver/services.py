@@ -1,4 +1,4 @@
-"""Two hosts with systemd on a virtual network, one of them with the service as `make install` installs it."""
+"""Two hosts with systemd on a virtual network, one of them with the service of `make install`."""
 
 import tempfile
 import time
@@ -12,11 +12,11 @@ from machine import GuestDied, Machine
 from script import run_script
 
 SCRIPTS = Path(__file__).parent.parent
-SECONDS = 1200  # for one script on a busy machine; one that does nothing else needs a fifth of it
+SECONDS = 1200  # for one script on a busy machine; an idle one needs a fifth of it
 
 
 def test(name, programs, cache):
-    """Runs the scripts on this kernel, on new guests each, and returns what failed."""
+    """Runs the scripts on this kernel, each on new guests, and returns the failures."""
     kernel = kernels.fetch(name, cache / "kernels")
     image = root.image(cache)
     failures = []

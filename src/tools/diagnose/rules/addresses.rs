@@ -185,7 +185,7 @@ mod tests {
         Connection { owner, retransmits: 2, local: Some(endpoint("10.0.0.1", 40_000)), ..connection(to, 80, outcome) }
     }
 
-    /// A packet of namespace 1 that waited in vain for a neighbor.
+    /// A packet of namespace 1 whose neighbor resolution failed.
     fn searched(to: &str) -> DroppedPackets {
         let owner = Owner { netns: Some(1), ..Owner::default() };
         DroppedPackets { owner, sent_here: true, ..drop_of("NEIGH_FAILED", "tcp", (to, 80), 3) }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn interface_without_an_address_is_named_by_who_wants_out() {
+    fn missing_client_address_is_found_by_failed_connects() {
         let mut network = bridged();
         network.addresses.remove(0);
         let evidence = Evidence { connections: vec![failing(1, "10.0.0.2", Outcome::Unreachable)], network, ..quiet() };
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn server_without_its_address_is_named_by_who_searches_it() {
+    fn missing_server_address_is_found_by_neighbor_searches() {
         let mut network = bridged();
         network.addresses.remove(1);
         let evidence = Evidence { drops: vec![searched("10.0.0.2")], network, ..quiet() };
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn address_that_went_in_the_window_is_told() {
+    fn address_removed_in_the_window_is_reported() {
         let mut network = bridged();
         let what = What::AddressGone(network.addresses.remove(1));
         network.addresses.push(address((2, 2), "10.0.9.2/24"));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn host_without_ipv6_lacks_nothing() {
+    fn host_without_ipv6_has_no_missing_address() {
         let evidence = Evidence {
             connections: vec![failing(1, "2001:db8::1", Outcome::Unreachable)],
             network: bridged(),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn prefix_that_is_too_short_searches_the_far_on_the_link() {
+    fn short_prefix_searches_remote_hosts_on_link() {
         let network = masked("10.0.0.1/16", "10.0.0.2/24");
         let evidence = Evidence { drops: vec![searched("10.0.5.5")], network, ..quiet() };
         let found = wrong_netmask(&evidence);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn prefix_that_is_too_long_has_no_way_back() {
+    fn long_prefix_has_no_route_back() {
         let network = masked("10.0.0.1/24", "10.0.0.2/30");
         let far = masked("10.0.0.100/24", "10.0.0.2/30");
         let client =

@@ -282,7 +282,7 @@ mod tests {
     const FARTHER: Hardware = Hardware([2, 9, 9, 9, 9, 8]);
 
     #[test]
-    fn address_that_two_on_one_wire_have_is_told_once() {
+    fn duplicate_address_on_one_segment_is_one_finding() {
         let mut network = three();
         network.addresses.push(address((3, 2), "10.0.0.2/24"));
         let found = duplicate_address(&on(network.clone()));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn machine_elsewhere_that_claims_an_address_of_ours_has_it_too() {
+    fn own_address_claimed_by_another_host_is_duplicate() {
         let mut network = three();
         network.claims = vec![claim("10.0.0.2", FAR, 100, 200)];
         assert_eq!(told(&duplicate_address(&on(network.clone()))), [(Code::DuplicateAddress, Severity::Warning)]);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn address_that_moves_once_is_a_failover() {
+    fn address_moving_once_is_a_failover() {
         let at = |first, last| claim("10.0.0.99", FARTHER, first, last);
         let mut network = three();
         network.claims = vec![claim("10.0.0.99", FAR, 0, 1_000), at(2_000, 9_000)];
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn who_claims_anothers_address_is_named() {
+    fn arp_poisoning_names_the_claiming_namespace() {
         let mut network = three();
         let liar = network.links.iter().find(|link| link.at == (3, 2)).unwrap().hardware.unwrap();
         network.claims = vec![claim("10.0.0.2", liar, 100, 200)];
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_that_contradicts_its_owner_is_told_where_it_is_used() {
+    fn wrong_neighbor_entry_matters_only_in_use() {
         let mut network = three();
         let neighbor = |state| Neighbor { at: (1, 2), address: [10, 0, 0, 2].into(), hardware: Some(FAR), state };
         network.neighbors = vec![neighbor(PERMANENT)];
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn link_layer_address_of_two_ends_is_told() {
+    fn duplicate_mac_of_two_ends_is_reported() {
         let mut network = three();
         let hardware = network.links[0].hardware;
         let other = network.links.iter_mut().find(|link| link.at == (3, 2)).unwrap();

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_a_timeout() {
+    fn unanswered_syns_are_a_timeout() {
         for rows in
             [vec![waiting("10.0.0.1", 2, 3_000)], vec![waiting("10.0.0.1", 0, 1_000), waiting("10.0.0.1", 0, 950)]]
         {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_syn_is_not_a_timeout_where_others_are_answered() {
+    fn lost_syn_is_not_a_timeout_if_others_connect() {
         let rows = vec![waiting("10.0.0.1", 1, 1_100), connection("10.0.0.1", 443, Outcome::Established)];
         assert!(connect_timeout(&evidence(rows)).is_empty());
         let rows = vec![waiting("10.0.0.1", 0, 300)];
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn no_route_costs_nothing_on_a_host_without_ipv6() {
+    fn missing_ipv6_route_is_info_if_ipv4_works() {
         let alone = vec![connection("2001:db8::1", 443, Outcome::Unreachable)];
         assert_eq!(told(&no_route(&evidence(alone.clone()))), [(Code::NoRoute, Severity::Warning)]);
         let both = [alone, vec![connection("192.0.2.1", 443, Outcome::Established)]].concat();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_is_broken_where_it_waits_and_ipv4_works() {
+    fn ipv6_is_broken_if_it_waits_and_ipv4_works() {
         let v4 = connection("192.0.2.1", 443, Outcome::Established);
         let found = ipv6_broken(&evidence(vec![waiting("2001:db8::1", 1, 2_000), v4.clone()]));
         assert_eq!(told(&found), [(Code::Ipv6Broken, Severity::Warning)]);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarding_without_a_route_matters_for_our_own() {
+    fn forwarding_without_route_warns_for_own_addresses() {
         let drops = vec![drop_of("IP_INNOROUTES", "tcp", ("192.0.2.7", 80), 4)];
         let stranger = Evidence { drops, ..quiet() };
         assert_eq!(told(&no_route(&stranger)), [(Code::NoRoute, Severity::Info)]);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_deleted_namespace_has_no_missing_route() {
+    fn leftover_packets_of_a_deleted_namespace_are_ignored() {
         let left = DroppedPackets { sent_here: true, ..drop_of("IP_OUTNOROUTES", "tcp", ("10.0.0.1", 80), 4) };
         let own_addresses = ["10.0.0.9".parse().unwrap()].into();
         let old = connection("10.0.0.1", 80, Outcome::Unreachable);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_says_no_is_broken_ipv6() {
+    fn rejecting_ipv6_route_is_broken_ipv6() {
         let errno = Some("EHOSTUNREACH".into());
         let v6 = Connection { errno, ..connection("fd00::1", 443, Outcome::Unreachable) };
         let found = ipv6_broken(&evidence(vec![v6, connection("10.0.0.1", 443, Outcome::Established)]));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_router_of_ours_without_a_route_is_told_with_its_client() {
+    fn missing_route_at_own_router_names_client_interface() {
         let drops = vec![DroppedPackets {
             interface: Some("c0".into()),
             ..drop_of("IP_INNOROUTES", "tcp", ("192.0.2.7", 80), 4)

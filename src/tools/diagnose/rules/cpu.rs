@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_waits_for_its_quota_is_throttled() {
+    fn cgroup_at_its_cpu_quota_is_throttled() {
         assert_eq!(judged(group(80, 6_000_000), 7), [(Code::CpuThrottled, Severity::Warning)]);
         assert_eq!(judged(group(10, 6_000_000), 7), [], "now and then");
         assert_eq!(judged(group(80, 200_000), 7), [], "hardly for a moment");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_that_find_a_backlog_full_are_told() {
+    fn full_cpu_backlog_is_reported() {
         let counters =
             |softnet_dropped| Evidence { counters: Counters { softnet_dropped, ..Counters::default() }, ..quiet() };
         assert_eq!(told(&softirq_saturated(&counters(50))), [(Code::SoftirqSaturated, Severity::Warning)]);

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_came_when_the_query_was_sent_again_was_lost_before() {
+    fn answer_after_retransmission_counts_as_lost() {
         let again = Query { lost: 1, ..query(Some("NOERROR"), 1_002) };
         let half = evidence(&[(4, query(Some("NOERROR"), 1)), (4, again)]);
         assert_eq!(all(&half), [(Code::DnsUnanswered, Severity::Warning)]);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_healthy_resolver_is_quiet() {
+    fn healthy_resolver_has_no_finding() {
         assert_eq!(
             all(&evidence(&[
                 (50, query(Some("NOERROR"), 20)),
@@ -206,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn a_search_list_is_no_failure() {
+    fn search_list_misses_are_not_failures() {
         assert_eq!(all(&evidence(&[(40, query(Some("NXDOMAIN"), 1)), (10, query(Some("NOERROR"), 1))])), []);
         assert_eq!(all(&evidence(&[(10, query(Some("NXDOMAIN"), 1))])), [(Code::DnsFailure, Severity::Warning)]);
     }
 
     #[test]
-    fn block_lists_hide_no_fault_and_are_none() {
+    fn block_list_misses_are_ignored() {
         let named = |name: &str, rcode| Query { name: name.into(), ..query(Some(rcode), 1) };
         let lists = (200, named("9.2.0.192.zen.bl.test", "NXDOMAIN"));
         let exists = (4, named("mx.example.org", "NOERROR"));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_silence_and_delay_are_told_apart() {
+    fn dns_failure_silence_and_delay_have_own_codes() {
         let well = (4, query(Some("NOERROR"), 20));
         for (bad, code) in [
             (query(Some("SERVFAIL"), 20), Code::DnsFailure),
@@ -239,13 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn multicast_dns_is_not_judged() {
+    fn multicast_dns_is_skipped() {
         let mdns = Query { server: Some(endpoint("224.0.0.251", 5353)), ..query(None, 0) };
         assert_eq!(all(&evidence(&[(20, mdns)])), []);
     }
 
     #[test]
-    fn a_stub_resolver_is_not_blamed_for_its_server() {
+    fn slow_upstream_is_blamed_instead_of_the_stub() {
         let stub = Query { server: Some(endpoint("127.0.0.53", 53)), ..query(Some("NOERROR"), 900) };
         let upstream = Query { owner: owner("resolved", 9), ..query(Some("NOERROR"), 900) };
         let local = Some(endpoint("127.0.0.53", 53));

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_firewall_matters_where_it_hits_us() {
+    fn firewall_drop_warns_for_own_services_and_addresses() {
         let drops = vec![drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 3)];
         let strangers = evidence(drops.clone());
         assert_eq!(told(&firewall_drop(&strangers)), [(Code::FirewallDrop, Severity::Info)]);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_is_told_from_a_rule() {
+    fn full_conntrack_table_is_not_a_firewall_drop() {
         let drops = vec![DroppedPackets {
             location: "nf_hook_slow+0xa0".into(),
             ..drop_of("NETFILTER_DROP", "tcp", ("10.0.0.1", 80), 9)
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_udp_socket_names_its_process() {
+    fn full_udp_buffer_names_its_process() {
         let drops = vec![drop_of("SOCKET_RCVBUFF", "udp", ("10.0.0.1", 514), 40)];
         let sockets =
             vec![Socket { owner: owner("syslogd", 5), local: Some(endpoint("0.0.0.0", 514)), ..Socket::default() }];
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_who_knock_once_are_kept_out_rightly() {
+    fn firewall_drops_of_single_probes_are_info() {
         let listeners = vec![Listener { local: Some(endpoint("0.0.0.0", 22)), ..Listener::default() }];
         let knock = |count, address: &str| DroppedPackets {
             source: Some(endpoint(address, 40_000).into()),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_in_front_of_a_service_names_the_service() {
+    fn drop_before_a_listener_names_its_process() {
         let there = |process| Owner { netns: Some(3), ..owner(process, 5) };
         let row = DroppedPackets {
             owner: Owner { netns: Some(3), ..Owner::default() },

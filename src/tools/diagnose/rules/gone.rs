@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_with_both_ends_here_is_told_once() {
+    fn local_connection_is_one_finding() {
         let client = silent("10.0.0.1");
         let server = Silent { inbound: true, local: client.remote, remote: client.local, ..silent("10.0.0.1") };
         let found = judged(vec![server, client]);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_from_afar_and_what_was_closed_are_worth_knowing_only() {
+    fn remote_clients_and_closed_sockets_are_info() {
         let inbound = |remote: &str| Silent { inbound: true, ..silent(remote) };
         assert_eq!(told(&judged(vec![inbound("192.0.2.1")])), [(Code::PeerGone, Severity::Info)]);
         assert_eq!(told(&judged(vec![inbound("10.0.0.1")])), [(Code::PeerGone, Severity::Warning)]);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_is_no_connect() {
+    fn lost_connection_is_not_a_connect_timeout() {
         let lost = connection("10.0.0.1", 80, Outcome::Lost);
         let new = connection("10.0.0.1", 80, Outcome::Established);
         let evidence = Evidence { connections: vec![lost, new], silent: vec![silent("10.0.0.1")], ..quiet() };

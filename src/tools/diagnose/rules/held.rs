@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_that_are_never_closed_are_a_leak() {
+    fn old_close_wait_sockets_are_a_leak() {
         let found = close_wait_leak(&closed((0..2_400).map(|n| 3_000 + n), true));
         assert_eq!(told(&found), [(Code::CloseWaitLeak, Severity::Warning)]);
         let figures = ["count", "oldest_seconds"].map(|key| found[0].evidence[key].as_u64());
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_in_close_wait_that_grow_are_a_leak() {
+    fn growing_close_wait_sockets_are_a_leak() {
         let growing = closed((0..12).map(|n| n * 800), true);
         assert_eq!(told(&close_wait_leak(&growing)), [(Code::CloseWaitLeak, Severity::Warning)]);
         let closed_late = [((None, Some("web".into())), 5)].into();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn pool_of_a_client_keeps_what_a_server_closed_at_once() {
+    fn client_pool_closed_at_once_is_info() {
         assert_eq!(
             told(&close_wait_leak(&closed((0..200).map(|n| 4_000 + n), false))),
             [(Code::CloseWaitLeak, Severity::Info)]
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_holds_connections_without_a_request_is_a_flood() {
+    fn idle_connections_of_one_source_are_a_flood() {
         let idle = |count| vec![socket(State::Established, true, NEVER); count];
         assert_eq!(judged(idle(300)), [(Code::ConnectionFlood, Severity::Warning)]);
         assert_eq!(judged(idle(60)), [], "a pool");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_whose_requests_are_answered_late_is_not_a_flood() {
+    fn proxy_with_slow_answers_is_not_a_flood() {
         let waits = Socket { rx_bytes: 200, ..socket(State::Established, true, NEVER) };
         let done = Connection {
             outbound: false,
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn used_connections_of_one_source_are_a_flood_where_others_are_turned_away() {
+    fn busy_connections_are_a_flood_if_the_queue_overflows() {
         let used = Socket { rx_bytes: 900, tx_bytes: 90_000, ..socket(State::Established, true, NEVER) };
         let mut evidence = listening(vec![used; 300]);
         assert!(connection_flood(&evidence).is_empty());

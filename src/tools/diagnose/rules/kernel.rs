@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_reason_is_told_with_the_connect_that_it_ends() {
+    fn unknown_drop_reason_is_reported_with_its_connect() {
         let drop =
             DroppedPackets { location: "new_code".into(), ..drop_of("SOMETHING_NEW", "tcp", ("10.0.0.1", 443), 3) };
         assert!(kernel_drop(&evidence(vec![drop.clone()])).is_empty(), "nobody suffers");
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_with_bad_checksums_for_a_service_are_told() {
+    fn bad_udp_checksums_for_a_service_are_reported() {
         let sockets = vec![Socket { local: Some(endpoint("0.0.0.0", 514)), ..Socket::default() }];
         let judged = |count| {
             let drops = vec![drop_of("UDP_CSUM", "udp", ("10.0.0.1", 514), count)];
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_gives_no_reason_is_judged_as_a_queue() {
+    fn qdisc_drop_without_reason_is_not_a_kernel_drop() {
         let connections = vec![Connection { retransmits: 2, ..connection("10.0.0.1", 443, Outcome::Unanswered) }];
         let full = drop_of("NOT_SPECIFIED", "tcp", ("10.0.0.1", 443), 200);
         let drops = vec![DroppedPackets { location: "tbf_enqueue".into(), ..full }];
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tcp_turns_away_and_what_others_judge_is_not_told_again() {
+    fn reasons_of_other_rules_are_not_kernel_drops() {
         let connections = vec![Connection { retransmits: 2, ..connection("10.0.0.1", 443, Outcome::Unanswered) }];
         for reason in ["TCP_INVALID_SEQUENCE", "NETFILTER_DROP", "NEIGH_FAILED", "NO_SOCKET", "IP_RPFILTER"] {
             let drops = vec![drop_of(reason, "tcp", ("10.0.0.1", 443), 3)];

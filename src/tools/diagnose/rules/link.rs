@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_loses_is_named() {
+    fn interface_drops_name_the_interface() {
         let links = vec![Link { rx_dropped: 40, ..link("eth0") }];
         let found = interface_drops(&Evidence { links, ..quiet() });
         assert_eq!(
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hog_harms_only_on_a_full_link() {
+    fn bandwidth_hog_warns_only_on_a_full_link() {
         let talkers = vec![talker("backup", 900e6), talker("web", 10e6)];
         let roomy = Evidence { talkers: talkers.clone(), ..quiet() };
         assert_eq!(told(&bandwidth_hog(&roomy)), [(Code::BandwidthHog, Severity::Info)]);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_nobody_understands_are_no_loss() {
+    fn frames_of_unknown_protocols_are_not_drops() {
         let links = vec![Link { rx_dropped: 150, ..link("eth0") }];
         let strange = DroppedPackets {
             reason: "UNHANDLED_PROTO".into(),

@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn link_that_is_set_down_is_named_wherever_on_the_way_it_is() {
+    fn link_down_anywhere_on_the_path_is_named() {
         for (at, name) in [((1, 2), "eth0"), ((2, 2), "eth0"), ((9, 2), "br0"), ((9, 4), "port")] {
             let found = link_down(&with(|link| link.up = false, at));
             assert_eq!(told(&found), [(Code::LinkDown, Severity::Warning)], "{at:?}");
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn end_that_was_set_down_is_the_cause_of_its_peers_lost_carrier() {
+    fn veth_end_set_down_is_named_instead_of_its_peer() {
         let mut evidence = with(|link| link.up = false, (2, 2));
         evidence.network.links.iter_mut().filter(|link| link.at == (9, 4)).for_each(|link| link.carrier = false);
         let found = link_down(&evidence);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn link_of_a_bond_that_works_is_spared() {
+    fn down_member_of_a_working_bond_is_ignored() {
         let mut network = bridged();
         network.links.push(Link { kind: "bond".into(), ..link(1, 8, "bond0") });
         network.links[0] = Link { up: false, master: Some((1, 8)), ..network.links[0].clone() };
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn planned_link_down_without_users_is_nothing() {
+    fn link_down_without_users_is_ignored() {
         let idle = Evidence { connections: vec![], ..with(|link| link.up = false, (2, 2)) };
         assert!(link_down(&idle).is_empty());
         let flapped = Evidence { connections: vec![], ..with(|link| link.downs = 3, (2, 2)) };
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn link_that_goes_up_and_down_with_users_flaps() {
+    fn repeated_link_down_with_users_is_a_flap() {
         let mut evidence = with(|link| link.downs = 3, (2, 2));
         evidence.connections.clear();
         let owner = Owner { netns: Some(2), ..Owner::default() };
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn interface_that_is_removed_is_missed_by_who_used_it() {
+    fn removed_interface_with_users_is_reported() {
         let mut network = bridged();
         let gone = network.links.remove(0);
         let own = network.addresses.remove(0);
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn route_that_went_with_a_link_is_known_by_its_address() {
+    fn route_lost_with_a_link_is_matched_by_address() {
         let mut evidence = with(|link| link.up = false, (1, 2));
         evidence.connections[0].outcome = Outcome::Unreachable;
         evidence.connections[0].remote = Some(endpoint("192.0.2.1", 443));

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_is_found_and_a_busy_one_is_not() {
+    fn full_accept_queue_is_found_and_a_busy_one_ignored() {
         assert_eq!(
             told(&listen_queue_overflow(&listener(17, 0, 4))),
             [(Code::ListenQueueOverflow, Severity::Critical)]
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn half_open_handshakes_are_a_flood_unless_the_accept_queue_is_full() {
+    fn half_open_handshakes_are_a_syn_flood() {
         assert_eq!(told(&syn_flood(&listener(0, 16, 30))), [(Code::SynFlood, Severity::Critical)]);
         assert!(listen_queue_overflow(&listener(0, 16, 30)).is_empty());
         assert!(syn_flood(&listener(17, 16, 30)).is_empty());
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_tell_where_no_listener_does() {
+    fn counters_suffice_without_a_listener() {
         let with = |counters| Evidence { counters, ..quiet() };
         let overflowed = with(Counters { listen_overflows: 3, ..Counters::default() });
         assert_eq!(told(&listen_queue_overflow(&overflowed)), [(Code::ListenQueueOverflow, Severity::Warning)]);

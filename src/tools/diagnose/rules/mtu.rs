@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_with_and_without_the_senders_port_are_one_finding() {
+    fn rows_with_and_without_sender_port_merge() {
         let row = |port| DroppedPackets {
             source: Some(HostPort { address: [10, 0, 0, 2].into(), port }),
             ..drop_of("PKT_TOO_BIG", "tcp", ("10.0.0.1", 80), 4)
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_packet_that_is_too_big_teaches_the_mtu() {
+    fn single_too_big_packet_is_pmtu_discovery() {
         let judged = |count| mtu_black_hole(&evidence(vec![drop_of("PKT_TOO_BIG", "tcp", ("10.0.0.1", 80), count)]));
         assert!(judged(1).is_empty());
         assert_eq!(told(&judged(4)), [(Code::MtuBlackHole, Severity::Warning)]);
     }
 
     #[test]
-    fn what_is_swallowed_is_told_from_a_dead_peer() {
+    fn mtu_black_hole_needs_a_live_peer() {
         let remote = Some("10.0.0.1".parse().unwrap());
         let row = TcpPath { remote, port: Some(80), stuck: 2, retransmits: 8, segments_out: 8, ..TcpPath::default() };
         let with = |hears| Evidence { remotes: vec![TcpPath { hears, ..row.clone() }], ..quiet() };

@@ -109,7 +109,7 @@ mod tests {
         asked("NOERROR", "10.0.0.53", name)
     }
 
-    /// The names that are needed and do not exist.
+    /// The nonexistent names that a program needs.
     fn needed(queries: &[Query]) -> Vec<&str> {
         let names = Names::of(queries);
         let failed = queries.iter().filter(|query| query.rcode.as_deref() == Some("NXDOMAIN"));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_whether_something_exists_may_be_answered_no() {
+    fn existence_lookups_may_be_nxdomain() {
         for name in [
             "19.2.0.192.zen.bl.example",
             "7.100.51.198.lists.mail-abuse.test",
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_a_program_needs_are_faults() {
+    fn nxdomain_of_a_needed_name_is_a_failure() {
         for name in [
             "www.example.org",
             "example.org",
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_list_fails_only_if_its_last_name_does() {
+    fn search_list_fails_only_if_every_name_does() {
         let expansions = ["db.shop.svc.cluster.local", "db.svc.cluster.local", "db.corp.internal"];
         let tried: Vec<_> = expansions.into_iter().map(missing).collect();
         let with = |last: Query| needed(&[tried.clone(), vec![last]].concat()).len();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_server_knows_is_missing_here() {
+    fn name_known_to_another_server_is_missing() {
         let queries = [missing("wpad.corp.internal"), asked("NOERROR", "10.0.0.54", "wpad.corp.internal")];
         assert_eq!(needed(&queries), ["wpad.corp.internal"]);
         assert_eq!(needed(&[missing("a.corp.internal"), exists("a.corp.internal")]), [""; 0], "here it exists as well");

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_is_used_up_is_no_full_table_and_no_rule() {
+    fn exhausted_nat_ports_are_not_a_full_table_or_rule() {
         let found = nat_ports_exhausted(&clash(9));
         assert_eq!(told(&found), [(Code::NatPortsExhausted, Severity::Warning)]);
         assert_eq!((&found[0].evidence["insert_failed"], &found[0].evidence["netns"]), (&9.into(), &7.into()));
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn one_clash_is_an_accident() {
+    fn single_nat_clash_is_ignored() {
         assert!(nat_ports_exhausted(&clash(1)).is_empty());
         assert!(nat_ports_exhausted(&clash(0)).is_empty(), "a rule of iptables");
     }

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_one_finding_whatever_is_behind_it() {
+    fn gateway_is_one_finding_for_all_destinations() {
         let drops = vec![behind("10.0.0.254", &["192.0.2.1", "192.0.2.2"]), behind("10.0.0.254", &["192.0.2.3"])];
         let connections: Vec<_> = (1..4)
             .map(|i| Connection { retransmits: 2, ..connection(&format!("192.0.2.{i}"), 443, Outcome::Unanswered) })
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_only_strangers_use_is_worth_knowing() {
+    fn gateway_used_only_by_strangers_is_info() {
         let strangers = DroppedPackets { owner: Default::default(), ..behind("10.0.0.254", &["192.0.2.1"]) };
         assert_eq!(
             told(&gateway_unreachable(&evidence(vec![strangers]))),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_that_our_own_packets_wait_for_is_missed() {
+    fn unreachable_neighbor_of_own_packets_warns() {
         let drops =
             vec![DroppedPackets { owner: owner("client", 7), ..drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 80), 3) }];
         assert_eq!(told(&neighbor_unreachable(&evidence(drops))), [(Code::NeighborUnreachable, Severity::Warning)]);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_to_nobody_are_no_missing_neighbour() {
+    fn replies_to_spoofed_sources_are_info() {
         let listeners = vec![Listener { local: Some(endpoint("10.0.0.1", 80)), ..Listener::default() }];
         let source = Some(endpoint("10.0.0.1", 80).into());
         let drops = vec![DroppedPackets { source, ..drop_of("NEIGH_FAILED", "tcp", ("10.0.0.50", 999), 50) }];

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_exhausted_where_many_are_open() {
+    fn port_exhaustion_needs_many_open_ports() {
         let failed = vec![connection("10.0.0.1", 80, Outcome::NoLocalPort)];
         let without = Evidence { connections: failed.clone(), ..quiet() };
         assert!(port_exhaustion(&without).is_empty(), "an address that this host does not have");
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn churn_is_told_by_its_rate() {
+    fn connection_churn_depends_on_the_rate() {
         let judged =
             |count, lived_ms| told(&connection_churn(&Evidence { connections: made(count, lived_ms), ..quiet() }));
         assert_eq!(judged(50, 5), [], "health checks");

@@ -94,7 +94,7 @@ mod tests {
     use crate::tools::diagnose::evidence::ReceiveWindow;
 
     #[test]
-    fn a_window_that_is_read_at_once_is_too_small() {
+    fn window_read_at_once_is_a_small_receive_buffer() {
         let window = ReceiveWindow { bytes: 4_096, rtt_us: Some(20_000), is_read_at_once: true };
         let row = TcpPath {
             owner: owner("client", 7),

@@ -150,27 +150,27 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_again_and_again_is_not_served() {
+    fn repeated_refusals_warn() {
         assert_eq!(told(&connection_refused(&refusals(3, |_| 80))), [(Code::ConnectionRefused, Severity::Warning)]);
         assert_eq!(told(&connection_refused(&refusals(1, |_| 80))), [(Code::ConnectionRefused, Severity::Info)]);
     }
 
     #[test]
-    fn a_port_scan_is_one_remark() {
+    fn port_scan_is_one_info_finding() {
         let found = connection_refused(&refusals(200, |i| 1_000 + i as u16));
         assert_eq!(told(&found), [(Code::ConnectionRefused, Severity::Info)]);
         assert_eq!(found[0].evidence["ports"], 200);
     }
 
     #[test]
-    fn localhost_over_ipv6_first_is_no_harm() {
+    fn refused_localhost_over_ipv6_is_info() {
         let mut evidence = refusals(5, |_| 80);
         evidence.connections.push(connection("::1", 80, Outcome::Established));
         assert_eq!(told(&connection_refused(&evidence)), [(Code::ConnectionRefused, Severity::Info)]);
     }
 
     #[test]
-    fn datagrams_to_a_closed_port_are_refused_too() {
+    fn udp_to_a_closed_port_is_refused() {
         let drops = vec![drop_of("NO_SOCKET", "udp", ("10.0.0.1", 9_999), 5)];
         let strange = Evidence { drops, ..quiet() };
         assert!(connection_refused(&strange).is_empty(), "somebody else's knocking");

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn resolver_that_only_one_host_asks_and_that_never_answers_is_wrong() {
+    fn silent_resolver_of_one_host_is_wrong() {
         let silent = vec![query(1, "10.0.0.99", None); 4];
         let works = vec![query(2, "10.0.0.53", Some("NOERROR"))];
         let found = judged([silent.clone(), works.clone()].concat(), file(1, "10.0.0.99"));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn resolver_without_a_host_is_seen_where_its_queries_die() {
+    fn absent_resolver_is_found_by_neighbor_failures() {
         let owner = Owner { netns: Some(1), ..owner("client", 7) };
         let died = DroppedPackets { owner, ..drop_of("NEIGH_FAILED", "udp", ("10.0.0.99", DNS), 9) };
         let queries = vec![query(2, "10.0.0.53", Some("NOERROR"))];
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn server_whose_process_is_gone_is_not_a_wrong_resolver() {
+    fn resolver_without_its_process_is_not_wrong() {
         let silent = vec![query(1, "10.0.0.7", None); 4];
         let queries = [silent, vec![query(2, "10.0.0.53", Some("NOERROR"))]].concat();
         let drops = vec![drop_of("NO_SOCKET", "udp", ("10.0.0.7", DNS), 4)];
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn resolver_that_answers_now_and_then_is_not_wrong() {
+    fn resolver_that_answers_sometimes_is_not_wrong() {
         let half =
             vec![query(1, "10.0.0.99", None), query(1, "10.0.0.99", None), query(1, "10.0.0.99", Some("NOERROR"))];
         let works = vec![query(2, "10.0.0.53", Some("NOERROR"))];

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn route_that_refuses_is_told_with_its_prefix() {
+    fn rejecting_route_names_its_prefix() {
         let refused = client("192.0.2.7", Outcome::Unreachable);
         let found =
             blackhole_route(&with(vec![route(1, "192.0.2.0", 24, RouteKind::Unreachable)], vec![refused.clone()]));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn route_of_a_router_or_of_the_server_is_told_there() {
+    fn rejecting_route_names_its_namespace() {
         let forwarded = DroppedPackets {
             owner: Owner { netns: Some(2), ..Owner::default() },
             location: "ip_error".into(),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn route_that_went_is_missed_only_by_who_used_it() {
+    fn withdrawn_route_is_reported_if_used() {
         let refused = client("192.0.2.7", Outcome::Unreachable);
         let mut evidence = with(vec![], vec![refused]);
         let what = What::RouteGone(route(1, "192.0.2.0", 24, RouteKind::Unicast));

@@ -145,21 +145,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_back_where_it_came_from_goes_in_a_circle() {
+    fn packets_returned_to_their_interface_are_a_loop() {
         let found = routing_loop(&evidence(vec![expired(9, true)]));
         assert_eq!(told(&found), [(Code::RoutingLoop, Severity::Warning)]);
         assert_eq!(found[0].evidence["interfaces"], serde_json::json!(["lan", "wan"]));
     }
 
     #[test]
-    fn a_traceroute_is_no_loop() {
+    fn traceroute_is_not_a_loop() {
         assert_eq!(judged(vec![expired(3, true)]), Severity::Info, "through a router on a stick");
         assert_eq!(judged(vec![expired(10, false)]), Severity::Info, "mtr for 10 s");
         assert_eq!(judged(vec![expired(300, false)]), Severity::Warning, "all of a conversation");
     }
 
     #[test]
-    fn a_connect_whose_packets_die_of_their_hops_is_in_a_loop() {
+    fn connect_with_expired_hops_is_in_a_loop() {
         let dies = DroppedPackets { protocol: "tcp".into(), ..expired(3, false) };
         let connections = vec![Connection { retransmits: 2, ..connection("192.0.2.7", 443, Outcome::Unanswered) }];
         let waiting = Evidence { connections, ..evidence(vec![dies.clone()]) };
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_are_made_up_are_kept_out_rightly() {
+    fn reverse_path_drops_of_spoofed_sources_are_info() {
         assert_eq!(
             told(&reverse_path_filter(&evidence(vec![filtered(50)]))),
             [(Code::ReversePathFilter, Severity::Info)]
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_filtered_is_missed_at_once() {
+    fn filtered_answer_warns_at_once() {
         let answer = DroppedPackets {
             source: Some(endpoint("192.0.2.7", 443).into()),
             ..drop_of("IP_RPFILTER", "tcp", ("10.0.0.9", 40_000), 1)

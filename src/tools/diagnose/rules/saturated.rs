@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_never_drains_is_a_full_link_in_any_namespace() {
+    fn standing_queue_is_a_saturated_link() {
         let owner = Owner { netns: Some(7), ..owner("backup", 9) };
         let talker =
             Talker { owner, remote: Some(endpoint("10.0.0.1", 80)), tx_bits_per_second: 19e6, ..Talker::default() };
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn many_senders_to_one_receiver_are_an_incast() {
+    fn many_senders_to_one_receiver_are_incast() {
         let dropped = |senders: u8| {
             let row = |n: u8| DroppedPackets {
                 interface: Some("br0".into()),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_drops_is_a_full_link() {
+    fn dropping_queue_is_a_saturated_link() {
         let drops = |count| Evidence {
             drops: vec![DroppedPackets {
                 interface: Some("v0".into()),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_queue_is_a_full_link_and_a_fast_one_is_not() {
+    fn saturation_depends_on_queue_delay() {
         let judged = |link| told(&link_saturated(&Evidence { links: vec![link], ..quiet() }));
         assert_eq!(judged(Link { backlog_bytes: 50_000, ..link("eth0") }), [(Code::LinkSaturated, Severity::Warning)]);
         assert_eq!(judged(Link { backlog_bytes: 50_000, tx_bits_per_second: 1e9, ..link("eth0") }), []);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn each_container_has_its_own_eth0() {
+    fn interfaces_are_separate_per_namespace() {
         let in_netns = |netns| DroppedPackets {
             owner: Owner { netns: Some(netns), ..Owner::default() },
             interface: Some("eth0".into()),

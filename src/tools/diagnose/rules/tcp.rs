@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn one_percent_of_loss_is_much() {
+    fn one_percent_retransmits_warns() {
         let judged = |retransmits| told(&retransmits_of(retransmits));
         fn retransmits_of(retransmits: u64) -> Vec<Finding> {
             super::retransmits(&with(TcpPath { retransmits, ..remote("10.0.0.1") }))
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(told(&super::retransmits(&with(late))), [], "what had arrived already was not lost");
     }
 
-    /// What is said of round trips to an address, of which so many tell of the way, and so many of these were slow.
+    /// Findings about round trips to an address: this number of prompt samples, of which this number were slow.
     fn round_trips(address: &str, (min_us, p50_us): (u64, u64), (samples, slow): (u64, u64)) -> Vec<Severity> {
         let rtt = Some(Rtt { min_us, p50_us, p99_us: p50_us, samples: 50 });
         let prompt = Prompt { samples, slow, very_slow: if p50_us >= VERY_SLOW_US { slow } else { 0 } };
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_trip_is_judged_by_where_it_goes() {
+    fn high_rtt_threshold_depends_on_distance() {
         assert_eq!(round_trips("192.0.2.1", (150_000, 160_000), (50, 50)), [], "another continent");
         assert_eq!(round_trips("192.0.2.1", (250_000, 260_000), (0, 0)), [Severity::Warning]);
         assert_eq!(round_trips("192.0.2.1", (10_000, 100_000), (50, 50)), [Severity::Warning], "a queue");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receivers_timer_is_not_a_queue() {
+    fn delayed_ack_timer_is_not_a_queue() {
         assert_eq!(round_trips("10.0.0.1", (1_000, 201_000), (2, 0)), [], "its handshakes are quick");
         assert_eq!(round_trips("10.0.0.1", (1_000, 201_000), (0, 0)), [Severity::Info], "one or the other");
         assert_eq!(round_trips("10.0.0.1", (1_000, 201_000), (3, 3)), [Severity::Info], "one or the other");
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_limited_unless_it_is_fast() {
+    fn waiting_sender_is_limited_unless_fast() {
         let slow = TcpPath { receiver_share: 0.9, tx_bits_per_second: 1e5, ..remote("10.0.0.1") };
         assert_eq!(
             told(&super::super::receiver::receiver_limited(&with(slow.clone()))),
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_reset_to_close_and_a_server_may_not() {
+    fn client_reset_is_info_and_server_reset_warns() {
         let (client, server) = (Some(endpoint("10.0.0.9", 40_000)), Some(endpoint("10.0.0.1", 80)));
         let listeners = vec![Listener { local: server, ..Listener::default() }];
         let judged = |sent_by_us| {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_with_both_ends_here_is_told_once() {
+    fn local_connection_is_one_finding() {
         let server = TcpPath { owner: owner("server", 5), port: None, retransmits: 30, ..remote("10.0.0.9") };
         let client = TcpPath { retransmits: 30, ..remote("10.0.0.1") };
         let local = Some(endpoint("10.0.0.1", 80));

@@ -1,4 +1,4 @@
-//! Short ways to write evidence, for the tests of every rule, and the tests of what is done with their findings.
+//! Shorthands for evidence, for the tests of every rule, and tests of the handling of findings.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +16,7 @@ pub fn owner(process: &str, pid: u32) -> Owner {
     Owner { process: Some(process.into()), pid: Some(pid), ..Owner::default() }
 }
 
-/// A window of 10 s in which nothing happened.
+/// A window of 10 s without events.
 pub fn quiet() -> Evidence {
     Evidence { window: Duration::from_secs(10), ..Evidence::default() }
 }
@@ -57,7 +57,7 @@ fn every_code_has_a_rule() {
     assert_eq!(json["enum"].as_array().unwrap().len(), RULES.len(), "{json}");
 }
 
-/// Every question answered, but these.
+/// Answers of all tools except these.
 fn heard_without(missing: &[&'static str], incomplete: &[&'static str]) -> Heard {
     let mut heard = Heard::default();
     for question in [CONNECTIONS, DNS, DROPS, INTERFACES, NETWORK, PROFILE, SOCKETS, TCP, TRAFFIC] {
@@ -69,7 +69,7 @@ fn heard_without(missing: &[&'static str], incomplete: &[&'static str]) -> Heard
 }
 
 #[test]
-fn rules_read_only_what_is_asked() {
+fn rules_use_only_asked_tools() {
     let asked: Vec<_> = crate::tools::diagnose::asked::ASKED.iter().map(|asked| asked.name).collect();
     let is_asked = |question| asked.contains(&question) || question == NETWORK;
     assert!(RULES.iter().flat_map(Rule::questions).all(is_asked));
@@ -77,14 +77,14 @@ fn rules_read_only_what_is_asked() {
 }
 
 #[test]
-fn nothing_seen_is_nothing_found() {
+fn empty_evidence_has_no_findings() {
     let (findings, checked) = judge(&Evidence::default(), &heard_without(&[], &[]));
     assert!(findings.is_empty(), "{findings:?}");
     assert_eq!(checked.len(), RULES.len());
 }
 
 #[test]
-fn a_check_without_its_data_is_not_judged() {
+fn check_without_data_is_skipped() {
     let (_, checked) = judge(&Evidence::default(), &heard_without(&[DNS], &[]));
     assert!(!checked.contains(&Code::DnsSlow) && checked.contains(&Code::Retransmits));
     assert!(decided_by(DNS).any(|code| code == Code::DnsSlow));
@@ -94,7 +94,7 @@ fn a_check_without_its_data_is_not_judged() {
 }
 
 #[test]
-fn a_check_on_incomplete_data_runs_and_is_not_judged() {
+fn check_on_incomplete_data_is_not_counted() {
     let connections = (0..3).map(|_| connection("10.0.0.1", 80, Outcome::Refused)).collect();
     let evidence = Evidence { connections, ..quiet() };
     let (findings, checked) = judge(&evidence, &heard_without(&[], &[CONNECTIONS]));
@@ -103,7 +103,7 @@ fn a_check_on_incomplete_data_runs_and_is_not_judged() {
 }
 
 #[test]
-fn sockets_alone_show_connects_that_wait() {
+fn waiting_connects_are_found_from_sockets_alone() {
     let waiting = Connection {
         waited: Duration::from_secs(3),
         retransmits: 2,
@@ -116,7 +116,7 @@ fn sockets_alone_show_connects_that_wait() {
 }
 
 #[test]
-fn a_symptom_is_told_with_its_cause_and_only_there() {
+fn symptom_is_folded_into_its_cause() {
     let found = causes(vec![
         finding(Code::FirewallDrop, Severity::Warning, "10.0.0.1", 80),
         finding(Code::ConnectTimeout, Severity::Warning, "10.0.0.1", 80),
@@ -128,7 +128,7 @@ fn a_symptom_is_told_with_its_cause_and_only_there() {
 }
 
 #[test]
-fn a_harmless_drop_does_not_hide_a_harm() {
+fn info_cause_keeps_its_symptom() {
     let found = causes(vec![
         finding(Code::FirewallDrop, Severity::Info, "10.0.0.1", 80),
         finding(Code::ConnectTimeout, Severity::Warning, "10.0.0.1", 80),
@@ -137,14 +137,14 @@ fn a_harmless_drop_does_not_hide_a_harm() {
 }
 
 #[test]
-fn who_has_the_symptom_is_noted_with_the_cause() {
+fn cause_lists_affected_owners() {
     let cause = finding(Code::FirewallDrop, Severity::Warning, "10.0.0.1", 80);
     let symptom = finding(Code::ConnectTimeout, Severity::Warning, "10.0.0.1", 80).owner(&owner("client", 7));
     assert_eq!(causes(vec![cause, symptom])[0].evidence["affects"][0]["process"], "client");
 }
 
 #[test]
-fn a_command_runs_in_the_network_namespace_that_it_is_about() {
+fn next_steps_enter_the_namespace() {
     let netns_files: HashMap<_, _> = [(3, "/run/netns/blue".into()), (4, "/run/netns/$(reboot)".into())].into();
     let step = |netns, pid, line: &str| {
         let owner = Owner { netns: Some(netns), pid, ..Owner::default() };
@@ -160,7 +160,7 @@ fn a_command_runs_in_the_network_namespace_that_it_is_about() {
 }
 
 #[test]
-fn no_finding_explains_itself_and_no_two_each_other() {
+fn explanations_have_no_cycles() {
     let explains = |cause: Code, symptom: Code| {
         EXPLAINS.iter().any(|(code, symptoms)| *code == cause && symptoms.contains(&symptom))
     };

@@ -1,4 +1,4 @@
-//! A tool that the suite adds: how busy the host is.
+//! A tool that the suite adds: the load of the host.
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use crate::daemon::{host::Host, kernel::Loader, session::*};
