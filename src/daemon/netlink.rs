@@ -295,7 +295,7 @@ mod tests {
         let mut answers = [(1, false), (2, true), (3, true)].into_iter();
         assert_eq!(whole(|| Ok(answers.next().unwrap())).unwrap(), 2);
         let error = whole(|| Ok((1, false))).unwrap_err();
-        assert!(error.to_string().contains("changed 5 times"), "{error}");
+        assert!(error.to_string().contains("during each of 5 reads"), "{error}");
     }
 
     #[test]

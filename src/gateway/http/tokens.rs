@@ -351,14 +351,14 @@ mod tests {
         let twice = one() + &one();
         for text in [
             "one\n",
-            "one short\n",
+            "one xyzzy\n",
             &format!("one a {TOKEN}\n"),
             &twice,
             "one sha256:12\n",
             &format!("a {TOKEN} tools=x\n"),
         ] {
             let reason = Tokens::load(written(text).path()).err().unwrap().to_string();
-            assert!(reason.contains("line ") && !reason.contains("short") && !reason.contains(TOKEN), "{reason}");
+            assert!(reason.contains("line ") && !reason.contains("xyzzy") && !reason.contains(TOKEN), "{reason}");
         }
         let open = written(&one());
         fs::set_permissions(open.path(), fs::Permissions::from_mode(0o644)).unwrap();
