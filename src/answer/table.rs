@@ -1,9 +1,6 @@
 //! Tables for people: as wide as what is in them, but at a terminal not wider than that.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicU16, Ordering},
-};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -15,21 +12,29 @@ pub fn fit(columns: u16) {
     TERMINAL.store(columns, Ordering::Relaxed);
 }
 
-/// An aligned table without borders. A header that starts with `>` is of a column of figures.
+/// An aligned table without borders. A header that starts with `?` is of a column that a narrow terminal does without;
+/// of these the last go first. A header that then starts with `>` is of a column of figures.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     within(TERMINAL.load(Ordering::Relaxed), header, rows)
 }
 
-/// A table that is too wide goes on in lines that are indented, from one column to the next: nothing is cut, and what
-/// belongs together stays below each other.
+/// A table that is too wide loses its optional columns first. If it is still too wide, it continues in indented lines,
+/// from one column to the next.
 fn within<const N: usize>(width: u16, header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let rows: Vec<_> = rows.into_iter().collect();
-    let whole = of_columns(0..N, &header, &rows);
-    let parts = if width == 0 { Vec::new() } else { fold(&whole.column_max_content_widths(), width) };
-    if parts.len() < 2 {
+    let all: Vec<usize> = (0..N).collect();
+    let whole = of_columns(&all, &header, &rows);
+    if width == 0 {
         return whole.trim_fmt() + "\n";
     }
-    interleave(&parts.into_iter().map(|part| of_columns(part, &header, &rows).trim_fmt()).collect::<Vec<_>>())
+    let widths = whole.column_max_content_widths();
+    let kept = fitting(all, &header, &widths, width);
+    let parts = fold(&kept, &widths, width);
+    let parts: Vec<_> = parts.into_iter().map(|part| of_columns(part, &header, &rows).trim_fmt()).collect();
+    match parts.as_slice() {
+        [part] => part.clone() + "\n",
+        _ => interleave(&parts),
+    }
 }
 
 /// Line by line of all parts.
@@ -48,27 +53,37 @@ fn interleave(parts: &[String]) -> String {
 const INDENT: &str = "    ";
 const GAP: u16 = 2;
 
-/// Which columns share a line.
-fn fold(widths: &[u16], width: u16) -> Vec<Range<usize>> {
+/// The columns without as many of the optional ones as it takes to fit, from the last to the first.
+fn fitting(mut columns: Vec<usize>, header: &[&str], widths: &[u16], width: u16) -> Vec<usize> {
+    let taken = |columns: &[usize]| columns.iter().map(|at| widths[*at] + GAP).sum::<u16>().saturating_sub(GAP);
+    while taken(&columns) > width {
+        let Some(last) = columns.iter().rposition(|at| header[*at].starts_with('?')) else { break };
+        columns.remove(last);
+    }
+    columns
+}
+
+/// The columns that share a line.
+fn fold<'a>(columns: &'a [usize], widths: &[u16], width: u16) -> Vec<&'a [usize]> {
     let (mut parts, mut begin, mut taken) = (Vec::new(), 0, 0u16);
-    for (i, column) in widths.iter().enumerate() {
-        if i > begin && taken.saturating_add(*column) > width {
-            parts.push(begin..i);
+    for (i, column) in columns.iter().map(|at| widths[*at]).enumerate() {
+        if i > begin && taken.saturating_add(column) > width {
+            parts.push(&columns[begin..i]);
             (begin, taken) = (i, INDENT.len() as u16);
         }
         taken = taken.saturating_add(column + GAP);
     }
-    parts.push(begin..widths.len());
+    parts.push(&columns[begin..]);
     parts
 }
 
-/// Some of the columns. A cell is one line: what came from outside was cleaned.
-fn of_columns<const N: usize>(columns: Range<usize>, header: &[&str; N], rows: &[[String; N]]) -> Table {
+/// Some of the columns. A cell is one line: input from outside was cleaned.
+fn of_columns<const N: usize>(columns: &[usize], header: &[&str; N], rows: &[[String; N]]) -> Table {
     let mut table = Table::new();
-    let header = &header[columns.clone()];
+    let header: Vec<_> = columns.iter().map(|at| header[*at].trim_start_matches('?')).collect();
     table.load_style(presets::NOTHING);
     table.set_header(header.iter().map(|h| h.trim_start_matches('>')));
-    table.add_rows(rows.iter().map(|row| &row[columns.clone()]));
+    table.add_rows(rows.iter().map(|row| columns.iter().map(|at| &row[*at])));
     for (header, column) in header.iter().zip(table.column_iter_mut()) {
         column.set_padding((0, GAP));
         if header.starts_with('>') {
@@ -106,5 +121,16 @@ mod tests {
             narrow.starts_with("process\n    local\n       rtt\n    limited by\ncurl[7]\n    192.0.2.2:59122\n"),
             "{narrow}"
         );
+    }
+
+    #[test]
+    fn narrow_table_drops_optional_columns_from_the_last() {
+        let row = || [["curl[7]", "tcp", "1.0 ms", "nginx.service"].map(String::from)];
+        let shown = |width| within(width, ["process", "?", "?>rtt", "?unit"], row());
+        assert_eq!(shown(0), "process       rtt     unit\ncurl[7]  tcp  1.0 ms  nginx.service\n");
+        assert_eq!(shown(35), shown(0));
+        assert_eq!(shown(34), "process       rtt\ncurl[7]  tcp  1.0 ms\n");
+        assert_eq!(shown(12), "process\ncurl[7]  tcp\n");
+        assert_eq!(shown(3), "process\ncurl[7]\n");
     }
 }

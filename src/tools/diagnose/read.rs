@@ -64,15 +64,24 @@ pub fn sockets(output: snapshot_sockets::Output, evidence: &mut Evidence) -> Mea
     let sockets = output.sockets.iter().map(|socket| (socket.local.address, socket.owner.netns));
     let listeners = output.listeners.iter().map(|row| (row.local.address, row.owner.netns));
     sockets.chain(listeners).for_each(|(address, netns)| evidence.note_address(address, netns));
+    let rows_cut = cut_alive(&output);
     evidence.listeners = output.listeners.into_iter().map(listener).collect();
     evidence.sockets = output.sockets.into_iter().map(socket).collect();
-    output.measured
+    Measured { rows_cut, ..output.measured }
+}
+
+/// The number of cut rows that a check could need. TIME_WAIT is only a memory of a closed connection: those rows are the
+/// last ones, and no check reads them.
+fn cut_alive(output: &snapshot_sockets::Output) -> u64 {
+    let all = output.states.get(&State::TimeWait).copied().unwrap_or_default();
+    let shown = output.sockets.iter().filter(|socket| socket.state == State::TimeWait).count() as u64;
+    output.measured.rows_cut.saturating_sub(all.saturating_sub(shown))
 }
 
 /// The sockets were read before, so the listeners are known, which tell clients from servers.
 pub fn readings(outputs: Vec<snapshot_sockets::Output>, evidence: &mut Evidence) -> Measured {
     let mut measured = outputs.last().map(|output| output.measured.clone()).unwrap_or_default();
-    measured.rows_cut = outputs.iter().map(|output| output.measured.rows_cut).max().unwrap_or_default();
+    measured.rows_cut = outputs.iter().map(cut_alive).max().unwrap_or_default();
     let rows = outputs.iter().flat_map(|output| &output.sockets).filter(|socket| is_known(&socket.owner));
     for listener in &mut evidence.listeners {
         listener.half_open_share = half_open_share(listener, &outputs);
@@ -350,4 +359,21 @@ pub fn traffic(output: top_traffic::Output, evidence: &mut Evidence) -> Measured
     };
     evidence.talkers = output.rows.into_iter().map(talker).collect();
     output.measured
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_rows_in_time_wait_are_not_missing() {
+        let output = |cut: u64, waits: u64| -> snapshot_sockets::Output {
+            serde_json::from_value(serde_json::json!({
+                "sockets": [], "listeners": [], "states": {"time_wait": waits, "established": 9},
+                "measured": {"window_ms": 1.0, "lost_events": 0, "rows_cut": cut, "limits": []},
+            }))
+            .unwrap()
+        };
+        assert_eq!([output(7, 7), output(7, 9), output(9, 7)].map(|output| cut_alive(&output)), [0, 0, 2]);
+    }
 }

@@ -27,7 +27,7 @@ fn incoming_text(output: &Output, rx: &Rates) -> String {
         ]
     };
     let rows = [Some(row("received", rx)), output.transmitted.as_ref().map(|tx| row("sent", tx))];
-    text += &answer::table(["", ">packets", ">bits", ">total packets", ">total bytes"], rows.into_iter().flatten());
+    text += &answer::table(["", ">packets", ">bits", "?>total packets", "?>total bytes"], rows.into_iter().flatten());
     if let Some(p) = &output.by_protocol {
         let _ = writeln!(
             text,
@@ -68,7 +68,7 @@ fn outgoing_text(connections: &[Connection], output: &Output) -> String {
             )
         }
     };
-    answer::table(["process", "local", "remote", "outcome", ">after", "unit"], rows)
+    answer::table(["process", "?local", "remote", "outcome", "?>after", "?unit"], rows)
         + &more
         + &measured.text(connections.len())
 }

@@ -16,13 +16,13 @@ pub fn text(output: &Output) -> String {
             [
                 "remote",
                 "process",
-                ">conns",
-                ">rtt min",
-                ">p50",
-                ">p99",
-                ">max",
-                ">sent",
-                ">retrans",
+                "?>conns",
+                "?>rtt min",
+                ">rtt p50",
+                "?>p99",
+                "?>max",
+                "?>sent",
+                "?>retrans",
                 ">%",
                 "limited by",
             ],
@@ -37,7 +37,7 @@ pub fn text(output: &Output) -> String {
     if !output.resets.is_empty() {
         text.push('\n');
         text += &answer::table(
-            ["reset by", "process", "local", "remote", ">count", "reason", ""],
+            ["reset by", "process", "?local", "remote", ">count", "reason", "?"],
             output.resets.iter().map(reset_line),
         );
     }

@@ -141,3 +141,17 @@ fn invalid_argument_error_lists_allowed_values() {
         assert!(error.contains(hint), "{error}");
     }
 }
+
+#[test]
+fn equal_sockets_are_one_row_with_a_count() {
+    let waits = |port| {
+        let mut row = row();
+        (row.state, row.tcp, row.send_queue, row.receive_queue) = (State::TimeWait, None, 0, 0);
+        (row.local.port, row.remote.port) = (port, 443);
+        (Process::default(), row)
+    };
+    let sample = Sample { sockets: (0..7).map(|n| waits(40_000 + n)).collect(), ..Sample::default() };
+    let text = SnapshotSockets::text(&SnapshotSockets::report(input(json!({})), sample));
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("time_wait")).collect();
+    assert!(lines.len() == 1 && lines[0].contains(" 7× ") && lines[0].contains(":443"), "{text}");
+}

@@ -29,7 +29,7 @@ pub fn text(output: &Output) -> String {
         text += &format!("kernel: {}: {known}: {}\n", feature.name, feature.reason.as_deref().unwrap_or_default());
     }
     text += &answer::table(
-        ["tool", "available", ">links", ">runs", ">ns/run", "reason"],
+        ["tool", "available", "?>links", "?>runs", "?>ns/run", "reason"],
         output.tools.iter().map(|tool| {
             let runs: u64 = tool.programs.iter().filter_map(|program| program.run_count).sum();
             let ns: u64 = tool.programs.iter().filter_map(|program| program.run_time_ns).sum();

@@ -20,7 +20,7 @@ pub fn text(output: &Output) -> String {
         text += "No socket sent or received data.\n";
     } else {
         text += &answer::table(
-            ["who", "", ">received", ">sent", ">share", ">sockets", "unit"],
+            ["who", "?", ">received", ">sent", "?>share", "?>sockets", "?unit"],
             output.rows.iter().map(line),
         );
     }

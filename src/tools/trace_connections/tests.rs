@@ -157,3 +157,29 @@ fn full_default_answer_is_under_8_kb() {
     };
     is_short_unless_asked::<TraceConnections>(&sample, &["connections"]);
 }
+
+#[test]
+fn equal_rows_are_one_row_with_a_count() {
+    let of = |pid, port| {
+        let mut row = row(ConnectionState::Failed, libc::ECONNREFUSED);
+        (row.process.pid, row.process.comm, row.local.port) = (pid, "curl".into(), port);
+        row
+    };
+    let rows = (0..10).map(|n| of(100 + n, 40_000 + n as u16)).chain([row(ConnectionState::Open, 0)]).collect();
+    let text = TraceConnections::text(&answer_to(json!({}), rows));
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("10.0.0.2:80")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    let refused = lines.iter().find(|line| line.contains("refused")).unwrap();
+    assert!(refused.starts_with("curl ") && refused.contains(" 10× ") && refused.contains("≤ 100.0 ms"), "{text}");
+}
+
+#[test]
+fn both_ends_of_a_connection_are_one_row() {
+    let client = row(ConnectionState::Open, 0);
+    let mut server = Row { direction: Direction::Inbound, ..row(ConnectionState::Open, 0) };
+    (server.local, server.remote) = (client.remote, client.local);
+    (server.process.pid, server.process.comm) = (9, "nginx".into());
+    let text = TraceConnections::text(&answer_to(json!({}), vec![server, client]));
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("10.0.0.2:80")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("→") && lines[0].contains("10.0.0.2:80 nginx[9]"), "{text}");
+}

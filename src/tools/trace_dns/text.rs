@@ -46,6 +46,6 @@ pub fn text(output: &Output) -> String {
             q.owner.to_string(),
         ]
     });
-    text += &answer::table(["name", "type", "outcome", ">latency", "server", ">sent", "process"], rows);
+    text += &answer::table(["name", "?type", "outcome", ">latency", "?server", "?>sent", "?process"], rows);
     text + &output.measured.text(output.queries.len())
 }

@@ -34,7 +34,7 @@ pub fn text(output: &Output) -> String {
             ]
         });
         text += &answer::table(
-            [">packets", "reason", "where", "what", "source", "destination", "interface", "process"],
+            [">packets", "reason", "?where", "?what", "source", "destination", "?interface", "?process"],
             rows,
         );
         text.push('\n');
