@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netmon_mcp::recorder::time::{self, Period};
 use serde_json::{Value, json};
 
 use super::wire::{Loses, Wire};
@@ -252,6 +253,8 @@ pub struct Stage<'a> {
     /// No other scenario runs, so findings without a place belong to this one.
     pub alone: bool,
     pub window_ms: u64,
+    /// The time of the window.
+    pub period: Period,
     pub answer: Value,
     pub expected: Vec<Expected>,
     /// Codes that are also allowed: other correct descriptions of the same fault.
@@ -261,7 +264,9 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub fn new(daemon: &'a Daemon, number: usize, alone: bool) -> Self {
         let (marks, expected, tolerated) = (Vec::new(), Vec::new(), Vec::new());
-        Stage { daemon, number, nets: 0, marks, alone, window_ms: 6_000, answer: Value::Null, expected, tolerated }
+        let period = Period { begin_us: 0, end_us: 0 };
+        let (nets, window_ms, answer) = (0, 6_000, Value::Null);
+        Stage { daemon, number, nets, marks, alone, window_ms, period, answer, expected, tolerated }
     }
 
     /// Two namespaces for this scenario; at most two pairs.
@@ -295,12 +300,14 @@ impl<'a> Stage<'a> {
     pub fn watch(&mut self, fault: impl FnOnce(&Watch) + Send) {
         let watching = self.daemon.watch("diagnose", json!({"duration_ms": self.window_ms, "limit": 1_000}));
         let watch = Watch { begun: Instant::now(), over: AtomicBool::new(false) };
+        let begin_us = time::now();
         self.answer = thread::scope(|scope| {
             scope.spawn(|| fault(&watch));
             let answer = watching.answer();
             watch.over.store(true, Ordering::Relaxed);
             answer
         });
+        self.period = Period { begin_us, end_us: time::now() };
     }
 
     /// Requires a finding.
