@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use netmon_mcp::tools::QUESTIONS;
+use netmon_mcp::tools::{QUESTIONS, diagnose};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
 };
 
 const README_LINES: usize = 150;
+
+/// The page about the codes of `diagnose`.
+const FINDINGS: &str = "docs/diagnose.md";
 
 /// Commands that a test of this suite cannot run, by their first word, and the reason why the documentation may use
 /// them.
@@ -142,6 +145,54 @@ fn every_tool_page_states_its_blind_spots() {
         let page = parse(&Path::new("docs/tools").join(question.name).with_extension("md"));
         assert!(page.anchors.contains("what-it-cannot-see"), "{}", question.name);
     }
+}
+
+#[test]
+fn every_code_is_in_the_table() {
+    let page = text(Path::new(FINDINGS));
+    let first = |line: &str| Some(line.strip_prefix("| `")?.split_once("` |")?.0.to_owned());
+    let mut listed: Vec<String> = page.lines().filter_map(first).collect();
+    let mut codes: Vec<String> = diagnose::codes().map(|code| code.to_string()).collect();
+    listed.sort_unstable();
+    codes.sort_unstable();
+    assert_eq!(listed, codes);
+}
+
+#[test]
+fn drawing_of_causes_matches_the_rules() {
+    let page = parse(Path::new(FINDINGS));
+    let (_, drawing) = page.blocks.iter().find(|(language, _)| language == "text").unwrap();
+    let explained: BTreeSet<(String, String)> = diagnose::explains()
+        .flat_map(|(cause, symptoms)| symptoms.iter().map(move |symptom| (cause.to_string(), symptom.to_string())))
+        .collect();
+    assert_eq!(drawn(drawing), explained);
+}
+
+/// The pairs of cause and symptom in the drawing. The common symptoms have a column each. The names of the further
+/// symptoms are at the right, on several lines if they are many.
+fn drawn(drawing: &str) -> BTreeSet<(String, String)> {
+    let mut columns = Vec::<(usize, &str)>::new();
+    let (mut further, mut cause) = (None::<usize>, "");
+    let mut pairs = BTreeSet::new();
+    for line in drawing.lines() {
+        match (line.find("further symptoms"), further) {
+            (Some(at), _) => further = Some(at),
+            (None, None) => {
+                let name = line.rsplit(' ').next().unwrap();
+                columns.push((line.len() - name.len(), name));
+            }
+            (None, Some(at)) => {
+                if !line.starts_with(' ') {
+                    cause = line.split(' ').next().unwrap();
+                }
+                let is_marked = |column: usize| line.get(column..).is_some_and(|rest| rest.starts_with('x'));
+                let marked = columns.iter().filter(|(column, _)| is_marked(*column)).map(|(_, name)| *name);
+                let named = line.get(at..).unwrap_or_default().split_whitespace();
+                pairs.extend(marked.chain(named).map(|symptom| (cause.to_owned(), symptom.to_owned())));
+            }
+        }
+    }
+    pairs
 }
 
 #[test]

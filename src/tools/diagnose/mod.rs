@@ -56,6 +56,7 @@ use census::Census;
 pub use finding::{Code, Finding, Severity};
 use network::Network;
 use questions::Replies;
+pub use rules::{codes, explains};
 use shown::Severities;
 
 /// The default `limit` of findings: this many stay under 8 KB.

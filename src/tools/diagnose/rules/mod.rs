@@ -1,6 +1,7 @@
 //! The rules: each a pure function from the evidence to findings, with the reason of every threshold beside it.
 //!
-//! To add one: write it in the file of its subject, with its test, and name it in [`RULES`].
+//! To add one: write it in the file of its subject, with its test, name it in [`RULES`], and describe it in
+//! `docs/diagnose.md`.
 
 use super::{
     evidence::Evidence,
@@ -137,6 +138,16 @@ const RULES: &[Rule] = &[
 /// How many checks there are.
 pub fn count() -> usize {
     RULES.len()
+}
+
+/// Every code that is judged.
+pub fn codes() -> impl Iterator<Item = Code> {
+    RULES.iter().map(|rule| rule.code)
+}
+
+/// The codes of causes and those of their symptoms. One cause may have several entries.
+pub fn explains() -> impl Iterator<Item = (Code, &'static [Code])> {
+    EXPLAINS.iter().copied()
 }
 
 /// The symptoms that a fault of links, addresses or routes causes for its users.
