@@ -161,6 +161,7 @@ const OF_THE_NETWORK: &[Code] = {
         InterfaceDrops,
         NoRoute,
         Ipv6Broken,
+        WrongResolver,
         ConnectionRefused,
         ConnectTimeout,
         PeerGone,
@@ -195,7 +196,10 @@ const EXPLAINS: &[(Code, &[Code])] = {
         (NatPortsExhausted, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
         // Retransmits only if nothing gets through: a rule that lets most packets pass is reported in addition to the
         // losses.
-        (FirewallDrop, &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, WrongResolver, DnsUnanswered, Resets]),
+        (
+            FirewallDrop,
+            &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, Ipv6Broken, WrongResolver, DnsUnanswered, Resets],
+        ),
         (
             GatewayUnreachable,
             &[
@@ -212,7 +216,7 @@ const EXPLAINS: &[(Code, &[Code])] = {
         (ReversePathFilter, &[ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
         (RoutingLoop, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
         (ChecksumErrors, &[KernelDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Resets]),
-        (KernelDrop, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Resets]),
+        (KernelDrop, &[ConnectTimeout, PeerGone, NoRoute, Ipv6Broken, DnsUnanswered, Retransmits, Resets]),
         (NeighborUnreachable, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
         (MtuBlackHole, &[PeerGone, Retransmits, HighRtt, InterfaceDrops]),
         (SynFlood, &[ListenQueueOverflow, ConnectTimeout, Retransmits, ConnectionChurn]),
@@ -240,7 +244,11 @@ const EXPLAINS: &[(Code, &[Code])] = {
             SoftirqSaturated,
             &[InterfaceDrops, KernelDrop, Retransmits, ConnectTimeout, DnsUnanswered, UdpReceiveBufferFull],
         ),
-        (Incast, &[LinkSaturated, Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, InterfaceDrops, KernelDrop]),
+        (Incast, &[LinkSaturated]),
+        (
+            Incast,
+            &[Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, DnsSlow, SenderLimited, InterfaceDrops, KernelDrop],
+        ),
         (InterfaceDrops, &[ConnectTimeout, PeerGone, DnsUnanswered, NeighborUnreachable]),
         (NoRoute, &[ConnectTimeout, PeerGone, DnsUnanswered]),
         (PeerGone, &[Retransmits, ReceiverLimited, SenderLimited]),
@@ -250,6 +258,7 @@ const EXPLAINS: &[(Code, &[Code])] = {
         (WrongResolver, &[ConnectionRefused, DnsUnanswered, NeighborUnreachable, NoRoute, RoutingLoop]),
         // What was lost stays in the send buffer until it has arrived, and fills it.
         (Retransmits, &[SenderLimited]),
+        (ReceiveWindowSmall, &[SenderLimited]),
         (ReceiverLimited, &[SenderLimited, Retransmits]),
     ]
 };
@@ -305,8 +314,11 @@ pub fn causes_when(findings: Vec<Finding>, when: impl Fn(usize, usize) -> bool) 
         causes.min_by_key(|(place, cause)| (netns(cause) != netns(symptom), *place)).map(|(place, _)| place)
     };
     let explained: Vec<_> = findings.iter().enumerate().map(cause_of).collect();
+    // What explains a cause explains its symptoms too. Explanations have no cycles.
+    let root = |cause: usize| std::iter::successors(Some(cause), |at| explained[*at]).take(findings.len()).last();
+    let roots: Vec<_> = explained.iter().map(|cause| cause.and_then(root)).collect();
     let mut kept = findings.clone();
-    for (symptom, cause) in explained.iter().enumerate().filter_map(|(i, cause)| cause.map(|cause| (i, cause))) {
+    for (symptom, cause) in roots.iter().enumerate().filter_map(|(i, cause)| cause.map(|cause| (i, cause))) {
         let name = serde_json::json!(findings[symptom].code);
         let noted = kept[cause].evidence.entry("explains").or_insert_with(|| serde_json::json!([]));
         if let Some(noted) = noted.as_array_mut().filter(|noted| !noted.contains(&name)) {

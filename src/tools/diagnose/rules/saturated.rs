@@ -141,10 +141,11 @@ fn by_counters(evidence: &Evidence) -> Vec<Finding> {
         let course = evidence.queues.iter().find(|queue| is_before(queue, evidence.netns, Some(&link.name)));
         course.is_some_and(|queue| queue.is_standing() || queue.dropped >= QUEUE_DROPS)
     };
-    let full = |link: &&Link| {
-        let full_wire = link.wire_bits_per_second().is_some_and(|speed| link.tx_bits_per_second >= 0.95 * speed);
-        link.qdisc_dropped >= QUEUE_DROPS || link.backlog_s() >= BACKLOG_S || full_wire
-    };
+    let queues = |link: &Link| link.qdisc_dropped >= QUEUE_DROPS || link.backlog_s() >= BACKLOG_S;
+    // 95 %: the rest is what frames need on the wire.
+    let full_wire =
+        |link: &Link| link.wire_bits_per_second().is_some_and(|speed| link.tx_bits_per_second >= 0.95 * speed);
+    let full = |link: &&Link| queues(link) || full_wire(link);
     let links = evidence.links.iter().filter(full);
     let found = links.filter(|link| !told.contains(link.name.as_str()) && !in_readings(link)).map(|link| {
         let summary = format!(
@@ -153,7 +154,9 @@ fn by_counters(evidence: &Evidence) -> Vec<Finding> {
             link.backlog_s() * 1e3,
             link.qdisc_dropped
         );
-        let finding = Finding::new(Code::LinkSaturated, Severity::Warning, summary).with("interface", &link.name);
+        // A busy link that nothing waits for harms nobody.
+        let severity = if queues(link) { Severity::Warning } else { Severity::Info };
+        let finding = Finding::new(Code::LinkSaturated, severity, summary).with("interface", &link.name);
         with_link(finding.with("queue_drops", link.qdisc_dropped), Some(link))
     });
     found.collect()

@@ -67,9 +67,12 @@ pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
     let lost = |row: &TcpPath| row.retransmits.saturating_sub(row.spurious);
     let lossy = |row: &&TcpPath| lost(row) >= SEGMENTS && lost(row) as f64 >= SHARE * row.segments_out as f64;
     let found = seen_once(evidence, evidence.paths().iter().filter(lossy)).into_iter().map(|row| {
-        let percent = 100.0 * row.retransmits as f64 / row.segments_out.max(1) as f64;
-        let summary =
-            format!("{percent:.1} % of the segments from {} to {} were retransmitted", quoted(&row.owner), name(row));
+        let percent = 100.0 * lost(row) as f64 / row.segments_out.max(1) as f64;
+        let summary = format!(
+            "{percent:.1} % of the segments from {} to {} were lost and sent again",
+            quoted(&row.owner),
+            name(row)
+        );
         about(row, Code::Retransmits, Severity::Warning, summary)
             .with("retransmits", row.retransmits)
             .with("spurious", row.spurious)
