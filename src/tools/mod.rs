@@ -292,6 +292,11 @@ impl Question {
 }
 
 fn answer_of<T: Tool>(output: &T::Output) -> Answer {
+    Answer { structured: structured(output), text: T::text(output) }
+}
+
+/// An output as JSON, without fields without a value.
+fn structured(output: &impl Serialize) -> Value {
     let mut structured = serde_json::to_value(output).unwrap_or_default();
     if let Some(members) = structured.as_object_mut() {
         members.retain(|name, member| {
@@ -299,7 +304,7 @@ fn answer_of<T: Tool>(output: &T::Output) -> Answer {
             name == "healthy" || !member.is_null() // `null` is an answer there
         });
     }
-    Answer { structured, text: T::text(output) }
+    structured
 }
 
 /// Removes the fields without a value: they cost tokens and contain nothing.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Answer, Question, input, schema};
+use super::{Answer, Question, input, schema, structured};
 use crate::{
     recorder::{
         store::{Recording, Trouble},
@@ -105,10 +105,7 @@ fn recollect<R: Recollects>(
         Err(Unread::Recording(trouble)) => Err(trouble.to_string()),
     };
     let mut output = R::report(&input, sample);
-    let of = |output: &R::Output| Answer {
-        structured: serde_json::to_value(output).unwrap_or_default(),
-        text: R::text(output),
-    };
+    let of = |output: &R::Output| Answer { structured: structured(output), text: R::text(output) };
     let limited = value.get("limit").is_some_and(|limit| !limit.is_null());
     let mut answer = of(&output);
     while !limited && !answer.is_short() && R::shorten(&mut output) {
