@@ -326,9 +326,8 @@ pub const RECORDER_INTERVAL: Duration = Duration::from_secs(10);
 pub const SERIES_NAMES: usize = 50;
 /// Maximum of open incidents: nobody reads more of them one by one.
 pub const INCIDENTS_OPEN: usize = 200;
-/// The time limit of the incident program, and its rate limits.
+/// The time limit of the incident program, and its rate limit.
 pub const HOOK_TIME: Duration = Duration::from_secs(10);
-pub const HOOKS_PER_SECOND: u32 = 5;
 pub const HOOKS_PER_MINUTE: u32 = 30;
 /// Bytes of samples, as JSON, that one question about the past may merge: a merged sample is about as long.
 pub const RECALLED_BYTES: u64 = 48 << 20;

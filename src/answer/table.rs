@@ -127,9 +127,9 @@ mod tests {
     fn narrow_table_drops_optional_columns_from_the_last() {
         let row = || [["curl[7]", "tcp", "1.0 ms", "nginx.service"].map(String::from)];
         let shown = |width| within(width, ["process", "?", "?>rtt", "?unit"], row());
-        assert_eq!(shown(0), "process       rtt     unit\ncurl[7]  tcp  1.0 ms  nginx.service\n");
+        assert_eq!(shown(0), "process          rtt  unit\ncurl[7]  tcp  1.0 ms  nginx.service\n");
         assert_eq!(shown(35), shown(0));
-        assert_eq!(shown(34), "process       rtt\ncurl[7]  tcp  1.0 ms\n");
+        assert_eq!(shown(34), "process          rtt\ncurl[7]  tcp  1.0 ms\n");
         assert_eq!(shown(12), "process\ncurl[7]  tcp\n");
         assert_eq!(shown(3), "process\ncurl[7]\n");
     }

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{fs::OFlags, fs::fcntl_getfl, fs::fcntl_setfl};
 
-use crate::{limits, logging::Throttle};
+use crate::limits;
 
 /// The way to the helper.
 pub struct Hook {
@@ -55,10 +55,10 @@ impl Hook {
 /// The hidden command of the helper.
 pub const COMMAND: &str = "incident-hook";
 
-/// The helper: runs the program for every line, with the line on its standard input, until there are no more.
+/// The helper: runs the program for every line, one after the other, with the line on its standard input, until there are
+/// no more.
 pub fn serve(argv: &[String]) -> anyhow::Result<()> {
     let (program, arguments) = argv.split_first().ok_or_else(|| anyhow::anyhow!("no program given"))?;
-    let rate = Throttle::new(limits::HOOKS_PER_SECOND);
     let (mut minute, mut count) = (Instant::now(), 0);
     for line in io::stdin().lock().lines() {
         let line = line?;
@@ -66,7 +66,7 @@ pub fn serve(argv: &[String]) -> anyhow::Result<()> {
             (minute, count) = (Instant::now(), 0);
         }
         count += 1;
-        if count > limits::HOOKS_PER_MINUTE || rate.admit().is_none() {
+        if count > limits::HOOKS_PER_MINUTE {
             tracing::warn!(program, "not started: more than {} incidents per minute", limits::HOOKS_PER_MINUTE);
             continue;
         }

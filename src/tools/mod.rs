@@ -30,12 +30,14 @@ mod input;
 pub mod past;
 mod recollect;
 mod schema;
+mod structured;
 
 use input::decode;
 use past::{Recollection, Samples};
 pub use recollect::Recollects;
 use schema::input_schema;
 pub use schema::{output_schema, resolve};
+use structured::structured;
 
 /// A question, how the kernel is asked, and how the answer reads.
 ///
@@ -295,30 +297,6 @@ fn answer_of<T: Tool>(output: &T::Output) -> Answer {
     Answer { structured: structured(output), text: T::text(output) }
 }
 
-/// An output as JSON, without fields without a value.
-fn structured(output: &impl Serialize) -> Value {
-    let mut structured = serde_json::to_value(output).unwrap_or_default();
-    if let Some(members) = structured.as_object_mut() {
-        members.retain(|name, member| {
-            drop_nulls(member);
-            name == "healthy" || !member.is_null() // `null` is an answer there
-        });
-    }
-    structured
-}
-
-/// Removes the fields without a value: they cost tokens and contain nothing.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(members) => members.retain(|_, member| {
-            drop_nulls(member);
-            !member.is_null()
-        }),
-        Value::Array(members) => members.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
 /// The answer: a short one where the caller set no `limit`.
 fn whole_or_short<T: Tool>(input: &Value, mut output: T::Output) -> Answer {
     let (mut answer, limited) = (answer_of::<T>(&output), input.get("limit").is_some_and(|l| !l.is_null()));
@@ -378,13 +356,6 @@ pub mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn fields_without_a_value_are_absent() {
-        let mut value = json!({"a": null, "b": [{"c": null, "d": 0}], "e": {"f": null}});
-        drop_nulls(&mut value);
-        assert_eq!(value, json!({"b": [{"d": 0}], "e": {}}));
-    }
 
     /// An answer is short by default, however long its rows are, and shows how many rows it omits.
     pub fn is_short_unless_asked<T: Tool>(sample: &T::Sample, lists: &[&str]) {

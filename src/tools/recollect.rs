@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Answer, Question, input, schema, structured};
+use super::{Answer, Question, input, schema, structured::structured};
 use crate::{
     recorder::{
         store::{Recording, Trouble},

@@ -119,7 +119,7 @@ fn on_a_terminal(mut command: Command, columns: u16) -> String {
 }
 
 #[test]
-fn tables_wrap_only_on_a_narrow_terminal() {
+fn narrow_terminal_hides_the_least_important_columns() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = echo_server(&pair.b, B6);
     let _stream = connect(&pair.a, server).unwrap();
@@ -130,8 +130,8 @@ fn tables_wrap_only_on_a_narrow_terminal() {
     assert!(table(&piped).lines().all(|line| line.chars().count() > 80 && !line.starts_with(' ')), "{piped}");
     assert_eq!(table(&on_a_terminal(ask(), 300)), table(&piped));
     let narrow = table(&on_a_terminal(ask(), 80));
-    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
-    assert_eq!(words(&narrow), words(&table(&piped)), "{narrow}");
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80 && !line.starts_with(' ')), "{narrow}");
+    assert!(words(&narrow).is_subset(&words(&table(&piped))) && narrow.contains("remote"), "{narrow}");
 }
 
 #[test]
@@ -202,7 +202,8 @@ fn watch_prints_each_reading_then_the_sum() {
     lines.find(|line| line.contains(&to.to_string())).unwrap();
     interrupt(&child);
     let sum: Vec<_> = lines.skip_while(|line| !line.starts_with("Total, ")).collect();
-    assert_eq!(sum.iter().filter(|line| line.contains(&to.to_string())).count(), 3, "{sum:#?}");
+    let rows: Vec<_> = sum.iter().filter(|line| line.contains(&to.to_string())).collect();
+    assert!(rows.len() == 1 && rows[0].contains(" 3× "), "{sum:#?}");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
