@@ -25,6 +25,7 @@ mod harness;
 
 mod both;
 mod connect;
+mod degraded;
 mod dns;
 mod drops;
 mod full;
@@ -195,6 +196,7 @@ fn scenarios() -> Vec<Scenario> {
         dns::scenarios(),
         held::scenarios(),
         full::scenarios(),
+        degraded::scenarios(),
     ]
     .into_iter()
     .flatten()

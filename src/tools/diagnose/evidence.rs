@@ -10,7 +10,11 @@ use std::{
 use super::{finding::HostPort, gone::Silent, network::Network};
 use crate::{
     answer::{Endpoint, Family, Owner},
-    tools::{profile_tcp::Prompt, trace_drops::Course},
+    interface::Wire,
+    tools::{
+        profile_tcp::Prompt,
+        trace_drops::Course,
+    },
 };
 
 pub use super::queues::QueueCourse;
@@ -223,6 +227,11 @@ pub struct Link {
     pub name: String,
     pub kind: String,
     pub speed_mbps: Option<u64>,
+    pub half_duplex: bool,
+    /// As it grew in the window.
+    pub wire: Wire,
+    /// Both ways.
+    pub packets_per_second: f64,
     pub tx_bits_per_second: f64,
     /// As they grew in the window.
     pub rx_errors: u64,

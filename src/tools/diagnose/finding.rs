@@ -32,6 +32,7 @@ pub enum Code {
     InterfaceRemoved,
     LinkDown,
     LinkFlap,
+    LinkDegraded,
     DuplicateMac,
     ArpPoisoning,
     DuplicateAddress,

@@ -8,13 +8,16 @@ use super::{
     heard::Heard,
 };
 use crate::answer::Owner;
+use explains::EXPLAINS;
 
 mod addresses;
 mod claims;
 mod connect;
 mod cpu;
+mod degraded;
 mod dns;
 mod drops;
+mod explains;
 mod gone;
 mod held;
 mod kernel;
@@ -83,6 +86,7 @@ const RULES: &[Rule] = &[
     rule(Code::InterfaceRemoved, &[NETWORK], WANTS, links::interface_removed),
     rule(Code::LinkDown, &[NETWORK], WANTS, links::link_down),
     rule(Code::LinkFlap, &[NETWORK], WANTS, links::link_flap),
+    rule(Code::LinkDegraded, &[INTERFACES], &[], degraded::link_degraded),
     rule(Code::DuplicateMac, &[NETWORK], &[], claims::duplicate_mac),
     rule(Code::ArpPoisoning, &[NETWORK], WANTS, claims::arp_poisoning),
     rule(Code::DuplicateAddress, &[NETWORK], &[], claims::duplicate_address),
@@ -138,109 +142,6 @@ const RULES: &[Rule] = &[
 pub fn count() -> usize {
     RULES.len()
 }
-
-/// What a fault of links, addresses or routes may look like to who uses them.
-const OF_THE_NETWORK: &[Code] = {
-    use Code::*;
-    &[
-        GatewayUnreachable,
-        NeighborUnreachable,
-        KernelDrop,
-        LinkSaturated,
-        InterfaceDrops,
-        NoRoute,
-        Ipv6Broken,
-        ConnectionRefused,
-        ConnectTimeout,
-        PeerGone,
-        DnsUnanswered,
-        DnsSlow,
-        Resets,
-        Retransmits,
-        HighRtt,
-    ]
-};
-
-/// Which findings are but symptoms of another one at the same place: they are named in the cause's evidence and not
-/// told a second time.
-const EXPLAINS: &[(Code, &[Code])] = {
-    use Code::*;
-    &[
-        (InterfaceRemoved, OF_THE_NETWORK),
-        (InterfaceRemoved, &[LinkDown, LinkFlap, AddressMissing, WrongNetmask, RouteWithdrawn]),
-        (LinkDown, OF_THE_NETWORK),
-        (LinkDown, &[LinkFlap, AddressMissing, WrongNetmask, RouteWithdrawn]),
-        (LinkFlap, OF_THE_NETWORK),
-        (LinkFlap, &[AddressMissing, WrongNetmask, RouteWithdrawn]),
-        (AddressMissing, &[RouteWithdrawn]),
-        (DuplicateMac, OF_THE_NETWORK),
-        (ArpPoisoning, OF_THE_NETWORK),
-        (DuplicateAddress, OF_THE_NETWORK),
-        (AddressMissing, OF_THE_NETWORK),
-        (WrongNetmask, OF_THE_NETWORK),
-        (BlackholeRoute, OF_THE_NETWORK),
-        (RouteWithdrawn, OF_THE_NETWORK),
-        (ConntrackFull, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Ipv6Broken]),
-        (NatPortsExhausted, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
-        // Retransmits only where nothing gets through: a rule that lets most packets pass is told as well as the losses.
-        (FirewallDrop, &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, WrongResolver, DnsUnanswered, Resets]),
-        (
-            GatewayUnreachable,
-            &[
-                NeighborUnreachable,
-                ConnectTimeout,
-                PeerGone,
-                NoRoute,
-                WrongResolver,
-                DnsUnanswered,
-                Retransmits,
-                Ipv6Broken,
-            ],
-        ),
-        (ReversePathFilter, &[ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
-        (RoutingLoop, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
-        (ChecksumErrors, &[KernelDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Resets]),
-        (KernelDrop, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Resets]),
-        (NeighborUnreachable, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
-        (MtuBlackHole, &[PeerGone, Retransmits, HighRtt, InterfaceDrops]),
-        (SynFlood, &[ListenQueueOverflow, ConnectTimeout, Retransmits, ConnectionChurn]),
-        (ConnectionFlood, &[ListenQueueOverflow, ConnectTimeout, ConnectionRefused, ConnectionChurn]),
-        (ListenQueueOverflow, &[ConnectTimeout, ConnectionRefused, Retransmits, Resets, HighRtt]),
-        (
-            LinkSaturated,
-            &[Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, DnsSlow, SenderLimited, InterfaceDrops, KernelDrop],
-        ),
-        (
-            CpuThrottled,
-            &[
-                ListenQueueOverflow,
-                ConnectTimeout,
-                UdpReceiveBufferFull,
-                DnsUnanswered,
-                DnsSlow,
-                ReceiverLimited,
-                Retransmits,
-                HighRtt,
-                Resets,
-            ],
-        ),
-        (
-            SoftirqSaturated,
-            &[InterfaceDrops, KernelDrop, Retransmits, ConnectTimeout, DnsUnanswered, UdpReceiveBufferFull],
-        ),
-        (Incast, &[LinkSaturated, Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, InterfaceDrops, KernelDrop]),
-        (InterfaceDrops, &[ConnectTimeout, PeerGone, DnsUnanswered, NeighborUnreachable]),
-        (NoRoute, &[ConnectTimeout, PeerGone, DnsUnanswered]),
-        (PeerGone, &[Retransmits, ReceiverLimited, SenderLimited]),
-        (Ipv6Broken, &[ConnectTimeout, NoRoute, ConnectionRefused]),
-        // A resolver whose process is gone: the kernel says so to who asks.
-        (ConnectionRefused, &[DnsUnanswered]),
-        (WrongResolver, &[ConnectionRefused, DnsUnanswered, NeighborUnreachable, NoRoute, RoutingLoop]),
-        // What was lost stays in the send buffer until it has arrived, and fills it.
-        (Retransmits, &[SenderLimited]),
-        (ReceiverLimited, &[SenderLimited, Retransmits]),
-    ]
-};
 
 /// Every finding, worst first, and the codes that were judged on all the data that they need. A rule whose data is
 /// incomplete runs as well: what it finds is true, what it does not find may be there.
