@@ -35,6 +35,7 @@ mod link;
 mod listen;
 mod network;
 mod quiet;
+mod slow;
 mod stage;
 mod tcp;
 mod traffic;
@@ -196,6 +197,7 @@ fn scenarios() -> Vec<Scenario> {
         dns::scenarios(),
         held::scenarios(),
         full::scenarios(),
+        slow::scenarios(),
         degraded::scenarios(),
     ]
     .into_iter()

@@ -12,7 +12,7 @@ use crate::{
     answer::{Endpoint, Family, Owner},
     interface::Wire,
     tools::{
-        profile_tcp::Prompt,
+        profile_tcp::{Prompt, Service},
         trace_drops::Course,
     },
 };
@@ -48,6 +48,8 @@ pub struct Evidence {
     pub remotes: Vec<TcpPath>,
     /// From the kernel's own samples and sums, short connections included; empty where that could not be asked.
     pub profiled: Vec<TcpPath>,
+    /// How long servers took to reply.
+    pub services: Vec<Service>,
     /// Why connections were reset.
     pub reasons: Vec<Reason>,
     /// Who held which connection at some time in the window, by its network namespace and its ends.

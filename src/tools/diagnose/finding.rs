@@ -76,6 +76,7 @@ pub enum Code {
     SenderLimited,
     Retransmits,
     HighRtt,
+    SlowApplication,
     ConnectionChurn,
     BandwidthHog,
 }

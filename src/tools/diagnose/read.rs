@@ -136,6 +136,7 @@ pub fn profile(output: profile_tcp::Output, evidence: &mut Evidence) -> Measured
         explanation: row.explanation,
     };
     evidence.profiled = output.remotes.into_iter().map(remote).collect();
+    evidence.services = output.services;
     evidence.reasons = output.resets.into_iter().map(reason).collect();
     output.measured
 }

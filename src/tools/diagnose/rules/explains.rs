@@ -67,8 +67,8 @@ pub(super) const EXPLAINS: &[(Code, &[Code])] = {
         (NeighborUnreachable, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
         (MtuBlackHole, &[PeerGone, Retransmits, HighRtt, InterfaceDrops]),
         (SynFlood, &[ListenQueueOverflow, ConnectTimeout, Retransmits, ConnectionChurn]),
-        (ConnectionFlood, &[ListenQueueOverflow, ConnectTimeout, ConnectionRefused, ConnectionChurn]),
-        (ListenQueueOverflow, &[ConnectTimeout, ConnectionRefused, Retransmits, Resets, HighRtt]),
+        (ConnectionFlood, &[ListenQueueOverflow, ConnectTimeout, ConnectionRefused, SlowApplication, ConnectionChurn]),
+        (ListenQueueOverflow, &[ConnectTimeout, ConnectionRefused, Retransmits, Resets, HighRtt, SlowApplication]),
         (
             LinkSaturated,
             &[Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, DnsSlow, SenderLimited, InterfaceDrops, KernelDrop],
@@ -85,6 +85,7 @@ pub(super) const EXPLAINS: &[(Code, &[Code])] = {
                 Retransmits,
                 HighRtt,
                 Resets,
+                SlowApplication,
             ],
         ),
         (

@@ -36,6 +36,7 @@ mod resolver;
 mod routes;
 mod routing;
 mod saturated;
+mod slow;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -134,6 +135,7 @@ const RULES: &[Rule] = &[
     // Readings of the sockets miss what opens and closes between two of them.
     rule(Code::Retransmits, &[TCP], &[PROFILE], tcp::retransmits),
     rule(Code::HighRtt, &[TCP], &[PROFILE], tcp::high_rtt),
+    rule(Code::SlowApplication, &[PROFILE], &[SOCKETS, CONNECTIONS], slow::slow_application),
     rule(Code::ConnectionChurn, &[CONNECTIONS], &[], ports::connection_churn),
     rule(Code::BandwidthHog, &[TRAFFIC], &[DROPS, INTERFACES], link::bandwidth_hog),
 ];
