@@ -33,6 +33,7 @@ mod gone;
 mod held;
 mod link;
 mod listen;
+mod nat;
 mod network;
 mod quiet;
 mod slow;
@@ -198,6 +199,7 @@ fn scenarios() -> Vec<Scenario> {
         held::scenarios(),
         full::scenarios(),
         slow::scenarios(),
+        nat::scenarios(),
         degraded::scenarios(),
     ]
     .into_iter()

@@ -42,6 +42,7 @@ pub enum Code {
     RouteWithdrawn,
     ConntrackFull,
     NatPortsExhausted,
+    NatMappingLost,
     FirewallDrop,
     GatewayUnreachable,
     NeighborUnreachable,

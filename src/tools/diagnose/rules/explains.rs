@@ -45,6 +45,7 @@ pub(super) const EXPLAINS: &[(Code, &[Code])] = {
         (RouteWithdrawn, OF_THE_NETWORK),
         (ConntrackFull, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Ipv6Broken]),
         (NatPortsExhausted, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
+        (NatMappingLost, &[PeerGone, ConnectionRefused, Resets, Retransmits, DnsUnanswered]),
         // Retransmits only where nothing gets through: a rule that lets most packets pass is told as well as the losses.
         (FirewallDrop, &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, WrongResolver, DnsUnanswered, Resets]),
         (

@@ -24,6 +24,7 @@ mod kernel;
 mod link;
 mod links;
 mod listen;
+mod mapping;
 mod mtu;
 mod names;
 mod nat;
@@ -97,6 +98,8 @@ const RULES: &[Rule] = &[
     rule(Code::RouteWithdrawn, &[NETWORK], WANTS, routes::route_withdrawn),
     rule(Code::ConntrackFull, &[DROPS], &[], drops::conntrack_full),
     rule(Code::NatPortsExhausted, &[DROPS], &[CONNECTIONS, SOCKETS], nat::nat_ports_exhausted),
+    // Other clients of the same remote explain late packets.
+    rule(Code::NatMappingLost, &[DROPS, SOCKETS], &[CONNECTIONS, DNS, TRAFFIC], mapping::nat_mapping_lost),
     // Whose packets they were decides how bad it is.
     rule(Code::FirewallDrop, &[DROPS], &[CONNECTIONS, DNS, SOCKETS], drops::firewall_drop),
     rule(Code::GatewayUnreachable, &[DROPS], &[CONNECTIONS, SOCKETS], neighbors::gateway_unreachable),
