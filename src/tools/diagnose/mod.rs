@@ -24,6 +24,7 @@ mod asked;
 mod census;
 mod close_wait;
 mod conntrack;
+mod control;
 mod coverage;
 mod evidence;
 mod fabric;
@@ -31,6 +32,7 @@ mod finding;
 mod gone;
 mod heard;
 mod network;
+mod ospf;
 pub mod parts;
 mod past;
 mod paths;
@@ -149,9 +151,12 @@ impl Tool for Diagnose {
             lacks: Some((answer::Code::NetworksUnread, "Links, addresses, neighbors and routes are not read")),
         },
         Optional {
-            programs: &["arp_arrives", "neighbor_learned"],
+            programs: &["arp_arrives", "neighbor_learned", "packet_leaves"],
             needs: &[],
-            lacks: Some((answer::Code::ClaimsNotSeen, "Who claims which address on a link is not seen")),
+            lacks: Some((
+                answer::Code::ClaimsNotSeen,
+                "Who claims which address on a link, and DHCP, are not all seen",
+            )),
         },
     ];
     type Input = Input;
