@@ -26,6 +26,7 @@ mod harness;
 mod both;
 mod connect;
 mod degraded;
+mod dhcp;
 mod dns;
 mod drops;
 mod full;
@@ -200,6 +201,7 @@ fn scenarios() -> Vec<Scenario> {
         full::scenarios(),
         slow::scenarios(),
         nat::scenarios(),
+        dhcp::scenarios(),
         degraded::scenarios(),
     ]
     .into_iter()

@@ -15,6 +15,7 @@ mod claims;
 mod connect;
 mod cpu;
 mod degraded;
+mod dhcp;
 mod dns;
 mod drops;
 mod explains;
@@ -92,6 +93,9 @@ const RULES: &[Rule] = &[
     rule(Code::DuplicateMac, &[NETWORK], &[], claims::duplicate_mac),
     rule(Code::ArpPoisoning, &[NETWORK], WANTS, claims::arp_poisoning),
     rule(Code::DuplicateAddress, &[NETWORK], &[], claims::duplicate_address),
+    rule(Code::DhcpUnanswered, &[NETWORK, SOCKETS], WANTS, dhcp::dhcp_unanswered),
+    rule(Code::DhcpNoPool, &[NETWORK, SOCKETS], WANTS, dhcp::dhcp_no_pool),
+    rule(Code::DhcpBadOption, &[NETWORK, SOCKETS], WANTS, dhcp::dhcp_bad_option),
     rule(Code::AddressMissing, &[NETWORK], WANTS, addresses::address_missing),
     rule(Code::WrongNetmask, &[NETWORK], WANTS, addresses::wrong_netmask),
     rule(Code::BlackholeRoute, &[NETWORK], WANTS, routes::blackhole_route),
