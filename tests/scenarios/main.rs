@@ -37,6 +37,7 @@ mod listen;
 mod nat;
 mod network;
 mod quiet;
+mod routing;
 mod slow;
 mod stage;
 mod tcp;
@@ -202,6 +203,7 @@ fn scenarios() -> Vec<Scenario> {
         slow::scenarios(),
         nat::scenarios(),
         dhcp::scenarios(),
+        routing::scenarios(),
         degraded::scenarios(),
     ]
     .into_iter()

@@ -41,6 +41,7 @@ pub enum Code {
     DhcpBadOption,
     AddressMissing,
     WrongNetmask,
+    RoutingSessionDown,
     BlackholeRoute,
     RouteWithdrawn,
     ConntrackFull,

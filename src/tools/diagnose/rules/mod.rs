@@ -38,6 +38,7 @@ mod resolver;
 mod routes;
 mod routing;
 mod saturated;
+mod sessions;
 mod slow;
 mod tcp;
 #[cfg(test)]
@@ -98,6 +99,7 @@ const RULES: &[Rule] = &[
     rule(Code::DhcpBadOption, &[NETWORK, SOCKETS], WANTS, dhcp::dhcp_bad_option),
     rule(Code::AddressMissing, &[NETWORK], WANTS, addresses::address_missing),
     rule(Code::WrongNetmask, &[NETWORK], WANTS, addresses::wrong_netmask),
+    rule(Code::RoutingSessionDown, &[CONNECTIONS, NETWORK, SOCKETS], &[DROPS, TCP], sessions::routing_session_down),
     rule(Code::BlackholeRoute, &[NETWORK], WANTS, routes::blackhole_route),
     rule(Code::RouteWithdrawn, &[NETWORK], WANTS, routes::route_withdrawn),
     rule(Code::ConntrackFull, &[DROPS], &[], drops::conntrack_full),
