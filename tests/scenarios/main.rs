@@ -29,6 +29,7 @@ mod degraded;
 mod dhcp;
 mod dns;
 mod drops;
+mod dscp;
 mod full;
 mod gone;
 mod held;
@@ -205,6 +206,7 @@ fn scenarios() -> Vec<Scenario> {
         dhcp::scenarios(),
         routing::scenarios(),
         degraded::scenarios(),
+        dscp::scenarios(),
     ]
     .into_iter()
     .flatten()

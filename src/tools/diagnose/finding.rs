@@ -83,6 +83,7 @@ pub enum Code {
     HighRtt,
     SlowApplication,
     ConnectionChurn,
+    DscpRemarked,
     BandwidthHog,
 }
 

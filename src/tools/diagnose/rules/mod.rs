@@ -18,6 +18,7 @@ mod degraded;
 mod dhcp;
 mod dns;
 mod drops;
+mod dscp;
 mod explains;
 mod gone;
 mod held;
@@ -146,6 +147,7 @@ const RULES: &[Rule] = &[
     rule(Code::HighRtt, &[TCP], &[PROFILE], tcp::high_rtt),
     rule(Code::SlowApplication, &[PROFILE], &[SOCKETS, CONNECTIONS], slow::slow_application),
     rule(Code::ConnectionChurn, &[CONNECTIONS], &[], ports::connection_churn),
+    rule(Code::DscpRemarked, &[NETWORK], &[], dscp::dscp_remarked),
     rule(Code::BandwidthHog, &[TRAFFIC], &[DROPS, INTERFACES], link::bandwidth_hog),
 ];
 
