@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* Claims of IP addresses: by senders of ARP, and by hosts that answer neighbor discovery. */
 #pragma once
+#include "control.h"
+#include "dscp.h"
 #include "networks.h"
 
 enum { CLAIMS = 2048 };
@@ -59,15 +61,18 @@ static __always_inline void note_claim(const struct claim *claim)
 		__sync_fetch_and_add(&claims_lost, 1);
 }
 
-/* Every arriving packet passes here, so other protocols return at once. */
+/* Every arriving packet passes here. */
 SEC("tp_btf/netif_receive_skb")
 int BPF_PROG(arp_arrives, struct sk_buff *skb)
 {
 	struct claim claim = {};
 	struct arp arp;
 
-	if (skb->protocol != bpf_htons(ETH_P_ARP))
+	if (skb->protocol != bpf_htons(ETH_P_ARP)) {
+		note_control(skb, (__u64)skb->data, false);
+		note_mark(skb, (__u64)skb->data);
 		return 0;
+	}
 	if (bpf_probe_read_kernel(&arp, sizeof(arp), skb->data) || arp.hardware_length != 6 || arp.protocol_length != 4)
 		return 0;
 	/* An address probe has no sender address. */

@@ -9,6 +9,17 @@
 #include "claims.h"
 #include "found_routes.h"
 
+/* Packets that arrive are read with ARP. */
+SEC("tp_btf/net_dev_queue")
+int BPF_PROG(packet_leaves, struct sk_buff *skb)
+{
+	__u64 from = network_header(skb);
+
+	note_control(skb, from, true);
+	compare_mark(skb, from);
+	return 0;
+}
+
 /* The other end of a veth pair: the first field of its driver's data. The peer must point back to this end. */
 static __always_inline struct net_device___all *veth_peer(struct net_device___all *device)
 {

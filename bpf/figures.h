@@ -13,6 +13,7 @@ struct figures {
 	__u64 closed_rtts_untracked;
 	__u64 reset_kinds;
 	__u64 resets_untracked;
+	__u64 since;   /* jiffies at the first reading */
 	__u64 jiffies; /* at the last reading … */
 	__u64 ns;      /* … and the time */
 };

@@ -276,6 +276,7 @@ struct tcp_sock {
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
 	__u32 rcv_tstamp; /* jiffies */
+	__u32 lsndtime;   /* jiffies: when data was sent last */
 	__u32 chrono_start;
 	__u32 chrono_stat[3];
 	__u8 chrono_type : 2;
@@ -338,7 +339,8 @@ struct pt_regs {
 
 /* Headers of packets. */
 struct iphdr {
-	__be16 frag_off;
+	__u8 tos;
+	__be16 tot_len, id, frag_off;
 	__u8 protocol;
 	__be32 saddr;
 	__be32 daddr;

@@ -6,9 +6,9 @@
  * state change reports a connection that closes in between. TCP keeps only an average of round trips. So a program runs
  * for each arriving segment and computes the sample that changed the average.
  */
+#include "replies.h"
 #include "resets.h"
 #include "ring.h"
-#include "round_trips.h"
 #include "tcp_row.h"
 
 enum {
@@ -76,6 +76,7 @@ int BPF_PROG(segment_arrives, struct sock *sk)
 	if (!rtt || !tp->packets_out)
 		return 0;
 	note_wait(rtt, tp);
+	note_reply(sk, tp, &rtt->asked);
 	rtt->prompt_next = is_prompt(tp);
 	return 0;
 }
@@ -97,6 +98,16 @@ static __always_inline void take_last_sample(struct sock *sk)
 
 	if (tp && rtt_of(sk))
 		take_sample(sk, tp);
+}
+
+/* A server that replies and closes at once: the acknowledgement comes to a connection that is not established. */
+static __always_inline void note_last_reply(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct rtt *rtt = rtt_of(sk);
+
+	if (tp && tp->packets_out)
+		note_reply(sk, tp, rtt ? &rtt->asked : 0);
 }
 
 static __always_inline void hand_in_rtt(struct sock *sk)
@@ -142,6 +153,8 @@ int BPF_PROG(state_changes, struct sock *sk, int oldstate, int newstate)
 		return 0;
 	if (oldstate == TCP_ESTABLISHED)
 		take_last_sample(sk);
+	if (oldstate == TCP_ESTABLISHED && newstate == TCP_FIN_WAIT1)
+		note_last_reply(sk);
 	if (newstate == TCP_SYN_SENT || newstate == TCP_LISTEN) {
 		mark_opened(sk, newstate);
 	} else if (newstate == TCP_ESTABLISHED) {
@@ -169,6 +182,8 @@ int list_held(struct bpf_iter__task_file *ctx)
 
 	if (!ctx->file) { /* the end */
 		figures.jiffies = bpf_jiffies64();
+		if (!figures.since)
+			figures.since = figures.jiffies;
 		figures.ns = bpf_ktime_get_ns();
 	}
 	if (!sk)

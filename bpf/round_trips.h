@@ -32,6 +32,8 @@ struct rtt {
 	__u32 prompt_slow; /* … of these, samples of SLOW_US or more … */
 	__u32 prompt_very_slow;
 	__u32 prompt_next; /* whether the next sample is prompt */
+	__u32 asked;       /* jiffies of the last request whose reply was noted; 0 = none was */
+	__u32 pad;
 	__u32 buckets[BUCKETS];
 };
 

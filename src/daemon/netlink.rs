@@ -12,7 +12,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
-use crate::interface::{Counters, Interface};
+use crate::interface::{Counters, Interface, Wire};
 
 /// A default route: the interface that it uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,8 +119,11 @@ fn interface(link: &LinkMessage) -> Interface {
         }
     }
     // Not in rtnetlink. A device that knows no speed answers -1 or EINVAL.
-    new.speed_mbps =
-        fs::read_to_string(format!("/sys/class/net/{}/speed", new.name)).ok().and_then(|text| text.trim().parse().ok());
+    let known = |what: &str| fs::read_to_string(format!("/sys/class/net/{}/{what}", new.name)).ok();
+    (new.speed_mbps, new.half_duplex) = (
+        known("speed").and_then(|text| text.trim().parse().ok()),
+        known("duplex").is_some_and(|text| text.trim() == "half"),
+    );
     new
 }
 
@@ -158,6 +161,16 @@ fn counters(s: &Stats64) -> Counters {
         tx_bytes: s.tx_bytes,
         tx_errors: s.tx_errors,
         tx_dropped: s.tx_dropped,
+        wire: Wire {
+            rx_crc_errors: s.rx_crc_errors,
+            rx_frame_errors: s.rx_frame_errors,
+            rx_length_errors: s.rx_length_errors,
+            rx_ring_errors: s.rx_fifo_errors + s.rx_over_errors,
+            tx_carrier_errors: s.tx_carrier_errors,
+            tx_aborted_errors: s.tx_aborted_errors,
+            tx_window_errors: s.tx_window_errors,
+            collisions: s.collisions,
+        },
     }
 }
 

@@ -21,13 +21,13 @@ static FORGETS_FULL: AtomicBool = AtomicBool::new(false);
 static IS_GONE: AtomicBool = AtomicBool::new(false);
 
 /// Whether a packet is TCP over IPv4 from or to a port.
-fn is_of(packet: &[u8], port: u16) -> bool {
+pub fn is_of(packet: &[u8], port: u16) -> bool {
     let port = port.to_be_bytes();
     packet[0] >> 4 == 4 && packet[9] == 6 && (packet[20..22] == port || packet[22..24] == port)
 }
 
 /// A connection from a port of its own.
-fn connected_from(netns: &Netns, port: u16, to: SocketAddr) -> TcpStream {
+pub fn connected_from(netns: &Netns, port: u16, to: SocketAddr) -> TcpStream {
     netns.enter(|| {
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         bind(&socket, &SocketAddr::from(([0; 4], port))).unwrap();

@@ -25,16 +25,22 @@ mod harness;
 
 mod both;
 mod connect;
+mod degraded;
+mod dhcp;
 mod dns;
 mod drops;
+mod dscp;
 mod full;
 mod gone;
 mod held;
 mod link;
 mod listen;
+mod nat;
 mod network;
 mod past;
 mod quiet;
+mod routing;
+mod slow;
 mod stage;
 mod tcp;
 mod traffic;
@@ -196,6 +202,12 @@ fn scenarios() -> Vec<Scenario> {
         dns::scenarios(),
         held::scenarios(),
         full::scenarios(),
+        slow::scenarios(),
+        nat::scenarios(),
+        dhcp::scenarios(),
+        routing::scenarios(),
+        degraded::scenarios(),
+        dscp::scenarios(),
     ]
     .into_iter()
     .flatten()

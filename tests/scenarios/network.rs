@@ -276,7 +276,7 @@ pub fn poisoned_by_replies(stage: &mut Stage) {
 }
 
 /// The link-layer address of an interface.
-fn mac(netns: &Netns, name: &str) -> [u8; 6] {
+pub fn mac(netns: &Netns, name: &str) -> [u8; 6] {
     let line = netns.ip(&format!("-br link show dev {name}"));
     let text = line.split_whitespace().nth(2).unwrap();
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();

@@ -1,7 +1,7 @@
 //! The daemon's reading of all network namespaces, again and again: what is there, and what has changed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem::offset_of,
     net::IpAddr,
     sync::{Arc, Mutex},
@@ -10,7 +10,10 @@ use std::{
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, skel::SkelBuilder};
 
-use super::network::{Address, Change, Claim, Hardware, Link, Neighbor, Network, Place, Route, RouteKind, What};
+use super::control::Control;
+use super::network::{
+    Address, Change, Claim, Hardware, Link, Neighbor, Network, Place, Remark, Route, RouteKind, What,
+};
 use crate::{
     answer::{self, Limitation},
     daemon::{
@@ -19,6 +22,7 @@ use crate::{
         window::monotonic_ns,
     },
     limits, numbers,
+    packet::Bytes,
     sync::lock,
     untrusted,
     wire::Error,
@@ -27,13 +31,23 @@ use crate::{
 skeleton!("diagnose");
 use skel::types;
 
-kernel::pod!(types::found, types::claim, types::times);
+kernel::pod!(
+    types::found,
+    types::claim,
+    types::times,
+    types::control_key,
+    types::control,
+    types::remark,
+    types::remark_times
+);
 
 /// The programs, loaded.
 pub struct Census {
     walk: Iterate,
     found: MapHandle,
     claims: MapHandle,
+    controls: MapHandle,
+    remarks: MapHandle,
     bss: MapHandle,
     /// Programs that see claims as they are made.
     listeners: Vec<Program>,
@@ -57,12 +71,14 @@ impl Census {
     pub fn load(loader: &mut Loader) -> Result<Self, Error> {
         let mut object = kernel::object();
         let skel = loader.load(skel::DiagnoseSkelBuilder::default().open(&mut object)?)?;
-        let listeners = [&skel.progs.arp_arrives, &skel.progs.neighbor_learned];
+        let listeners = [&skel.progs.arp_arrives, &skel.progs.neighbor_learned, &skel.progs.packet_leaves];
         let listeners = listeners.into_iter().map(|program| loader.optional(program)).collect::<Result<Vec<_>, _>>()?;
         Ok(Census {
             walk: loader.iterator(&skel.progs.networks)?,
             found: loader.map(&skel.maps.all_found)?,
             claims: loader.map(&skel.maps.claims)?,
+            controls: loader.map(&skel.maps.controls)?,
+            remarks: loader.map(&skel.maps.remarks)?,
             bss: loader.map(&skel.maps.bss)?,
             listeners: listeners.into_iter().flatten().collect(),
             links: Shared::new(),
@@ -82,6 +98,7 @@ impl Census {
         Ok(Watched {
             census: self,
             _held: held,
+            remarked: self.remarks()?,
             begun,
             since_ns,
             lost,
@@ -96,11 +113,20 @@ impl Census {
     fn forget_old_claims(&self) -> Result<(), Error> {
         let oldest = monotonic_ns().saturating_sub((limits::WINDOW_MAX + limits::ANSWER_GRACE).as_nanos() as u64);
         kernel::remove::<types::claim, types::times>(&self.claims, |times| times.last_ns < oldest)?;
+        kernel::remove::<types::control_key, types::control>(&self.controls, |last| last.last_ns < oldest)?;
+        kernel::remove::<types::remark, types::remark_times>(&self.remarks, |times| times.last_ns < oldest)?;
         Ok(())
     }
 
+    fn remarks(&self) -> Result<Remarked, Error> {
+        let entries = kernel::entries::<types::remark, types::remark_times>(&self.remarks)?;
+        Ok(entries.into_iter().map(|(key, times)| (kernel::bytes(&key).to_vec(), (key, times))).collect())
+    }
+
     fn lost(&self) -> Result<u64, Error> {
-        Ok(kernel::field(&self.bss, offset_of!(types::bss, claims_lost))?)
+        let lost = |offset| kernel::field::<u64>(&self.bss, offset);
+        let controls = lost(offset_of!(types::bss, controls_lost))? + lost(offset_of!(types::bss, remarks_lost))?;
+        Ok(lost(offset_of!(types::bss, claims_lost))? + controls)
     }
 
     fn snapshot(&self) -> Result<Snapshot, Error> {
@@ -194,10 +220,28 @@ fn route(found: &types::found, network: IpAddr) -> Option<Route> {
     })
 }
 
+/// Changes of DSCP, by the bytes of their keys.
+type Remarked = HashMap<Vec<u8>, (types::remark, types::remark_times)>;
+
+fn remark(key: &types::remark, count: u64) -> Remark {
+    Remark {
+        netns: key.netns,
+        from: key.from,
+        to: key.to,
+        source: address(key.source, key.family),
+        destination: address(key.destination, key.family),
+        protocol: key.protocol,
+        before: key.before,
+        after: key.after,
+        count,
+    }
+}
+
 /// One client's window.
 pub struct Watched<'a> {
     census: &'a Census,
     _held: Held<(), Vec<kernel::Link>>,
+    remarked: Remarked,
     begun: Instant,
     /// The same as CLOCK_MONOTONIC.
     since_ns: u64,
@@ -241,6 +285,8 @@ impl Watched<'_> {
             neighbors: self.last.neighbors.values().cloned().collect(),
             routes: self.last.routes.iter().cloned().collect(),
             claims: self.claims()?,
+            control: self.control()?,
+            remarks: self.remarks()?,
             changes: std::mem::take(&mut self.changes),
             cut: self.last.cut + std::mem::take(&mut self.cut) + lost - self.lost,
             lacks: self.lacks()?,
@@ -259,16 +305,50 @@ impl Watched<'_> {
         Ok(self.census.lacks.iter().cloned().chain(neighbors).collect())
     }
 
+    /// From the window's begin.
+    fn since(&self, ns: u64) -> u64 {
+        Duration::from_nanos(ns.saturating_sub(self.since_ns)).as_millis() as u64
+    }
+
+    /// The count is of the window: what it was before is known.
+    fn remarks(&mut self) -> Result<Vec<Remark>, Error> {
+        let now = self.census.remarks()?;
+        let before = std::mem::take(&mut self.remarked);
+        let grown = now.iter().map(|(bytes, (key, times))| {
+            let earlier = before.get(bytes).map_or(0, |(_, times)| times.count);
+            remark(key, times.count.saturating_sub(earlier))
+        });
+        let remarks = grown.filter(|remark| remark.count > 0).collect();
+        self.remarked = now;
+        Ok(remarks)
+    }
+
+    fn control(&self) -> Result<Vec<Control>, Error> {
+        let entries = kernel::entries::<types::control_key, types::control>(&self.census.controls)?;
+        let of_window = entries.into_iter().filter(|(_, last)| last.last_ns >= self.since_ns);
+        let control = |(key, last): (types::control_key, types::control)| Control {
+            at: (key.netns, key.ifindex),
+            leaves: key.egress != 0,
+            protocol: key.protocol,
+            source: key.source.to_ne_bytes().into(),
+            destination: last.destination.to_ne_bytes().into(),
+            first_ms: self.since(last.first_ns),
+            last_ms: self.since(last.last_ns),
+            count: last.count,
+            data: Bytes(last.data[..last.data.len().min(last.length as usize)].to_vec()),
+        };
+        Ok(of_window.map(control).collect())
+    }
+
     fn claims(&self) -> Result<Vec<Claim>, Error> {
-        let since = |ns: u64| Duration::from_nanos(ns.saturating_sub(self.since_ns)).as_millis() as u64;
         let entries = kernel::entries::<types::claim, types::times>(&self.census.claims)?;
         let of_window = entries.into_iter().filter(|(_, times)| times.last_ns >= self.since_ns);
         let claim = |(claim, times): (types::claim, types::times)| Claim {
             at: (claim.netns, claim.ifindex),
             address: address(claim.address, claim.family),
             hardware: Hardware(claim.hardware),
-            first_ms: since(times.first_ns),
-            last_ms: since(times.last_ns),
+            first_ms: self.since(times.first_ns),
+            last_ms: self.since(times.last_ns),
             count: times.count,
         };
         Ok(of_window.map(claim).collect())

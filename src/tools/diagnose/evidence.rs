@@ -10,7 +10,11 @@ use std::{
 use super::{finding::HostPort, gone::Silent, network::Network};
 use crate::{
     answer::{Endpoint, Family, Owner},
-    tools::{profile_tcp::Prompt, trace_drops::Course},
+    interface::Wire,
+    tools::{
+        profile_tcp::{Prompt, Service},
+        trace_drops::Course,
+    },
 };
 
 pub use super::queues::QueueCourse;
@@ -44,6 +48,8 @@ pub struct Evidence {
     pub remotes: Vec<TcpPath>,
     /// From the kernel's own samples and sums, short connections included; empty where that could not be asked.
     pub profiled: Vec<TcpPath>,
+    /// How long servers took to reply.
+    pub services: Vec<Service>,
     /// Why connections were reset.
     pub reasons: Vec<Reason>,
     /// The holders of connections in the window, by network namespace and ends.
@@ -239,6 +245,11 @@ pub struct Link {
     pub name: String,
     pub kind: String,
     pub speed_mbps: Option<u64>,
+    pub half_duplex: bool,
+    /// As it grew in the window.
+    pub wire: Wire,
+    /// Both ways.
+    pub packets_per_second: f64,
     pub tx_bits_per_second: f64,
     /// As they grew in the window.
     pub rx_errors: u64,

@@ -25,6 +25,7 @@ mod asked;
 mod census;
 mod close_wait;
 mod conntrack;
+mod control;
 mod coverage;
 mod evidence;
 mod fabric;
@@ -33,6 +34,7 @@ mod gone;
 mod heard;
 mod narrow;
 mod network;
+mod ospf;
 pub mod parts;
 mod past;
 mod paths;
@@ -168,9 +170,9 @@ impl Tool for Diagnose {
             lacks: Some((answer::Code::NetworksUnread, "Links, addresses, neighbors and routes are unavailable")),
         },
         Optional {
-            programs: &["arp_arrives", "neighbor_learned"],
+            programs: &["arp_arrives", "neighbor_learned", "packet_leaves"],
             needs: &[],
-            lacks: Some((answer::Code::ClaimsNotSeen, "Address claims on links are unavailable")),
+            lacks: Some((answer::Code::ClaimsNotSeen, "Address claims on links, DHCP and OSPF are unavailable")),
         },
     ];
     type Input = Input;

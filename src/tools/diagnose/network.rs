@@ -4,6 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::control::{self, Control};
 use crate::answer::Limitation;
 
 /// A device of a network namespace: the inode of the namespace, and the device's index there.
@@ -18,6 +19,8 @@ pub struct Network {
     pub neighbors: Vec<Neighbor>,
     pub routes: Vec<Route>,
     pub claims: Vec<Claim>,
+    pub control: Vec<Control>,
+    pub remarks: Vec<Remark>,
     pub changes: Vec<Change>,
     /// Objects and changes that there was no room for.
     pub cut: u64,
@@ -103,6 +106,22 @@ pub struct Claim {
     pub count: u64,
 }
 
+/// Packets that left with another DSCP mark than they arrived with.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    pub netns: u32,
+    /// The devices that they came in and left by.
+    pub from: u32,
+    pub to: u32,
+    /// As they left.
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: u8,
+    pub before: u8,
+    pub after: u8,
+    pub count: u64,
+}
+
 /// The differences between a reading and the one before it.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -148,10 +167,21 @@ impl Network {
                 None => claims.push(later),
             }
         }
+        let mut remarks = self.remarks;
+        for later in later.remarks {
+            let same =
+                |one: &&mut Remark| Remark { count: 0, ..(**one).clone() } == Remark { count: 0, ..later.clone() };
+            match remarks.iter_mut().find(same) {
+                Some(known) => known.count += later.count,
+                None => remarks.push(later),
+            }
+        }
         let changes = later.changes.into_iter().map(|change| Change { after_ms: change.after_ms + length, ..change });
         Network {
             links: later.links.into_iter().map(downs).collect(),
             claims,
+            remarks,
+            control: control::then(self.control, later.control, length),
             changes: self.changes.into_iter().chain(changes).collect(),
             cut: self.cut + later.cut,
             ..later

@@ -49,6 +49,9 @@ fn link(link: snapshot_interfaces::Link) -> Link {
         name: link.name,
         kind: link.kind,
         speed_mbps: link.speed_mbps,
+        half_duplex: link.half_duplex,
+        wire: link.wire,
+        packets_per_second: link.rx.packets_per_second + link.tx.packets_per_second,
         tx_bits_per_second: link.tx.bits_per_second,
         rx_errors: link.rx.errors_in_window,
         rx_dropped: link.rx.dropped_in_window,
@@ -143,6 +146,7 @@ pub fn profile(output: profile_tcp::Output, evidence: &mut Evidence) -> Measured
         explanation: row.explanation,
     };
     evidence.profiled = output.remotes.into_iter().map(remote).collect();
+    evidence.services = output.services;
     evidence.reasons = output.resets.into_iter().map(reason).collect();
     output.measured
 }

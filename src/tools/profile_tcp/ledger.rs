@@ -5,9 +5,15 @@ use std::collections::{HashMap, HashSet};
 use super::{
     Counts, Gaps, Group, Histogram, Input, JIFFY, Prompt, RemoteEnd, SLOW_US, Sample, VERY_SLOW_US, Waits,
     histogram::bucket_of,
-    skel::types::{rtt, tcp_row},
+    replies::Replies,
+    skel::types::{replies, rtt, service, tcp_row},
 };
-use crate::{answer::Endpoint, daemon::largest::Largest, numbers::limited::LIMITED_BY_APPLICATION, owner::Process};
+use crate::{
+    answer::Endpoint,
+    daemon::{kernel, largest::Largest},
+    numbers::limited::LIMITED_BY_APPLICATION,
+    owner::Process,
+};
 
 /// A process that holds a socket; pid 0: none.
 pub type Holder = (u32, [u8; 16]);
@@ -336,4 +342,21 @@ fn wants(input: &Input, holder: Holder, row: &tcp_row) -> bool {
     let e = &row.endpoints;
     let filter = input.filter();
     filter.owner(holder.0, &holder.1) && filter.ends(e.remote, [e.local_port, e.remote_port])
+}
+
+/// What was counted until now, by the bytes of the key.
+pub type CountedReplies = HashMap<Vec<u8>, (service, replies)>;
+
+pub fn counted_replies(entries: Vec<(service, replies)>) -> CountedReplies {
+    entries.into_iter().map(|(key, value)| (kernel::bytes(&key).to_vec(), (key, value))).collect()
+}
+
+/// What was counted since an earlier reading.
+pub fn replies_since(now: &CountedReplies, before: &CountedReplies) -> Vec<Replies> {
+    let grown = now.iter().map(|(bytes, (service, last))| {
+        let earlier = before.get(bytes).map(|(_, replies)| &replies.buckets);
+        let jiffies = Histogram::between(earlier, &last.buckets, 0, u32::MAX);
+        Replies { netns: service.netns, local: Endpoint::new(service.address, service.port), jiffies }
+    });
+    grown.filter(|service| service.jiffies.samples() > 0).collect()
 }

@@ -22,11 +22,14 @@ use crate::{
 mod histogram;
 mod ledger;
 mod narrow;
+mod replies;
 mod report;
 mod sample;
 mod text;
 
 use histogram::Histogram;
+use replies::Replies;
+pub use replies::Service;
 
 skeleton!("profile_tcp");
 
@@ -35,6 +38,9 @@ const JIFFY: u64 = round_trips::JIFFY_WEIGHT as u64;
 /// From here on a round trip is slow, or very slow.
 pub const SLOW_US: u64 = round_trips::SLOW_US as u64;
 pub const VERY_SLOW_US: u64 = round_trips::VERY_SLOW_US as u64;
+/// A reply is slow from here on: after 1 s users lose their flow of thought (Nielsen, "Response times: the 3 important
+/// limits").
+pub const SLOW_REPLY: Duration = Duration::from_secs(1);
 
 /// Rows of each list where the caller set no `limit`: with two owners in each they stay under 8 KB.
 const ROWS: usize = 5;
@@ -73,6 +79,8 @@ pub struct Sample {
     remotes_cut: u64,
     resets: Vec<Reset>,
     resets_cut: u64,
+    #[serde(default)]
+    replies: Vec<Replies>,
     /// Of all that matches, rows or not, and of what was not tracked.
     total: Counts,
     gaps: Gaps,
@@ -214,6 +222,9 @@ pub struct Output {
     /// Omitted remotes: connections, segments_out, retransmits.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub other: Other,
+    /// How long servers of this host took to reply.
+    #[serde(skip)]
+    pub services: Vec<Service>,
     pub measured: Measured,
 }
 

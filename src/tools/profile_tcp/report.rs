@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use super::{
-    Counts, Gaps, Group, Input, Other, Output, OwnerRow, RemoteRow, Reset, ResetRow, Rtt, Sample, Side, Waits,
+    Counts, Gaps, Group, Input, Other, Output, OwnerRow, RemoteRow, Reset, ResetRow, Rtt, Sample, Side, Waits, replies,
 };
 use crate::{
     answer::{self, Code, Limitation, Measured, Owner},
@@ -40,6 +40,7 @@ pub fn report(input: &Input, sample: Sample) -> Output {
         remotes: remotes.into_iter().filter_map(|group| remote(group, jiffy_ns)).collect(),
         resets: resets.into_iter().map(reset).collect(),
         other,
+        services: replies::services(&sample.replies, sample.clock),
         measured,
     }
 }
@@ -69,6 +70,7 @@ pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
     }
     later.remotes_cut = later.remotes_cut.max(earlier.remotes_cut);
     later.resets_cut = later.resets_cut.max(earlier.resets_cut);
+    later.replies = replies::merge(earlier.replies, later.replies);
     later.total += earlier.total;
     later.total.connections -= again;
     later.gaps = earlier.gaps.merge(later.gaps);

@@ -12,7 +12,10 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, skel::SkelBuilder};
 
 use super::{
     Clock, Counts, Gaps, Input, Reset, Sample,
-    ledger::{Before, Holder, Ledger, Samples, handshake, holder, with_last_sample},
+    ledger::{
+        Before, CountedReplies, Holder, Ledger, Samples, counted_replies, handshake, holder, replies_since,
+        with_last_sample,
+    },
     skel::{self, types},
 };
 use crate::{
@@ -34,9 +37,9 @@ use crate::{
     tcp::Unread,
     wire::Error,
 };
-use types::{figures, reset, reset_key, rtt, tcp_row, tcp_row_with_rtt, windows};
+use types::{figures, reset, reset_key, rtt, service, tcp_row, tcp_row_with_rtt, windows};
 
-kernel::pod!(figures, reset, reset_key, rtt, tcp_row, tcp_row_with_rtt, windows);
+kernel::pod!(figures, types::replies, reset, reset_key, rtt, service, tcp_row, tcp_row_with_rtt, windows);
 sockets::row!(tcp_row, orphan, unread);
 
 impl Ended for tcp_row {
@@ -78,6 +81,7 @@ struct Tables {
     closed: Arc<Closed<tcp_row>>,
     closed_rtts: MapHandle,
     resets: MapHandle,
+    services: MapHandle,
     bss: MapHandle,
 }
 
@@ -102,6 +106,7 @@ pub struct Profile {
 /// Resets and figures at one moment.
 struct Counted {
     resets: HashMap<Vec<u8>, (reset_key, reset)>,
+    replies: CountedReplies,
     figures: figures,
     orphans_untracked: u64,
     missed: u64,
@@ -142,6 +147,7 @@ impl Profiler {
             })?,
             closed_rtts: loader.map(&maps.closed_rtts)?,
             resets: loader.map(&maps.resets)?,
+            services: loader.map(&maps.services)?,
             bss: loader.map(&maps.bss)?,
         });
         let cleared = Arc::clone(&tables);
@@ -216,6 +222,7 @@ impl Profiler {
         let resets = kernel::entries::<reset_key, reset>(&self.tables.resets)?;
         Ok(Counted {
             resets: resets.into_iter().map(|(key, reset)| (kernel::bytes(&key).to_vec(), (key, reset))).collect(),
+            replies: counted_replies(kernel::entries::<service, types::replies>(&self.tables.services)?),
             figures,
             orphans_untracked: self.sockets.orphans_untracked()?,
             missed: self.traced.iter().map(Program::misses).sum::<io::Result<u64>>()?,
@@ -236,6 +243,7 @@ impl Tables {
         }
         self.forget.iter().try_for_each(Iterate::run)?;
         kernel::remove::<reset_key, reset>(&self.resets, |_| true)?;
+        kernel::remove::<service, types::replies>(&self.services, |_| true)?;
         let zeros = vec![0; self.bss.value_size() as usize];
         Ok(self.bss.update(kernel::bytes(&0u32), &zeros, MapFlags::ANY)?)
     }
@@ -301,6 +309,7 @@ impl Session<Sample> for Profile {
         let (mut sample, sockets) = ledger.finish(Gaps { reasons_unknown: profiler.reasons.is_none(), ..gaps });
         let known = |cookie| self.before.holder(cookie).or_else(|| holders.get(&cookie).copied());
         (sample.resets, sample.resets_cut) = profiler.resets(&self.input, &now, counted, known);
+        sample.replies = replies_since(&now.replies, &counted.replies);
         (sample.missed, sample.clock) = (now.missed - counted.missed, now.clock(counted));
         (sample.lacks, sample.window_ns) = (profiler.lacks.clone(), now_ns - self.since_ns);
         (self.before, self.unread, self.counted) = (Before { sockets, rtts }, end, now);

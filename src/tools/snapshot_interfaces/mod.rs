@@ -9,7 +9,7 @@ use super::{BoxSession, Host, Tool};
 use crate::{
     answer::{Limit, Measured, WindowMs},
     daemon::kernel::Loader,
-    interface::Interface,
+    interface::{Interface, Wire},
     wire::Error,
 };
 
@@ -66,6 +66,11 @@ pub struct Link {
     pub rx: Traffic,
     pub tx: Traffic,
     pub qdisc: Option<Qdisc>,
+    #[serde(skip)]
+    pub half_duplex: bool,
+    // In the window.
+    #[serde(skip)]
+    pub wire: Wire,
 }
 
 /// Totals since the interface exists, rates of the window; as the driver counts.

@@ -74,6 +74,8 @@ fn link(before: &Interface, after: &Interface, default_routes: &[u32], window: D
         addresses: after.addresses.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect(),
         default_route: default_routes.contains(&after.index),
         speed_mbps: after.speed_mbps,
+        half_duplex: after.half_duplex,
+        wire: a.wire.since(&b.wire),
         rx: traffic(
             (b.rx_packets, a.rx_packets),
             (b.rx_bytes, a.rx_bytes),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
+    degraded,
     drops::{seen_by_packets, whose},
     saturated::link_saturated,
     warning_from,
@@ -90,7 +91,7 @@ fn counted_drops(evidence: &Evidence, told: &BTreeSet<&str>) -> Vec<Finding> {
         let strange: u64 = strange.map(|drop| drop.count).sum();
         let rx_dropped = link.rx_dropped.saturating_sub(strange);
         let count = link.rx_errors + rx_dropped + link.tx_errors + link.tx_dropped;
-        if count == 0 || link.kind == "loopback" {
+        if count == 0 || link.kind == "loopback" || degraded::is_degraded(evidence, link) {
             continue;
         }
         let finding = Finding::new(

@@ -9,19 +9,25 @@ use super::{
     heard::Heard,
 };
 use crate::answer::Owner;
+use explains::EXPLAINS;
 
 mod addresses;
 mod claims;
 mod connect;
 mod cpu;
+mod degraded;
+mod dhcp;
 mod dns;
 mod drops;
+mod dscp;
+mod explains;
 mod gone;
 mod held;
 mod kernel;
 mod link;
 mod links;
 mod listen;
+mod mapping;
 mod mtu;
 mod names;
 mod nat;
@@ -34,6 +40,8 @@ mod resolver;
 mod routes;
 mod routing;
 mod saturated;
+mod sessions;
+mod slow;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -84,15 +92,22 @@ const RULES: &[Rule] = &[
     rule(Code::InterfaceRemoved, &[NETWORK], WANTS, links::interface_removed),
     rule(Code::LinkDown, &[NETWORK], WANTS, links::link_down),
     rule(Code::LinkFlap, &[NETWORK], WANTS, links::link_flap),
+    rule(Code::LinkDegraded, &[INTERFACES], &[], degraded::link_degraded),
     rule(Code::DuplicateMac, &[NETWORK], &[], claims::duplicate_mac),
     rule(Code::ArpPoisoning, &[NETWORK], WANTS, claims::arp_poisoning),
     rule(Code::DuplicateAddress, &[NETWORK], &[], claims::duplicate_address),
+    rule(Code::DhcpUnanswered, &[NETWORK, SOCKETS], WANTS, dhcp::dhcp_unanswered),
+    rule(Code::DhcpNoPool, &[NETWORK, SOCKETS], WANTS, dhcp::dhcp_no_pool),
+    rule(Code::DhcpBadOption, &[NETWORK, SOCKETS], WANTS, dhcp::dhcp_bad_option),
     rule(Code::AddressMissing, &[NETWORK], WANTS, addresses::address_missing),
     rule(Code::WrongNetmask, &[NETWORK], WANTS, addresses::wrong_netmask),
+    rule(Code::RoutingSessionDown, &[CONNECTIONS, NETWORK, SOCKETS], &[DROPS, TCP], sessions::routing_session_down),
     rule(Code::BlackholeRoute, &[NETWORK], WANTS, routes::blackhole_route),
     rule(Code::RouteWithdrawn, &[NETWORK], WANTS, routes::route_withdrawn),
     rule(Code::ConntrackFull, &[DROPS], &[], drops::conntrack_full),
     rule(Code::NatPortsExhausted, &[DROPS], &[CONNECTIONS, SOCKETS], nat::nat_ports_exhausted),
+    // Other clients of the same remote explain late packets.
+    rule(Code::NatMappingLost, &[DROPS, SOCKETS], &[CONNECTIONS, DNS, TRAFFIC], mapping::nat_mapping_lost),
     // Whose packets they were decides how bad it is.
     rule(Code::FirewallDrop, &[DROPS], &[CONNECTIONS, DNS, SOCKETS], drops::firewall_drop),
     rule(Code::GatewayUnreachable, &[DROPS], &[CONNECTIONS, SOCKETS], neighbors::gateway_unreachable),
@@ -131,7 +146,9 @@ const RULES: &[Rule] = &[
     // Readings of the sockets miss what opens and closes between two of them.
     rule(Code::Retransmits, &[TCP], &[PROFILE], tcp::retransmits),
     rule(Code::HighRtt, &[TCP], &[PROFILE], tcp::high_rtt),
+    rule(Code::SlowApplication, &[PROFILE], &[SOCKETS, CONNECTIONS], slow::slow_application),
     rule(Code::ConnectionChurn, &[CONNECTIONS], &[], ports::connection_churn),
+    rule(Code::DscpRemarked, &[NETWORK], &[], dscp::dscp_remarked),
     rule(Code::BandwidthHog, &[TRAFFIC], &[DROPS, INTERFACES], link::bandwidth_hog),
 ];
 
@@ -149,119 +166,6 @@ pub fn codes() -> impl Iterator<Item = Code> {
 pub fn explains() -> impl Iterator<Item = (Code, &'static [Code])> {
     EXPLAINS.iter().copied()
 }
-
-/// The symptoms that a fault of links, addresses or routes causes for its users.
-const OF_THE_NETWORK: &[Code] = {
-    use Code::*;
-    &[
-        GatewayUnreachable,
-        NeighborUnreachable,
-        KernelDrop,
-        LinkSaturated,
-        InterfaceDrops,
-        NoRoute,
-        Ipv6Broken,
-        WrongResolver,
-        ConnectionRefused,
-        ConnectTimeout,
-        PeerGone,
-        DnsUnanswered,
-        DnsSlow,
-        Resets,
-        Retransmits,
-        HighRtt,
-    ]
-};
-
-/// The findings that are only symptoms of another one at the same place: they appear in the cause's evidence and are
-/// not reported again.
-const EXPLAINS: &[(Code, &[Code])] = {
-    use Code::*;
-    &[
-        (InterfaceRemoved, OF_THE_NETWORK),
-        (InterfaceRemoved, &[LinkDown, LinkFlap, AddressMissing, WrongNetmask, RouteWithdrawn]),
-        (LinkDown, OF_THE_NETWORK),
-        (LinkDown, &[LinkFlap, AddressMissing, WrongNetmask, RouteWithdrawn]),
-        (LinkFlap, OF_THE_NETWORK),
-        (LinkFlap, &[AddressMissing, WrongNetmask, RouteWithdrawn]),
-        (AddressMissing, &[RouteWithdrawn]),
-        (DuplicateMac, OF_THE_NETWORK),
-        (ArpPoisoning, OF_THE_NETWORK),
-        (DuplicateAddress, OF_THE_NETWORK),
-        (AddressMissing, OF_THE_NETWORK),
-        (WrongNetmask, OF_THE_NETWORK),
-        (BlackholeRoute, OF_THE_NETWORK),
-        (RouteWithdrawn, OF_THE_NETWORK),
-        (ConntrackFull, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Ipv6Broken]),
-        (NatPortsExhausted, &[FirewallDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
-        // Retransmits only if nothing gets through: a rule that lets most packets pass is reported in addition to the
-        // losses.
-        (
-            FirewallDrop,
-            &[ConnectTimeout, PeerGone, ConnectionRefused, NoRoute, Ipv6Broken, WrongResolver, DnsUnanswered, Resets],
-        ),
-        (
-            GatewayUnreachable,
-            &[
-                NeighborUnreachable,
-                ConnectTimeout,
-                PeerGone,
-                NoRoute,
-                WrongResolver,
-                DnsUnanswered,
-                Retransmits,
-                Ipv6Broken,
-            ],
-        ),
-        (ReversePathFilter, &[ConnectTimeout, PeerGone, DnsUnanswered, Retransmits]),
-        (RoutingLoop, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
-        (ChecksumErrors, &[KernelDrop, ConnectTimeout, PeerGone, DnsUnanswered, Retransmits, Resets]),
-        (KernelDrop, &[ConnectTimeout, PeerGone, NoRoute, Ipv6Broken, DnsUnanswered, Retransmits, Resets]),
-        (NeighborUnreachable, &[ConnectTimeout, PeerGone, NoRoute, DnsUnanswered, Retransmits, Ipv6Broken]),
-        (MtuBlackHole, &[PeerGone, Retransmits, HighRtt, InterfaceDrops]),
-        (SynFlood, &[ListenQueueOverflow, ConnectTimeout, Retransmits, ConnectionChurn]),
-        (ConnectionFlood, &[ListenQueueOverflow, ConnectTimeout, ConnectionRefused, ConnectionChurn]),
-        (ListenQueueOverflow, &[ConnectTimeout, ConnectionRefused, Retransmits, Resets, HighRtt]),
-        (
-            LinkSaturated,
-            &[Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, DnsSlow, SenderLimited, InterfaceDrops, KernelDrop],
-        ),
-        (
-            CpuThrottled,
-            &[
-                ListenQueueOverflow,
-                ConnectTimeout,
-                UdpReceiveBufferFull,
-                DnsUnanswered,
-                DnsSlow,
-                ReceiverLimited,
-                Retransmits,
-                HighRtt,
-                Resets,
-            ],
-        ),
-        (
-            SoftirqSaturated,
-            &[InterfaceDrops, KernelDrop, Retransmits, ConnectTimeout, DnsUnanswered, UdpReceiveBufferFull],
-        ),
-        (Incast, &[LinkSaturated]),
-        (
-            Incast,
-            &[Retransmits, HighRtt, ConnectTimeout, DnsUnanswered, DnsSlow, SenderLimited, InterfaceDrops, KernelDrop],
-        ),
-        (InterfaceDrops, &[ConnectTimeout, PeerGone, DnsUnanswered, NeighborUnreachable]),
-        (NoRoute, &[ConnectTimeout, PeerGone, DnsUnanswered]),
-        (PeerGone, &[Retransmits, ReceiverLimited, SenderLimited]),
-        (Ipv6Broken, &[ConnectTimeout, NoRoute, ConnectionRefused]),
-        // A resolver without a process: the kernel rejects its clients.
-        (ConnectionRefused, &[DnsUnanswered]),
-        (WrongResolver, &[ConnectionRefused, DnsUnanswered, NeighborUnreachable, NoRoute, RoutingLoop]),
-        // What was lost stays in the send buffer until it has arrived, and fills it.
-        (Retransmits, &[SenderLimited]),
-        (ReceiveWindowSmall, &[SenderLimited]),
-        (ReceiverLimited, &[SenderLimited, Retransmits]),
-    ]
-};
 
 /// Every finding, worst first, and the codes that were judged with complete data. A rule with incomplete data runs as
 /// well: its findings are true, but it may miss some.
@@ -313,8 +217,9 @@ pub fn causes_when(findings: Vec<Finding>, when: impl Fn(usize, usize) -> bool) 
         let causes = findings.iter().enumerate().filter(explains);
         causes.min_by_key(|(place, cause)| (netns(cause) != netns(symptom), *place)).map(|(place, _)| place)
     };
-    let explained: Vec<_> = findings.iter().enumerate().map(cause_of).collect();
-    // What explains a cause explains its symptoms too. Explanations have no cycles.
+    let mut explained: Vec<_> = findings.iter().enumerate().map(cause_of).collect();
+    break_cycles(&mut explained);
+    // What explains a cause explains its symptoms too.
     let root = |cause: usize| std::iter::successors(Some(cause), |at| explained[*at]).take(findings.len()).last();
     let roots: Vec<_> = explained.iter().map(|cause| cause.and_then(root)).collect();
     let mut kept = findings.clone();
@@ -327,6 +232,20 @@ pub fn causes_when(findings: Vec<Finding>, when: impl Fn(usize, usize) -> bool) 
         affects(&mut kept[cause], &findings[symptom]);
     }
     kept.into_iter().zip(explained).filter(|(_, cause)| cause.is_none()).map(|(finding, _)| finding).collect()
+}
+
+/// A session that fails withdraws routes, and a route that is withdrawn ends sessions. Where each of some findings explains
+/// the next, the first one is the cause.
+fn break_cycles(explained: &mut [Option<usize>]) {
+    let count = explained.len();
+    for start in 0..count {
+        let step = |at: &usize| explained[*at];
+        // After as many steps as there are findings a chain has ended, or it is in a cycle.
+        let Some(inside) = std::iter::successors(Some(start), step).nth(count) else { continue };
+        if let Some(first) = std::iter::successors(Some(inside), step).take(count).min() {
+            explained[first] = None;
+        }
+    }
 }
 
 /// Notes the owner of the symptom in the cause's evidence, if it is another one.
