@@ -107,7 +107,7 @@ fn dependencies() -> BTreeMap<Module, BTreeSet<Module>> {
 
 /// Modules below `tools` that are not a tool: the common code.
 fn is_shared(part: &str) -> bool {
-    ["input", "past", "recollect", "schema"].contains(&part)
+    ["input", "past", "recollect", "schema", "structured"].contains(&part)
 }
 
 fn name(module: &Module) -> String {
