@@ -66,7 +66,9 @@ fn place_of(finding: &Value) -> (Value, Value, Vec<Value>) {
     const NAMES: [&str; 8] = ["interface", "name", "server", "gateway", "reason", "service", "destination", "remote"];
     let evidence = &finding["evidence"];
     let mut owner = evidence["owner"].clone();
-    owner.as_object_mut().map(|owner| owner.retain(|name, value| name != "pid" && !value.is_null()));
+    if let Some(owner) = owner.as_object_mut() {
+        owner.retain(|name, value| name != "pid" && !value.is_null());
+    }
     (finding["code"].clone(), owner, NAMES.map(|name| evidence[name].clone()).to_vec())
 }
 

@@ -36,11 +36,14 @@ impl Build {
     }
 }
 
+/// Begins a load.
+type Begin = fn(&Pair) -> Load;
+
 pub fn price() -> Vec<Figure> {
     let Some(folder) = std::env::var_os("NETMON_BEFORE") else { return Vec::new() };
     let (now, before) = (Build::start(Path::new(DAEMON).parent().unwrap()), Build::start(Path::new(&folder)));
-    let closes: fn(&Pair) -> Load = |pair| Load::connects(pair.clone(), Close::Fin);
-    let loads: [(&str, &[&str], fn(&Pair) -> Load); 6] = [
+    let closes: Begin = |pair| Load::connects(pair.clone(), Close::Fin);
+    let loads: [(&str, &[&str], Begin); 6] = [
         ("TCP 64 KiB over veth", &["top_traffic"], Load::tcp_bulk),
         ("TCP request/response", &["top_traffic"], Load::tcp_requests),
         ("UDP request/response", &["top_traffic"], Load::udp_requests),
