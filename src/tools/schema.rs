@@ -3,6 +3,8 @@
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde_json::{Map, Value, json};
 
+use super::structured::NULL_ANSWERS;
+
 /// A JSON schema that clients of every kind can read, without redundant parts: the list of tools is part of every
 /// conversation.
 pub fn input_schema<T: JsonSchema>() -> Value {
@@ -17,7 +19,7 @@ pub fn input_schema<T: JsonSchema>() -> Value {
 
 /// The same of an answer, which validates it without repeating in each tool what the server's instructions
 /// say once: what an owner, an endpoint and `measured` are. Bounds and required fields are for who writes a
-/// value, and this one is read. A field without a value is absent, so that no type is `null`, but for `healthy`.
+/// value, and this one is read. A field without a value is absent, so that no type is `null`, except where that is an answer.
 pub fn output_schema<T: JsonSchema>() -> Value {
     /// Values that a reader needs to see before the answer. A longer list is of codes that explain themselves.
     const LISTED: usize = 12;
@@ -55,10 +57,33 @@ pub fn output_schema<T: JsonSchema>() -> Value {
     }
     let mut schema = schema::<T>(terse);
     inline_once(&mut schema);
-    if let Some(healthy) = schema.pointer_mut("/properties/healthy").and_then(Value::as_object_mut) {
-        healthy.insert("type".into(), json!(["boolean", "null"]));
-    }
+    allow_null(&mut schema);
     schema
+}
+
+/// Lets fields be `null` where that is an answer.
+fn allow_null(schema: &mut Value) {
+    match schema {
+        Value::Object(keywords) => {
+            let fields = keywords.get_mut("properties").and_then(Value::as_object_mut);
+            let answers = fields.into_iter().flatten().filter(|(name, _)| NULL_ANSWERS.contains(&name.as_str()));
+            for field in answers.filter_map(|(_, field)| field.as_object_mut()) {
+                if let Some(values) = field.get_mut("enum").and_then(Value::as_array_mut) {
+                    values.push(Value::Null);
+                }
+                match (field.get("type").cloned(), field.shift_remove("$ref")) {
+                    (Some(kind @ Value::String(_)), _) => drop(field.insert("type".into(), json!([kind, "null"]))),
+                    (_, Some(shared)) => {
+                        drop(field.insert("anyOf".into(), json!([{"$ref": shared}, {"type": "null"}])));
+                    }
+                    _ => {}
+                }
+            }
+            keywords.values_mut().for_each(allow_null);
+        }
+        Value::Array(schemas) => schemas.iter_mut().for_each(allow_null),
+        _ => {}
+    }
 }
 
 /// The same without the alternative `null`.

@@ -228,10 +228,7 @@ fn trace_connections_lists_waiting_and_orphaned() {
 
 /// The row of a remote in `profile_tcp`.
 fn remote<'a>(answer: &'a Value, address: &str, port: Option<u16>) -> &'a Value {
-    let mut remote = json!({"address": address});
-    if let Some(port) = port {
-        remote["port"] = port.into();
-    }
+    let remote = json!({"address": address, "port": port});
     let found = answer["remotes"].as_array().unwrap().iter().find(|row| row["remote"] == remote);
     found.unwrap_or_else(|| panic!("{remote} in {answer:#}"))
 }

@@ -75,6 +75,10 @@ start_all()
 # With a slow verifier, the daemon may load longer than a request waits.
 is_loaded = "answer=$(netmon-mcp call status --json) && [[ $answer = *'\"connected\": true'* ]]"
 status = json.loads(machine.wait_until_succeeds(f"{is_loaded} && echo \"$answer\"", timeout=300))
+# diagnose asks the other tools, so that all of them are loaded when it has answered. Where it is unavailable, it says so.
+for _ in range(5):
+    if machine.execute("netmon-mcp call diagnose duration_ms=100 >/dev/null 2>&1")[0] == 0:
+        break
 tools = {tool["name"]: tool for tool in status["tools"]}
 version = re.match(r"(\d+)\.(\d+)", status["kernel"])
 assert version, status["kernel"]
