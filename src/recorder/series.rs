@@ -109,12 +109,12 @@ fn connection(row: &Value, sums: &mut Sums) {
     let outcome = row["outcome"].as_str().unwrap_or_default();
     let is_failure = !matches!(outcome, "connecting" | "established");
     if row["direction"] == "outbound" {
-        let whom = format!("process:{process} remote:{remote}:{port}");
+        let peer = format!("process:{process} remote:{remote}:{port}");
         if is_failure {
-            sums.add("failures", format!("{outcome} {whom}"), 1.0);
+            sums.add("failures", format!("{outcome} {peer}"), 1.0);
         }
         if !row["duration_us"].is_null() {
-            sums.add("connections", whom, 1.0);
+            sums.add("connections", peer, 1.0);
         }
     } else if !row["duration_us"].is_null() {
         sums.add("connections", format!("process:{process} port:{}", row["local"]["port"]), 1.0);
@@ -181,8 +181,8 @@ mod tests {
         let mut figures = sums.finish();
         figures.sort_by(|a, b| a.subject.cmp(&b.subject));
         let told: Vec<_> = figures.iter().map(|f| (f.subject.as_str(), f.name.as_str(), f.value)).collect();
-        let whom = "process:curl remote:192.0.2.1:80";
-        let refused = format!("refused {whom}");
-        assert_eq!(told, [("connections", whom, 2.0), ("failures", refused.as_str(), 2.0)]);
+        let peer = "process:curl remote:192.0.2.1:80";
+        let refused = format!("refused {peer}");
+        assert_eq!(told, [("connections", peer, 2.0), ("failures", refused.as_str(), 2.0)]);
     }
 }
