@@ -28,9 +28,23 @@ build:
 run: build
 	scripts/run
 
+# The unit tests run first alone, as in a Nix build.
 test:
 	@scripts/prerequisites $(TEST)
+	cargo --config "target.'cfg(all())'.runner = 'tests/nix/sandboxed'" test --locked --lib --quiet
 	cargo test --locked
+
+# The page and the view of a chat, in Chromium.
+.PHONY: page-test
+page-test:
+	@scripts/prerequisites $(TEST) chromium
+	cargo test --locked --test page
+
+# The faults that diagnose must name, and what it found: a table, and target/scenarios.csv with the F1 score of each.
+.PHONY: scenarios
+scenarios:
+	@scripts/prerequisites $(TEST)
+	cargo test --locked --test scenarios -- --nocapture
 
 bench:
 	@scripts/prerequisites $(BENCH)
@@ -40,7 +54,7 @@ lint:
 	@scripts/prerequisites $(LINT)
 	cargo fmt --check
 	$(CLANG_FORMAT) --dry-run --Werror bpf/*.c bpf/*.h
-	cargo clippy --locked --all-targets --test stock -- -D warnings
+	cargo clippy --locked --all-targets --test stock --test page -- -D warnings
 	scripts/reproducible-bpf target/debug
 	scripts/check-dependencies
 	tests/vm/check-scripts
@@ -126,7 +140,7 @@ picture: build
 reviewed: nix/options.md tests/nix/bpf-objects.txt
 	@scripts/prerequisites $(TEST)
 	NETMON_REVIEW=1 cargo test --locked --test suite -- --exact protocol::every_tool_has_schemas_title_and_annotations \
-		tidy::guest_test_list_is_up_to_date
+		tidy::guest_test_list_is_up_to_date top::every_page_matches_its_reviewed_file top::screens_match_the_reviewed_files
 
 nix/options.md:
 	tests/nix/options >$@

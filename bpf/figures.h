@@ -13,8 +13,9 @@ struct figures {
 	__u64 closed_rtts_untracked;
 	__u64 reset_kinds;
 	__u64 resets_untracked;
-	__u64 since;   /* jiffies at the first reading */
-	__u64 jiffies; /* at the last reading … */
-	__u64 ns;      /* … and the time */
+	__u64 replies_untracked;
+	__u64 since_ns; /* the first reading */
+	__u64 jiffies;  /* at the last reading … */
+	__u64 ns;       /* … and the time */
 };
 struct figures figures;

@@ -276,7 +276,7 @@ struct tcp_sock {
 	__u32 rate_delivered;
 	__u32 rate_interval_us;
 	__u32 rcv_tstamp; /* jiffies */
-	__u32 lsndtime;   /* jiffies: when data was sent last */
+	__u64 tcp_mstamp; /* µs, CLOCK_MONOTONIC: when something was sent or arrived last */
 	__u32 chrono_start;
 	__u32 chrono_stat[3];
 	__u8 chrono_type : 2;

@@ -8,13 +8,14 @@
 struct mark {
 	__u32 pid; /* 0 = unknown */
 	char comm[16];
-	__u32 window;       /* the newest when the socket was opened; 0 = before monitoring; for a listener not 0 */
-	__u32 slot;         /* UDP: the slot of its last transfer; 0 = none */
-	__u32 handshake_us; /* TCP: the round trip of its handshake, times 8; 0 = unknown */
-	__u32 direction;    /* TCP: enum direction, from its state changes */
-	__u32 managed;      /* a service manager's, unless another holder is known */
-	__u32 oldest;       /* UDP: window since which … */
-	__u32 remotes;      /* … this number of its remotes got a slot */
+	__u32 window;         /* the newest when the socket was opened; 0 = before monitoring; for a listener not 0 */
+	__u32 slot;           /* UDP: the slot of its last transfer; 0 = none */
+	__u32 handshake_us;   /* TCP: the round trip of its handshake, times 8; 0 = unknown */
+	__u32 established_us; /* TCP: when its handshake ended, of tcp_mstamp */
+	__u32 direction;      /* TCP: enum direction, from its state changes */
+	__u32 managed;        /* a service manager's, unless another holder is known */
+	__u32 oldest;         /* UDP: window since which … */
+	__u32 remotes;        /* … this number of its remotes got a slot */
 };
 
 #define ORPHAN_OWNER struct mark

@@ -65,18 +65,24 @@ struct {
  * inlined. The kernel calls this tracepoint for every segment of an established connection, before TCP handles it.
  */
 SEC("tp_btf/tcp_probe")
-int BPF_PROG(segment_arrives, struct sock *sk)
+int BPF_PROG(segment_arrives, struct sock *sk, struct sk_buff *skb)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u32 bytes;
 	struct rtt *rtt;
 
 	if (!tp)
 		return 0;
-	rtt = take_sample(sk, tp);
-	if (!rtt || !tp->packets_out)
+	bytes = new_bytes(skb, tp);
+	rtt = take_sample(sk, tp, bytes);
+	if (!rtt)
+		return 0;
+	note_sent(sk, tp, rtt);
+	if (bytes)
+		note_arrived(sk, tp, rtt, skb, bytes);
+	if (!tp->packets_out)
 		return 0;
 	note_wait(rtt, tp);
-	note_reply(sk, tp, &rtt->asked);
 	rtt->prompt_next = is_prompt(tp);
 	return 0;
 }
@@ -87,8 +93,10 @@ static __always_inline void mark_handshake(struct sock *sk)
 	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (mark && tp)
-		mark->handshake_us = tp->srtt_us;
+	if (!mark || !tp)
+		return;
+	mark->handshake_us = tp->srtt_us;
+	mark->established_us = tp->tcp_mstamp;
 }
 
 /* Stop tracking a connection after ESTABLISHED: its later segments are not seen. */
@@ -97,7 +105,7 @@ static __always_inline void take_last_sample(struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 	if (tp && rtt_of(sk))
-		take_sample(sk, tp);
+		take_sample(sk, tp, false);
 }
 
 /* A server that replies and closes at once: the acknowledgement comes to a connection that is not established. */
@@ -106,8 +114,12 @@ static __always_inline void note_last_reply(struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct rtt *rtt = rtt_of(sk);
 
-	if (tp && tp->packets_out)
-		note_reply(sk, tp, rtt ? &rtt->asked : 0);
+	if (!tp || !tp->packets_out)
+		return;
+	if (!rtt && tp->bytes_received) /* its request came with the end of the handshake */
+		rtt = begin_rtt(sk, tp);
+	if (rtt)
+		note_sent(sk, tp, rtt);
 }
 
 static __always_inline void hand_in_rtt(struct sock *sk)
@@ -153,7 +165,8 @@ int BPF_PROG(state_changes, struct sock *sk, int oldstate, int newstate)
 		return 0;
 	if (oldstate == TCP_ESTABLISHED)
 		take_last_sample(sk);
-	if (oldstate == TCP_ESTABLISHED && newstate == TCP_FIN_WAIT1)
+	if ((oldstate == TCP_ESTABLISHED && newstate == TCP_FIN_WAIT1) ||
+	    (oldstate == TCP_CLOSE_WAIT && newstate == TCP_LAST_ACK))
 		note_last_reply(sk);
 	if (newstate == TCP_SYN_SENT || newstate == TCP_LISTEN) {
 		mark_opened(sk, newstate);
@@ -182,9 +195,9 @@ int list_held(struct bpf_iter__task_file *ctx)
 
 	if (!ctx->file) { /* the end */
 		figures.jiffies = bpf_jiffies64();
-		if (!figures.since)
-			figures.since = figures.jiffies;
 		figures.ns = bpf_ktime_get_ns();
+		if (!figures.since_ns)
+			figures.since_ns = figures.ns;
 	}
 	if (!sk)
 		return list_ring(ctx);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* The round trips of each TCP connection, from TCP's average; and its owner. */
 #pragma once
+#include "exchanges.h"
 #include "figures.h"
 #include "limited.h"
 
@@ -32,8 +33,9 @@ struct rtt {
 	__u32 prompt_slow; /* … of these, samples of SLOW_US or more … */
 	__u32 prompt_very_slow;
 	__u32 prompt_next; /* whether the next sample is prompt */
-	__u32 asked;       /* jiffies of the last request whose reply was noted; 0 = none was */
-	__u32 pad;
+	struct exchange exchange;
+	__u32 replies; /* in this window … */
+	__u32 window;  /* … which was the newest then */
 	__u32 buckets[BUCKETS];
 };
 
@@ -113,7 +115,30 @@ static __always_inline void note_wait(struct rtt *rtt, const struct tcp_sock *tp
 		rtt->network += weight;
 }
 
-static __always_inline struct rtt *begin_rtt(struct sock *sk, __u32 srtt_us, __u32 delivered)
+static __always_inline bool is_served(const struct mark *mark, const struct tcp_sock *tp)
+{
+	return mark && mark->direction ? mark->direction == INBOUND : is_inbound(tp);
+}
+
+/*
+ * What an older connection has on its way is of now if its last event was: a segment that came would have begun this
+ * before. A first request may end the handshake.
+ */
+static __always_inline void begin_exchange(struct exchange *exchange, const struct tcp_sock *tp,
+					   const struct mark *mark)
+{
+	__u64 now_us = tp->tcp_mstamp, since_ns = figures.since_ns;
+	bool is_opened = mark && is_new(mark);
+
+	exchange->side = is_served(mark, tp) ? SIDE_SERVER : SIDE_CLIENT;
+	exchange->sent_seq = is_opened || (since_ns && now_us * 1000 > since_ns) ? tp->snd_una : tp->snd_nxt;
+	if (exchange->side != SIDE_SERVER || !is_opened || !mark->established_us || !tp->bytes_received)
+		return;
+	exchange->asked_ns = (now_us - (__u32)((__u32)now_us - mark->established_us)) * 1000;
+	exchange->phase = ASKED;
+}
+
+static __always_inline struct rtt *begin_rtt(struct sock *sk, const struct tcp_sock *tp)
 {
 	struct mark *mark;
 	struct rtt *rtt;
@@ -126,11 +151,12 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, __u32 srtt_us, __u
 	__sync_fetch_and_add(&figures.rtts, 1);
 	__builtin_memset(rtt, 0, sizeof(*rtt)); /* it may be of an earlier period */
 	rtt->first = windows.first;
-	rtt->srtt_us = srtt_us;
-	rtt->delivered = delivered;
+	rtt->srtt_us = tp->srtt_us;
+	rtt->delivered = tp->delivered;
 	rtt->seen = bpf_jiffies64();
 	rtt->min_us = ~0u;
 	mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	begin_exchange(&rtt->exchange, tp, mark);
 	if (mark && is_new(mark) && mark->handshake_us)
 		add_sample(rtt, mark->handshake_us >> 3, true);
 	return rtt;
@@ -141,17 +167,14 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, __u32 srtt_us, __u
  * average, at most once per segment. So two averages give the sample between them, to the microsecond. If an
  * acknowledgement leaves the average unchanged, the sample was the average.
  */
-static __always_inline struct rtt *take_sample(struct sock *sk, const struct tcp_sock *tp)
+static __always_inline struct rtt *take_sample(struct sock *sk, const struct tcp_sock *tp, bool brings_data)
 {
 	__u32 srtt_us = tp->srtt_us, delivered = tp->delivered;
 	struct rtt *rtt = rtt_of(sk);
 
-	/*
-	 * With nothing in flight, no acknowledgement and no sample follows. A connection that only receives, or
-	 * connects and closes, needs no storage.
-	 */
+	/* With nothing in flight, no acknowledgement and no sample follows. Data may be a request. */
 	if (!rtt)
-		return tp->packets_out ? begin_rtt(sk, srtt_us, delivered) : 0;
+		return tp->packets_out || brings_data ? begin_rtt(sk, tp) : 0;
 	if (srtt_us != rtt->srtt_us)
 		add_sample(rtt, rtt->srtt_us ? srtt_us - rtt->srtt_us + (rtt->srtt_us >> 3) : srtt_us >> 3,
 			   rtt->prompt_next);

@@ -10,6 +10,7 @@
 #pragma once
 #include "accept_queue.h"
 #include "below.h"
+#include "forget.h"
 #include "marks.h"
 #include "ring_files.h"
 
@@ -309,29 +310,4 @@ SEC("iter/bpf_map")
 int list_orphans(struct bpf_iter__bpf_map *ctx)
 {
 	return walk_orphans(ctx, list_orphan);
-}
-
-/*
- * After the last window: otherwise a marked listener would continue to copy its mark. A socket without a process in
- * another network namespace keeps its mark, which has its window.
- */
-SEC("iter/task_file")
-int forget_held(struct bpf_iter__task_file *ctx)
-{
-	struct sock *sk = inet_socket_of(ctx->file);
-
-	if (sk)
-		forget(sk);
-	return 0;
-}
-
-SEC("iter/tcp")
-int forget_tcp(struct bpf_iter__tcp *ctx)
-{
-	struct sock_common *c = ctx->sk_common;
-	struct tcp_sock *tp = c ? bpf_skc_to_tcp_sock(c) : 0;
-
-	if (tp)
-		forget(&tp->inet_conn.icsk_inet.sk);
-	return 0;
 }

@@ -19,6 +19,10 @@ dockerTools.streamLayeredImage {
     ];
     Env = [ "PATH=/usr/bin" ];
     ExposedPorts."8080/tcp" = { };
-    Labels."org.opencontainers.image.description" = netmon-mcp.meta.description;
+    Labels = {
+      "org.opencontainers.image.description" = netmon-mcp.meta.description;
+      # The name of server.json, which the MCP registry compares.
+      "io.modelcontextprotocol.server.name" = "io.github.netmon-mcp/netmon-mcp";
+    };
   };
 }

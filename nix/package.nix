@@ -35,6 +35,7 @@ rustPlatform.buildRustPackage (finalAttrs: {
           ../Cargo.toml
           ../Makefile
           ../bpf
+          ../docs/skills
           ../fuzz/parsers.rs
           ../fuzz/seeds
           ../packaging

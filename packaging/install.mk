@@ -5,6 +5,7 @@ BUILT ?= target/release
 share := $(DESTDIR)$(PREFIX)/share
 lib := $(DESTDIR)$(PREFIX)/lib
 units := netmond.service netmond.socket netmon-mcp.service netmon-recorder.service
+skills := $(notdir $(wildcard docs/skills/*))
 .PHONY: install install-programs install-data install-generated uninstall
 
 install: install-programs install-data install-generated
@@ -20,6 +21,9 @@ install-data:
 	for unit in $(units); do \
 		sed 's#/usr/bin/#$(PREFIX)/bin/#' packaging/systemd/$$unit >$(lib)/systemd/system/$$unit || exit 1; done
 	install -D -m 644 -t $(lib)/sysusers.d packaging/sysusers/netmon.conf
+	install -D -m 644 -t $(share)/netmon-mcp/grafana packaging/grafana/netmon.json
+	for skill in $(skills); do \
+		install -D -m 644 -t $(share)/netmon-mcp/skills/$$skill docs/skills/$$skill/SKILL.md || exit 1; done
 	test -e $(DESTDIR)$(SYSCONFDIR)/netmon/netmon.toml || \
 		install -D -m 644 -t $(DESTDIR)$(SYSCONFDIR)/netmon packaging/netmon.toml
 
@@ -40,5 +44,6 @@ uninstall:
 		$(lib)/sysusers.d/netmon.conf $(share)/man/man1/netmon-mcp.1 $(share)/man/man8/netmond.8 \
 		$(share)/bash-completion/completions/netmon-mcp $(share)/zsh/site-functions/_netmon-mcp \
 		$(share)/fish/vendor_completions.d/netmon-mcp.fish
+	rm -rf $(share)/netmon-mcp
 	! cmp -s packaging/netmon.toml $(settings) || rm $(settings)
 	test ! -d $(dir $(settings)) || rmdir --ignore-fail-on-non-empty $(dir $(settings))

@@ -229,8 +229,17 @@ pub const PROFILED_CLOSED: usize = 65_536;
 pub const PROFILED_CLOSED_RTTS: u64 = numbers::profile_tcp::CLOSED_RTTS as u64;
 /// Distinct kinds of resets: 0.6 MB when full.
 pub const RESET_KINDS: u64 = numbers::resets::RESETS as u64;
+/// Listeners, and servers that this host asks, with times to the first byte: 3.6 MB when full.
+pub const REPLIERS: u64 = numbers::replies::REPLIERS as u64;
 /// Owners named of one remote: those with the most retransmits. With more, five remotes would not stay under 8 KB.
 pub const OWNERS_OF_A_REMOTE: usize = 2;
+
+/// Owners with their ends that `trace_latency` tells apart: 0.5 MB when full.
+pub const LATENCY_GROUPS: usize = numbers::stages::GROUPS as usize;
+/// Histograms of a stage of one of them: 14 MB when full.
+pub const LATENCY_TIMES: usize = numbers::stages::TIMES as usize;
+/// Beyond this number of them, the remotes of a listener share one.
+pub const LATENCY_REMOTES: usize = numbers::stages::REMOTES_APART as usize;
 
 /// The time limit to connect to another host: TCP, the ssh handshake, and the start of the other gateway.
 pub const HOST_CONNECT: Duration = Duration::from_secs(10);
@@ -337,3 +346,49 @@ pub const JUDGED_BYTES: u64 = 1 << 30;
 pub const GAPS_SHOWN: usize = 50;
 /// The default length of a period in the past with only an end.
 pub const RECALLED: Duration = Duration::from_secs(600);
+
+/// Rows of each table of the live view: more than a tall terminal shows, and a screen stays under 300 KB.
+pub const LIVE_ROWS: usize = 100;
+/// Points of its history: five minutes at one a second.
+pub const LIVE_POINTS: usize = 300;
+/// Interfaces and processes with a history of their own.
+pub const LIVE_SERIES: usize = 12;
+/// The period of its findings and events: at least this long, at most twice. A fault shows in ten seconds.
+pub const LIVE_RECENT: Duration = Duration::from_secs(10);
+/// Bytes of samples in half of that period. A busier host has a shorter one.
+pub const LIVE_BYTES: usize = 8 << 20;
+/// The pause after judging that period, as a multiple of the time that judging took: it takes at most a hundredth of a core.
+pub const LIVE_SHARE: u32 = 100;
+/// Findings that the live view keeps, and for how long after their end.
+pub const LIVE_EPISODES: usize = 100;
+pub const LIVE_EPISODE_KEPT: Duration = Duration::from_secs(600);
+/// The delay of a reading after which the live view says that netmond does not answer. A busy machine is late by less.
+pub const LIVE_LATE: Duration = Duration::from_secs(3);
+/// The retry interval while netmond is unavailable.
+pub const LIVE_RETRY: Duration = Duration::from_secs(1);
+/// The interval at which it asks for memory and recording.
+pub const LIVE_STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the page gets a new screen.
+pub const LIVE_EVERY: Duration = Duration::from_secs(1);
+/// Pages that follow this host at once, and those of one client: each gets about 50 KB a second.
+pub const VIEWERS: usize = 64;
+pub const VIEWERS_OF_A_CLIENT: usize = 16;
+/// Points of a plot of the past: a screen has room for a few hundred.
+pub const TIMELINE_POINTS: i64 = 360;
+/// The longest period of such a plot: a recording is kept that long.
+pub const TIMELINE_MAX: Duration = Duration::from_secs(31 * 24 * 3_600);
+/// Names of a family of metrics about this host; the others are one.
+pub const SERIES_EXPORTED: usize = 100;
+
+/// Recorded windows before a moment of the past whose figures the terminal view shows: ten minutes of windows of 10 s.
+pub const THEN_POINTS: usize = 60;
+/// Figures of recorded windows that it keeps, to scroll back without reading them again.
+pub const THEN_KEPT: usize = 1_000;
+/// Windows that make a screen of the past: events are about 10 to 20 s, as in the live view.
+pub const THEN_WHOLE: usize = 2;
+
+/// Log lines that the terminal view keeps, to print them when it ends.
+pub const TOP_MESSAGES: usize = 50;
+/// The windows of trace_latency while its page is open, one after another.
+pub const TOP_LATENCY: Duration = Duration::from_secs(2);

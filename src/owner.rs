@@ -31,6 +31,37 @@ impl Process {
     }
 }
 
+/// A control group that the kernel kept from running in the window: its quota was used up.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct Throttled {
+    /// Below the root of the hierarchy.
+    pub cgroup: String,
+    /// Periods of its quota in which it wanted to run, and those in which it used the quota up.
+    pub periods: u64,
+    pub throttled_periods: u64,
+    /// Summed over CPUs.
+    pub throttled_us: u64,
+    /// Its processes, and those of the groups below it.
+    pub pids: Vec<u32>,
+}
+
+impl Throttled {
+    /// The groups of two adjacent periods.
+    pub fn merge(earlier: Vec<Throttled>, mut later: Vec<Throttled>) -> Vec<Throttled> {
+        for before in earlier {
+            match later.iter_mut().find(|group| group.cgroup == before.cgroup) {
+                Some(group) => {
+                    group.periods += before.periods;
+                    group.throttled_periods += before.throttled_periods;
+                    group.throttled_us += before.throttled_us;
+                }
+                None => later.push(before),
+            }
+        }
+        later
+    }
+}
+
 /// The name of a network namespace that has this file.
 pub fn netns_name(file: &str) -> &str {
     file.rsplit('/').next().unwrap_or_default()

@@ -53,10 +53,22 @@ pub fn give_up_root() -> io::Result<()> {
     }
     if !a_service_answers() {
         *lock(&STARTER) = Some(leave_starter()?);
-        // SAFETY: to ignore a signal runs no code of ours. The kernel then forgets the starter when it ends.
-        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        forget_children()?;
     }
     sandbox::give_up_root(&Account::system("nobody"), sandbox::group(GROUP))
+}
+
+/// The kernel forgets the starter when it ends. Unlike an ignored SIGCHLD, this ends with exec (sigaction(2)): programs
+/// that this one starts can wait for children of their own.
+fn forget_children() -> io::Result<()> {
+    // SAFETY: zeros are a valid sigaction: the default, an empty mask, no flags.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_flags = libc::SA_NOCLDWAIT;
+    // SAFETY: the action is valid for the call, and runs no code of ours.
+    match unsafe { libc::sigaction(libc::SIGCHLD, &action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The starter, if there is one. The caller that takes it owns it.

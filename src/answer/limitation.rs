@@ -66,6 +66,8 @@ pub enum Code {
     // Answers about the past.
     /// A recording keeps sums by remote, which a question about a process or a port cannot take apart.
     RecordedByRemote,
+    /// Of the stages of latency, a recording has the time from request to reply.
+    OnlyRepliesRecorded,
 
     // Traffic that bypasses TCP and UDP.
     /// TCP connections with data that sockmap programs redirect.
@@ -97,6 +99,20 @@ pub enum Code {
     // Resets.
     ResetsMerged,
     ResetReasonsUnknown,
+
+    // Latency.
+    /// Times until a packet is in its socket.
+    ArrivalsUnknown,
+    /// Segments on their way to a device.
+    SegmentsNotSeen,
+    /// Threads that wait for a CPU.
+    RunQueueNotSeen,
+    /// Requests whose reply is uncertain.
+    ExchangesLeftOut,
+    RepliesUntracked,
+    LatencySocketsUntracked,
+    LatencyTimesUntracked,
+    LatencyRemotesMerged,
 
     // Dropped packets.
     /// Packets that a filter cannot be applied to.
@@ -162,6 +178,12 @@ impl Code {
                 | ConnectsPending
                 | ConnectsBetweenCalls
                 | ResetsMerged
+                | ArrivalsUnknown
+                | ExchangesLeftOut
+                | RepliesUntracked
+                | LatencySocketsUntracked
+                | LatencyTimesUntracked
+                | LatencyRemotesMerged
                 | DropsUnfiltered
                 | DropsMerged
                 | InnerHeadersNotCounted
@@ -183,6 +205,15 @@ impl Limitation {
         let text = format!("{}: {why}", count_of(count, thing));
         (count > 0).then_some(Limitation { code, text, count: Some(count) })
     }
+}
+
+/// Exchanges whose reply has no certain request, and the connections that have too many of them.
+pub fn exchanges_left_out(of: &str, exchanges: u64, connections: u64) -> Option<Limitation> {
+    let mut why = format!("left out of {of}. Both ends sent at the same time, or one of them sent in parts");
+    if connections > 0 {
+        why += &format!("; {} left out", super::count(connections, "connection is", "connections are"));
+    }
+    Limitation::counted(Code::ExchangesLeftOut, exchanges, "exchange", &format!("{why}."))
 }
 
 /// `1 connection`, `3 connections`; the first word is the noun.

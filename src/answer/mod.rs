@@ -11,16 +11,18 @@ use serde::{Deserialize, Serialize};
 
 mod bounded;
 mod count;
+mod followed;
 mod limitation;
 mod table;
 pub use bounded::{Limit, WindowMs, WindowSeconds};
 pub use count::{count, cut};
-pub use limitation::{Code, Limitation};
-pub use table::{fit, table};
+pub use followed::{follow, next_reading};
+pub use limitation::{Code, Limitation, exchanges_left_out};
+pub use table::{fit, prose, table};
 
 /// Bytes that the limits of an answer take in its text: rows need the rest of [`crate::limits::TEXT_UNASKED`]. The structured
 /// answer has all limits.
-const LIMITS_TEXT: usize = 600;
+pub const LIMITS_TEXT: usize = 600;
 
 /// How complete an answer is.
 #[derive(Serialize, Deserialize, JsonSchema, Default, Clone, Debug, PartialEq)]
@@ -60,7 +62,18 @@ impl Measured {
         if more > 0 {
             parts.push(format!("{} in measured.limits.", count(more, "more limit", "more limits")));
         }
-        if parts.is_empty() { String::new() } else { format!("\n{}\n", parts.join(" ")) }
+        if parts.is_empty() { String::new() } else { format!("\n{}\n", prose(&parts.join(" "), 0)) }
+    }
+}
+
+/// The name of a field without its unit, for where the value is shown with one: `rtt_us_p50` is `rtt_p50`.
+pub fn label(key: &str) -> String {
+    let bare = key.replace("bits_per_second", "").replace("__", "_");
+    let words: Vec<_> = bare.split('_').filter(|word| !["", "us", "bytes"].contains(word)).collect();
+    match (words.is_empty(), key) {
+        (true, "bits_per_second") => "rate".into(),
+        (true, _) => key.into(),
+        (false, _) => words.join("_"),
     }
 }
 
@@ -237,6 +250,12 @@ pub fn per_second(count: u64, window: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn label_has_no_unit() {
+        let told = ["rtt_us_p50", "tx_bits_per_second", "bits_per_second", "backlog_bytes", "bytes", "used"].map(label);
+        assert_eq!(told, ["rtt_p50", "tx", "rate", "backlog", "bytes", "used"]);
+    }
 
     #[test]
     fn ipv4_mapped_address_is_shown_as_ipv4() {

@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use comfy_table::{CellAlignment, Table, presets};
+use textwrap::{Options, WordSeparator, WordSplitter};
+
+use super::followed::placed;
 
 /// Columns of the terminal that tables are for; 0 where there is none.
 static TERMINAL: AtomicU16 = AtomicU16::new(0);
@@ -12,10 +15,49 @@ pub fn fit(columns: u16) {
     TERMINAL.store(columns, Ordering::Relaxed);
 }
 
+/// A sentence, or several, for a terminal: broken between words, and continued with this indent. Commands to paste are
+/// left whole.
+pub fn prose(text: &str, indent: usize) -> String {
+    broken(TERMINAL.load(Ordering::Relaxed).into(), text, indent)
+}
+
+fn broken(width: usize, text: &str, indent: usize) -> String {
+    if width == 0 {
+        return text.into();
+    }
+    let words = text.trim_start();
+    let (begin, more) = (&text[..text.len() - words.len()], " ".repeat(indent.min(width / 2)));
+    let options = Options::new(width).initial_indent(begin).subsequent_indent(&more).break_words(false);
+    let options = options.word_separator(WordSeparator::AsciiSpace).word_splitter(WordSplitter::NoHyphenation);
+    textwrap::fill(words, options)
+}
+
 /// An aligned table without borders. A header that starts with `?` is of a column that a narrow terminal does without;
-/// of these the last go first. A header that then starts with `>` is of a column of figures.
+/// of these the last go first. A header that then starts with `>` is of a column of figures, one with `~` of words that change
+/// while the row is the same.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    within(TERMINAL.load(Ordering::Relaxed), header, rows)
+    let width = TERMINAL.load(Ordering::Relaxed);
+    let is_key = |at: &usize| !header[*at].trim_start_matches('?').starts_with(['>', '~']);
+    let key = |row: &[String; N]| (0..N).filter(is_key).map(|at| row[at].as_str()).collect::<Vec<_>>().join("\0");
+    match placed(&header.join("\0"), rows.into_iter().collect(), key) {
+        Err(rows) => within(width, header, rows),
+        Ok(placed) => {
+            let marks: Vec<bool> = placed.iter().map(|marked| marked.is_new).collect();
+            let width = if width == 0 { 0 } else { width.saturating_sub(MARK.len() as u16).max(1) };
+            marked(&within(width, header, placed.into_iter().map(|marked| marked.row)), &marks)
+        }
+    }
+}
+
+/// Before a row that is new.
+const MARK: &str = "+ ";
+
+/// The table with a mark before the rows that are new. A row has as many lines as the header.
+fn marked(text: &str, marks: &[bool]) -> String {
+    let lines = text.lines().count() / (marks.len() + 1);
+    let is_new = |line: usize| line.is_multiple_of(lines) && line >= lines && marks[line / lines - 1];
+    let line = |(at, line): (usize, &str)| format!("{}{line}\n", if is_new(at) { MARK } else { "  " });
+    text.lines().enumerate().map(line).collect()
 }
 
 /// A table that is too wide loses its optional columns first. If it is still too wide, it continues in indented lines,
@@ -82,7 +124,7 @@ fn of_columns<const N: usize>(columns: &[usize], header: &[&str; N], rows: &[[St
     let mut table = Table::new();
     let header: Vec<_> = columns.iter().map(|at| header[*at].trim_start_matches('?')).collect();
     table.load_style(presets::NOTHING);
-    table.set_header(header.iter().map(|h| h.trim_start_matches('>')));
+    table.set_header(header.iter().map(|h| h.trim_start_matches(['>', '~'])));
     table.add_rows(rows.iter().map(|row| columns.iter().map(|at| &row[*at])));
     for (header, column) in header.iter().zip(table.column_iter_mut()) {
         column.set_padding((0, GAP));
@@ -104,6 +146,14 @@ mod tests {
     }
 
     #[test]
+    fn prose_breaks_between_words() {
+        assert_eq!(broken(0, "an answer without a terminal", 2), "an answer without a terminal");
+        assert_eq!(broken(12, "it is broken between words", 2), "it is broken\n  between\n  words");
+        assert_eq!(broken(12, "one-long-name-of a service", 0), "one-long-name-of\na service");
+        assert_eq!(broken(4, "  unbreakable 192.0.2.123:59122", 0), "  unbreakable\n192.0.2.123:59122");
+    }
+
+    #[test]
     fn wide_table_wraps_between_columns() {
         let rows = || [["curl[7]", "192.0.2.2:59122", "1.0 ms", "-"], ["é[10]", "x", "260 µs", "receiver"]];
         let told =
@@ -121,6 +171,12 @@ mod tests {
             narrow.starts_with("process\n    local\n       rtt\n    limited by\ncurl[7]\n    192.0.2.2:59122\n"),
             "{narrow}"
         );
+    }
+
+    #[test]
+    fn new_rows_have_a_mark_on_their_first_line() {
+        assert_eq!(marked("name\na\nb\n", &[false, true]), "  name\n  a\n+ b\n");
+        assert_eq!(marked("name\n    more\na\n    1\n", &[true]), "  name\n      more\n+ a\n      1\n");
     }
 
     #[test]

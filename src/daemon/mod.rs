@@ -3,7 +3,8 @@
 //! [`serve`] takes requests, [`host`] holds the loaded tools, [`window`] is a measurement window and [`windows`]
 //! numbers the open ones; [`kernel`] loads, attaches and reads; [`shared`] is what windows share, [`events`] fans rare
 //! events out, [`closed`] keeps closed connections; [`attribution`], [`holders`], [`sockets`] and [`netlink`] add names
-//! to the counters; [`peers`] controls access, and [`turns`] the order.
+//! to the counters, [`quotas`] reads which control groups are kept from running, [`stamping`] has the kernel stamp what
+//! arrives; [`peers`] controls access, and [`turns`] the order.
 
 pub mod attribution;
 pub mod closed;
@@ -14,10 +15,12 @@ pub mod kernel;
 pub mod largest;
 pub mod netlink;
 pub mod peers;
+pub mod quotas;
 pub mod serve;
 pub mod session;
 pub mod shared;
 pub mod sockets;
+pub mod stamping;
 pub mod turns;
 pub mod window;
 pub mod windows;

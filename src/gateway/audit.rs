@@ -13,6 +13,8 @@ use crate::{
 
 /// What a completion is called that asks the daemon: it costs as much as a call.
 pub const COMPLETION: &str = "completion/complete";
+/// What the stream of screens is called.
+pub const LIVE: &str = "live";
 
 /// A call's arguments, as text that is safe to log and not long.
 pub struct Arguments(String);
@@ -54,6 +56,7 @@ impl Entry<'_> {
             Some(question) => question.name,
             None if self.tool == look::TOOL => look::TOOL,
             None if self.tool == COMPLETION => COMPLETION,
+            None if self.tool == LIVE => LIVE,
             None => "unknown",
         };
         metrics.called(known, outcome, self.took, lost.unwrap_or_default());

@@ -24,12 +24,13 @@ use tokio::{
     sync::Notify,
 };
 
-pub use super::exchange::{Opened, Room};
+pub use super::exchange::Opened;
 pub use crate::starter::{SOCKET, netmond};
 
 use super::{
     Failure,
     exchange::{Connection, exchange, read},
+    memory::Reserved,
 };
 use crate::{
     limits,
@@ -79,26 +80,26 @@ impl Daemon {
     }
 
     /// Sends a request and waits for its sample. Dropping the future closes the connection, which ends the measurement;
-    /// `enough` ends it early, with a partial answer. `opened` is set when the window opens. `room` gets the current
-    /// length of the answer, and checks that there is memory for it.
+    /// `enough` ends it early, with a partial answer. `opened` is set when the window opens. `reserved` is what its
+    /// client may hold: the answer is refused where it takes more.
     pub async fn ask(
         &self,
         request: &Request,
         window: Duration,
         enough: &Notify,
         opened: &Opened,
-        room: &mut Room<'_>,
+        reserved: &Reserved,
     ) -> Result<Box<RawValue>, Failure> {
         let limit = window + limits::ANSWER_GRACE;
         let exchange = async {
             while let Some(connection) = self.idle_connection() {
-                match exchange(connection, request, enough, opened, room).await {
+                match exchange(connection, request, enough, opened, reserved).await {
                     // It was idle for too long, or that daemon is gone: no measurement was lost.
                     Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                     result => return Ok(result),
                 }
             }
-            Ok::<_, Failure>(exchange(self.connect()?, request, enough, opened, room).await)
+            Ok::<_, Failure>(exchange(self.connect()?, request, enough, opened, reserved).await)
         };
         let result = match tokio::time::timeout(limit, exchange).await {
             Ok(exchanged) => Ok(exchanged?),
@@ -120,7 +121,8 @@ impl Daemon {
                     return read(&line);
                 }
                 // A long one takes a while to read; others are answered meanwhile.
-                let result = tokio::task::spawn_blocking(move || read(&line)).await;
+                let reserved = reserved.clone(); // until it is read, though nobody may wait for it any more
+                let result = tokio::task::spawn_blocking(move || (read(&line), reserved).0).await;
                 result.unwrap_or_else(|_| Err(wire::Error::Panicked(request.tool.clone()).into()))
             }
         }
@@ -287,7 +289,7 @@ mod tests {
                 every_ms: None,
             };
             let (enough, opened) = (Notify::new(), Opened::new());
-            daemon.ask(&request, Duration::from_secs(5), &enough, &opened, &mut |_| Ok(())).await
+            daemon.ask(&request, Duration::from_secs(5), &enough, &opened, &Reserved::default()).await
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

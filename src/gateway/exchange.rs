@@ -16,7 +16,7 @@ use tokio::{
     sync::Notify,
 };
 
-use super::Failure;
+use super::{Failure, memory::Reserved};
 use crate::{
     limits,
     wire::{self, Request, Response},
@@ -28,9 +28,6 @@ pub type Opened = OnceLock<Instant>;
 /// Registered for reading only: that there is room to write in again would wake us for nothing.
 pub type Connection = AsyncFd<UnixStream>;
 
-/// Whether there is room for an answer of so many bytes, or why not.
-pub type Room<'a> = dyn FnMut(usize) -> Result<(), String> + Send + 'a;
-
 /// A line each way. The request goes out at once: it fits into what a socket takes without being read. The connection
 /// comes back if it takes another request; it is `ConnectionAborted` if the daemon said nothing at all.
 pub async fn exchange(
@@ -38,7 +35,7 @@ pub async fn exchange(
     request: &Request,
     enough: &Notify,
     opened: &Opened,
-    room: &mut Room<'_>,
+    reserved: &Reserved,
 ) -> io::Result<(String, Option<Connection>)> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
@@ -47,7 +44,7 @@ pub async fn exchange(
     let (mut answer, mut takes_more) = (Vec::new(), true);
     let received = {
         let mut received =
-            pin!(stream.async_io(Interest::READABLE, |socket| receive(socket, &mut answer, opened, room)));
+            pin!(stream.async_io(Interest::READABLE, |socket| receive(socket, &mut answer, opened, reserved)));
         tokio::select! {
             result = &mut received => result,
             () = enough.notified() => {
@@ -71,13 +68,15 @@ pub async fn exchange(
 }
 
 /// Reads on to the end of the line with the answer; what came before there was no more is kept.
-fn receive(socket: &UnixStream, answer: &mut Vec<u8>, opened: &Opened, room: &mut Room<'_>) -> io::Result<()> {
+fn receive(socket: &UnixStream, answer: &mut Vec<u8>, opened: &Opened, reserved: &Reserved) -> io::Result<()> {
     loop {
         note_opened(answer, opened);
         if answer.ends_with(b"\n") {
             return Ok(());
         }
-        room(answer.len()).map_err(|reason| io::Error::new(io::ErrorKind::OutOfMemory, reason))?;
+        reserved
+            .holds_at_least(answer.len() * limits::SAMPLE_COST)
+            .map_err(|reason| io::Error::new(io::ErrorKind::OutOfMemory, reason))?;
         answer.reserve(limits::ANSWER_PART);
         let read = rustix::io::retry_on_intr(|| rustix::io::read(socket, spare_capacity(answer)))?;
         if read == 0 || answer.len() > limits::ANSWER_BYTES {

@@ -35,12 +35,12 @@ impl Default for Memory {
 
 impl Memory {
     /// Holds what a call will probably take. A client waits for its own answers to be sent, and not for long.
-    pub async fn reserve(&self, who: &Identity, tool: &str, input: &Value) -> Result<Held<Identity>, Failure> {
+    pub async fn reserve(&self, who: &Identity, tool: &str, input: &Value) -> Result<Reserved, Failure> {
         let (mut held, end) = (Held::nothing(&self.budget, who.clone()), Instant::now() + limits::CALL_WAIT);
         let bytes = self.expected(tool, input);
         loop {
             match held.resize(bytes) {
-                Ok(()) => return Ok(held),
+                Ok(()) => return Ok(Reserved(Some(Arc::new(Mutex::new(held))))),
                 Err(full) if Instant::now() > end => return Err(Failure::Busy(refusal(full))),
                 Err(_) => tokio::time::sleep(limits::MEMORY_LOOK).await,
             }
@@ -62,14 +62,24 @@ impl Memory {
     }
 }
 
-/// Holds `bytes`, or says why not.
-pub fn holds(held: &mut Held<Identity>, bytes: usize) -> Result<(), Failure> {
-    held.resize(bytes).map_err(|full| Failure::Busy(refusal(full)))
-}
+/// The memory that a call may take, until the last clone is dropped. Work on a thread of its own keeps a clone, because
+/// it continues after its client has disconnected. Calls that are not over HTTP reserve nothing.
+#[derive(Clone, Default)]
+pub struct Reserved(Option<Arc<Mutex<Held<Identity>>>>);
 
-/// Holds `bytes` if that is more than what is held already.
-pub fn holds_at_least(held: &mut Held<Identity>, bytes: usize) -> Result<(), String> {
-    if bytes <= held.bytes() { Ok(()) } else { held.resize(bytes).map_err(refusal) }
+impl Reserved {
+    /// Holds `bytes`, or says why not.
+    pub fn holds(&self, bytes: usize) -> Result<(), Failure> {
+        let Some(held) = &self.0 else { return Ok(()) };
+        lock(held).resize(bytes).map_err(|full| Failure::Busy(refusal(full)))
+    }
+
+    /// Holds `bytes` if that is more than what is held already.
+    pub fn holds_at_least(&self, bytes: usize) -> Result<(), String> {
+        let Some(held) = &self.0 else { return Ok(()) };
+        let mut held = lock(held);
+        if bytes <= held.bytes() { Ok(()) } else { held.resize(bytes).map_err(refusal) }
+    }
 }
 
 /// Why another host's answer was not taken.
@@ -122,5 +132,17 @@ mod tests {
             }
         }
         assert!(!kept.is_empty() && memory.reserve(&other, "snapshot_sockets", &all).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn memory_is_reserved_until_the_last_work_ends() {
+        let (memory, who, all) = (Memory::default(), Identity::Uid(1), json!({"limit": 10_000}));
+        let reserve = || memory.reserve(&who, "snapshot_sockets", &all);
+        let reserved = reserve().await.unwrap();
+        let work = reserved.clone();
+        drop(reserved); // the client has hung up
+        assert!(tokio::time::timeout(limits::MEMORY_LOOK / 2, reserve()).await.is_err());
+        drop(work);
+        assert!(reserve().await.is_ok());
     }
 }

@@ -10,8 +10,11 @@ use std::{
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::Gateway;
-use crate::sync::lock;
+use super::{
+    Gateway,
+    series::{self, Series},
+};
+use crate::{recorder::time, sync::lock};
 
 /// Upper bounds of the buckets of a call's duration, in seconds: calls that do not watch end in the first
 /// ones, windows in the last.
@@ -21,6 +24,15 @@ const BUCKETS_S: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0];
 #[derive(Default)]
 pub struct Metrics {
     counts: Mutex<Counts>,
+    series: Mutex<Series>,
+}
+
+/// What is open over HTTP.
+#[derive(Default)]
+pub struct Open {
+    pub connections: usize,
+    pub sessions: usize,
+    pub viewers: usize,
 }
 
 #[derive(Default)]
@@ -60,21 +72,45 @@ impl Metrics {
     }
 
     /// Everything, with what the daemon says of itself if it answers.
-    pub async fn render(&self, gateway: &Gateway, connections: usize, sessions: usize) -> String {
+    pub async fn render(&self, gateway: &Gateway, open: Open) -> String {
         let status = match gateway.prepare("status", Map::new()) {
             Ok(call) => gateway.call(call).await.ok(),
             Err(_) => None,
         };
         let mut page = Page::default();
-        page.family("netmon_connections", "gauge", "Open HTTP connections.");
-        page.sample("netmon_connections", &[], connections);
-        page.family("netmon_sessions", "gauge", "Open MCP sessions.");
-        page.sample("netmon_sessions", &[], sessions);
+        for (family, help, count) in [
+            ("netmon_connections", "Open HTTP connections.", open.connections),
+            ("netmon_sessions", "Open MCP sessions.", open.sessions),
+            ("netmon_viewers", "Open live pages.", open.viewers),
+        ] {
+            page.family(family, "gauge", help);
+            page.sample(family, &[], count);
+        }
         self.own(&mut page);
         let status = status.map(|answer| answer.structured).unwrap_or_default();
         daemon(&mut page, &status);
         recording(&mut page, &status["recording"]);
+        self.host(&mut page, gateway).await;
         page.text
+    }
+
+    /// What the recorder saw of this host since the first scrape.
+    async fn host(&self, page: &mut Page, gateway: &Gateway) {
+        let from = lock(&self.series).wanted_from(time::now());
+        let Some((minutes, incidents)) = gateway.past.minutes(from).await else { return };
+        let mut series = lock(&self.series);
+        series.add(&minutes);
+        let open = series::open(&incidents);
+        let mut samples: Vec<_> =
+            series.all().into_iter().chain(open.iter().map(|(key, count)| (key, *count))).collect();
+        samples.sort_by_key(|(key, _)| *key);
+        for (family, kind, help) in series::FAMILIES {
+            page.family(family, kind, help);
+            for ((_, labels), value) in samples.iter().filter(|((name, _), _)| *name == family) {
+                let labels: Vec<_> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                page.sample(family, &labels, value);
+            }
+        }
     }
 
     fn own(&self, page: &mut Page) {
@@ -130,7 +166,7 @@ fn daemon(page: &mut Page, status: &Value) {
         page.family(family, "counter", help);
         for tool in tools {
             for program in tool["programs"].as_array().into_iter().flatten() {
-                // A counter exists from the beginning; the kernel counts while the sysctl is 1.
+                // Those that have run while the kernel counted.
                 let value = program[key].as_f64().unwrap_or_default();
                 page.sample(family, &[("tool", &name(tool)), ("program", &name(program))], value / divisor);
             }

@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use crate::{
-    budget::Held,
     limits,
     recorder::time::Period,
     sync::lock,
@@ -19,6 +18,7 @@ use crate::{
     untrusted, wire,
 };
 
+pub mod apps;
 pub mod audit;
 pub mod cli;
 pub mod clients;
@@ -27,25 +27,32 @@ pub mod doctor;
 pub mod exchange;
 pub mod hosts;
 pub mod http;
+pub mod live;
 pub mod manual;
 mod memory;
 pub mod metrics;
 pub mod offer;
+pub mod page;
 pub mod paint;
 pub mod past;
 mod places;
 pub mod prompts;
 pub mod readings;
 mod resources;
+pub mod series;
 pub mod server;
 pub mod settings;
+pub mod skills;
 mod standard;
 pub mod stdio;
+pub mod timeline;
+pub mod top;
+mod unread;
 
 use daemon::{Daemon, Opened};
 use hosts::Host;
-use http::{callers::Sender, identity::Identity};
-use memory::Memory;
+use http::callers::Sender;
+use memory::{Memory, Reserved};
 use metrics::Metrics;
 use past::{Asked, Past};
 pub use places::{Place, Places};
@@ -249,9 +256,9 @@ impl Gateway {
     /// Makes a call that has a place already. The memory of its answer counts for the sender until it is sent.
     async fn make(&self, call: Call, sender: Option<&Sender>) -> Result<Answer, Failure> {
         let question = call.question;
-        let mut held = match sender {
-            Some(sender) => Some(self.memory.reserve(&sender.caller.identity, question.name, &call.input).await?),
-            None => None,
+        let reserved = match sender {
+            Some(sender) => self.memory.reserve(&sender.caller.identity, question.name, &call.input).await?,
+            None => Reserved::default(),
         };
         let (answer, bytes) = match (&call.host, &call.input) {
             (Some(host), Value::Object(arguments)) => {
@@ -260,19 +267,19 @@ impl Gateway {
                 let bytes = answer.bytes();
                 (answer, bytes)
             }
-            _ => self.measure(call, held.as_mut()).await?,
+            _ => self.measure(call, &reserved).await?,
         };
-        if let (Some(sender), Some(mut held)) = (sender, held) {
+        if let Some(sender) = sender {
             self.memory.note(question.name, bytes);
-            memory::holds(&mut held, bytes * limits::ANSWER_COST)?;
+            reserved.holds(bytes * limits::ANSWER_COST)?;
             sender.caller.answered(bytes);
-            *lock(&sender.holds) = Some(held);
+            *lock(&sender.holds) = Some(reserved);
         }
         Ok(answer)
     }
 
     /// Asks the daemon, and answers from its sample; with about how long the answer is.
-    async fn measure(&self, call: Call, mut held: Option<&mut Held<Identity>>) -> Result<(Answer, usize), Failure> {
+    async fn measure(&self, call: Call, reserved: &Reserved) -> Result<(Answer, usize), Failure> {
         let Call { question, input, past, duration, enough, opened, .. } = call;
         if past.is_some() || question.recollect.is_some() {
             let answer = match past {
@@ -289,11 +296,7 @@ impl Gateway {
             tell_opened: !duration.is_zero(),
             every_ms: None,
         };
-        let mut room = |bytes: usize| match &mut held {
-            Some(held) => memory::holds_at_least(held, bytes * limits::SAMPLE_COST),
-            None => Ok(()),
-        };
-        let sample = match self.daemon.ask(&request, duration, &enough, &opened, &mut room).await {
+        let sample = match self.daemon.ask(&request, duration, &enough, &opened, reserved).await {
             Err(Failure::Absent(reason)) => {
                 let mut answer = (question.without_daemon)(&reason).ok_or(Failure::Absent(reason))?;
                 self.past.describe(&mut answer).await; // only status answers so
@@ -308,10 +311,12 @@ impl Gateway {
             return Ok((answer, bytes));
         }
         // A long one takes a while to read; others are answered meanwhile.
+        let reserved = reserved.clone();
         let reported = tokio::task::spawn_blocking(move || {
             let answer = (question.report)(input, sample.get());
             drop(sample);
             crate::memory::give_back();
+            drop(reserved);
             answer.map(|answer| {
                 let bytes = answer.bytes();
                 (answer, bytes)

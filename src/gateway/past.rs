@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::SystemTime,
@@ -10,20 +11,22 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, watch};
 
-use super::Failure;
+use super::{Failure, timeline};
 use crate::{
     answer, limits,
     recorder::{
         replay,
-        store::{Incident, Kind, Recording, Sqlite, connections_of},
+        store::{Incident, Kind, Minute, Recording, Sqlite, connections_of},
         time::{self, Period},
     },
     sync::lock,
-    tools::{Answer, Question},
+    tools::{Answer, Question, Tool, profile_tcp::ProfileTcp},
     wire::Error,
 };
 
 const HOUR: time::Micros = 3_600 * time::SECOND;
+/// A window of the recording.
+const WINDOW: time::Micros = 10 * time::SECOND;
 
 impl Followed {
     /// Reads the state until nobody follows it. The files say by their times whether there is anything new.
@@ -61,9 +64,25 @@ fn written(path: &Path) -> Vec<Option<(SystemTime, u64)>> {
     connections_of(path)[..2].iter().map(state).collect()
 }
 
+/// The same for findings that are one, whatever their figures are.
+pub type Identity = (Value, Value, Vec<Value>);
+
 /// Where a finding is: its code, its owner but for the process' number, and what its evidence names.
-fn place_of(finding: &Value) -> (Value, Value, Vec<Value>) {
-    const NAMES: [&str; 8] = ["interface", "name", "server", "gateway", "reason", "service", "destination", "remote"];
+pub fn place_of(finding: &Value) -> Identity {
+    const NAMES: [&str; 12] = [
+        "netns",
+        "interface",
+        "name",
+        "server",
+        "gateway",
+        "reason",
+        "service",
+        "destination",
+        "remote",
+        "remote_address",
+        "remote_port",
+        "local",
+    ];
     let evidence = &finding["evidence"];
     let mut owner = evidence["owner"].clone();
     if let Some(owner) = owner.as_object_mut() {
@@ -72,8 +91,22 @@ fn place_of(finding: &Value) -> (Value, Value, Vec<Value>) {
     (finding["code"].clone(), owner, NAMES.map(|name| evidence[name].clone()).to_vec())
 }
 
-fn place_of_recorded(incident: &Incident) -> (Value, Value, Vec<Value>) {
+fn place_of_recorded(incident: &Incident) -> Identity {
     place_of(&serde_json::from_str(&incident.finding).unwrap_or_default())
+}
+
+/// The times to the first byte of the listener that a finding is about: at its address with the most replies.
+fn first_byte_at(listeners: &Value, evidence: &Value) -> Value {
+    let address = |of: &Value| of["address"].as_str().and_then(|text| text.parse::<IpAddr>().ok());
+    let (all, netns) = (address(&evidence["local"]), &evidence["owner"]["netns"]);
+    let is_it = |row: &&Value| {
+        row["owner"]["netns"] == *netns
+            && (all.is_some_and(|all| all.is_unspecified()) || address(&row["local"]) == all)
+            && row["local"]["port"] == evidence["local"]["port"]
+    };
+    let rows = listeners.as_array().into_iter().flatten().filter(is_it);
+    let row = rows.max_by_key(|row| row["first_byte_us"]["count"].as_u64());
+    row.map(|row| row["first_byte_us"].clone()).unwrap_or_default()
 }
 
 /// Where the recording is, unless the settings say.
@@ -87,7 +120,7 @@ pub const UNTIL: &str = "until";
 pub struct Past {
     path: PathBuf,
     /// One question at a time: each may take as much memory as a window of a busy host.
-    place: Semaphore,
+    place: Arc<Semaphore>,
     /// The state of the incidents, while somebody follows it: one task reads it for all.
     followed: Arc<Followed>,
 }
@@ -110,7 +143,7 @@ pub struct Asked {
 
 impl Past {
     pub fn new(path: PathBuf) -> Self {
-        Past { path, place: Semaphore::new(1), followed: Arc::default() }
+        Past { path, place: Arc::new(Semaphore::new(1)), followed: Arc::default() }
     }
 
     /// The state of the incidents from now on; `None` until it was read for the first time.
@@ -125,6 +158,7 @@ impl Past {
 
     /// Says in a diagnosis since when its findings are recorded, and how many other incidents the last hour had.
     pub async fn mention(&self, answer: &mut Answer) {
+        self.compare(answer).await;
         let path = self.path.clone();
         let period = Period { begin_us: time::now() - HOUR, end_us: time::now() };
         let read = tokio::task::spawn_blocking(move || Sqlite::read(&path)?.incidents(period));
@@ -156,8 +190,47 @@ impl Past {
         }
     }
 
+    /// Adds to a finding of slow replies how long they took in the window before, if that is recorded.
+    async fn compare(&self, answer: &mut Answer) {
+        let window_us = answer.structured["measured"]["window_ms"].as_f64().unwrap_or_default() * 1e3;
+        let end_us = time::now() - window_us as time::Micros - WINDOW;
+        let period = Period { begin_us: end_us - WINDOW, end_us };
+        for finding in answer.structured["findings"].as_array_mut().into_iter().flatten() {
+            if finding["code"] != "slow_application" {
+                continue;
+            }
+            let Some(question) = Question::named(ProfileTcp::NAME) else { return };
+            let input = json!({"port": finding["evidence"]["local"]["port"], "limit": limits::ROWS_MAX});
+            let Ok(before) = self.answer(question, input, period).await else { return };
+            let first_byte = first_byte_at(&before.structured["listeners"], &finding["evidence"]);
+            for part in ["p50", "p99"].into_iter().filter(|part| first_byte[*part].is_u64()) {
+                let ms = first_byte[part].as_u64().unwrap_or_default().saturating_add(500) / 1_000;
+                finding["evidence"][format!("reply_ms_{part}_before")] = ms.into();
+            }
+        }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The minutes from a moment on, and the incidents that go on; nothing without a recording.
+    pub async fn minutes(&self, from_us: time::Micros) -> Option<(Vec<Minute>, Vec<Incident>)> {
+        let period = Period { begin_us: from_us, end_us: time::now() };
+        let read = self.read("metrics", move |path| {
+            let read = Sqlite::read(path).and_then(|read| Ok((read.series(period)?, read.incidents(period)?)));
+            Ok(read.ok())
+        });
+        read.await.ok().flatten()
+    }
+
+    /// A period as points for a plot; without a recording, why there is none.
+    pub async fn timeline(&self, period: Period) -> Result<Value, Failure> {
+        let read = self.read("timeline", move |path| {
+            let read = Sqlite::read(path).and_then(|recording| timeline::read(&recording, period));
+            Ok(read.unwrap_or_else(|trouble| timeline::absent(period, &trouble)))
+        });
+        read.await
     }
 
     /// The answer about a period.
@@ -220,16 +293,17 @@ impl Past {
     }
 
     /// Reads the recording beside the other work.
-    async fn read(
+    pub async fn read<T: Send + 'static>(
         &self,
         tool: &str,
-        work: impl FnOnce(&Path) -> Result<Answer, Error> + Send + 'static,
-    ) -> Result<Answer, Failure> {
-        let _place = self.place.acquire().await.map_err(|_| Failure::Ending)?;
+        work: impl FnOnce(&Path) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let place = Arc::clone(&self.place).acquire_owned().await.map_err(|_| Failure::Ending)?;
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || {
             let answer = work(&path);
             crate::memory::give_back();
+            drop(place); // also when nobody waits for the answer any more
             answer
         });
         read.await.map_err(|_| Error::Panicked(tool.into()))?.map_err(Failure::from)
@@ -276,5 +350,22 @@ pub fn extend(question: &Question, input: &mut Value) {
         for name in [SINCE, UNTIL] {
             properties.as_object_mut().map(|properties| properties.insert(name.into(), json!({"type": "string"})));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::place_of;
+
+    #[test]
+    fn faults_at_two_listeners_of_a_program_are_two() {
+        let at = |port: u16, pid: u32| {
+            json!({"code": "listen_queue_overflow", "evidence":
+                {"owner": {"pid": pid, "process": "api"}, "local": {"address": "127.0.0.1", "port": port}}})
+        };
+        assert_eq!(place_of(&at(80, 1)), place_of(&at(80, 2)), "it restarted");
+        assert_ne!(place_of(&at(80, 1)), place_of(&at(81, 1)));
     }
 }

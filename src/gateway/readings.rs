@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use super::{Failure, daemon::Daemon, exchange::read};
 use crate::{
     limits,
-    tools::{Answer, Question},
+    tools::{Answer, Json, Question},
     wire::{self, Request, Response},
 };
 
@@ -50,14 +50,19 @@ impl Readings {
 
     /// The answer for the time since the last reading; none after the daemon's last reading.
     pub async fn next(&mut self) -> Result<Option<Answer>, Failure> {
-        let Some(line) = self.line().await? else { return Ok(None) };
-        let sample = read(&line)?;
+        let Some(sample) = self.sample().await? else { return Ok(None) };
         let answer = (self.question.report)(self.input.clone(), sample.get())?;
         self.sum = Some(match self.sum.take() {
             Some(sum) => (self.question.merge)(sum.get(), sample.get())?,
             None => sample,
         });
         Ok(Some(answer))
+    }
+
+    /// The sample since the last reading, which the total does not hold; none after the daemon's last reading.
+    pub async fn sample(&mut self) -> Result<Option<Json>, Failure> {
+        let Some(line) = self.line().await? else { return Ok(None) };
+        read(&line).map(Some)
     }
 
     /// Asks for the last reading now.

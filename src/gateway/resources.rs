@@ -2,13 +2,16 @@
 
 use rmcp::{
     ErrorData, Peer, RoleServer,
-    model::{CacheScope, ListResourcesResult, ReadResourceResult, Resource, ResourceContents, SubscriptionFilter},
+    model::{
+        CacheScope, ClientCapabilities, ListResourcesResult, ReadResourceResult, Resource, ResourceContents,
+        SubscriptionFilter,
+    },
     service::SubscriptionSink,
 };
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::past::Revision;
+use super::{apps, past::Revision, skills};
 use crate::{
     tools::{Answer, Recollects, incidents::Incidents},
     untrusted,
@@ -23,14 +26,25 @@ const JSON: &str = "application/json";
 /// A recorded window is at least a second long.
 const TTL_MS: u64 = 1_000;
 
-/// The resources of a client that may read them.
-pub fn list(is_allowed: bool) -> ListResourcesResult {
+/// The resources of a client that may use these tools: incidents, and files that its extensions use.
+pub fn list(client: Option<&ClientCapabilities>, may_use: impl Fn(&str) -> bool) -> ListResourcesResult {
     let incidents = Resource::new(INCIDENTS, TOOL)
         .with_title("Incidents")
         .with_description("Findings of diagnose in the last 24 hours, from when to when, from the recording.")
         .with_mime_type(JSON);
-    let resources = is_allowed.then_some(incidents).into_iter().collect();
+    let mut resources: Vec<_> = may_use(TOOL).then_some(incidents).into_iter().collect();
+    if apps::are_shown(client) {
+        resources.extend(apps::resources(may_use));
+    }
+    if skills::are_known(client) {
+        resources.extend(skills::resources());
+    }
     ListResourcesResult::with_all_items(resources).with_ttl_ms(3_600_000).with_cache_scope(CacheScope::Private)
+}
+
+/// A file of an extension, if it has this URI. Everybody may read it: it is a part of this program.
+pub fn file(uri: &str) -> Option<ReadResourceResult> {
+    apps::read(uri).or_else(|| skills::read(uri))
 }
 
 /// Refuses every URI but those that are listed.

@@ -12,24 +12,25 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         ArgumentInfo, CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
-        CompleteResult, CompletionInfo, ContentBlock, CustomRequest, CustomResult, ErrorCode, GetPromptRequestParams,
-        GetPromptResponse, Implementation, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
-        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam,
-        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, SubscribeRequestParams,
-        SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        CompleteResult, CompletionInfo, ContentBlock, CustomRequest, CustomResult, GetPromptRequestParams,
+        GetPromptResponse, GetSkillRequestParams, GetSkillResult, JsonObject, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListSkillsResult, ListToolsResult, PaginatedRequestParams,
+        ProgressNotificationParam, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+        SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
     },
     service::{RequestContext, SubscriptionContext},
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Continuation, Failure, Gateway, Place, audit,
+    Continuation, Failure, Gateway, Place, apps, audit,
     hosts::{Host, look},
     http::callers::{Room, Sender},
     offer, prompts,
     resources::{self, Subscriber},
+    skills,
+    unread::{refused, unread},
 };
 use crate::{limits, sync::lock, tools::Answer, untrusted, wire};
 
@@ -194,16 +195,16 @@ async fn notify(context: &RequestContext<RoleServer>, seconds: f64, total: f64, 
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        let implementation = Implementation::new("netmon-mcp", env!("CARGO_PKG_VERSION")).with_title("Network monitor");
         let capabilities = ServerCapabilities::builder()
             .enable_tools()
             .enable_prompts()
             .enable_completions()
             .enable_resources()
             .enable_resources_subscribe()
+            .enable_skills()
             .build();
         ServerConfig::new(capabilities)
-            .with_server_info(implementation)
+            .with_server_info(offer::identity())
             .with_instructions(offer::instructions(!self.gateway.hosts().is_empty()))
     }
 
@@ -215,8 +216,10 @@ impl ServerHandler for Server {
         // The list changes with a release only, and with the credentials where they narrow it.
         let scope = sender(&context).map(|sender| &sender.scope).filter(|scope| !scope.is_full());
         let allowed = |tool: &&Tool| scope.is_none_or(|scope| scope.allows_tool(&tool.name));
-        let tools = self.listed().iter().filter(allowed).cloned().collect();
-        let cache = if scope.is_none() { CacheScope::Public } else { CacheScope::Private };
+        let shows_apps = apps::are_shown(context.client_capabilities().as_ref());
+        let tools = self.listed().iter().filter(allowed).cloned();
+        let tools = tools.map(|tool| if shows_apps { apps::link(tool) } else { tool }).collect();
+        let cache = if scope.is_none() && !shows_apps { CacheScope::Public } else { CacheScope::Private };
         Ok(ListToolsResult::with_all_items(tools).with_ttl_ms(3_600_000).with_cache_scope(cache))
     }
 
@@ -235,7 +238,9 @@ impl ServerHandler for Server {
         _: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        Ok(resources::list(sender(&context).is_none_or(|sender| sender.scope.allows_tool(resources::TOOL))))
+        let capabilities = context.client_capabilities();
+        let may_use = |tool: &str| sender(&context).is_none_or(|sender| sender.scope.allows_tool(tool));
+        Ok(resources::list(capabilities.as_ref(), may_use))
     }
 
     async fn read_resource(
@@ -243,6 +248,9 @@ impl ServerHandler for Server {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
+        if let Some(file) = resources::file(&request.uri) {
+            return Ok(file.into());
+        }
         resources::check(&request.uri)?;
         let (begun, sender) = (Instant::now(), sender(&context));
         let read = async {
@@ -254,6 +262,22 @@ impl ServerHandler for Server {
         let entry = audit::Entry { tool: resources::TOOL, arguments, sender, took: begun.elapsed() };
         entry.write(&result, &self.gateway.metrics);
         result.map(|answer| resources::contents(&answer).into()).map_err(refused)
+    }
+
+    async fn list_skills(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListSkillsResult, ErrorData> {
+        Ok(skills::list())
+    }
+
+    async fn get_skill(
+        &self,
+        request: GetSkillRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetSkillResult, ErrorData> {
+        skills::get(&request.uri)
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
@@ -342,17 +366,7 @@ impl ServerHandler for Server {
         request: CustomRequest,
         _: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        let params = request.params.unwrap_or_default();
-        let wrong = match request.method.as_str() {
-            "tools/call" => CallToolRequestParams::deserialize(params).err(),
-            "prompts/get" => GetPromptRequestParams::deserialize(params).err(),
-            "completion/complete" => CompleteRequestParams::deserialize(params).err(),
-            _ => None,
-        };
-        Err(match wrong {
-            Some(e) => ErrorData::invalid_params(untrusted::clean(&format!("{}: {e}", request.method)), None),
-            None => ErrorData::new(ErrorCode::METHOD_NOT_FOUND, untrusted::clean(&request.method), None),
-        })
+        Err(unread(request))
     }
 
     async fn call_tool(
@@ -371,14 +385,6 @@ impl ServerHandler for Server {
                 "internal error in netmon-mcp: see its log, and please report it. netmon-mcp keeps running".into(),
             ),
         }
-    }
-}
-
-/// Why a resource was not read.
-fn refused(e: Failure) -> ErrorData {
-    match e {
-        Failure::Busy(_) | Failure::Forbidden(_) => ErrorData::invalid_request(e.to_string(), None),
-        _ => ErrorData::internal_error(e.to_string(), None),
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
 
 use crate::{
     recorder::record,
-    sandbox::{Reach, Role},
+    sandbox::{Reach, Role, folder_of},
     untrusted,
 };
 
@@ -170,7 +170,7 @@ impl Http {
     /// files themselves would not do.
     pub fn files(&self) -> Vec<PathBuf> {
         let files = [self.tokens_file(), self.tls_certificate.clone(), self.tls_key.clone()];
-        files.iter().flatten().filter_map(|path| path.parent().map(Path::to_path_buf)).collect()
+        files.iter().flatten().map(|path| folder_of(path).to_path_buf()).collect()
     }
 }
 
@@ -209,7 +209,7 @@ impl Settings {
 
     /// The files and ports that the gateway uses while it serves; ssh's are added.
     pub fn reach(&self) -> Reach {
-        let tokens = self.host_tokens.iter().filter_map(|(_, path)| path.parent().map(Path::to_path_buf));
+        let tokens = self.host_tokens.iter().map(|(_, path)| folder_of(path).to_path_buf());
         // Its journal is beside it. A directory that does not exist yet is unreachable once this process is confined.
         let recording = record::folder(&self.recording.path()).ok();
         let read = self.http.files().into_iter().chain(tokens).chain(recording).collect();

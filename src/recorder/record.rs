@@ -18,7 +18,7 @@ use super::{
     stream::{Next, Ready, Stream, wait},
     time::{Micros, Period, now, shown},
 };
-use crate::{limits, supervisor::Supervisor, tools::diagnose::parts};
+use crate::{limits, sandbox::folder_of, supervisor::Supervisor, tools::diagnose::parts};
 
 /// How to record.
 #[derive(Clone, Debug)]
@@ -302,6 +302,5 @@ impl Recorder {
 
 /// The recorder's directory.
 pub fn folder(path: &std::path::Path) -> io::Result<PathBuf> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    fs::canonicalize(folder.unwrap_or(std::path::Path::new(".")))
+    fs::canonicalize(folder_of(path))
 }

@@ -15,13 +15,21 @@ use crate::{
         Answer, Question, Tool,
         diagnose::parts::{self, REST},
         past::{Recollection, Recorded},
+        profile_tcp::{self, ProfileTcp},
+        trace_latency::{TraceLatency, recorded},
     },
     wire::Error,
 };
 
 /// Whether questions to a tool can be about the past.
 pub fn is_recorded(tool: &str) -> bool {
-    tool == REST || parts::part_of(tool).is_some()
+    tool == REST || part_of(tool).is_some()
+}
+
+/// The part of a window that answers about the past are made of. Latency by stage costs too much to record: what
+/// `profile_tcp` counts stands for it.
+fn part_of(tool: &str) -> Option<&'static str> {
+    parts::part_of(if tool == TraceLatency::NAME { ProfileTcp::NAME } else { tool })
 }
 
 /// The answer of a tool about a period of the past.
@@ -71,12 +79,23 @@ pub fn describe(answer: &mut Answer, coverage: &Coverage) {
 }
 
 /// A tool's sample in a window; empty if it gave none.
-fn sample(recording: &Sqlite, tool: &str, span: &Span) -> Result<Option<Recorded<String>>, Error> {
-    let part = parts::part_of(tool);
+pub fn sample(recording: &Sqlite, tool: &str, span: &Span) -> Result<Option<Recorded<String>>, Error> {
+    let part = part_of(tool);
     let parts = recording.parts(span.id, part).map_err(gone)?;
     let sample = if part.is_some() { parts.into_iter().next().map(|part| part.sample) } else { Some(joined(&parts)?) };
+    let sample = match sample {
+        Some(sample) if tool == TraceLatency::NAME => Some(latency(&sample)?),
+        sample => sample,
+    };
     let Period { begin_us, end_us } = span.period;
     Ok(sample.map(|sample| Recorded { begin_us, end_us, sample }))
+}
+
+/// A sample of `profile_tcp` as one of `trace_latency`.
+fn latency(profile: &str) -> Result<String, Error> {
+    let invalid = |e: serde_json::Error| Error::Gone(format!("invalid recorded window: {e}"));
+    let sample = serde_json::from_str(profile).map_err(invalid)?;
+    serde_json::to_string(&recorded::sample(profile_tcp::repliers(sample))).map_err(invalid)
 }
 
 fn joined(parts: &[Part]) -> Result<String, Error> {

@@ -11,15 +11,13 @@ use super::layer::{Layer, Role};
 
 /// What attribution, interfaces and the names of drop reasons are read from, which is the kernel's own, and which DNS
 /// servers are configured.
-const READ: [&str; 13] = [
+const READ: [&str; 11] = [
     "/proc",
     "/sys/class/net",
     "/sys/devices", // where /sys/class/net leads to, and the number of CPUs is
     "/sys/fs/cgroup",
     "/sys/kernel/btf",
     "/sys/module", // whether IPv6, conntrack are there
-    "/run/netns",
-    "/run/docker/netns",
     // Which DNS servers are configured: a link to one of these, or a file that anyone may read. Not all of /etc.
     "/etc/resolv.conf",
     "/etc/netns",
@@ -27,6 +25,9 @@ const READ: [&str; 13] = [
     "/run/resolvconf",
     "/run/NetworkManager/resolv.conf",
 ];
+/// The folder whose folders are listed: `ip netns` and Docker make theirs for the names of network namespaces below it
+/// when the first one is made, which may be later.
+const LISTED: [&str; 1] = ["/run"];
 
 /// What the C library resolves names with. /etc as a whole, since resolv.conf is replaced when the network changes; what
 /// is secret there is not readable to the user of a gateway.
@@ -76,6 +77,11 @@ impl Reach {
     }
 }
 
+/// The folder of a file. A name without a folder is a file in the working directory.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Takes the file system and TCP away, but for what `role` needs; a gateway has no more than `reach`.
 pub fn restrict(role: Role, reach: &Reach) -> Layer {
     let readable = &reach.read;
@@ -83,16 +89,16 @@ pub fn restrict(role: Role, reach: &Reach) -> Layer {
     let shown = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
     let resolving = RESOLVE.map(PathBuf::from).into_iter().chain(readable.iter().cloned());
     let result = match role {
-        Role::Daemon => apply(rules(READ, &[])).map(|kept| {
+        Role::Daemon => apply(rules_for_daemon()).map(|kept| {
             format!(
-                "{kept}: reads /proc, cgroups, interfaces, modules, network namespace names, resolv.conf; no writes, \
-                    no TCP"
+                "{kept}: reads /proc, cgroups, interfaces, modules, resolv.conf; lists /run for names of network \
+                    namespaces; no writes, no TCP"
             )
         }),
-        Role::Gateway if readable.is_empty() => {
+        Role::Gateway | Role::Viewer if readable.is_empty() => {
             apply(rules(readable, &[])).map(|kept| format!("{kept}: opens no file, no TCP"))
         }
-        Role::Gateway => {
+        Role::Gateway | Role::Viewer => {
             let paths: Vec<_> = readable.iter().map(|path| path.display().to_string()).collect();
             let paths = paths.join(", ");
             apply(rules(readable, &[]))
@@ -132,6 +138,10 @@ fn apply(ruleset: Result<RulesetCreated, RulesetError>) -> Result<String, String
                 .into())
         }
     }
+}
+
+fn rules_for_daemon() -> Result<RulesetCreated, RulesetError> {
+    rules(READ, &[])?.add_rules(path_beneath_rules(LISTED, AccessFs::ReadDir))
 }
 
 /// Files of folders, to read, make, write, rename and remove.

@@ -34,6 +34,8 @@ pub enum Role {
     Daemon,
     /// Speak MCP and call the daemon. It listens already and can open only the files that it must reload.
     Gateway,
+    /// A gateway that draws on a terminal, and reads the recording.
+    Viewer,
     /// A gateway that also asks an authorization server, or other hosts over HTTP: it resolves names, and connects.
     ClientGateway,
     /// Ask the daemon, and write a recording in one folder.

@@ -14,7 +14,7 @@ mod layer;
 mod syscalls;
 
 pub use confine::{allow_locking, confine, layers};
-pub use files::Reach;
+pub use files::{Reach, folder_of};
 pub use layer::{Layer, Role};
 
 use caps::{CapSet, Capability, CapsHashSet};

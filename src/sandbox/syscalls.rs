@@ -104,6 +104,10 @@ const NAMESPACES: [i32; 8] = [
     libc::CLONE_NEWTIME, libc::CLONE_NEWUSER, libc::CLONE_NEWUTS,
 ];
 
+/// Read and set the mode of a terminal, such as whether keys come one by one. None of them types for its user (`TIOCSTI`).
+const TERMINAL_MODE: [u64; 7] =
+    [libc::TCGETS2, libc::TCSETS, libc::TCSETSW, libc::TCSETSF, libc::TCSETS2, libc::TCSETSW2, libc::TCSETSF2];
+
 /// All bits of an argument.
 const ALL: u64 = u32::MAX as u64;
 /// Of a socket's type: without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
@@ -117,6 +121,7 @@ pub fn restrict(role: Role) -> Layer {
             "allow-list: no exec, no new process, no file writes; bpf(2) only to attach and read loaded programs"
         }
         Role::Gateway => "allow-list: no exec, no bpf(2), no new sockets except Unix sockets",
+        Role::Viewer => "allow-list: no exec, no bpf(2), no new sockets except Unix sockets; sets the terminal's mode",
         Role::Recorder => "allow-list: no exec, no bpf(2), no new sockets except Unix sockets; writes files",
         Role::ClientGateway => "allow-list: no exec, no bpf(2), no new sockets except Unix, TCP and UDP sockets",
         Role::SshGateway => "exec allowed for ssh; no bpf(2), no raw sockets, no namespaces, no mounts",
@@ -188,6 +193,9 @@ fn allowed(role: Role) -> Result<Rules, BackendError> {
         rules.insert(libc::SYS_sendmmsg, vec![]); // the C library asks for both families' addresses at once
         rules.entry(libc::SYS_ioctl).or_default().extend(one_of(1, &[libc::FIONREAD])?);
     }
+    if role == Role::Viewer {
+        rules.entry(libc::SYS_ioctl).or_default().extend(one_of(1, &TERMINAL_MODE)?);
+    }
     if role == Role::Recorder {
         rules.extend(WRITING.iter().map(|call| (*call, vec![])));
     }
@@ -229,7 +237,7 @@ mod tests {
 
     #[test]
     fn seccomp_filters_fit_the_kernel_limit() {
-        for role in [Role::Daemon, Role::Gateway, Role::ClientGateway, Role::Recorder, Role::SshGateway] {
+        for role in [Role::Daemon, Role::Gateway, Role::Viewer, Role::ClientGateway, Role::Recorder, Role::SshGateway] {
             for filter in filters(role).unwrap() {
                 let program: seccompiler::BpfProgram = filter.try_into().unwrap();
                 assert!(program.len() < 4_096, "{role:?}: {} instructions", program.len()); // BPF_MAXINSNS

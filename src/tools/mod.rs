@@ -153,6 +153,7 @@ pub mod top_traffic;
 pub mod trace_connections;
 pub mod trace_dns;
 pub mod trace_drops;
+pub mod trace_latency;
 
 macro_rules! tools {
     ($($tool:path),* $(,)?; $($recollects:path),* $(,)?) => {
@@ -171,6 +172,7 @@ tools! {
     top_traffic::TopTraffic,
     trace_connections::TraceConnections,
     profile_tcp::ProfileTcp,
+    trace_latency::TraceLatency,
     trace_drops::TraceDrops,
     trace_dns::TraceDns,
     status::Status;

@@ -28,11 +28,14 @@ pub fn output_schema<T: JsonSchema>() -> Value {
         for keyword in ["minimum", "maximum", "default", "required"] {
             schema.remove(keyword);
         }
-        // The name and the text of an optional field describe it: a bare type adds nothing.
-        let may_be_absent =
-            |kinds: &Value| kinds.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "null"));
+        // The name and the text of a field describe it: a bare type adds nothing.
+        const BARE: [&str; 4] = ["boolean", "integer", "number", "string"];
+        let says_nothing = |kinds: &Value| match kinds {
+            Value::Array(kinds) => kinds.iter().any(|kind| kind == "null"),
+            kind => BARE.iter().any(|bare| kind == bare),
+        };
         let is_bare = ["enum", "items", "properties"].iter().all(|keyword| schema.get(*keyword).is_none());
-        if is_bare && schema.get("type").is_some_and(may_be_absent) {
+        if is_bare && schema.get("type").is_some_and(says_nothing) {
             schema.remove("type");
         }
         without_null(schema);

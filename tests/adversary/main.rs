@@ -158,6 +158,9 @@ impl Greedy<'_> {
                 .enumerate()
         {
             scope.spawn(move || {
+                // As if from another machine: what the client itself does takes no time from the services.
+                // SAFETY: on Linux this changes the calling thread only.
+                assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) }, 0);
                 while !self.stop.load(Ordering::Relaxed) {
                     self.done[way].fetch_add(act(self), Ordering::Relaxed);
                 }

@@ -43,7 +43,11 @@ pub fn price() -> Vec<Figure> {
     let Some(folder) = std::env::var_os("NETMON_BEFORE") else { return Vec::new() };
     let (now, before) = (Build::start(Path::new(DAEMON).parent().unwrap()), Build::start(Path::new(&folder)));
     let closes: Begin = |pair| Load::connects(pair.clone(), Close::Fin);
-    let loads: [(&str, &[&str], Begin); 6] = [
+    let loads: [(&str, &[&str], Begin); 10] = [
+        ("TCP request/response", &["profile_tcp"], Load::tcp_requests),
+        ("TCP 64 KiB over veth", &["profile_tcp"], Load::tcp_bulk),
+        ("connect + accept + close by FIN", &["profile_tcp"], closes),
+        ("TCP request/response", &["trace_latency"], Load::tcp_requests),
         ("TCP 64 KiB over veth", &["top_traffic"], Load::tcp_bulk),
         ("TCP request/response", &["top_traffic"], Load::tcp_requests),
         ("UDP request/response", &["top_traffic"], Load::udp_requests),

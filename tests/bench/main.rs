@@ -23,7 +23,9 @@ mod first_light;
 mod fixed;
 mod flood;
 mod floor;
+mod latency;
 mod peers;
+mod recording;
 mod remote;
 mod sockets;
 mod workload;
@@ -56,6 +58,9 @@ const BENCHMARKS: &[Benchmark] = &[
     ("load", ad_hoc::load),
     ("memory", first_light::memory),
     ("traffic-cost", sockets::traffic_cost),
+    ("latency-cost", latency::cost),
+    ("recording-cost", recording::cost),
+    ("recording-always", recording::always),
     ("price", before::price),
     ("many-sockets", sockets::many_sockets),
     ("remote-latency", remote::latency),

@@ -256,6 +256,7 @@ fn leases(stage: &mut Stage) {
 
 /// A host comes up at the window's end.
 fn asks_late(stage: &mut Stage) {
+    stage.is_live_only = true;
     let net = stage.net();
     let client = Client::new(&net.client, &net.interface(), net.number() as u32);
     let late = Duration::from_millis(stage.window_ms - 1_500);

@@ -7,15 +7,10 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
-    io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Mutex,
     thread,
 };
-
-use serde_json::Value;
 
 use harness::*;
 
@@ -35,21 +30,24 @@ mod gone;
 mod held;
 mod link;
 mod listen;
+mod load;
 mod nat;
 mod network;
 mod past;
 mod quiet;
 mod routing;
+mod score;
 mod slow;
 mod stage;
 mod tcp;
 mod traffic;
 mod wire;
 
+use score::{report, score};
 use stage::{Family, Stage, V4, V6};
 
-/// Five times the total duration on two cores.
-const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+/// Five times the total duration on two cores; twice that of the past.
+const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);
 
 type Play = Box<dyn Fn(&mut Stage) + Send + Sync>;
 
@@ -217,19 +215,6 @@ fn scenarios() -> Vec<Scenario> {
 /// Scenarios that run at once: they mostly wait, and two CPUs carry their traffic.
 const AT_ONCE: usize = 6;
 
-/// The result of a scenario.
-#[derive(Default)]
-struct Score {
-    name: String,
-    /// Found as expected with the right evidence, found with wrong evidence, not found.
-    right: usize,
-    wrong: usize,
-    missed: usize,
-    extra: usize,
-    line: String,
-    details: String,
-}
-
 #[test]
 fn every_fault_yields_exactly_its_findings() {
     require_root();
@@ -240,33 +225,38 @@ fn every_fault_yields_exactly_its_findings() {
         .filter(|(_, s)| wanted.split('|').any(|part| s.name.contains(part)))
         .collect();
     let daemon = Daemon::start();
+    let _load = load::Load::begin();
     let past = past::Past::begin(&daemon);
     let scores = Mutex::new(Vec::new());
     let play = |(number, scenario): &(usize, Scenario)| {
-        let mut stage = Stage::new(&daemon, *number, scenario.alone);
+        let mut stage = Stage::new(&daemon, past.as_ref(), *number, scenario.alone);
         // A scenario that cannot run is a failure, and the others continue.
         let played = catch_unwind(AssertUnwindSafe(|| (scenario.play)(&mut stage)));
         let mut score = score(&scenario.name, &stage);
         if played.is_err() {
-            score.wrong += 1;
-            score.line = format!("{:32} | could not be played\n", scenario.name);
-            let _ = write!(score.details, "\n== {}: could not be played\n", scenario.name);
+            score.fail("it could not be played");
         }
         scores.lock().unwrap().push((*number, score, stage));
     };
     let (alone, together): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, scenario)| scenario.alone);
     // In rounds: each dropped flow takes a slot, and slots are freed only when no window is open.
-    for round in together.chunks(AT_ONCE) {
+    let mut rounds: Vec<_> = together.chunks(AT_ONCE).collect();
+    rounds.extend(alone.chunks(1));
+    for round in &rounds {
         thread::scope(|scope| round.iter().for_each(|scenario| drop(scope.spawn(|| play(scenario)))));
+        past.as_ref().inspect(|past| past.after_round(&daemon));
     }
-    alone.iter().for_each(play);
     let mut played = scores.into_inner().unwrap();
     played.sort_by_key(|(number, ..)| *number);
-    if let Some(past) = past {
+    if let Some(past) = &past {
         past.settle();
-        for (_, score, stage) in &mut played {
+        assert!(!past::Past::restarts() || past.gaps().len() >= rounds.len(), "{:?}", past.gaps());
+        // What could not be played is a failure already.
+        for (_, score, stage) in
+            played.iter_mut().filter(|(_, _, stage)| !stage.answer.is_null() && !stage.is_live_only)
+        {
             stage.answer = past.diagnose(&daemon, stage.period);
-            *score = self::score(&score.name.clone(), stage);
+            *score = score::score(&score.name.clone(), stage);
         }
     }
     let scores: Vec<_> = played.into_iter().map(|(_, score, _)| score).collect();
@@ -274,99 +264,4 @@ fn every_fault_yields_exactly_its_findings() {
     let failed: String =
         scores.iter().filter(|s| s.wrong + s.missed + s.extra > 0).map(|s| s.details.as_str()).collect();
     assert!(failed.is_empty(), "{failed}");
-}
-
-/// Whether `healthy` agrees with the findings and the checks of a whole window.
-fn is_honest(answer: &Value) -> bool {
-    let fault = answer["findings"].as_array().is_some_and(|all| all.iter().any(|f| f["severity"] != "info"));
-    let whole = answer["checks"]["judged"] == answer["checks"]["total"];
-    let expected = if fault {
-        Value::from(false)
-    } else if whole {
-        Value::from(true)
-    } else {
-        Value::Null
-    };
-    answer["healthy"] == expected
-}
-
-fn score(name: &str, stage: &Stage) -> Score {
-    let findings = stage.findings();
-    let mut score = Score { name: name.into(), ..Score::default() };
-    let mut evidence = Vec::new();
-    if !is_honest(&stage.answer) {
-        score.wrong += 1;
-        evidence.push(format!("healthy is {}, checks are {}", stage.answer["healthy"], stage.answer["checks"]));
-    }
-    for expected in &stage.expected {
-        let same: Vec<_> = findings.iter().filter(|finding| finding["code"] == expected.code).collect();
-        let faults: Vec<_> = same.iter().map(|finding| expected.faults(finding)).collect();
-        match faults.iter().min_by_key(|faults| faults.len()) {
-            None => {
-                score.missed += 1;
-                evidence.push(format!("{} not found", expected.code));
-            }
-            Some(faults) if faults.is_empty() => score.right += 1,
-            Some(faults) => {
-                score.wrong += 1;
-                evidence.push(format!("{}: {}", expected.code, faults.join(", ")));
-            }
-        }
-    }
-    let known =
-        |code: &Value| stage.expected.iter().map(|e| e.code).chain(stage.tolerated.iter().copied()).any(|c| code == c);
-    let harmful: Vec<_> = findings.iter().filter(|f| f["severity"] != "info").collect();
-    let extra: Vec<_> = harmful.iter().filter(|f| !known(&f["code"])).collect();
-    // A duplicate finding is an extra finding.
-    let twice = |expected: &str| {
-        let count = |all: &mut dyn Iterator<Item = bool>| all.filter(|same| *same).count();
-        let told = count(&mut harmful.iter().map(|f| f["code"] == expected));
-        told.saturating_sub(count(&mut stage.expected.iter().map(|e| e.code == expected)))
-    };
-    let codes: BTreeSet<_> = stage.expected.iter().map(|e| e.code).collect();
-    score.extra = extra.len() + codes.into_iter().map(twice).sum::<usize>();
-    let codes = |findings: &[&Value]| {
-        let mut codes: Vec<_> = findings
-            .iter()
-            .map(|f| {
-                let mark = if f["severity"] == "info" { "(info)" } else { "" };
-                format!("{}{mark}", f["code"].as_str().unwrap_or("?"))
-            })
-            .collect();
-        codes.sort();
-        codes.dedup();
-        codes.join(" ")
-    };
-    let expected: Vec<_> = stage.expected.iter().map(|e| e.code).collect();
-    let verdict = if score.wrong + score.missed + score.extra == 0 {
-        "right".into()
-    } else {
-        format!("WRONG {}", evidence.join("; "))
-    };
-    score.line = format!("{name:32} | {:40} | {:50} | {verdict}\n", expected.join(" "), codes(&findings));
-    let _ = write!(
-        score.details,
-        "\n== {name}: {}\n{}",
-        evidence.join("; "),
-        findings.iter().map(|f| format!("{f}\n")).collect::<String>()
-    );
-    let _ = writeln!(score.details, "blind: {}", stage.answer["blind_spots"]);
-    score
-}
-
-/// The table with precision and recall, printed past the test harness' capture.
-fn report(scores: &[Score]) {
-    let sum = |part: fn(&Score) -> usize| scores.iter().map(part).sum::<usize>();
-    let (right, wrong, missed, extra) = (sum(|s| s.right), sum(|s| s.wrong), sum(|s| s.missed), sum(|s| s.extra));
-    let percent = |part: usize, whole: usize| if whole == 0 { 100.0 } else { 100.0 * part as f64 / whole as f64 };
-    let mut text = format!("\n{:32} | {:40} | {:50} | evidence\n", "scenario", "expected", "found");
-    scores.iter().for_each(|score| text += &score.line);
-    let _ = writeln!(
-        text,
-        "{} scenarios; precision {:.1} % ({right} right, {wrong} with wrong evidence, {extra} extra), recall {:.1} % ({missed} missed)",
-        scores.len(),
-        percent(right, right + wrong + extra),
-        percent(right, right + wrong + missed),
-    );
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }

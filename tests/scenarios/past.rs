@@ -2,9 +2,10 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use netmon_mcp::recorder::{
     store::{Recording, Sqlite},
     time::{self, Micros, Period},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,26 +23,62 @@ use crate::harness::*;
 /// Faults have ended for so long when the recording is asked.
 const AGO: Duration = Duration::from_secs(60);
 
-/// A recorder of this test's own, in the settings that users have by default.
+/// The windows of the recording, in seconds: scenarios wait for whole ones.
+const INTERVAL: &str = "2";
+
+/// A recorder of this test's own.
 pub struct Past {
-    recorder: Child,
+    recorder: Mutex<Ended>,
+    /// The netmond that took the place of the test's, after restarts.
+    successor: Mutex<Option<Ended>>,
+    begun_us: Micros,
     path: PathBuf,
     _folder: TempDir,
 }
 
 impl Past {
-    /// Starts to record, if `NETMON_PAST` asks for it.
+    /// Starts to record, if `NETMON_PAST` is set. `NETMON_PAST=restart` restarts recorder and daemon after each round.
     pub fn begin(daemon: &Daemon) -> Option<Past> {
         std::env::var_os("NETMON_PAST")?;
         let folder = TempDir::new().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let path = folder.path().join("recording.sqlite");
-        let mut command = Command::new(GATEWAY);
-        command.args(["record", "--socket"]).arg(&daemon.socket).arg("--recording").arg(&path);
-        let recorder = command.env("RUST_LOG", "warn").stdin(Stdio::null()).spawn().unwrap();
-        let past = Past { recorder, path, _folder: folder };
+        let recorder = Mutex::new(record(&daemon.socket, &path));
+        let past = Past { recorder, successor: Mutex::default(), begun_us: time::now(), path, _folder: folder };
         until("a window is recorded", || past.end());
         Some(past)
+    }
+
+    pub fn restarts() -> bool {
+        std::env::var_os("NETMON_PAST").is_some_and(|how| how == "restart")
+    }
+
+    /// Kills recorder and daemon after a round, and starts both again, if that is asked for.
+    pub fn after_round(&self, daemon: &Daemon) {
+        if !Past::restarts() {
+            return;
+        }
+        let (mut recorder, mut successor) = (self.recorder.lock().unwrap(), self.successor.lock().unwrap());
+        recorder.0.kill().unwrap();
+        recorder.0.wait().unwrap();
+        let pid = successor.as_ref().map_or_else(|| daemon.pid(), |daemon| daemon.0.id());
+        kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+        *successor = None;
+        until("netmond is gone", || UnixStream::connect(&daemon.socket).is_err().then_some(()));
+        let mut command = Command::new(DAEMON);
+        command.arg("--socket").arg(&daemon.socket).args(["--group", GROUP]).env("RUST_LOG", "warn");
+        *successor = Some(Ended(command.stdin(Stdio::null()).spawn().unwrap()));
+        until("netmond serves again", || ask(&daemon.socket, "{\"version\":2,\"tool\":\"status\",\"input\":{}}").ok());
+        *recorder = record(&daemon.socket, &self.path);
+        drop((recorder, successor));
+        self.pass();
+    }
+
+    /// The reasons of gaps in the whole recording.
+    pub fn gaps(&self) -> Vec<String> {
+        let all = Period { begin_us: self.begun_us, end_us: time::now() };
+        let gaps = Sqlite::read(&self.path).unwrap().gaps(all).unwrap();
+        gaps.into_iter().map(|gap| gap.reason).collect()
     }
 
     /// The end of what is recorded.
@@ -48,10 +86,16 @@ impl Past {
         Some(Sqlite::read(&self.path).ok()?.facts().ok()?.period?.end_us)
     }
 
-    /// Waits until everything until now is recorded, and has ended long enough ago.
-    pub fn settle(&self) {
-        let (now, ended) = (time::now(), Instant::now());
+    /// Waits until everything until now is recorded. What follows is in other windows.
+    pub fn pass(&self) {
+        let now = time::now();
         until("everything is recorded", || self.end().filter(|end| *end > now).map(drop));
+    }
+
+    /// Waits until everything is recorded, and has ended long enough ago.
+    pub fn settle(&self) {
+        let ended = Instant::now();
+        self.pass();
         thread::sleep(AGO.saturating_sub(ended.elapsed()));
     }
 
@@ -67,9 +111,8 @@ impl Past {
     }
 }
 
-impl Drop for Past {
-    fn drop(&mut self) {
-        let _ = self.recorder.kill();
-        let _ = self.recorder.wait();
-    }
+fn record(socket: &Path, path: &Path) -> Ended {
+    let mut command = Command::new(GATEWAY);
+    command.args(["record", "--socket"]).arg(socket).arg("--recording").arg(path).args(["--interval", INTERVAL]);
+    Ended(command.env("RUST_LOG", "warn").stdin(Stdio::null()).spawn().unwrap())
 }

@@ -19,6 +19,8 @@ pub fn scenarios() -> Vec<Scenario> {
         one("quiet: events pushed", events_pushed),
         one("quiet: long answers", long_answers),
         one("quiet: requests in pieces", requests_in_pieces),
+        one("quiet: long polling", long_polling),
+        one("quiet: chat", chat),
     ]
     .into_iter()
     .flatten()
@@ -160,6 +162,46 @@ fn requests_in_pieces(stage: &mut Stage) {
                 thread::sleep(Duration::from_millis(150));
             }
             let _ = stream.read_exact(&mut [0; 100]);
+        })
+    });
+}
+
+/// A server that has nothing to say, and says so when its time for a request is over.
+fn long_polling(stage: &mut Stage) {
+    let net = stage.net();
+    let server = Server::start(&net.server, (net.server_ip(V4), 80).into(), |mut stream| {
+        let mut request = [0; 100];
+        while stream.read_exact(&mut request).is_ok() {
+            thread::sleep(Duration::from_millis(5_200));
+            let _ = stream.write_all(&request);
+        }
+    });
+    let streams: Vec<_> = (0..4).map(|_| connected(&net.client, server.at)).collect();
+    stage.watch(|watch| {
+        thread::scope(|scope| {
+            for stream in &streams {
+                scope.spawn(|| {
+                    watch.every(Duration::from_millis(10), || {
+                        exchange(stream, 100);
+                    })
+                });
+            }
+        });
+    });
+}
+
+/// Both ends send when they have something to say, and nothing is a reply to anything.
+fn chat(stage: &mut Stage) {
+    let net = stage.net();
+    let server = Server::start(&net.server, (net.server_ip(V4), 80).into(), |mut stream| {
+        while stream.write_all(&[7; 100]).is_ok() {
+            thread::sleep(Duration::from_millis(1_300));
+        }
+    });
+    let streams: Vec<_> = (0..6).map(|_| connected(&net.client, server.at)).collect();
+    stage.watch(|watch| {
+        watch.every(Duration::from_millis(2_100), || {
+            streams.iter().for_each(|mut stream| stream.write_all(&[7; 100]).unwrap());
         })
     });
 }

@@ -10,7 +10,10 @@ use std::{
 use netmon_mcp::recorder::time::{self, Period};
 use serde_json::{Value, json};
 
-use super::wire::{Loses, Wire};
+use super::{
+    past::Past,
+    wire::{Loses, Wire},
+};
 use crate::harness::*;
 
 /// The address family of a scenario.
@@ -247,6 +250,7 @@ impl Expected {
 /// A scenario's stage: its nets, its daemon, its answer, its expectations.
 pub struct Stage<'a> {
     daemon: &'a Daemon,
+    past: Option<&'a Past>,
     number: usize,
     nets: usize,
     marks: Vec<String>,
@@ -255,6 +259,8 @@ pub struct Stage<'a> {
     pub window_ms: u64,
     /// The time of the window.
     pub period: Period,
+    /// What matters is the end of the window, which a recording does not have.
+    pub is_live_only: bool,
     pub answer: Value,
     pub expected: Vec<Expected>,
     /// Codes that are also allowed: other correct descriptions of the same fault.
@@ -262,11 +268,24 @@ pub struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    pub fn new(daemon: &'a Daemon, number: usize, alone: bool) -> Self {
+    pub fn new(daemon: &'a Daemon, past: Option<&'a Past>, number: usize, alone: bool) -> Self {
         let (marks, expected, tolerated) = (Vec::new(), Vec::new(), Vec::new());
         let period = Period { begin_us: 0, end_us: 0 };
         let (nets, window_ms, answer) = (0, 6_000, Value::Null);
-        Stage { daemon, number, nets, marks, alone, window_ms, period, answer, expected, tolerated }
+        Stage {
+            daemon,
+            past,
+            number,
+            nets,
+            marks,
+            alone,
+            window_ms,
+            period,
+            is_live_only: false,
+            answer,
+            expected,
+            tolerated,
+        }
     }
 
     /// Two namespaces for this scenario; at most two pairs.
@@ -296,18 +315,21 @@ impl<'a> Stage<'a> {
         self.marks.push(text);
     }
 
-    /// Diagnoses during `fault`, which begins when the kernel counts.
+    /// Diagnoses during `fault`, which begins when the kernel counts. In a recording, the windows of the fault have
+    /// nothing of what is before and after it.
     pub fn watch(&mut self, fault: impl FnOnce(&Watch) + Send) {
+        self.past.inspect(|past| past.pass());
         let watching = self.daemon.watch("diagnose", json!({"duration_ms": self.window_ms, "limit": 1_000}));
         let watch = Watch { begun: Instant::now(), over: AtomicBool::new(false) };
         let begin_us = time::now();
         self.answer = thread::scope(|scope| {
             scope.spawn(|| fault(&watch));
             let answer = watching.answer();
+            self.period = Period { begin_us, end_us: time::now() };
+            self.past.inspect(|past| past.pass());
             watch.over.store(true, Ordering::Relaxed);
             answer
         });
-        self.period = Period { begin_us, end_us: time::now() };
     }
 
     /// Requires a finding.

@@ -76,9 +76,10 @@ impl Drop for Server {
     }
 }
 
-/// A request and its answer; false if either failed.
+/// A request and its answer; false if either failed. An answer that a fault swallows never comes.
 pub fn exchange(stream: &TcpStream, bytes: usize) -> bool {
     let mut stream = stream;
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
     let mut buffer = vec![7; bytes];
     stream.write_all(&buffer).is_ok() && stream.read_exact(&mut buffer).is_ok()
 }

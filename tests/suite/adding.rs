@@ -30,19 +30,26 @@ fn write(path: &Path, bytes: &[u8]) {
     }
 }
 
+/// The package's test programs: the folders of `tests` with a main.rs.
+fn programs() -> Vec<String> {
+    let folders = fs::read_dir(root().join("tests")).unwrap().flatten();
+    let programs = folders.filter(|folder| folder.path().join("main.rs").exists());
+    programs.map(|folder| folder.file_name().into_string().unwrap()).collect()
+}
+
 /// A copy of the source with the tool, below the suite's build folder.
 fn source(build: &Path) -> PathBuf {
     let copy = build.join("source");
     let listed = Command::new("git")
-        .args(["-C", root().to_str().unwrap(), "ls-files", "-z", "Cargo.*", "src", "bpf", "clippy.toml"])
+        .args(["-C", root().to_str().unwrap(), "ls-files", "-z", "Cargo.*", "src", "bpf", "docs/skills", "clippy.toml"])
         .output();
     let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
     for file in listed.split_terminator('\0').filter(|file| *file != "src/tools/mod.rs") {
         write(&copy.join(file), &fs::read(root().join(file)).unwrap());
     }
     // The package's other programs are not built here, and its manifest names their files.
-    for test in ["suite", "scenarios", "adversary", "stock", "bench"] {
-        write(&copy.join(format!("tests/{test}/main.rs")), b"");
+    for program in programs() {
+        write(&copy.join(format!("tests/{program}/main.rs")), b"");
     }
     for file in fs::read_dir(root().join("tests/suite/adding").join(ADDED)).unwrap().flatten() {
         write(&copy.join("src/tools").join(ADDED).join(file.file_name()), &fs::read(file.path()).unwrap());
@@ -59,11 +66,9 @@ fn source(build: &Path) -> PathBuf {
 /// Reuses the suite's built dependencies, by name: everything that is not the package's own. Libraries are linked,
 /// since nothing writes to an existing one; cargo writes to the other files.
 fn dependencies(from: &Path, to: &Path) {
-    let is_own = |name: &str| {
-        ["netmon", "libnetmon", "suite", "scenarios", "adversary", "stock", "bench"]
-            .iter()
-            .any(|own| name.starts_with(own))
-    };
+    let mut own = programs();
+    own.extend(["netmon".to_owned(), "libnetmon".to_owned()]);
+    let is_own = |name: &str| own.iter().any(|own| name.starts_with(own));
     let is_library = |name: &String| [".rlib", ".rmeta", ".so"].iter().any(|ending| name.ends_with(ending));
     for part in [".fingerprint", "build", "deps"] {
         fs::create_dir_all(to.join(part)).unwrap();

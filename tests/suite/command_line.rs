@@ -123,7 +123,12 @@ fn narrow_terminal_hides_the_least_important_columns() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let server = echo_server(&pair.b, B6);
     let _stream = connect(&pair.a, server).unwrap();
-    let ask = || cli(&daemon.socket, &format!("call snapshot_sockets port={} state=established", server.port()));
+    let ask = || {
+        let mut command =
+            cli(&daemon.socket, &format!("call snapshot_sockets port={} state=established", server.port()));
+        command.env("NO_COLOR", "1");
+        command
+    };
     let piped = String::from_utf8(ask().output().unwrap().stdout).unwrap();
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
     let table = |text: &str| text.split("\n\n").next().unwrap().to_owned();
@@ -171,6 +176,28 @@ fn tool_runs_as_a_command_in_every_output_format() {
     let rows: Vec<Vec<_>> = table.lines().map(|line| line.split(',').collect()).collect();
     let column = rows[0].iter().position(|name| *name == "local.port").unwrap();
     assert_eq!((rows.len(), rows[1][column]), (2, port.to_string().as_str()), "{table}");
+}
+
+#[test]
+fn failed_connects_are_red_if_color_is_wanted() {
+    let (netns, daemon) = (Netns::new(), Daemon::own());
+    let mut client = Client::connect(&daemon.socket);
+    let mut ask = |variable: &str| {
+        let mut command = cli(&daemon.socket, "trace_connections remote=127.0.0.1 port=9 outcome=failed duration=60s");
+        command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").env(variable, "1");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        client.until_open("trace_connections", 1);
+        assert!(connect(&netns, ([127, 0, 0, 1], 9).into()).is_err());
+        interrupt(&child);
+        let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        client.until_detached("trace_connections");
+        text
+    };
+    let refused = "refused (ECONNREFUSED)";
+    let coloured = ask("CLICOLOR_FORCE");
+    assert!(coloured.contains(&format!("\x1b[1;31m{refused}\x1b[0m")), "{coloured}");
+    let plain = ask("NO_COLOR");
+    assert!(plain.contains(refused) && !plain.contains('\x1b'), "{plain}");
 }
 
 #[test]
@@ -246,6 +273,26 @@ fn watch_redraws_and_ends_with_its_reader() {
 }
 
 #[test]
+fn watch_marks_rows_that_are_new_since_the_last_reading() {
+    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let server = echo_server(&pair.b, B);
+    let (ours, its) = terminal(200);
+    let line = format!("snapshot_sockets port={} state=established --watch=0.2", server.port());
+    let mut child = cli(&daemon.socket, &line).stdout(its).spawn().unwrap();
+    let mut rows = BufReader::new(File::from(ours)).lines().map_while(Result::ok);
+    rows.find(|row| row.contains("\u{1b}[H")).unwrap(); // the first reading
+    let _first = connect(&pair.a, server).unwrap();
+    let mut row = || rows.find(|row| row.contains(&format!("{server}"))).unwrap();
+    assert!(row().starts_with("+ "), "both ends are new");
+    let settled = std::iter::from_fn(|| Some(row())).find(|row| row.starts_with("  ")).unwrap();
+    assert!(settled.contains("established"), "{settled}");
+    interrupt(&child);
+    let total = rows.skip_while(|row| !row.contains("Total, ")).find(|row| row.contains(&format!("{server}"))).unwrap();
+    assert!(!total.starts_with(['+', ' ']), "{total}");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn durations_accept_units() {
     let daemon = Daemon::start();
     for line in [
@@ -280,6 +327,11 @@ fn errors_suggest_fixes_and_have_exit_codes() {
     let (code, text) = fails(here, "top_traffic limit=0 -o json");
     let error: Value = serde_json::from_str(&text).unwrap();
     assert!(code == 2 && error["error"].as_str().unwrap().contains("from 1 to 10000"), "{code} {text}");
+    for line in ["top_trafic -o json", "top_traffic --watch=x --json", "diagnose foo -o ndjson"] {
+        let (code, text) = fails(here, line);
+        let error: Value = serde_json::from_str(&text).unwrap();
+        assert!(code == 2 && !error["error"].as_str().unwrap().contains("Usage"), "{line}: {code} {text}");
+    }
     let (code, text) = fails(here, "snapshot_interfaces interface=none -o ndjson");
     let error: Value = serde_json::from_str(&text).unwrap();
     assert!(code == 1 && error["error"].as_str().unwrap().contains("interfaces: lo"), "{code} {text}");

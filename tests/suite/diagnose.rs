@@ -205,7 +205,8 @@ fn headline_counts_all_and_shown_findings() {
 fn excluded_tool_skips_its_checks() {
     let daemon = Daemon::start_with(&["--without", "trace_dns", "--without", "profile_tcp"]);
     let mut client = Client::connect(&daemon.socket);
-    let result = client.request("tools/call", json!({"name": "diagnose", "arguments": {"duration_ms": 2_000}}));
+    let result =
+        client.request("tools/call", json!({"name": "diagnose", "arguments": {"duration_ms": 2_000, "limit": 1_000}}));
     let (answer, text) = (&result["result"]["structuredContent"], &result["result"]["content"][0]["text"]);
     assert_ne!(answer["healthy"], true, "{answer:#}");
     let (checked, checks) = (answer["checked"].as_array().unwrap(), &answer["checks"]);
@@ -235,4 +236,42 @@ fn answer_states_the_measured_window() {
     let headline = text.lines().next().unwrap_or_default();
     assert!(output.status.success() && headline.contains("ended early"), "{text}");
     assert!(begun.elapsed() < Duration::from_secs(60), "{headline}");
+}
+
+/// A container that restarts gets the number of its network namespace, its address, and another link-layer address.
+#[test]
+fn namespace_with_the_number_of_a_removed_one_has_no_duplicate_address() {
+    let daemon = Daemon::start();
+    let window = daemon.watch("diagnose", json!({"limit": 1_000}));
+    let first = Pair::new();
+    let number = first.a.inode();
+    let refused = |client: &Netns| connect(client, (B.parse::<Ipv4Addr>().unwrap(), 9).into()).unwrap_err().kind();
+    until("B has an address for A", || (refused(&first.a) == std::io::ErrorKind::ConnectionRefused).then_some(()));
+    drop(first);
+    let (client, mut others) = (Netns::new(), Vec::new());
+    let server = until("the kernel uses the number again", || {
+        let netns = Netns::new();
+        if netns.inode() == number {
+            return Some(netns);
+        }
+        others.push(netns); // which keeps its number
+        None
+    });
+    run(&format!("ip link add v0 netns {} type veth peer name v0 netns {}", client.name(), server.name()));
+    for (netns, address) in [(&client, A), (&server, B)] {
+        netns.ip(&format!("addr add {address}/24 dev v0"));
+        netns.ip("link set v0 up");
+    }
+    for _ in 0..4 {
+        assert_eq!(refused(&client), std::io::ErrorKind::ConnectionRefused);
+    }
+    let answer = window.end();
+    let codes: Vec<_> = answer["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["evidence"].to_string().contains(&number.to_string()))
+        .map(|finding| finding["code"].as_str().unwrap())
+        .collect();
+    assert!(!codes.contains(&"duplicate_address"), "{answer:#}");
 }

@@ -294,7 +294,7 @@ fn shortened(command: &str) -> String {
 fn before(socket: &Path, recording: &Path) -> String {
     format!(
         r#"set -Eeu -o pipefail
-trap 'echo "failed: $BASH_COMMAND" >&2' ERR
+trap 'echo "failed: $BASH_COMMAND" >&2; test ! -e log || cat log >&2' ERR
 trap 'test ! -e server || kill "$(cat server)"' EXIT
 mkdir etc
 sudo() {{ "$@"; }}

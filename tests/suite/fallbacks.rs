@@ -61,7 +61,7 @@ fn watched(daemon: &Daemon, pair: &Pair, tool: &str) -> Value {
 
 /// Each feature that a test can deny, and the tools that require it.
 const NEEDED: &[(&str, &[&str])] = &[
-    ("tp_btf", &["profile_tcp", "top_traffic", "trace_connections", "trace_dns", "trace_drops"]),
+    ("tp_btf", &["profile_tcp", "top_traffic", "trace_connections", "trace_dns", "trace_drops", "trace_latency"]),
     ("fexit", &[]),
     ("iter/task_file", &[]),
     ("iter/tcp", &[]),
@@ -73,7 +73,7 @@ const NEEDED: &[(&str, &[&str])] = &[
     ("tc,xdp", &[]),
     ("cgroup", &[]),
     ("bpf_loop", &[]),
-    ("bpf_sk_storage_get", &["profile_tcp", "top_traffic", "trace_connections"]),
+    ("bpf_sk_storage_get", &["profile_tcp", "top_traffic", "trace_connections", "trace_latency"]),
 ];
 
 #[test]
@@ -122,6 +122,8 @@ fn refused_programs_are_stated_in_limits_with_the_reason() {
         ("sock_send_length", "top_traffic", "udp_not_counted"),
         ("fexit,fib_table_lookup", "trace_connections", "failed_connects_not_seen"),
         ("tcp_receive_reset", "profile_tcp", "resets_not_seen"),
+        ("net_dev_start_xmit", "trace_latency", "segments_not_seen"),
+        ("sched_switch", "trace_latency", "run_queue_not_seen"),
     ] {
         let (daemon, _) = without(denied);
         let answer = watched(&daemon, &pair, tool);
@@ -170,7 +172,7 @@ fn own_namespace_is_measured_without_file_iterator() {
 fn tools_without_bpf_work_when_all_bpf_is_refused() {
     let all = "tp_btf,fexit,iter/task_file,iter/tcp,iter/udp,iter/bpf_map,tc,xdp";
     let (_daemon, mut client) = without(all);
-    assert_eq!(unavailable(&mut client).len(), 7);
+    assert_eq!(unavailable(&mut client).len(), 8);
     assert!(client.call("snapshot_interfaces", json!({"duration_ms": 100})).is_ok());
     let answer = client.call("diagnose", json!({"duration_ms": 2_000})).unwrap();
     assert_ne!(answer["healthy"], true, "{answer}");

@@ -88,7 +88,7 @@ fn drops_are_filtered() {
 fn invalid_filter_error_shows_an_example() {
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
-    for tool in ["top_traffic", "trace_drops", "trace_connections", "profile_tcp"] {
+    for tool in ["top_traffic", "trace_drops", "trace_connections", "profile_tcp", "trace_latency"] {
         for (arguments, hint) in [
             (json!({"remote": "10.0.0.0/99"}), "10.0.0.0/8"),
             (json!({"process": ""}), "1 to 64 bytes"),

@@ -257,7 +257,9 @@ fn capabilities_before_loading_and_serving() {
     let status = client.call("status", json!({})).unwrap();
     let (mut kept, mut tools) = (Vec::new(), 0);
     for tool in status["tools"].as_array().unwrap() {
-        assert_eq!(tool["available"], true, "{tool}");
+        // A kernel may be too old for a tool; no capability may be missing.
+        let is_too_old = tool["reason"].as_str().is_some_and(|reason| reason.contains("it needs Linux"));
+        assert!(tool["available"] == true || is_too_old, "{tool}");
         tools += 1;
         let keeps: Vec<_> = tool["keeps"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
         if !keeps.is_empty() {

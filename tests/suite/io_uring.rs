@@ -101,12 +101,16 @@ fn registered_io_uring_socket_has_owner_bytes_and_queues() {
 #[test]
 fn io_uring_accepted_connection_has_owner_and_rtt() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    // Other tests have connections of A, too.
+    let [from, at] = ["10.82.0.1", "10.82.0.2"];
+    pair.a.ip(&format!("addr add {from}/24 dev v0"));
+    pair.b.ip(&format!("addr add {at}/24 dev v0"));
+    let listener = pair.b.enter(|| TcpListener::bind((at, 0)).unwrap());
     let to = listener.local_addr().unwrap();
     let mut ring = IoUring::new(8).unwrap();
     ring.submitter().register_files_sparse(4).unwrap();
     let opened = daemon.watch("trace_connections", json!({"port": to.port(), "direction": "inbound"}));
-    let profiled = daemon.watch("profile_tcp", json!({"remote": A}));
+    let profiled = daemon.watch("profile_tcp", json!({"remote": from}));
     let mut client = connect(&pair.a, to).unwrap();
     let descriptor = types::Fd(listener.as_raw_fd());
     let slot = types::DestinationSlot::try_from_slot_target(2).unwrap();

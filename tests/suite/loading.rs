@@ -50,7 +50,7 @@ fn single_call_loads_only_its_tool() {
     assert_eq!(loaded_by("top_traffic", json!({"duration_ms": 100})), ["top_traffic"]);
     let incoming = json!({"operation": "incoming", "interface": "lo", "duration": 0.1});
     assert_eq!(loaded_by("network-monitor", incoming), ["network-monitor"]);
-    assert_eq!(loaded_by("status", json!({})).len(), 7);
+    assert_eq!(loaded_by("status", json!({})).len(), 8);
 }
 
 /// A field of every thread of a process.

@@ -13,6 +13,7 @@ mod command_line;
 mod completion;
 mod conformance;
 mod diagnose;
+mod disks;
 mod docs;
 mod hardening;
 #[allow(dead_code)] // each module uses a part of it
@@ -33,10 +34,13 @@ mod interfaces;
 mod io_uring;
 mod loading;
 mod maps;
+mod mounts;
 mod mptcp;
 mod network_monitor;
 mod oauth;
+mod page;
 mod past;
+mod past_latency;
 mod past_tcp;
 #[allow(dead_code)]
 mod processes;
@@ -55,10 +59,12 @@ mod structure;
 mod tcp_state;
 mod tidy;
 mod tokens;
+mod top;
 mod top_traffic;
 mod trace_connections;
 mod trace_dns;
 mod trace_drops;
+mod trace_latency;
 mod twins;
 mod unheld;
 

@@ -110,19 +110,19 @@ fn blocked_data_is_in_the_send_queue() {
     let pair = Pair::new();
     let Some(mut ends) = connected(&pair, B) else { return };
     ends.client.set_nonblocking(true).unwrap();
-    let mut sent = 0u64;
-    while let Ok(bytes) = ends.client.write(&[1; 65_536]) {
-        sent += bytes as u64;
-    }
     let daemon = Daemon::start();
     let mut client = Client::connect(&daemon.socket);
-    let (queued, unread) = until("nothing moves", || {
+    let mut sent = 0u64;
+    until("nothing moves", || {
+        // A full socket of MPTCP may have room again soon.
+        while let Ok(bytes) = ends.client.write(&[1; 65_536]) {
+            sent += bytes as u64;
+        }
         let answer = client.call("snapshot_sockets", json!({"port": ends.to.port(), "limit": 50})).unwrap();
         let queue = |netns, field| sum(&rows(&answer, "sockets", netns), field);
         let queues = (queue(&pair.a, "send_queue_bytes"), queue(&pair.b, "receive_queue_bytes"));
-        (queues.0 + queues.1 == sent).then_some(queues)
+        (queues.0 > 0 && queues.1 > 0 && queues.0 + queues.1 == sent).then_some(())
     });
-    assert!(queued > 0 && unread > 0, "{queued} and {unread} of {sent}");
 }
 
 #[test]

@@ -205,20 +205,29 @@ fn default_interface_has_the_default_route() {
     assert_eq!(interface(&mut client), "v0", "the busiest");
 }
 
-/// Waits for one outgoing connection during `traffic`, and returns it.
-fn outgoing(client: &mut Client, netns: &Netns, traffic: impl FnOnce()) -> Value {
-    let id = client.begin_call(TOOL, json!({"operation": "outgoing", "duration": 20}));
+/// Opens a call that no connect ends: connects are kept while it is open. Returns its id, and where to continue.
+fn keep_connects(client: &mut Client) -> (i64, Value) {
+    let kept = client.begin_call(TOOL, json!({"operation": "outgoing", "interface": "lo", "duration": 60}));
     client.until_open(TOOL, 1);
+    let answer = client.call(TOOL, json!({"operation": "outgoing", "duration": 0.1})).unwrap();
+    (kept, answer["next"].clone())
+}
+
+/// Waits for one outgoing connection during `traffic`, and returns it.
+fn outgoing(netns: &Netns, traffic: impl FnOnce()) -> Value {
+    let quiet = Netns::new();
+    let daemon = daemon_for(TOOL, &quiet);
+    let mut client = Client::connect(&daemon.socket);
+    let (_, mut next) = keep_connects(&mut client);
     traffic();
-    let mut answer = client.end_call(id).unwrap();
     // Other tests connect as well: continue until ours appears.
-    loop {
-        let ours = answer["connections"].as_array().unwrap().iter().find(|c| c["owner"]["netns"] == netns.inode());
-        if let Some(ours) = ours {
-            return ours.clone();
-        }
-        answer = client.call(TOOL, json!({"operation": "outgoing", "after": answer["next"]})).unwrap();
-    }
+    until("our connection is reported", || {
+        let arguments = json!({"operation": "outgoing", "after": next, "limit": 1_000});
+        let answer = client.call(TOOL, arguments).unwrap();
+        next = answer["next"].clone();
+        let connections = answer["connections"].as_array().unwrap();
+        connections.iter().find(|c| c["owner"]["netns"] == netns.inode()).cloned()
+    })
 }
 
 // In guests, since Linux 5.12.
@@ -226,11 +235,9 @@ fn outgoing(client: &mut Client, netns: &Netns, traffic: impl FnOnce()) -> Value
 fn outgoing_reports_an_established_connection() {
     for (server, family) in [(B, "ipv4"), (B6, "ipv6")] {
         let pair = Pair::new();
-        let daemon = Daemon::start();
-        let mut client = Client::connect(&daemon.socket);
         let to = echo_server(&pair.b, server);
         let mut local = None;
-        let connection = outgoing(&mut client, &pair.a, || {
+        let connection = outgoing(&pair.a, || {
             local = Some(connect(&pair.a, to).unwrap().local_addr().unwrap());
         });
         assert_eq!(connection["owner"]["pid"], std::process::id(), "{connection}");
@@ -245,10 +252,8 @@ fn outgoing_reports_an_established_connection() {
 #[test]
 fn ipv4_mapped_connection_is_ipv4() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
-    let mut client = Client::connect(&daemon.socket);
     let to = echo_server(&pair.b, B);
-    let connection = outgoing(&mut client, &pair.a, || {
+    let connection = outgoing(&pair.a, || {
         let mapped = format!("[::ffff:{B}]:{}", to.port()).parse().unwrap();
         connect(&pair.a, mapped).unwrap();
     });
@@ -258,10 +263,8 @@ fn ipv4_mapped_connection_is_ipv4() {
 #[test]
 fn refused_connection_is_not_established() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
-    let mut client = Client::connect(&daemon.socket);
     for server in [B, B6] {
-        let connection = outgoing(&mut client, &pair.a, || {
+        let connection = outgoing(&pair.a, || {
             let to = (server.parse::<std::net::IpAddr>().unwrap(), 9).into();
             assert!(connect(&pair.a, to).is_err());
         });
@@ -289,13 +292,12 @@ fn outgoing_times_out_with_an_empty_list() {
 /// The local ports that repeated calls report for 600 connects, the made ones, and the lost events meanwhile.
 fn six_hundred_connects(client: &mut Client, pair: &Pair, to: SocketAddr) -> (Vec<u64>, Vec<u64>, u64) {
     let inode = pair.a.inode();
-    let first = client.begin_call(TOOL, json!({"operation": "outgoing", "limit": 1}));
-    client.until_open(TOOL, 1);
+    let (kept, next) = keep_connects(client);
     let a = pair.a.clone();
     let port = move || u64::from(TcpStream::connect(to).unwrap().local_addr().unwrap().port());
     let maker = std::thread::spawn(move || a.enter(|| (0..600).map(|_| port()).collect::<Vec<_>>()));
     let mut seen: Vec<u64> = Vec::new();
-    let mut answer = client.end_call(first).unwrap();
+    let mut answer = client.call(TOOL, json!({"operation": "outgoing", "after": next, "limit": 1})).unwrap();
     assert_eq!(answer["connections"].as_array().unwrap().len(), 1, "{answer}");
     let lost = loop {
         let connections = answer["connections"].as_array().unwrap();
@@ -312,6 +314,7 @@ fn six_hundred_connects(client: &mut Client, pair: &Pair, to: SocketAddr) -> (Ve
         assert_ne!(answer["connections"], json!([]), "only {} of 600 were seen", seen.len());
     };
     let mut made = maker.join().unwrap();
+    client.cancel(kept);
     client.until_detached(TOOL);
     made.sort_unstable();
     seen.sort_unstable();
@@ -320,8 +323,8 @@ fn six_hundred_connects(client: &mut Client, pair: &Pair, to: SocketAddr) -> (Ve
 
 #[test]
 fn outgoing_cursor_reports_each_connection_once() {
-    let pair = Pair::new();
-    let daemon = Daemon::start();
+    let (pair, quiet) = (Pair::new(), Netns::new());
+    let daemon = daemon_for(TOOL, &quiet);
     let mut client = Client::connect(&daemon.socket);
     let to = echo_server(&pair.b, B);
     // A flood of another test may exceed the ring. Lost events are counted, and this check covers calls without losses.
@@ -333,11 +336,9 @@ fn outgoing_cursor_reports_each_connection_once() {
 #[test]
 fn hostile_process_name_is_cleaned() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
-    let mut client = Client::connect(&daemon.socket);
     let to = echo_server(&pair.b, B);
     let cgroup = Cgroup::new("nmt-hostile.service");
-    let connection = outgoing(&mut client, &pair.a, || {
+    let connection = outgoing(&pair.a, || {
         // The name of a process is that of its program file.
         let folder = open_folder();
         let shell = folder.path().join(OsStr::from_bytes(b"a\nb\x1b[1m\xff\xe2\x80\xae"));

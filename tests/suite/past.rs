@@ -34,10 +34,14 @@ pub struct Recorder(pub Child);
 
 impl Recorder {
     pub fn start(socket: &Path, path: &Path, arguments: &[&str]) -> Recorder {
+        Recorder(Recorder::command(socket, path, arguments).spawn().unwrap())
+    }
+
+    fn command(socket: &Path, path: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(GATEWAY);
         command.args(["record", "--interval", "1", "--socket"]).arg(socket).arg("--recording").arg(path);
         command.args(arguments).env("RUST_LOG", "warn").stdin(Stdio::null());
-        Recorder(command.spawn().unwrap())
+        command
     }
 
     /// Ends it like systemd; whether it exited successfully.
@@ -160,9 +164,11 @@ fn incident_hook_runs_at_begin_and_end() {
     let (folder, path) = recording();
     let told = folder.path().join("told");
     let (pair, daemon) = (Pair::new(), Daemon::start());
-    let script = format!("cat >> {}", told.display());
+    let script = format!("cat >> {}; exit 3", told.display());
     let arguments: Vec<_> = ["sh", "-c", script.as_str()].iter().flat_map(|word| ["--on-incident", *word]).collect();
-    let _recorder = Recorder::start(&daemon.socket, &path, &arguments);
+    let log = folder.path().join("log");
+    let mut command = Recorder::command(&daemon.socket, &path, &arguments);
+    let _recorder = Recorder(command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap());
     until("a window is recorded", || facts(&path)?.period);
     let period = fault(&pair, 21_194);
     let ours = |row: &&Value| row["evidence"]["owner"]["netns"] == pair.a.inode();
@@ -186,6 +192,9 @@ fn incident_hook_runs_at_begin_and_end() {
         (events.len() >= 2).then_some(events)
     });
     assert_eq!(lines, ["begun", "ended"]);
+    until("its exit status is logged", || {
+        fs::read_to_string(&log).ok()?.contains("on_incident failed: exit status: 3").then_some(())
+    });
     let status = client.call("status", json!({})).unwrap();
     assert_eq!(status["recording"]["active"], true, "{}", status["recording"]);
     assert_eq!(status["recording"]["lost_windows"], 0);

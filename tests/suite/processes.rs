@@ -94,6 +94,7 @@ fn play() {
         "tcp-listen" => tcp_listen(to()),
         "tcp-listen-fork" => tcp_listen_fork(to()),
         "tcp-serve-fork" => tcp_serve_fork(to()),
+        "tcp-work" => tcp_work(to(), size()),
         "tcp-send" => tcp_send(to(), size()),
         "tcp-activate" => tcp_activate(to(), size()),
         "activated" => activated(),
@@ -172,6 +173,23 @@ fn tcp_serve_fork(at: SocketAddr) {
                 say(child);
             }
         }
+    }
+}
+
+/// Serves one connection: each byte costs this many milliseconds of CPU time before it is sent back.
+fn tcp_work(at: SocketAddr, cpu_ms: usize) {
+    let listener = TcpListener::bind(at).unwrap();
+    say("listening");
+    let (mut stream, _) = listener.accept().unwrap();
+    let spent = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let mut byte = [0];
+    while let Ok(1) = stream.read(&mut byte) {
+        let (begin, cost) = (spent(), std::time::Duration::from_millis(cpu_ms as u64).as_nanos());
+        let took = |now: rustix::time::Timespec| {
+            (i128::from(now.tv_sec - begin.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec - begin.tv_nsec)) as u128
+        };
+        while took(spent()) < cost {}
+        stream.write_all(&byte).unwrap();
     }
 }
 

@@ -110,6 +110,13 @@ fn uninstall_leaves_only_changed_settings() {
             "opt/netmon/share/fish/vendor_completions.d/netmon-mcp.fish",
             "opt/netmon/share/man/man1/netmon-mcp.1",
             "opt/netmon/share/man/man8/netmond.8",
+            "opt/netmon/share/netmon-mcp/grafana/netmon.json",
+            "opt/netmon/share/netmon-mcp/skills/bandwidth-use/SKILL.md",
+            "opt/netmon/share/netmon-mcp/skills/compare-deploy/SKILL.md",
+            "opt/netmon/share/netmon-mcp/skills/diagnose-network/SKILL.md",
+            "opt/netmon/share/netmon-mcp/skills/dns-trouble/SKILL.md",
+            "opt/netmon/share/netmon-mcp/skills/slow-connection/SKILL.md",
+            "opt/netmon/share/netmon-mcp/skills/vanished-packets/SKILL.md",
             "opt/netmon/share/zsh/site-functions/_netmon-mcp",
         ]
     );

@@ -82,6 +82,22 @@ fn changed_token_file_takes_effect_at_once() {
     server.until_logged(&["token file", "line 2"]);
 }
 
+/// A name without a folder is a file in the working directory.
+#[test]
+fn relative_token_file_is_reloaded() {
+    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    token_file(&folder, &format!("laptop {TOKEN}\n"));
+    let mut command = std::process::Command::new(GATEWAY);
+    command.args(["http", "--listen", "127.0.0.1:0", "--tokens", "tokens", "--socket"]).arg(&daemon.socket);
+    command.current_dir(folder.path());
+    let mut server = Server::spawn(command);
+    server.token = Some(TOKEN.into());
+    assert_eq!(server.call("status", json!({})).status, 200);
+    token_file(&folder, &format!("desk {OTHER}\n"));
+    server.token = Some(OTHER.into());
+    assert_eq!(server.call("status", json!({})).status, 200, "{}", server.log());
+}
+
 /// A removed token is refused, however it left the file; the log has the fault of the file.
 #[test]
 fn unlisted_token_is_refused_with_a_broken_file() {

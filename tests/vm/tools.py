@@ -58,6 +58,7 @@ EXPECTED = [
     ),
     ("snapshot_sockets", lambda a: "listeners" in a),
     ("profile_tcp duration_ms=4000", lambda a: "remotes" in a),
+    ("trace_latency duration_ms=4000", lambda a: "stages" in a),
     (
         "trace_drops duration_ms=4000 include_benign=true",
         lambda a: some(a["drops"], protocol="udp", destination__address="127.0.0.1"),
@@ -79,6 +80,7 @@ status = json.loads(machine.wait_until_succeeds(f"{is_loaded} && echo \"$answer\
 for _ in range(5):
     if machine.execute("netmon-mcp call diagnose duration_ms=100 >/dev/null 2>&1")[0] == 0:
         break
+machine.execute("netmon-mcp call trace_latency duration_ms=100 >/dev/null 2>&1")  # diagnose does not ask it
 tools = {tool["name"]: tool for tool in status["tools"]}
 version = re.match(r"(\d+)\.(\d+)", status["kernel"])
 assert version, status["kernel"]

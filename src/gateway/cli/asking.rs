@@ -113,14 +113,29 @@ pub fn tool_names() -> PossibleValuesParser {
 }
 
 /// As long as a window may be.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let with_unit = || text.parse::<jiff::SignedDuration>().ok()?.try_into().ok();
+    let bare = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let time: Option<Duration> = bare.or_else(with_unit);
     let allowed = limits::WINDOW_MIN..=limits::WINDOW_MAX;
     let [least, most] = [allowed.start(), allowed.end()].map(Duration::as_secs_f64);
-    time.filter(|time| allowed.contains(time)).ok_or_else(|| format!("expected {least} to {most}"))
+    time.filter(|time| allowed.contains(time))
+        .ok_or_else(|| format!("expected {least} s to {most} s, such as 2 or 500ms"))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as duration=2s")?;
     Ok((key.into(), value.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_may_have_units() {
+        let of = |text: &str| seconds(text).map(|time| time.as_millis());
+        assert_eq!((of("2"), of("0.5"), of("2s"), of("500ms")), (Ok(2_000), Ok(500), Ok(2_000), Ok(500)));
+        assert!(of("70s").unwrap_err().contains("500ms") && of("x").is_err());
+    }
 }

@@ -133,27 +133,33 @@ fn values(key: &str, property: &Value) -> Vec<String> {
     if property.is_null() {
         return vec![]; // the tool has no such argument
     }
-    let words = |values: &Vec<Value>| values.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     if let Some(values) = property["enum"].as_array() {
-        return words(values);
+        return values.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     }
     match (key, &property["default"]) {
-        ("interface", _) => names(Path::new("/sys/class/net"), |entry| entry.file_name()?.to_str().map(str::to_owned)),
-        ("process", _) => names(Path::new("/proc"), |entry| {
-            Some(std::fs::read_to_string(entry.join("comm")).ok()?.trim_end().to_owned())
-        }),
+        ("interface", _) => words(interfaces()),
+        ("process", _) => words(processes()),
         (_, Value::Bool(_)) => vec!["true".into(), "false".into()],
         ("duration_ms", Value::Number(default)) => vec![default.to_string()],
         _ => vec![],
     }
 }
 
-/// The names of a directory's entries, without duplicates. Names that a shell would split are left out (zsh splits at a
-/// colon).
-fn names(folder: &Path, name: impl Fn(&Path) -> Option<String>) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_word = |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@+/".contains(c));
-    let mut names: Vec<_> = entries.filter_map(|entry| name(&entry.path())).filter(is_word).collect();
+/// The interfaces of this network namespace (proc_net_dev(5)).
+fn interfaces() -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    table.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect()
+}
+
+fn processes() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let name = |folder: &Path| std::fs::read_to_string(folder.join("comm")).ok();
+    entries.filter_map(|entry| name(&entry.path())).map(|name| name.trim_end().to_owned()).collect()
+}
+
+/// Sorted, without duplicates, and without those that a shell would split (zsh splits at a colon).
+fn words(mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@+/".contains(c)));
     names.sort_unstable();
     names.dedup();
     names

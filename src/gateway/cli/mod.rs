@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -18,7 +19,7 @@ use super::{
     http::{self, tokens},
     manual, offer, paint,
     settings::{Settings, Transport},
-    stdio,
+    stdio, top,
 };
 use crate::{
     logging,
@@ -33,6 +34,7 @@ mod asking;
 mod call;
 mod completion;
 mod csv;
+mod usage;
 mod watch;
 
 use asking::{Asking, Form, How, tool_names};
@@ -108,6 +110,16 @@ enum Command {
         #[arg(value_parser = tool_names())]
         tool: Option<String>,
     },
+    /// Watch this host at the terminal: traffic, failing connections, drops, DNS, findings; live and from the recording.
+    #[command(after_help = TOP_HELP)]
+    Top {
+        /// Seconds between two readings, 0.1 to 60.
+        #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = asking::seconds)]
+        delay: Duration,
+        /// Begin at a moment of the recording: 03:12, `2026-01-31 03:12` or -10m.
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+        at: Option<String>,
+    },
     /// Record measurements for `since` and `until`, until SIGTERM.
     Record,
     /// Run a program for each line of standard input: the sandbox of the recorder forbids that.
@@ -135,7 +147,7 @@ pub async fn run() -> ExitCode {
     if completion::complete(Arguments::command) {
         return ExitCode::SUCCESS;
     }
-    let arguments = Arguments::parse();
+    let arguments: Arguments = usage::parse();
     logging::start("warn,netmon_mcp=info", arguments.log_format);
     let settings = match Settings::find(arguments.config.as_deref()) {
         Ok(file) => arguments.settings.over(file),
@@ -157,12 +169,15 @@ pub async fn run() -> ExitCode {
     if let Some(Command::Record) = arguments.command {
         return record(&settings, socket).map_or_else(|e| fail(&format!("{e:#}")), |()| ExitCode::SUCCESS);
     }
-    let mut daemon = Daemon::new(socket.clone(), settings.role(), settings.reach());
+    // It asks this host only.
+    let is_viewer = matches!(arguments.command, Some(Command::Top { .. }));
+    let role = if is_viewer { Role::Viewer } else { settings.role() };
+    let mut daemon = Daemon::new(socket.clone(), role, settings.reach());
     if matches!(arguments.command, Some(Command::Tool(_) | Command::Call { .. } | Command::Doctor)) {
         daemon = daemon.single();
     }
     let ways = settings.ways();
-    let hosts = settings.hosts.iter().map(|named| Host::new(named.clone(), &ways)).collect();
+    let hosts = settings.hosts.iter().filter(|_| !is_viewer).map(|named| Host::new(named.clone(), &ways)).collect();
     let gateway = Gateway::new(daemon, settings.interface.clone(), hosts).recorded_in(settings.recording.path());
     let command = arguments.command.unwrap_or_else(|| default_command(settings.transport));
     if matches!(command, Command::Stdio | Command::Tool(_) | Command::Call { .. }) {
@@ -173,6 +188,7 @@ pub async fn run() -> ExitCode {
         Command::Http => http::serve(&settings.http, gateway).await,
         Command::Token { name, digest } => token(&name, digest),
         Command::Tool(Asking { tool, how }) | Command::Call { tool, how } => return call(&gateway, &tool, how).await,
+        Command::Top { delay, at } => top::run(gateway, top::Options { every: delay, at }).await,
         Command::Record | Command::IncidentHook { .. } => Ok(()), // done by now
         Command::Doctor => {
             let (text, well) = doctor::examine(&gateway, &socket).await;
@@ -225,6 +241,24 @@ fn tools(gateway: &Gateway, name: Option<&str>) -> ExitCode {
     };
     print(&text).map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS)
 }
+
+const TOP_HELP: &str = "Examples:
+  netmon-mcp top
+  netmon-mcp top --delay 2
+  netmon-mcp top --at 03:12                             (the recording of the last night)
+  netmon-mcp top --at -10m --recording copy.sqlite      (a recording of another host)
+
+Keys:
+  1 to 9, 0, Tab   pages                  /        filter as you type
+  ↑ ↓, mouse       select a row           s S r    sort by the next column, the one before, reverse
+  Enter            details of the row     v        another table: by unit, container, remote, connection
+  Esc              back                   u        bits or bytes
+  Space            pause                  ← →      back and forward in the recording
+  ?                help with all keys     g n      go to a time, such as 03:12; back to now
+  q, Ctrl-C        quit
+
+It needs a terminal of at least 80 columns and 24 rows with UTF-8. NO_COLOR turns colours off. Rates and sockets are
+about the newest reading; findings, failures, drops and DNS are about the last 10 to 20 seconds.";
 
 const NO_HOSTS: &str = "no other host is configured: use --host NAME=TARGET (such as --host web1=ssh:root@web1), or \
     [hosts] in the settings";
@@ -289,8 +323,9 @@ fn written(tool: &str, answer: Answer, form: Form) -> anyhow::Result<String> {
             let schema = Question::named(tool).map_or_else(look::output, |question| (question.whole_schema)());
             csv::table(&structured, &schema)?
         }
-        Form::Text if tool == DIAGNOSE && paint::wanted() => paint::diagnosis(&text, structured["healthy"].as_bool()),
-        Form::Text => text,
+        Form::Text if !paint::wanted() => text,
+        Form::Text if tool == DIAGNOSE => paint::diagnosis(&text, structured["healthy"].as_bool()),
+        Form::Text => paint::tables(&text),
     })
 }
 

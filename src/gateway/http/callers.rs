@@ -14,8 +14,8 @@ use super::{
     listen::Peer,
 };
 use crate::{
-    budget::{Budget, Held},
-    gateway::{Failure, Place, Places},
+    budget::Budget,
+    gateway::{Failure, Place, Places, memory::Reserved},
     limits,
     logging::Throttle,
     sync::lock,
@@ -53,7 +53,7 @@ pub struct Sender {
 }
 
 /// Memory that is held until an answer is sent.
-pub type Holds = Arc<Mutex<Option<Held<Identity>>>>;
+pub type Holds = Arc<Mutex<Option<Reserved>>>;
 
 /// Room for one tool call.
 pub struct Room {

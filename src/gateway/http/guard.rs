@@ -178,7 +178,7 @@ async fn claim(
 fn meant_for_us(http: &Http, headers: &HeaderMap, uri: &Uri) -> Result<(), Refusal> {
     let host = headers.get(header::HOST).map(|host| Authority::try_from(host.as_bytes()).ok());
     let host = host.unwrap_or_else(|| uri.authority().cloned());
-    let known = host.is_some_and(|host| {
+    let known = host.as_ref().is_some_and(|host| {
         http.hosts
             .iter()
             .any(|known| known.eq_ignore_ascii_case(host.host()) || known.eq_ignore_ascii_case(host.as_str()))
@@ -190,6 +190,7 @@ fn meant_for_us(http: &Http, headers: &HeaderMap, uri: &Uri) -> Result<(), Refus
     match headers.get(header::ORIGIN) {
         Some(origin)
             if !is_local(origin)
+                && authority(origin) != host // our own page, under a name of ours
                 && !http.origins.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes())) =>
         {
             let reason = "Origin not allowed; the administrator can allow it (allowed_origins)";
@@ -202,9 +203,12 @@ fn meant_for_us(http: &Http, headers: &HeaderMap, uri: &Uri) -> Result<(), Refus
 /// Whether a page of this very host sent it, an inspector's say: it could connect anyway, and without leave
 /// to read the answer (CORS) its browser shows it none.
 fn is_local(origin: &HeaderValue) -> bool {
-    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
-    let authority = authority.and_then(|authority| authority.parse::<Authority>().ok());
-    authority.is_some_and(|authority| LOCAL_HOSTS.contains(&authority.host()))
+    authority(origin).is_some_and(|authority| LOCAL_HOSTS.contains(&authority.host()))
+}
+
+fn authority(origin: &HeaderValue) -> Option<Authority> {
+    let (_, rest) = origin.to_str().ok()?.split_once("://")?;
+    rest.parse().ok()
 }
 
 /// The request with all of its body, and the body, if that is small and comes soon. `held` counts what reading it

@@ -1,4 +1,4 @@
-//! MCP over HTTP: `/mcp` for clients, `/metrics` for Prometheus, `/healthz` for who starts us.
+//! MCP over HTTP: `/mcp` for clients, `/` for people, `/metrics` for Prometheus, `/healthz` for who starts us.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -20,7 +20,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Gateway, daemon::Daemon, metrics::Metrics, server::Server, settings};
+use super::{
+    Gateway,
+    daemon::Daemon,
+    live::Live,
+    metrics::{Metrics, Open},
+    server::Server,
+    settings,
+};
 use crate::{
     limits, memory,
     sandbox::{Reach, Role},
@@ -34,11 +41,13 @@ pub mod guard;
 pub mod identity;
 pub mod listen;
 pub mod oauth;
+pub mod page;
 pub mod place;
 pub mod refusal;
 pub mod sessions;
 pub mod tls;
 pub mod tokens;
+pub mod viewers;
 pub mod watched;
 
 use callers::{Callers, Sender};
@@ -52,6 +61,7 @@ use refusal::Refusal;
 use sessions::Sessions;
 use tls::Tls;
 use tokens::Tokens;
+use viewers::Viewers;
 
 /// What this host is called on itself.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -71,6 +81,7 @@ pub struct Http {
     callers: Callers,
     sessions: Sessions,
     connections: Arc<Connections>,
+    viewers: Arc<Viewers>,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
 }
@@ -122,6 +133,7 @@ impl Http {
             ),
             sessions: Sessions::new(settings.max_sessions.unwrap_or(limits::SESSIONS)),
             connections: Arc::new(connections),
+            viewers: Arc::new(Viewers::new(Live::new(Arc::clone(&gateway), limits::LIVE_EVERY))),
             metrics: Arc::clone(&gateway.metrics),
             gateway,
         }
@@ -129,7 +141,10 @@ impl Http {
 
     /// Whether a path is for everyone. What it shows says nothing about this host or its network.
     fn is_open(&self, path: &str) -> bool {
-        path == HEALTH || path.starts_with(oauth::METADATA) || (path == METRICS && self.open_metrics)
+        path == HEALTH
+            || page::is_shell(path)
+            || path.starts_with(oauth::METADATA)
+            || (path == METRICS && self.open_metrics)
     }
 
     /// Who sends a request, and what it may use. Nothing here waits.
@@ -310,6 +325,7 @@ fn router<S: ServerHandler>(
         Router::new().route_service("/mcp", mcp).layer(middleware::from_fn_with_state(Arc::clone(http), own_sessions));
     Router::new()
         .merge(mcp)
+        .merge(page::routes(http, streams))
         .route(HEALTH, get(async || "ok\n"))
         .route(METRICS, get(metrics))
         .route(oauth::METADATA, get(metadata))
@@ -341,8 +357,9 @@ async fn metrics(State(http): State<Arc<Http>>, request: Request) -> Response {
     if request.extensions().get::<Sender>().is_some_and(|sender| !allowed(sender)) {
         return (StatusCode::FORBIDDEN, "the token does not allow the tool status\n").into_response();
     }
-    let (connections, sessions) = (http.connections.count(), http.sessions.count().await);
-    let text = http.metrics.render(&http.gateway, connections, sessions).await;
+    let (connections, sessions, viewers) =
+        (http.connections.count(), http.sessions.count().await, http.viewers.count());
+    let text = http.metrics.render(&http.gateway, Open { connections, sessions, viewers }).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

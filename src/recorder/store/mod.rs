@@ -199,4 +199,6 @@ pub trait Recording {
     /// A pair that changes whenever an incident begins or ends.
     fn revision(&self) -> Result<(i64, i64), Trouble>;
     fn series(&self, period: Period) -> Result<Vec<Minute>, Trouble>;
+    /// Sums of several minutes each: traffic by process, round-trip times by remote, and all drops and failures.
+    fn buckets(&self, period: Period, step_us: Micros) -> Result<Vec<Minute>, Trouble>;
 }

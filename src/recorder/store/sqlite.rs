@@ -17,6 +17,7 @@ use super::{
 use crate::{
     limits,
     recorder::time::{MINUTE, Micros, Period},
+    sandbox::folder_of,
 };
 
 /// `PRAGMA user_version`: raised with every change that an older release would misread.
@@ -209,7 +210,7 @@ fn lock(path: &Path) -> Result<File, Trouble> {
     let name = with_suffix(path, "-lock");
     let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|e| {
         let absent = e.kind() == std::io::ErrorKind::NotFound;
-        let folder = path.parent().unwrap_or(Path::new(".")).display();
+        let folder = folder_of(path).display();
         let reason = if absent { format!("directory {folder} does not exist") } else { e.to_string() };
         let kind = if absent { Kind::Denied } else { io_trouble(path, &e).kind };
         Trouble { kind, path: path.into(), reason }
@@ -346,16 +347,28 @@ impl Recording for Sqlite {
     }
 
     fn series(&self, period: Period) -> Result<Vec<Minute>, Trouble> {
-        let minute = |row: &rusqlite::Row| {
-            let figure = Figure { subject: row.get(1)?, name: row.get(2)?, value: row.get(3)?, count: row.get(4)? };
-            Ok(Minute { minute_us: row.get(0)?, figure })
-        };
         self.rows(
             "SELECT minute_us, subject, name, value, count FROM series WHERE minute_us + 60000000 > ?1 AND minute_us < ?2",
             period,
             minute,
         )
     }
+
+    fn buckets(&self, period: Period, step_us: Micros) -> Result<Vec<Minute>, Trouble> {
+        let step = step_us.max(MINUTE);
+        let sql = format!(
+            "SELECT minute_us / {step} * {step} AS at, subject, \
+             CASE WHEN subject IN ('drops', 'failures') THEN '' ELSE name END AS what, sum(value), sum(count) FROM series \
+             WHERE minute_us + 60000000 > ?1 AND minute_us < ?2 AND (subject IN ('drops', 'failures', 'rtt') \
+             OR subject = 'traffic' AND name GLOB 'process:*') GROUP BY at, subject, what"
+        );
+        self.rows(&sql, period, minute)
+    }
+}
+
+fn minute(row: &rusqlite::Row) -> rusqlite::Result<Minute> {
+    let figure = Figure { subject: row.get(1)?, name: row.get(2)?, value: row.get(3)?, count: row.get(4)? };
+    Ok(Minute { minute_us: row.get(0)?, figure })
 }
 
 impl Sqlite {

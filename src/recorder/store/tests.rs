@@ -1,9 +1,7 @@
 use std::{
     fs,
-    io::Write,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use tempfile::TempDir;
@@ -11,58 +9,16 @@ use tempfile::TempDir;
 use super::*;
 use crate::recorder::time::{MINUTE, SECOND};
 
-const BEGIN: Micros = 1_800_000_000 * SECOND; // a full minute
+mod recordings;
+
+use recordings::*;
+
 const HOUR: Micros = 60 * MINUTE;
-
-fn bounds() -> Bounds {
-    use std::time::Duration;
-    Bounds { bytes: 1 << 30, age: Duration::from_secs(30 * 86_400), whole: Duration::from_secs(86_400) }
-}
-
-fn open(path: &Path, bounds: Bounds) -> Result<Sqlite, Trouble> {
-    Sqlite::write(path, bounds, std::time::Duration::from_secs(10), BEGIN)
-}
 
 fn file() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("recording.sqlite");
     (folder, path)
-}
-
-/// The n-th window of 10 s, with one part of these bytes.
-fn entry(n: i64, sample: &str) -> Entry {
-    let begin_us = BEGIN + n * 10 * SECOND;
-    let part = Part { part: "dns".into(), tool: "trace_dns".into(), sample: sample.into() };
-    let window = Window {
-        begin_us,
-        end_us: begin_us + 10 * SECOND,
-        length_us: 10 * SECOND,
-        boot: "b".into(),
-        host: "h".into(),
-        version: "1".into(),
-        parts: vec![part],
-    };
-    let figure = Figure { subject: "traffic".into(), name: "process:x".into(), value: 5.0, count: 1 };
-    Entry { gap: None, window, figures: vec![figure] }
-}
-
-/// Incompressible text, from a linear congruential generator.
-fn noise(seed: u64, bytes: usize) -> String {
-    let mut state = seed;
-    let next = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        char::from(b'!' + (state >> 33) as u8 % 90)
-    };
-    (0..bytes).map(next).collect()
-}
-
-fn all() -> Period {
-    Period { begin_us: 0, end_us: Micros::MAX / 2 }
-}
-
-fn samples(recording: &Sqlite) -> Vec<String> {
-    let spans = recording.spans(all()).unwrap();
-    spans.iter().flat_map(|span| recording.parts(span.id, Some("dns")).unwrap()).map(|part| part.sample).collect()
 }
 
 /// Both samples, concatenated.
@@ -276,68 +232,6 @@ fn missing_folder_is_named_in_the_error() {
     let (folder, _) = file();
     let trouble = open(&folder.path().join("absent/recording.sqlite"), bounds()).err().unwrap();
     assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("does not exist"), "{trouble}");
-}
-
-/// A separate file system, removed when dropped.
-struct Mounted(TempDir);
-
-impl Mounted {
-    fn tmpfs(options: &str) -> Self {
-        let folder = TempDir::new().unwrap();
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder.path()).status().unwrap();
-        assert!(status.success(), "this test needs root: it mounts a file system");
-        Mounted(folder)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["--lazy"]).arg(self.0.path()).status();
-    }
-}
-
-#[test]
-fn full_disk_keeps_written_windows_and_recording_resumes() {
-    let disk = Mounted::tmpfs("size=2m");
-    let path = disk.0.path().join("recording.sqlite");
-    let mut store = open(&path, bounds()).unwrap();
-    let mut n = 0;
-    let trouble = loop {
-        match store.append(&[entry(n, &noise(n as u64, 50_000))]) {
-            Ok(()) => n += 1,
-            Err(e) => break e,
-        }
-    };
-    assert_eq!(trouble.kind, Kind::Full, "{trouble:?}");
-    assert!(trouble.to_string().contains("no space left to write"), "{trouble}");
-    assert!(n > 3 && samples(&store).len() == n as usize, "{n} windows were written");
-    let mut filler = fs::File::create(disk.0.path().join("filler")).unwrap();
-    let _ = filler.write_all(&[0; 4 << 20]); // until it is full
-    assert!(store.append(&[entry(n, &noise(0, 50_000))]).is_err());
-    assert_eq!(samples(&Sqlite::read(&path).unwrap()).len(), n as usize);
-    drop(filler);
-    fs::remove_file(disk.0.path().join("filler")).unwrap();
-    let status = Command::new("mount").args(["-o", "remount,size=8m"]).arg(disk.0.path()).status().unwrap();
-    assert!(status.success());
-    store.append(&[entry(n, "there is room")]).unwrap();
-    assert_eq!(samples(&store).last().unwrap(), "there is room");
-}
-
-#[test]
-fn read_only_disk_is_named_and_still_readable() {
-    let disk = Mounted::tmpfs("size=8m");
-    let path = disk.0.path().join("recording.sqlite");
-    let mut store = open(&path, bounds()).unwrap();
-    store.append(&[entry(0, "a")]).unwrap();
-    drop(store);
-    let remount = |options| Command::new("mount").args(["-o", options]).arg(disk.0.path()).status().unwrap();
-    assert!(remount("remount,ro").success());
-    let trouble = open(&path, bounds()).err().unwrap();
-    assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("cannot open"), "{trouble}");
-    assert_eq!(samples(&Sqlite::read(&path).unwrap()), ["a"]);
-    assert!(remount("remount,rw").success());
-    open(&path, bounds()).unwrap().append(&[entry(1, "b")]).unwrap();
 }
 
 #[test]

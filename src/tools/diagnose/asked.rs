@@ -8,6 +8,7 @@ use super::{
     coverage::{incomplete, not_judged},
     evidence::Evidence,
     heard::Heard,
+    held_requests,
     questions::{Asked, Replies, Reply, When},
     read,
 };
@@ -82,6 +83,7 @@ pub fn read(replies: &Replies, asked_for: Duration, window: Duration) -> Read {
     read.blind_spots = not_judged(missing);
     read.blind_spots.extend(limits);
     read.blind_spots.extend(read::elsewhere(&read.evidence));
+    read.blind_spots.extend(held_requests::left_out(&read.evidence));
     read
 }
 

@@ -1,7 +1,7 @@
 //! The daemon's reading of all network namespaces, again and again: what is there, and what has changed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     mem::offset_of,
     net::IpAddr,
     sync::{Arc, Mutex},
@@ -11,8 +11,9 @@ use std::{
 use libbpf_rs::{MapCore, MapFlags, MapHandle, skel::SkelBuilder};
 
 use super::control::Control;
+use super::differences::{Snapshot, changes};
 use super::network::{
-    Address, Change, Claim, Hardware, Link, Neighbor, Network, Place, Remark, Route, RouteKind, What,
+    Address, Change, Claim, Device, Hardware, Link, Neighbor, Network, Place, Remark, Route, RouteKind,
 };
 use crate::{
     answer::{self, Limitation},
@@ -57,16 +58,6 @@ pub struct Census {
     walking: Mutex<()>,
 }
 
-/// What one walk found.
-#[derive(Default)]
-struct Snapshot {
-    links: BTreeMap<Place, Link>,
-    addresses: BTreeSet<Address>,
-    neighbors: BTreeMap<(Place, IpAddr), Neighbor>,
-    routes: BTreeSet<Route>,
-    cut: u64,
-}
-
 impl Census {
     pub fn load(loader: &mut Loader) -> Result<Self, Error> {
         let mut object = kernel::object();
@@ -93,7 +84,7 @@ impl Census {
         self.forget_old_claims()?;
         let lost = self.lost()?;
         let first = self.snapshot()?;
-        let downs = first.links.values().map(|link| (link.at, link.downs)).collect();
+        let downs = first.links.values().map(|link| (link.device(), link.downs)).collect();
         let (begun, since_ns) = (Instant::now(), monotonic_ns());
         Ok(Watched {
             census: self,
@@ -103,6 +94,7 @@ impl Census {
             since_ns,
             lost,
             downs,
+            renewed: BTreeMap::new(),
             last: first,
             changes: Vec::new(),
             cut: 0,
@@ -247,7 +239,9 @@ pub struct Watched<'a> {
     since_ns: u64,
     lost: u64,
     /// The carrier-down count of each link at the beginning of the window.
-    downs: BTreeMap<Place, u32>,
+    downs: BTreeMap<Device, u32>,
+    /// When a place was last seen to have another device, in ms since the beginning.
+    renewed: BTreeMap<Place, u64>,
     last: Snapshot,
     changes: Vec<Change>,
     cut: u64,
@@ -265,6 +259,8 @@ impl Watched<'_> {
                 self.cut += 1;
             }
         }
+        let was_there = |link: &&Link| self.last.links.get(&link.at).is_some_and(|one| one.device() == link.device());
+        self.renewed.extend(now.links.values().filter(|link| !was_there(link)).map(|link| (link.at, after_ms)));
         self.last = now;
         Ok(())
     }
@@ -272,11 +268,11 @@ impl Watched<'_> {
     /// The current state, and the changes since the last call.
     pub fn read(&mut self) -> Result<Network, Error> {
         self.look()?;
-        let now: BTreeMap<_, _> = self.last.links.values().map(|link| (link.at, link.downs)).collect();
+        let now: BTreeMap<_, _> = self.last.links.values().map(|link| (link.device(), link.downs)).collect();
         let in_window = |link: &Link| {
             // A device that is new has had no carrier to lose before.
-            let before = self.downs.get(&link.at).copied().unwrap_or(link.downs);
-            Link { downs: link.downs.wrapping_sub(before), ..link.clone() }
+            let before = self.downs.get(&link.device()).copied().unwrap_or(link.downs);
+            Link { downs: link.downs.saturating_sub(before), ..link.clone() }
         };
         let lost = self.census.lost()?;
         let network = Network {
@@ -292,6 +288,7 @@ impl Watched<'_> {
             lacks: self.lacks()?,
         };
         (self.begun, self.since_ns, self.lost, self.downs) = (Instant::now(), monotonic_ns(), lost, now);
+        self.renewed.clear();
         Ok(network)
     }
 
@@ -351,35 +348,8 @@ impl Watched<'_> {
             last_ms: self.since(times.last_ns),
             count: times.count,
         };
-        Ok(of_window.map(claim).collect())
+        // Packets that an earlier device received at this place belong to another network.
+        let is_heard_here = |claim: &Claim| self.renewed.get(&claim.at).is_none_or(|since| claim.last_ms > *since);
+        Ok(of_window.map(claim).filter(is_heard_here).collect())
     }
-}
-
-/// What differs between two readings of one namespace: what disappeared with the namespace itself is not missing.
-fn changes(before: &Snapshot, now: &Snapshot) -> Vec<What> {
-    let alive: BTreeSet<u32> = now.links.keys().map(|(netns, _)| *netns).collect();
-    let mut found = Vec::new();
-    for (at, link) in &before.links {
-        match now.links.get(at) {
-            None if alive.contains(&at.0) => found.push(What::LinkGone(link.clone())),
-            Some(other) if link.works() && !other.works() => found.push(What::LinkDown(other.clone())),
-            Some(other) if !link.works() && other.works() => found.push(What::LinkUp(other.clone())),
-            _ => {}
-        }
-    }
-    // An address that only gets another flag is there.
-    let is_there = |gone: &Address| now.addresses.iter().any(|one| (one.at, one.address) == (gone.at, gone.address));
-    let gone = before.addresses.difference(&now.addresses).filter(|gone| alive.contains(&gone.at.0) && !is_there(gone));
-    found.extend(gone.cloned().map(What::AddressGone));
-    let gone = before.routes.difference(&now.routes).filter(|gone| alive.contains(&gone.netns));
-    found.extend(gone.cloned().map(What::RouteGone));
-    for (key, neighbor) in &now.neighbors {
-        let from = before.neighbors.get(key).and_then(|before| before.hardware);
-        if let (Some(from), Some(to)) = (from, neighbor.hardware)
-            && from != to
-        {
-            found.push(What::NeighborMoved { at: neighbor.at, address: neighbor.address, from, to });
-        }
-    }
-    found
 }

@@ -15,6 +15,27 @@ pub fn incomplete(measured: &Measured) -> Vec<String> {
     counted.map(|(n, one, more)| answer::count(n, one, more)).chain(blind).collect()
 }
 
+/// Between the reason and the names of the skipped checks.
+pub const SKIPPED: &str = "; skipped checks: ";
+
+/// A gap in few words: no more than three of its skipped checks by name.
+pub fn brief(spot: &str) -> String {
+    const NAMED: usize = 3;
+    let Some((reason, codes)) = spot.split_once(SKIPPED) else { return spot.into() };
+    let codes: Vec<_> = codes.split(", ").collect();
+    match codes.len().saturating_sub(NAMED) {
+        0 => spot.into(),
+        more => format!("{reason}{SKIPPED}{} and {more} more", codes[..NAMED].join(", ")),
+    }
+}
+
+/// Makes every gap brief: whether that changed any.
+pub fn shorten(spots: &mut [String]) -> bool {
+    let before: usize = spots.iter().map(String::len).sum();
+    spots.iter_mut().for_each(|spot| *spot = brief(spot));
+    spots.iter().map(String::len).sum::<usize>() < before
+}
+
 /// A line for each tool and reason, with the skipped checks.
 pub fn not_judged(missing: Vec<(&Asked, String)>) -> Vec<String> {
     let mut lines = Vec::<(&str, String, BTreeSet<Code>)>::new();
@@ -27,7 +48,7 @@ pub fn not_judged(missing: Vec<(&Asked, String)>) -> Vec<String> {
     }
     let line = |(tool, reason, codes): (&str, String, BTreeSet<Code>)| {
         let codes: Vec<_> = codes.iter().map(Code::to_string).collect();
-        format!("{tool}: {reason}; skipped checks: {}", codes.join(", "))
+        format!("{tool}: {reason}{SKIPPED}{}", codes.join(", "))
     };
     lines.into_iter().map(line).collect()
 }
@@ -58,6 +79,14 @@ mod tests {
         let said = |lost_events, rows_cut| incomplete(&Measured { lost_events, rows_cut, ..Measured::default() });
         assert!(said(0, 0).is_empty());
         assert_eq!(said(1, 20), ["1 event was lost", "20 rows were cut"]);
+    }
+
+    #[test]
+    fn brief_gap_names_three_checks() {
+        let of = |codes: &str| brief(&format!("trace_dns: lost{SKIPPED}{codes}"));
+        assert_eq!(of("a, b, c"), format!("trace_dns: lost{SKIPPED}a, b, c"));
+        assert_eq!(of("a, b, c, d, e"), format!("trace_dns: lost{SKIPPED}a, b, c and 2 more"));
+        assert_eq!(brief("trace_dns: a, b, c, d"), "trace_dns: a, b, c, d");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub use super::queues::QueueCourse;
 pub use super::receive_window::ReceiveWindow;
 pub use super::resolvers::Resolvers;
 pub use super::sockets::{Listener, Socket};
-pub use super::throttled::Throttled;
+pub use crate::owner::Throttled;
 
 /// Everything that was seen in one window.
 #[derive(Default, Clone, Debug)]
@@ -48,8 +48,10 @@ pub struct Evidence {
     pub remotes: Vec<TcpPath>,
     /// From the kernel's own samples and sums, short connections included; empty where that could not be asked.
     pub profiled: Vec<TcpPath>,
-    /// How long servers took to reply.
+    /// How long servers took to reply …
     pub services: Vec<Service>,
+    /// … and in the window before, if it is known.
+    pub services_before: Vec<Service>,
     /// Why connections were reset.
     pub reasons: Vec<Reason>,
     /// The holders of connections in the window, by network namespace and ends.

@@ -188,7 +188,7 @@ impl Finding {
     pub fn identity(&self) -> String {
         /// The identifying keys of the evidence. A client's own port is not one of them: the next connection has
         /// another.
-        const NAMES: [&str; 5] = ["interface", "name", "server", "gateway", "reason"];
+        const NAMES: [&str; 6] = ["netns", "interface", "name", "server", "gateway", "reason"];
         let mut owner = self.evidence.get("owner").cloned().unwrap_or_default();
         if let Some(owner) = owner.as_object_mut() {
             owner.shift_remove("pid");
@@ -215,6 +215,20 @@ impl Finding {
             .map(|(key, value)| format!(" {key}={value}"));
         let command = format!("netmon-mcp call {tool}{}", arguments.collect::<String>());
         self.step(&command)
+    }
+
+    /// The tool that looks closer at one end of conversations, if the end is known.
+    pub fn look_at(self, tool: &str, end: Option<impl Into<HostPort>>) -> Self {
+        let end = end.map(Into::into);
+        let port = end.and_then(|end| Some(("port", end.port?.to_string())));
+        let remote = end.map(|end| ("remote", end.address.to_string()));
+        self.look(tool, &remote.into_iter().chain(port).collect::<Vec<_>>())
+    }
+
+    /// The tool that looks closer at a program, if its name is known.
+    pub fn look_for(self, tool: &str, owner: &Owner) -> Self {
+        let process = owner.process.iter().map(|process| ("process", process.clone()));
+        self.look(tool, &process.collect::<Vec<_>>())
     }
 
     /// Another command, or what to check, as a line of its own.
@@ -258,6 +272,26 @@ mod tests {
             .step("ip route get 10.0.0.1");
         assert_eq!(serde_json::to_value(&finding.evidence).unwrap(), serde_json::json!({"count": 3}));
         assert_eq!(finding.next_step, "netmon-mcp call profile_tcp remote=10.0.0.1\nip route get 10.0.0.1");
+    }
+
+    #[test]
+    fn same_fault_in_two_namespaces_is_two() {
+        let place = HostPort { address: "198.51.100.7".parse().unwrap(), port: Some(443) };
+        let of = |netns: u32| Finding::new(Code::BlackholeRoute, Severity::Warning, "x").with("netns", netns).at(place);
+        assert_eq!(of(1).identity(), of(1).identity());
+        assert_ne!(of(1).identity(), of(2).identity());
+    }
+
+    #[test]
+    fn next_call_has_what_is_known() {
+        let finding = || Finding::new(Code::HighRtt, Severity::Info, "x");
+        let end = |port| Some(HostPort { address: "10.0.0.1".parse().unwrap(), port });
+        let at = |end: Option<HostPort>| finding().look_at("trace_drops", end).next_step;
+        assert_eq!(at(end(Some(80))), "netmon-mcp call trace_drops remote=10.0.0.1 port=80");
+        assert_eq!(at(end(None)), "netmon-mcp call trace_drops remote=10.0.0.1");
+        assert_eq!(at(None), "netmon-mcp call trace_drops");
+        let owner = Owner { process: Some("api".into()), ..Owner::default() };
+        assert_eq!(finding().look_for("trace_dns", &owner).next_step, "netmon-mcp call trace_dns process=api");
     }
 
     #[test]

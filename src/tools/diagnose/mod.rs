@@ -18,6 +18,7 @@ use crate::{
     answer::{self, Limit, Measured, WindowMs},
     daemon::kernel::{Loader, Optional, feature::Feature},
     filter::{AddressRange, Comm, Pid, Port},
+    owner::Throttled,
     wire::Error,
 };
 
@@ -27,11 +28,13 @@ mod close_wait;
 mod conntrack;
 mod control;
 mod coverage;
+mod differences;
 mod evidence;
 mod fabric;
 mod finding;
 mod gone;
 mod heard;
+mod held_requests;
 mod narrow;
 mod network;
 mod ospf;
@@ -51,7 +54,6 @@ mod shown;
 mod silent;
 mod sockets;
 mod text;
-mod throttled;
 mod wants;
 
 use census::Census;
@@ -114,7 +116,7 @@ pub struct Sample {
     #[serde(default)]
     clashes: u64,
     #[serde(default)]
-    throttled: Vec<throttled::Throttled>,
+    throttled: Vec<Throttled>,
     #[serde(default)]
     resolvers: Vec<resolvers::Resolvers>,
     /// The client asked for the answer before the window was over.
@@ -144,6 +146,9 @@ pub struct Output {
     /// A tool gave no answer, and `status` says why.
     #[serde(skip)]
     tool_missing: bool,
+    /// How many findings have their evidence in the text.
+    #[serde(skip)]
+    detailed: usize,
 }
 
 // The share of the checks that could run.
@@ -208,8 +213,16 @@ impl Tool for Diagnose {
         report::report(&input, sample)
     }
 
-    /// Never the worst.
+    /// First the lists of skipped checks, which `checked` has as well; then the evidence in the text, of the last. Never
+    /// the worst finding.
     fn shorten(output: &mut Output) -> bool {
+        if coverage::shorten(&mut output.blind_spots) {
+            return true;
+        }
+        if output.detailed > 1 && text::text(output).len() > crate::limits::TEXT_UNASKED {
+            output.detailed = output.detailed.min(output.findings.len()) - 1;
+            return true;
+        }
         let cut = shown::shorten(&mut output.findings);
         output.measured.rows_cut += u64::from(cut);
         cut

@@ -48,6 +48,16 @@ pub struct Link {
     pub downs: u32,
 }
 
+/// What tells a device from a later one at the same place: the kernel gives the number of a removed network namespace
+/// to a new one.
+pub type Device = (Place, Option<Hardware>);
+
+impl Link {
+    pub fn device(&self) -> Device {
+        (self.at, self.hardware)
+    }
+}
+
 /// A link-layer address of Ethernet.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hardware(pub [u8; 6]);
@@ -154,10 +164,14 @@ impl Network {
     pub fn then(self, later: Network, length: std::time::Duration) -> Network {
         let length = length.as_millis() as u64;
         let downs = |link: Link| {
-            let before = self.links.iter().find(|before| before.at == link.at).map_or(0, |before| before.downs);
-            Link { downs: link.downs + before, ..link }
+            let before = self.links.iter().find(|before| before.device() == link.device());
+            Link { downs: link.downs.saturating_add(before.map_or(0, |before| before.downs)), ..link }
         };
-        let mut claims = self.claims;
+        let heard_here = |claim: &Claim| {
+            let device = |network: &[Link]| network.iter().find(|link| link.at == claim.at).map(Link::device);
+            device(&self.links) == device(&later.links)
+        };
+        let mut claims: Vec<_> = self.claims.into_iter().filter(heard_here).collect();
         for claim in later.claims {
             let later = Claim { first_ms: claim.first_ms + length, last_ms: claim.last_ms + length, ..claim };
             let same =
@@ -256,7 +270,39 @@ pub fn is_within(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn losses_of_another_device_at_the_same_place_do_not_add() {
+        let with = |hardware, downs| Network {
+            links: vec![Link { at: (1, 2), hardware: Some(Hardware(hardware)), downs, ..Link::default() }],
+            ..Network::default()
+        };
+        let downs = |later: Network| with([1; 6], 2).then(later, Duration::from_secs(1)).links[0].downs;
+        assert_eq!(downs(with([1; 6], 3)), 5);
+        assert_eq!(downs(with([9; 6], 3)), 3, "the kernel gave the number of a removed namespace to a new one");
+    }
+
+    #[test]
+    fn claims_that_an_earlier_device_heard_are_dropped() {
+        let with = |hardware| Network {
+            links: vec![Link { at: (1, 2), hardware: Some(Hardware(hardware)), ..Link::default() }],
+            claims: vec![Claim {
+                at: (1, 2),
+                address: [10, 0, 0, 1].into(),
+                hardware: Hardware([7; 6]),
+                first_ms: 0,
+                last_ms: 5,
+                count: 1,
+            }],
+            ..Network::default()
+        };
+        let claims =
+            |later: Network| with([1; 6]).then(Network { claims: vec![], ..later }, Duration::from_secs(1)).claims;
+        assert_eq!((claims(with([1; 6])).len(), claims(with([9; 6])).len()), (1, 0));
+    }
 
     #[test]
     fn prefix_decides_if_an_address_is_on_link() {

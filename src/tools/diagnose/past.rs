@@ -5,13 +5,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Code, Finding, Input, Output, Sample,
-    report::{self, Judged, judge},
+    report::{self, Judged, judge_after},
     rules,
 };
 use crate::{
     answer::Measured,
     recorder::time,
-    tools::past::{Recorded, Samples},
+    tools::{
+        past::{Recorded, Samples},
+        profile_tcp::Service,
+    },
     wire::Error,
 };
 
@@ -40,6 +43,8 @@ struct Past {
     /// By identity, in the order in which they came.
     seen: Vec<Seen>,
     places: BTreeMap<String, usize>,
+    /// Of the last window.
+    services: Vec<Service>,
     /// Of every window.
     checked: Option<Vec<Code>>,
     blind_spots: Vec<String>,
@@ -80,7 +85,9 @@ impl Past {
     fn add(&mut self, input: &Input, window: Recorded<Sample>) {
         let Recorded { begin_us, end_us, sample } = window;
         self.length_ns += sample.window_ns;
-        let judged = judge(input.duration_ms.duration(), sample);
+        let before = std::mem::take(&mut self.services);
+        let judged = judge_after(before, input.duration_ms.duration(), sample);
+        self.services = judged.services;
         let at = self.windows;
         self.windows += 1;
         for finding in judged.findings.into_iter().filter(|finding| input.wants(finding)) {
@@ -124,7 +131,7 @@ impl Past {
         let mut findings = rules::causes_when(seen.iter().map(told).collect(), near);
         findings.sort_by_key(|finding| (finding.severity, finding.code));
         let checked = checked.unwrap_or_default();
-        let judged = Judged { findings, checked, blind_spots, lost_events, tool_missing };
+        let judged = Judged { findings, checked, blind_spots, lost_events, tool_missing, services: Vec::new() };
         let length = Duration::from_nanos(length_ns);
         let mut output = report::output(input, judged, Measured::window(length));
         // With a gap in the period, "nothing was wrong" cannot be said.

@@ -6,12 +6,17 @@ use super::{
     Checks, Code, Finding, Input, Output, Sample,
     asked::{self, ASKED, Read},
     conntrack,
+    coverage::SKIPPED,
     heard::Heard,
     network::Network,
     rules,
     shown::{self, Severities},
 };
-use crate::answer::{Measured, count};
+use crate::{
+    answer::{Measured, count},
+    owner::Throttled,
+    tools::profile_tcp::Service,
+};
 
 /// What the rules found in one sample, and how much of it they saw.
 pub struct Judged {
@@ -21,10 +26,17 @@ pub struct Judged {
     pub lost_events: u64,
     /// A tool gave no answer, and `status` says why.
     pub tool_missing: bool,
+    /// How long servers took to reply, for the next window.
+    pub services: Vec<Service>,
 }
 
 /// Judges a sample. `asked` is the window that was asked for.
 pub fn judge(asked: Duration, sample: Sample) -> Judged {
+    judge_after(Vec::new(), asked, sample)
+}
+
+/// The same, with what is known of the window before.
+pub fn judge_after(before: Vec<Service>, asked: Duration, sample: Sample) -> Judged {
     let window = Duration::from_nanos(sample.window_ns);
     let Read { mut evidence, mut heard, blind_spots, lost_events } = asked::read(&sample.heard, asked, window);
     evidence.netns = Some(sample.netns).filter(|netns| *netns != 0);
@@ -35,13 +47,14 @@ pub fn judge(asked: Duration, sample: Sample) -> Judged {
     evidence.resolvers = sample.resolvers;
     evidence.throttled = sample.throttled;
     evidence.clashes = sample.clashes;
+    evidence.services_before = before;
     let mut blind_spots = blind_spots;
     let network = network(sample.network, sample.network_error, &mut heard, &mut blind_spots);
     evidence.network = network;
     evidence.conntrack_is_full = sample.conntrack.is_some_and(conntrack::is_full);
     let (findings, checked) = rules::judge(&evidence, &heard);
     let tool_missing = ASKED.iter().any(|asked| !heard.any(asked.name));
-    Judged { findings, checked, blind_spots, lost_events, tool_missing }
+    Judged { findings, checked, blind_spots, lost_events, tool_missing, services: evidence.services }
 }
 
 /// The answer.
@@ -58,7 +71,7 @@ pub fn report(input: &Input, sample: Sample) -> Output {
 
 /// The answer, without saying whether the host is healthy.
 pub fn output(input: &Input, judged: Judged, measured: Measured) -> Output {
-    let Judged { findings, checked, blind_spots, lost_events, tool_missing } = judged;
+    let Judged { findings, checked, blind_spots, lost_events, tool_missing, services: _ } = judged;
     let (severities, all) = (Severities::of(&findings), findings.len());
     let findings = shown::first(findings, input.limit.rows());
     let rows_cut = (all - findings.len()) as u64;
@@ -72,6 +85,7 @@ pub fn output(input: &Input, judged: Judged, measured: Measured) -> Output {
         measured: Measured { lost_events, rows_cut, ..measured },
         severities,
         tool_missing,
+        detailed: usize::MAX,
     }
 }
 
@@ -87,7 +101,7 @@ fn network(network: Option<Network>, error: String, heard: &mut Heard, blind_spo
         }
     };
     let codes = || rules::decided_by(rules::NETWORK).map(|code| code.to_string()).collect::<Vec<_>>().join(", ");
-    blind_spots.extend(lacks.iter().map(|lack| format!("network: {lack}; skipped checks: {}", codes())));
+    blind_spots.extend(lacks.iter().map(|lack| format!("network: {lack}{SKIPPED}{}", codes())));
     if let Some(network) = &network {
         let told = network.lacks.iter().filter(|limit| !limit.code.blinds());
         blind_spots.extend(told.map(|limit| format!("network: {limit}")));
@@ -110,6 +124,8 @@ pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
             _ => None,
         },
         conntrack: earlier.conntrack.max(later.conntrack),
+        clashes: earlier.clashes + later.clashes,
+        throttled: Throttled::merge(earlier.throttled, later.throttled),
         netns_files: earlier.netns_files.into_iter().chain(later.netns_files).collect(),
         window_ns: earlier.window_ns + later.window_ns,
         ..later

@@ -16,12 +16,12 @@ use super::{
     network::Network,
     questions::{Asked, READINGS, Reply, When},
     resolvers,
-    throttled::Quotas,
 };
 use crate::{
     daemon::{
         attribution::{netns_files, own_netns},
         host::{Host, Measurement},
+        quotas::Quotas,
         session::Session,
         window::Window,
     },

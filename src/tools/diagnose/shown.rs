@@ -55,12 +55,13 @@ pub fn first(findings: Vec<Finding>, limit: usize) -> Vec<Finding> {
     shown
 }
 
-/// Takes the last finding away, unless it is the only one: whether it did.
+/// Takes the last finding of the code that has most away, unless it is the only one: whether it did. So every code stays
+/// as long as possible.
 pub fn shorten(findings: &mut Vec<Finding>) -> bool {
-    if findings.len() < 2 {
-        return false;
-    }
-    let Some(last) = findings.pop() else { return false };
+    let count = |code| findings.iter().filter(|finding| finding.code == code).count();
+    let most = findings.iter().enumerate().max_by_key(|(_, finding)| count(finding.code)).map(|(place, _)| place);
+    let Some(place) = most.filter(|_| findings.len() >= 2) else { return false };
+    let last = findings.remove(place);
     let more = last.evidence.get(MORE).and_then(Value::as_u64).unwrap_or_default();
     note(findings, last.code, 1 + more);
     true
@@ -114,6 +115,14 @@ mod tests {
         let mut shown = first(findings(&[(Code::NoRoute, 9)]), 3);
         assert!(shorten(&mut shown) && shorten(&mut shown) && !shorten(&mut shown));
         assert_eq!((shown.len(), &shown[0].evidence[MORE]), (1, &8.into()));
+    }
+
+    #[test]
+    fn every_code_stays_as_long_as_possible() {
+        let mut shown = findings(&[(Code::NoRoute, 3), (Code::Resets, 1)]);
+        assert!(shorten(&mut shown) && shorten(&mut shown));
+        assert_eq!(codes(&shown), [Code::NoRoute, Code::Resets]);
+        assert_eq!(shown[0].evidence[MORE], 2);
     }
 
     #[test]

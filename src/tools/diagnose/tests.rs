@@ -13,6 +13,7 @@ fn output(findings: Vec<Finding>) -> Output {
         blind_spots: vec![],
         measured: Measured::window(Duration::from_secs(10)),
         tool_missing: false,
+        detailed: usize::MAX,
     };
     output.healthy = output.healthy(Duration::from_secs(10));
     output
@@ -99,6 +100,34 @@ fn finding_text_has_evidence_and_next_steps() {
         .with("rtt_us_p50", 1_500)
         .look("trace_connections", &[("outcome", "failed".into())]);
     let text = Diagnose::text(&output(vec![finding]));
-    let told = "WARNING connect_timeout: it waits\n    owner       nginx[5]\n    remote      10.0.0.1:80\n    rtt_us_p50  1.5 ms\n  netmon-mcp call trace_connections outcome=failed\n";
+    let told = "WARNING connect_timeout: it waits\n    owner    nginx[5]\n    remote   10.0.0.1:80\n    rtt_p50  1.5 ms\n  netmon-mcp call trace_connections outcome=failed\n";
     assert!(text.ends_with(told), "{text}");
+}
+
+#[test]
+fn answer_about_many_faults_and_gaps_is_short() {
+    let finding =
+        Finding::new(Code::DnsUnanswered, Severity::Warning, "a DNS server does not answer: 84 of 103 queries");
+    let finding = finding.with("names", vec!["a-long-name.of-a-service.svc.cluster.local"; 3]);
+    let every: Vec<_> = rules::decided_by(rules::NETWORK).map(|code| code.to_string()).collect();
+    let gap = |n| format!("tool_{n}: {n} rows were cut{}{}", coverage::SKIPPED, every.join(", "));
+    let others = [Code::Resets, Code::NoRoute].map(|code| Finding { code, ..finding.clone() });
+    let all = vec![finding; 20].into_iter().chain(others).collect();
+    let output = Output { blind_spots: (0..20).map(gap).collect(), ..output(all) };
+    let answer = super::super::whole_or_short::<Diagnose>(&serde_json::json!({}), output);
+    assert!(answer.is_short(), "{} bytes, {}", answer.bytes(), answer.text);
+    for told in ["WARNING dns_unanswered", "WARNING resets", "WARNING no_route", " more in blind_spots"] {
+        assert!(answer.text.contains(told), "{told}: {}", answer.text);
+    }
+}
+
+#[test]
+fn namespace_with_a_name_is_told_by_it() {
+    let owner = Owner { process: Some("api".into()), netns: Some(7), ..Owner::default() };
+    let of = |named: bool| {
+        let finding = Finding::new(Code::Resets, Severity::Warning, "x").owner(&owner);
+        Diagnose::text(&output(vec![if named { finding.with("namespace", "blue") } else { finding }]))
+    };
+    assert!(of(true).contains("namespace  blue") && !of(true).contains("netns 7"), "{}", of(true));
+    assert!(of(false).contains("netns 7"), "{}", of(false));
 }

@@ -4,14 +4,19 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-use super::{Checks, Finding, Output, Severities, finding::Severity};
-use crate::answer::{self, Owner};
+use super::{Checks, Finding, Output, Severities, coverage, finding::Severity};
+use crate::answer::{self, LIMITS_TEXT, Owner};
 
 /// The answer for a person.
 pub fn text(output: &Output) -> String {
     let mut text = headline(output);
-    for shown in &output.findings {
+    let (detailed, brief) = output.findings.split_at(output.detailed.min(output.findings.len()));
+    for shown in detailed {
         let _ = write!(text, "\n{}", finding(shown));
+    }
+    for (place, shown) in brief.iter().enumerate() {
+        let gap = if place == 0 { "\n" } else { "" };
+        let _ = writeln!(text, "{gap}{}", told(shown));
     }
     text + &blind_spots(output)
 }
@@ -19,7 +24,7 @@ pub fn text(output: &Output) -> String {
 /// The first line: how the host stands, and how much of it was seen.
 pub fn headline(output: &Output) -> String {
     let line = if output.severities.above_info() > 0 { fault_seen(output) } else { no_fault_seen(output) };
-    line + "\n"
+    answer::prose(&line, 2) + "\n"
 }
 
 /// `3 findings, 1 shown; 2 more with limit=3: 1 warning, 2 info (24 of 24 checks, 10.0 s)`.
@@ -84,28 +89,57 @@ fn length(output: &Output) -> String {
     format!("{:.1} s", output.measured.window_ms / 1e3)
 }
 
-/// One finding: severity and code, what it is, the evidence, what to do.
-fn finding(finding: &Finding) -> String {
+/// Severity, code, and what it is.
+fn told(finding: &Finding) -> String {
     let severity = match finding.severity {
         Severity::Critical => "CRITICAL",
         Severity::Warning => "WARNING",
         Severity::Info => "INFO",
     };
-    let width = finding.evidence.keys().map(String::len).max().unwrap_or_default();
-    let evidence = finding.evidence.iter().map(|(key, value)| format!("    {key:width$}  {}\n", figure(key, value)));
-    let steps = finding.next_step.lines().map(|line| format!("  {line}\n"));
-    format!(
-        "{severity} {}: {}\n{}{}",
-        finding.code,
-        finding.summary,
-        evidence.collect::<String>(),
-        steps.collect::<String>()
-    )
+    answer::prose(&format!("{severity} {}: {}", finding.code, finding.summary), 2)
 }
 
-/// What was not seen, a line each.
+/// One finding: what it is, the evidence, what to do.
+fn finding(finding: &Finding) -> String {
+    let told_as = |key: &str, value: &Value| if value.is_number() { answer::label(key) } else { key.to_owned() };
+    let rows: Vec<_> = named(finding).iter().map(|(key, value)| (told_as(key, value), figure(key, value))).collect();
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let evidence = rows
+        .iter()
+        .map(|(name, value)| answer::prose(&format!("    {name:width$}  {value}"), width + "      ".len()) + "\n");
+    let steps = finding.next_step.lines().map(|line| format!("  {line}\n"));
+    format!("{}\n{}{}", told(finding), evidence.collect::<String>(), steps.collect::<String>())
+}
+
+/// The evidence without the number of the owner's network namespace, if its name is there.
+fn named(finding: &Finding) -> Map<String, Value> {
+    let mut evidence = finding.evidence.clone();
+    let number = evidence.get("netns").cloned();
+    let has_name = evidence.contains_key("namespace");
+    if let Some(Value::Object(owner)) = evidence.get_mut("owner")
+        && has_name
+        && number.is_none_or(|number| owner.get("netns") == Some(&number))
+    {
+        owner.shift_remove("netns");
+    }
+    evidence
+}
+
+/// What was not seen, a line each, as far as they leave room for the findings.
 fn blind_spots(output: &Output) -> String {
-    let lines: String = output.blind_spots.iter().map(|spot| format!("  {spot}\n")).collect();
+    /// So many bytes beside findings, which come first.
+    const BESIDE: usize = 250;
+    let mut room = if output.findings.is_empty() { LIMITS_TEXT } else { BESIDE };
+    let mut lines: Vec<_> = output.blind_spots.iter().map(|spot| coverage::brief(spot)).collect();
+    let all = lines.len();
+    lines.retain(|line| {
+        let fits = line.len() <= room;
+        room -= if fits { line.len() } else { 0 };
+        fits
+    });
+    let more = (all - lines.len()) as u64;
+    lines.extend((more > 0).then(|| format!("{} in blind_spots (-o json)", answer::count(more, "more", "more"))));
+    let lines: String = lines.iter().map(|line| answer::prose(&format!("  {line}"), 4) + "\n").collect();
     if lines.is_empty() { lines } else { format!("\nUnavailable:\n{lines}") }
 }
 
@@ -118,8 +152,8 @@ fn figure(key: &str, value: &Value) -> String {
             let n = number.as_f64().unwrap_or_default();
             match key {
                 _ if key.ends_with("bits_per_second") => answer::bit_rate(n),
-                _ if key.contains("_us") => answer::micros(n as u64),
-                _ if key.contains("_bytes") => answer::bytes(n as u64),
+                _ if key.split('_').any(|word| word == "us") => answer::micros(n as u64),
+                _ if key.split('_').any(|word| word == "bytes") => answer::bytes(n as u64),
                 _ => number.to_string(),
             }
         }

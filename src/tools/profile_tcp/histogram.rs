@@ -68,11 +68,6 @@ impl Histogram {
         self.counts.iter().map(|(_, count)| count).sum()
     }
 
-    /// How many are at least this, by the first of each bucket.
-    pub fn at_least(&self, least: u32) -> u64 {
-        self.counts.iter().filter(|(bucket, _)| bounds((*bucket).into()).0 >= least).map(|(_, count)| count).sum()
-    }
-
     pub fn min_us(&self) -> u32 {
         self.min_us
     }

@@ -3,23 +3,39 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Counts, Gaps, Group, Histogram, Input, JIFFY, Prompt, RemoteEnd, SLOW_US, Sample, VERY_SLOW_US, Waits,
+    Counts, Gaps, Group, Histogram, Input, JIFFY, Prompt, RemoteEnd, SLOW_US, Sample, Service, VERY_SLOW_US, Waits,
     histogram::bucket_of,
-    replies::Replies,
-    skel::types::{replies, rtt, service, tcp_row},
+    repliers::{Holder, Key, NewReplies, SocketOwner, process},
+    skel::types::{rtt, tcp_row},
 };
 use crate::{
     answer::Endpoint,
-    daemon::{kernel, largest::Largest},
+    daemon::{closed::Ended, largest::Largest},
     numbers::limited::LIMITED_BY_APPLICATION,
-    owner::Process,
 };
-
-/// A process that holds a socket; pid 0: none.
-pub type Holder = (u32, [u8; 16]);
 
 /// A time in jiffies beyond which a counter has not run on but begun anew.
 const BACKWARDS: u32 = 1 << 31;
+
+impl Ended for tcp_row {
+    type Beyond = Counts;
+
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    fn closed_ns(&self) -> u64 {
+        self.closed_ns
+    }
+
+    fn add_to(&self, beyond: &mut Counts) {
+        let connections = Counts { connections: 1, ..Counts::default() };
+        let sent =
+            Counts { segments_out: self.segments_out.into(), retransmits: self.retransmits.into(), ..connections };
+        // What one that was opened before that has sent in the window is not known.
+        *beyond += if self.window == 0 { connections } else { sent };
+    }
+}
 
 pub fn holder(row: &tcp_row) -> Holder {
     (row.pid, row.comm.map(|c| c as u8))
@@ -187,20 +203,6 @@ fn waits_for<'a>(row: &tcp_row, network: &'a mut u64, application: &'a mut u64) 
     if i64::from(row.busy_with) == LIMITED_BY_APPLICATION { application } else { network }
 }
 
-/// What makes a row: the remote address, its port where we are the client, and where the address
-/// means this very host, the network namespace.
-#[derive(PartialEq, Eq, Hash)]
-struct Key([u8; 16], u16, u32);
-
-impl Key {
-    fn of(row: &tcp_row) -> Self {
-        let e = &row.endpoints;
-        let address = Endpoint::new(e.remote, 0).address;
-        let port = if row.inbound == 0 { e.remote_port } else { 0 };
-        Key(e.remote, port, if address.is_loopback() { row.netns } else { 0 })
-    }
-}
-
 #[derive(Default)]
 struct Sum {
     group: Group,
@@ -208,9 +210,6 @@ struct Sum {
     /// What another reading may count as well.
     sockets: Vec<(u64, SocketOwner)>,
 }
-
-/// A process, its cgroup and its network namespace.
-type SocketOwner = (Holder, u64, u32);
 
 pub struct Ledger<'a> {
     input: &'a Input,
@@ -221,12 +220,13 @@ pub struct Ledger<'a> {
     is_one_of_many: bool,
     seen: HashSet<u64>,
     sums: HashMap<Key, Sum>,
+    replies: NewReplies,
     total: Counts,
     unknown: u64,
 }
 
 impl<'a> Ledger<'a> {
-    pub fn new(input: &'a Input, before: &'a Before, is_one_of_many: bool) -> Self {
+    pub fn new(input: &'a Input, before: &'a Before, is_one_of_many: bool, replies: NewReplies) -> Self {
         Ledger {
             input,
             before,
@@ -234,6 +234,7 @@ impl<'a> Ledger<'a> {
             is_one_of_many,
             seen: HashSet::new(),
             sums: HashMap::new(),
+            replies,
             total: Counts::default(),
             unknown: 0,
         }
@@ -271,6 +272,12 @@ impl<'a> Ledger<'a> {
         };
         let (mut network, mut application) = (samples.network, samples.application);
         if grown.segments_out == 0 && grown.retransmits == 0 && samples.rtt.samples() == 0 && grown.waits == [0; 3] {
+            // The replies may be of the moment between the reading of them and that of sockets.
+            if row.inbound != 0 {
+                self.replies.note_served(row, (holder, row.cgroup, row.netns), &Histogram::default());
+            } else if self.replies.are_of(row) {
+                self.add(row, holder, Counts::default(), &Samples::default(), Waits::default());
+            }
             return;
         }
         let [busy, receiver, send_buffer] = grown.waits.map(u64::from);
@@ -301,7 +308,16 @@ impl<'a> Ledger<'a> {
         sum.group.prompt += samples.prompt;
         sum.group.waits += waits;
         *sum.owners.entry((holder, row.cgroup, row.netns)).or_default() += counts;
+        self.replies.note_served(row, (holder, row.cgroup, row.netns), &samples.rtt);
         sum
+    }
+
+    /// The times to the first byte: those of the servers that this host asks go to their remotes.
+    pub fn services(&mut self) -> Vec<Service> {
+        for (remote, replies) in std::mem::take(&mut self.replies.there) {
+            self.sums.get_mut(&remote).into_iter().for_each(|sum| sum.group.replies += &replies);
+        }
+        std::mem::take(&mut self.replies).services(self.input.filter().matches_everything())
     }
 
     /// Connections that there was no room for; a question about some of them cannot count them.
@@ -317,7 +333,7 @@ impl<'a> Ledger<'a> {
         for (key, sum) in self.sums {
             let Counts { segments_out, retransmits, .. } = sum.group.counts;
             let per_mille = retransmits * 1_000 / segments_out.max(1);
-            worst.push((per_mille, retransmits, sum.group.rtt.quantile_us(0.99), segments_out), (key, sum));
+            worst.push((per_mille, retransmits, sum.group.slowest_us(), segments_out), (key, sum));
         }
         let (worst, remotes_cut) = worst.finish();
         let gaps = Gaps { unknown: self.unknown, ..gaps };
@@ -332,7 +348,6 @@ impl Sum {
         let places: HashMap<_, _> = owners.iter().enumerate().map(|(place, owner)| (*owner, place)).collect();
         let sockets = self.sockets.iter().filter_map(|(cookie, owner)| Some((*cookie, *places.get(owner)?))).collect();
         let remote = RemoteEnd { address: Endpoint::new(*address, 0).address, port: (*port != 0).then_some(*port) };
-        let process = |((pid, comm), cgroup, netns): &SocketOwner| Process::new(*pid, comm, *cgroup, *netns);
         Group { remote: Some(remote), owners: owners.iter().map(process).zip(counts).collect(), sockets, ..self.group }
     }
 }
@@ -342,21 +357,4 @@ fn wants(input: &Input, holder: Holder, row: &tcp_row) -> bool {
     let e = &row.endpoints;
     let filter = input.filter();
     filter.owner(holder.0, &holder.1) && filter.ends(e.remote, [e.local_port, e.remote_port])
-}
-
-/// What was counted until now, by the bytes of the key.
-pub type CountedReplies = HashMap<Vec<u8>, (service, replies)>;
-
-pub fn counted_replies(entries: Vec<(service, replies)>) -> CountedReplies {
-    entries.into_iter().map(|(key, value)| (kernel::bytes(&key).to_vec(), (key, value))).collect()
-}
-
-/// What was counted since an earlier reading.
-pub fn replies_since(now: &CountedReplies, before: &CountedReplies) -> Vec<Replies> {
-    let grown = now.iter().map(|(bytes, (service, last))| {
-        let earlier = before.get(bytes).map(|(_, replies)| &replies.buckets);
-        let jiffies = Histogram::between(earlier, &last.buckets, 0, u32::MAX);
-        Replies { netns: service.netns, local: Endpoint::new(service.address, service.port), jiffies }
-    });
-    grown.filter(|service| service.jiffies.samples() > 0).collect()
 }

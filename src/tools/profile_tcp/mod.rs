@@ -15,6 +15,7 @@ use crate::{
     filter::{AddressRange, Comm, Filter, Pid, Port},
     numbers::round_trips,
     owner::Process,
+    replies::Replies,
     tcp::{LimitedBy, Unread},
     wire::Error,
 };
@@ -22,14 +23,15 @@ use crate::{
 mod histogram;
 mod ledger;
 mod narrow;
+mod repliers;
 mod replies;
 mod report;
 mod sample;
 mod text;
 
 use histogram::Histogram;
-use replies::Replies;
-pub use replies::Service;
+use replies::ListenerRow;
+pub use replies::{FirstByte, Service, repliers};
 
 skeleton!("profile_tcp");
 
@@ -43,7 +45,7 @@ pub const VERY_SLOW_US: u64 = round_trips::VERY_SLOW_US as u64;
 pub const SLOW_REPLY: Duration = Duration::from_secs(1);
 
 /// Rows of each list where the caller set no `limit`: with two owners in each they stay under 8 KB.
-const ROWS: usize = 5;
+const ROWS: usize = 4;
 
 /// The daemon's side: what was loaded.
 pub struct ProfileTcp(Arc<sample::Profiler>);
@@ -79,8 +81,9 @@ pub struct Sample {
     remotes_cut: u64,
     resets: Vec<Reset>,
     resets_cut: u64,
+    /// How long programs of this host took to reply.
     #[serde(default)]
-    replies: Vec<Replies>,
+    services: Vec<Service>,
     /// Of all that matches, rows or not, and of what was not tracked.
     total: Counts,
     gaps: Gaps,
@@ -109,6 +112,9 @@ pub struct Gaps {
     /// Closed connections without room for their round trips.
     closed_rtts_untracked: u64,
     resets_untracked: u64,
+    /// Exchanges without a free histogram.
+    #[serde(default)]
+    replies_untracked: u64,
     /// The kernel does not say why it sends a reset, and says nothing of those that no socket sends.
     reasons_unknown: bool,
     /// Connections with unknown counters at the window's beginning: they were unreadable then.
@@ -190,6 +196,9 @@ pub struct Group {
     #[serde(default)]
     prompt: Prompt,
     waits: Waits,
+    /// Of this host's requests to it.
+    #[serde(default)]
+    replies: Replies,
     owners: Vec<(Process, Counts)>,
     /// The cookies of those of its connections that another reading of the session may count as well, each with the place
     /// of its owner.
@@ -216,13 +225,16 @@ pub struct Reset {
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Output {
-    /// Highest retransmit share first, then highest RTT.
+    /// Most retransmits first, then slowest.
     pub remotes: Vec<RemoteRow>,
+    /// Owner, local, rtt_us, first_byte_us (request received to reply sent, all clients).
+    #[schemars(with = "Vec<Owner>")]
+    pub listeners: Vec<ListenerRow>,
     pub resets: Vec<ResetRow>,
-    /// Omitted remotes: connections, segments_out, retransmits.
+    /// The omitted remotes.
     #[schemars(with = "BTreeMap<String, u64>")]
     pub other: Other,
-    /// How long servers of this host took to reply.
+    /// Of all listeners.
     #[serde(skip)]
     pub services: Vec<Service>,
     pub measured: Measured,
@@ -232,22 +244,25 @@ pub struct Output {
 pub struct RemoteRow {
     pub remote: RemoteEnd,
     pub connections: u64,
-    /// At most 2, each with connections, segments_out, retransmits.
+    /// At most 2, with their counts.
     #[schemars(with = "Vec<Owner>")]
     pub owners: Vec<OwnerRow>,
-    /// The kernel's samples, with delayed ACKs: min, p50, p90, p99, max, samples. Percentiles: at most 25 % too high.
+    /// With delayed ACKs: min, p50, p90, p99 (up to 25 % too high), max, samples.
     #[schemars(with = "Option<BTreeMap<String, u64>>")]
     pub rtt_us: Option<Rtt>,
+    /// Request sent to reply received: count, p50, p90, p99, max.
+    #[schemars(with = "Option<BTreeMap<String, u64>>")]
+    pub first_byte_us: Option<FirstByte>,
     #[serde(skip)]
     pub prompt: Prompt,
     /// Includes pure ACKs.
     pub segments_out: u64,
     pub retransmits: u64,
-    /// Retransmits that were not needed (DSACK).
+    /// Not needed (DSACK).
     pub spurious: u64,
     /// Of segments_out.
     pub retransmit_percent: f64,
-    /// What the sender waited for most; absent: nothing was sent.
+    /// What the sender waited for most.
     pub limited_by: Option<LimitedBy>,
     #[schemars(with = "BTreeMap<String, u64>")]
     pub limited_ms: BTreeMap<LimitedBy, u64>,
@@ -312,10 +327,10 @@ pub enum Side {
 impl Tool for ProfileTcp {
     const NAME: &'static str = "profile_tcp";
     const TITLE: &'static str = "Find why TCP is slow";
-    const WHEN: &'static str = "why TCP is slow (RTT, retransmits, what limits senders), who resets connections";
-    const DESCRIPTION: &'static str = "Finds why TCP is slow. Per remote: RTT distribution, retransmits, what limited \
-        the sender (receiver, send buffer, network, application). Also resets: sender and reason. Whole host, \
-        containers included.";
+    const WHEN: &'static str =
+        "why TCP is slow (RTT, time to first byte, retransmits, what limits senders), who resets connections";
+    const DESCRIPTION: &'static str = "Finds why TCP is slow. Per remote: RTT, time to first byte, retransmits, what \
+        limited the sender. Per listener: time to first byte. Resets: sender, reason. Whole host.";
     const SINCE: Release = Release(5, 15);
     const FEATURES: &'static [Feature] =
         &[Feature::TracepointBtf, Feature::IterateFiles, Feature::IterateTcp, Feature::IterateMaps];
@@ -358,8 +373,11 @@ impl Tool for ProfileTcp {
     }
 
     fn shorten(output: &mut Output) -> bool {
-        if output.resets.len() > output.remotes.len() {
+        let (remotes, listeners, resets) = (output.remotes.len(), output.listeners.len(), output.resets.len());
+        if resets > remotes.max(listeners) {
             output.resets.pop();
+        } else if listeners > remotes {
+            output.listeners.pop();
         } else {
             let Some(row) = output.remotes.pop() else { return false };
             output.other.connections += row.connections;

@@ -33,9 +33,15 @@ pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
             && filter.owner(reset.process.pid, reset.process.comm.as_bytes())
             && filter.ends([0; 16], [reset.local.port, reset.remote.port])
     });
-    if by_owner || input.port.is_some() {
-        let text = "The recording groups by remote: round trips and waits cover all processes of a remote, and `port` \
-            does not match clients' connections.";
+    // The times of a listener are those of all its clients.
+    sample.services.retain(|service| {
+        input.remote.is_none()
+            && filter.owner(service.process.pid, service.process.comm.as_bytes())
+            && filter.ends([0; 16], [service.local.port, 0])
+    });
+    if by_owner || input.port.is_some() || input.remote.is_some() {
+        let text = "The recording groups by remote: round trips, waits and times to the first byte cover all processes of \
+            a remote, `port` does not match clients' connections, and `remote` leaves out listeners.";
         sample.lacks.push(Limitation::new(Code::RecordedByRemote, text));
     }
     sample

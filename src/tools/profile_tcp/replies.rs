@@ -1,90 +1,145 @@
-//! How long servers take to reply, as `replies.h` counts it: by what clients connect to, in jiffies.
+//! The time to the first byte of a reply: of a listener of this host, and of a server that it asks.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Clock, Histogram, SLOW_REPLY};
-use crate::answer::Endpoint;
+use super::{Histogram, Rtt, Sample};
+use crate::{
+    answer::{self, Endpoint, Owner},
+    owner::Process,
+    replies::{Replier, Repliers, Replies},
+    times::Percentiles,
+};
 
-/// The replies of one service in the window.
+/// From here on users notice that they wait (Nielsen, "Response times: the 3 important limits").
+const NOTICED: Duration = Duration::from_millis(100);
+
+/// How long a program of this host took to reply at one of its addresses.
 #[derive(Serialize, Deserialize, Debug, Clone)]
-pub struct Replies {
-    pub netns: u32,
+pub struct Service {
+    /// The holder of most of the connections.
+    pub process: Process,
     pub local: Endpoint,
-    pub jiffies: Histogram,
+    pub replies: Replies,
+    /// Of its connections that the question is about.
+    pub(super) rtt: Histogram,
 }
 
-/// The same with times.
-#[derive(Clone, Debug)]
-pub struct Service {
-    pub netns: u32,
+// From the end of a request to the first byte of its reply, in microseconds.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct FirstByte {
+    pub count: u64,
+    #[serde(flatten)]
+    pub us: Percentiles,
+}
+
+/// An address of this host that replied.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct ListenerRow {
+    pub owner: Owner,
     pub local: Endpoint,
-    pub replies: u64,
-    /// Of these, those that took [`SLOW_REPLY`] or longer.
-    pub slow: u64,
-    /// At most 25 % too high.
-    pub p50: Duration,
-    pub p99: Duration,
+    pub first_byte_us: FirstByte,
+    pub rtt_us: Option<Rtt>,
+}
+
+impl Service {
+    pub fn rtt_p50_us(&self) -> Option<u32> {
+        (self.rtt.samples() > 0).then(|| self.rtt.quantile_us(0.5))
+    }
+
+    /// Without round trips.
+    pub fn new(process: Process, local: Endpoint, replies: Replies) -> Self {
+        Service { process, local, replies, rtt: Histogram::default() }
+    }
+}
+
+impl FirstByte {
+    /// Nothing where no reply was seen.
+    pub fn of(replies: &Replies) -> Option<Self> {
+        let (count, us) = (replies.times.count(), replies.times.percentiles());
+        (count > 0).then_some(FirstByte { count, us })
+    }
+
+    /// Whether people notice it, and the network takes less than half of it.
+    pub fn is_long(&self, rtt: Option<&Rtt>) -> bool {
+        let network = rtt.map_or(0, |rtt| rtt.p50);
+        Duration::from_micros(self.us.p50.into()) >= NOTICED && self.us.p50 / 2 > network
+    }
+
+    pub fn p50(&self) -> String {
+        answer::micros(self.us.p50.into())
+    }
+}
+
+/// The times to the first byte of a recorded window.
+pub fn repliers(sample: Sample) -> Repliers {
+    let least = |rtt: &Histogram| (rtt.samples() > 0).then(|| rtt.min_us());
+    let replied = sample.services.into_iter().filter(|service| !service.replies.is_empty());
+    let here = replied.map(|service| Replier {
+        least_rtt_us: least(&service.rtt),
+        process: service.process,
+        is_here: true,
+        end: service.local,
+        replies: service.replies,
+    });
+    let there = sample.remotes.into_iter().filter(|group| !group.replies.is_empty()).filter_map(|group| {
+        let remote = group.remote?;
+        let process = match group.owners.as_slice() {
+            [(only, _)] => only.clone(),
+            owners => Process { netns: owners.first()?.0.netns, ..Process::default() },
+        };
+        let end = Endpoint { address: remote.address, port: remote.port? };
+        let least_rtt_us = least(&group.rtt);
+        Some(Replier { process, is_here: false, end, replies: group.replies, least_rtt_us })
+    });
+    Repliers { rows: here.chain(there).collect(), missed: sample.missed, window_ns: sample.window_ns }
 }
 
 /// What was counted in both periods.
-pub fn merge(earlier: Vec<Replies>, mut later: Vec<Replies>) -> Vec<Replies> {
+pub fn merge(earlier: Vec<Service>, mut later: Vec<Service>) -> Vec<Service> {
+    let key = |service: &Service| (service.process.netns, service.local);
+    let mut places: HashMap<_, _> = later.iter().enumerate().map(|(index, service)| (key(service), index)).collect();
     for before in earlier {
-        match later.iter_mut().find(|row| (row.netns, row.local) == (before.netns, before.local)) {
-            Some(row) => row.jiffies.add(&before.jiffies),
-            None => later.push(before),
+        match places.get(&key(&before)) {
+            Some(index) => {
+                later[*index].replies += &before.replies;
+                later[*index].rtt.add(&before.rtt);
+            }
+            None => {
+                places.insert(key(&before), later.len());
+                later.push(before);
+            }
         }
     }
     later
 }
 
-/// Without the kernel's clock there are no times.
-pub fn services(rows: &[Replies], clock: Clock) -> Vec<Service> {
-    if clock.jiffies == 0 {
-        return Vec::new();
-    }
-    let time = |jiffies: u32| Duration::from_nanos(u64::from(jiffies) * clock.ns / clock.jiffies);
-    let slow = (SLOW_REPLY.as_nanos() as u64 * clock.jiffies).div_ceil(clock.ns.max(1)) as u32;
-    let service = |row: &Replies| Service {
-        netns: row.netns,
-        local: row.local,
-        replies: row.jiffies.samples(),
-        slow: row.jiffies.at_least(slow),
-        p50: time(row.jiffies.quantile_us(0.5)),
-        p99: time(row.jiffies.quantile_us(0.99)),
-    };
-    rows.iter().map(service).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::histogram::{BUCKETS, bucket_of},
-        *,
-    };
+    use super::*;
+    use crate::times::tests::of;
 
-    fn row(jiffies: &[u32]) -> Vec<Replies> {
-        let mut buckets = [0; BUCKETS];
-        jiffies.iter().for_each(|jiffies| buckets[bucket_of(*jiffies)] += 1);
+    fn service(us: &[u32]) -> Vec<Service> {
         let local = Endpoint { address: [10, 0, 0, 1].into(), port: 80 };
-        vec![Replies { netns: 7, local, jiffies: Histogram::between(None, &buckets, 0, u32::MAX) }]
-    }
-
-    /// 250 jiffies a second.
-    const CLOCK: Clock = Clock { jiffies: 2_500, ns: 10_000_000_000 };
-
-    #[test]
-    fn replies_of_a_second_are_slow_at_any_hz() {
-        let found = &services(&row(&[1, 625, 625]), CLOCK)[0];
-        assert_eq!((found.netns, found.local.port, found.replies, found.slow), (7, 80, 3, 2));
-        assert!((2_500..3_200).contains(&found.p99.as_millis()), "{found:?}");
-        assert!(services(&row(&[625]), Clock::default()).is_empty(), "no clock, no times");
+        let replies = Replies { times: of(us), left_out: (1, 0) };
+        vec![Service::new(Process::default(), local, replies)]
     }
 
     #[test]
     fn periods_of_one_service_are_added() {
-        let both = services(&merge(row(&[1]), row(&[500])), CLOCK);
-        assert_eq!((both.len(), both[0].replies, both[0].slow), (1, 2, 1));
+        let both = merge(service(&[1_000]), service(&[2_500_000]));
+        let found = FirstByte::of(&both[0].replies).unwrap();
+        assert_eq!((both.len(), found.count, found.us.max, both[0].replies.left_out), (1, 2, 2_500_000, (2, 0)));
+        assert!(FirstByte::of(&Replies::default()).is_none());
+    }
+
+    #[test]
+    fn long_replies_are_noticed_and_not_of_the_network() {
+        let rtt = |p50| Rtt { min: p50, p50, p90: p50, p99: p50, max: p50, samples: 1 };
+        let found = FirstByte::of(&service(&[300_000])[0].replies).unwrap();
+        assert!(found.is_long(Some(&rtt(300))) && found.is_long(None));
+        assert!(!found.is_long(Some(&rtt(250_000))), "the network");
+        assert!(!FirstByte::of(&service(&[90_000])[0].replies).unwrap().is_long(None));
     }
 }

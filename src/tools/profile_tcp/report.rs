@@ -3,7 +3,8 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use super::{
-    Counts, Gaps, Group, Input, Other, Output, OwnerRow, RemoteRow, Reset, ResetRow, Rtt, Sample, Side, Waits, replies,
+    Counts, FirstByte, Gaps, Group, Histogram, Input, ListenerRow, Other, Output, OwnerRow, RemoteRow, Reset, ResetRow,
+    Rtt, Sample, Service, Side, Waits, replies,
 };
 use crate::{
     answer::{self, Code, Limitation, Measured, Owner},
@@ -21,9 +22,13 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     let limit = input.limit.rows();
     let (remotes, remotes_cut) = answer::largest(sample.remotes, limit, weight);
     let (resets, resets_cut) = answer::largest(sample.resets, limit, |reset| reset.count);
-    let cut = sample.remotes_cut + remotes_cut + sample.resets_cut + resets_cut;
+    let services: Vec<_> = sample.services.iter().filter(|service| service.replies.times.count() > 0).collect();
+    let (listeners, listeners_cut) =
+        answer::largest(services, limit, |service: &&Service| service.replies.times.sum_us());
+    let cut = sample.remotes_cut + remotes_cut + listeners_cut + sample.resets_cut + resets_cut;
     (measured.lost_events, measured.rows_cut) = (sample.missed, cut);
     measured.limits = unseen(&sample.gaps);
+    measured.limits.extend(left_out(&sample.services, &remotes));
     measured.limits.extend(sample.lacks.iter().cloned());
     let owners_cut =
         remotes.iter().map(|group| group.owners.len().saturating_sub(limits::OWNERS_OF_A_REMOTE) as u64).sum();
@@ -38,9 +43,10 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     };
     Output {
         remotes: remotes.into_iter().filter_map(|group| remote(group, jiffy_ns)).collect(),
+        listeners: listeners.into_iter().filter_map(listener).collect(),
         resets: resets.into_iter().map(reset).collect(),
         other,
-        services: replies::services(&sample.replies, sample.clock),
+        services: sample.services,
         measured,
     }
 }
@@ -48,7 +54,31 @@ pub fn report(input: &Input, sample: Sample) -> Output {
 /// Worst off are those that send the most again, then those that wait the longest.
 fn weight(group: &Group) -> (u64, u64, u32, u64) {
     let Counts { segments_out, retransmits, .. } = group.counts;
-    (retransmits * 1_000 / segments_out.max(1), retransmits, group.rtt.quantile_us(0.99), segments_out)
+    (retransmits * 1_000 / segments_out.max(1), retransmits, group.slowest_us(), segments_out)
+}
+
+impl Group {
+    /// The longest of what its users wait for: for an acknowledgement, or for a reply.
+    pub(super) fn slowest_us(&self) -> u32 {
+        self.rtt.quantile_us(0.99).max(self.replies.times.percentiles().p99)
+    }
+}
+
+fn listener(service: &Service) -> Option<ListenerRow> {
+    Some(ListenerRow {
+        owner: service.process.owner(),
+        local: service.local,
+        first_byte_us: FirstByte::of(&service.replies)?,
+        rtt_us: rtt(&service.rtt),
+    })
+}
+
+/// Exchanges whose reply has no certain request.
+fn left_out(services: &[Service], remotes: &[Group]) -> Option<Limitation> {
+    let all = services.iter().map(|service| &service.replies).chain(remotes.iter().map(|group| &group.replies));
+    let (exchanges, connections) =
+        all.fold((0, 0), |sum, replies| (sum.0 + replies.left_out.0, sum.1 + replies.left_out.1));
+    answer::exchanges_left_out("first_byte_us", exchanges, connections)
 }
 
 /// What was sent in both periods. A connection that both count is one.
@@ -70,7 +100,7 @@ pub fn merge(earlier: Sample, mut later: Sample) -> Sample {
     }
     later.remotes_cut = later.remotes_cut.max(earlier.remotes_cut);
     later.resets_cut = later.resets_cut.max(earlier.resets_cut);
-    later.replies = replies::merge(earlier.replies, later.replies);
+    later.services = replies::merge(earlier.services, later.services);
     later.total += earlier.total;
     later.total.connections -= again;
     later.gaps = earlier.gaps.merge(later.gaps);
@@ -88,6 +118,7 @@ impl Gaps {
             closed_untracked: self.closed_untracked + later.closed_untracked,
             closed_rtts_untracked: self.closed_rtts_untracked + later.closed_rtts_untracked,
             resets_untracked: self.resets_untracked + later.resets_untracked,
+            replies_untracked: self.replies_untracked + later.replies_untracked,
             unknown: self.unknown.max(later.unknown),
             ..later
         }
@@ -117,6 +148,7 @@ impl Group {
         self.rtt.add(&before.rtt);
         self.prompt += before.prompt;
         self.waits += before.waits;
+        self.replies += &before.replies;
         self.counts += before.counts;
         let known: HashMap<u64, usize> = self.sockets.iter().copied().collect();
         let mut places = Vec::new();
@@ -149,19 +181,12 @@ impl Group {
 
 fn remote(group: Group, jiffy_ns: f64) -> Option<RemoteRow> {
     let Counts { connections, segments_out, retransmits, spurious } = group.counts;
-    let rtt = Rtt {
-        min: group.rtt.min_us(),
-        p50: group.rtt.quantile_us(0.5),
-        p90: group.rtt.quantile_us(0.9),
-        p99: group.rtt.quantile_us(0.99),
-        max: group.rtt.max_us(),
-        samples: group.rtt.samples(),
-    };
     Some(RemoteRow {
         remote: group.remote?,
         connections,
         owners: owners(group.owners),
-        rtt_us: (rtt.samples > 0).then_some(rtt),
+        rtt_us: rtt(&group.rtt),
+        first_byte_us: FirstByte::of(&group.replies),
         prompt: group.prompt,
         segments_out,
         retransmits,
@@ -172,6 +197,18 @@ fn remote(group: Group, jiffy_ns: f64) -> Option<RemoteRow> {
             .map(|(limit, jiffies)| (limit, (jiffies as f64 * jiffy_ns / 1e6) as u64))
             .into(),
     })
+}
+
+fn rtt(times: &Histogram) -> Option<Rtt> {
+    let rtt = Rtt {
+        min: times.min_us(),
+        p50: times.quantile_us(0.5),
+        p90: times.quantile_us(0.9),
+        p99: times.quantile_us(0.99),
+        max: times.max_us(),
+        samples: times.samples(),
+    };
+    (rtt.samples > 0).then_some(rtt)
 }
 
 /// Those with the most retransmits.
@@ -269,6 +306,7 @@ fn unseen(gaps: &Gaps) -> Vec<Limitation> {
         format!("without round trips. Limit: {} closed connections per window.", limits::PROFILED_CLOSED_RTTS);
     let waiting = format!("without round trips. Limit: {} per listener.", limits::WAITING_RTTS);
     let resets = format!("not listed. Limit: {} kinds per window.", limits::RESET_KINDS);
+    let replies = format!("not in first_byte_us. Limit: {} listeners and remotes.", limits::REPLIERS);
     let older = "without segment counts. They opened before the window and were unreadable when it began.";
     let queued = "connection in accept queues of other network namespaces";
     let counted = [
@@ -276,6 +314,7 @@ fn unseen(gaps: &Gaps) -> Vec<Limitation> {
         Limitation::counted(Code::ClosedConnectionsMerged, gaps.closed_untracked, "connection", &closed),
         Limitation::counted(Code::ClosedRoundTripsUntracked, gaps.closed_rtts_untracked, "connection", &closed_rtts),
         Limitation::counted(Code::ResetsMerged, gaps.resets_untracked, "reset", &resets),
+        Limitation::counted(Code::RepliesUntracked, gaps.replies_untracked, "reply", &replies),
         Limitation::counted(Code::OlderConnections, gaps.unknown, "connection", older),
         Limitation::counted(Code::WaitingRoundTripsUnread, gaps.unread_rtts, queued, &waiting),
     ];

@@ -12,17 +12,15 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, skel::SkelBuilder};
 
 use super::{
     Clock, Counts, Gaps, Input, Reset, Sample,
-    ledger::{
-        Before, CountedReplies, Holder, Ledger, Samples, counted_replies, handshake, holder, replies_since,
-        with_last_sample,
-    },
+    ledger::{Before, Ledger, Samples, handshake, holder, with_last_sample},
+    repliers::{self, CountedReplies, Holder},
     skel::{self, types},
 };
 use crate::{
     answer::{Endpoint, Limitation},
     daemon::{
         attribution::own_netns,
-        closed::{Closed, Ended, Told},
+        closed::{Closed, Told},
         events::Subscription,
         kernel::{self, Iterate, Loader, Program, feature::Feature},
         largest::Largest,
@@ -37,30 +35,10 @@ use crate::{
     tcp::Unread,
     wire::Error,
 };
-use types::{figures, reset, reset_key, rtt, service, tcp_row, tcp_row_with_rtt, windows};
+use types::{figures, replier, replies, reset, reset_key, rtt, tcp_row, tcp_row_with_rtt, windows};
 
-kernel::pod!(figures, types::replies, reset, reset_key, rtt, service, tcp_row, tcp_row_with_rtt, windows);
+kernel::pod!(figures, replier, replies, reset, reset_key, rtt, tcp_row, tcp_row_with_rtt, windows);
 sockets::row!(tcp_row, orphan, unread);
-
-impl Ended for tcp_row {
-    type Beyond = Counts;
-
-    fn cookie(&self) -> u64 {
-        self.cookie
-    }
-
-    fn closed_ns(&self) -> u64 {
-        self.closed_ns
-    }
-
-    fn add_to(&self, beyond: &mut Counts) {
-        let connections = Counts { connections: 1, ..Counts::default() };
-        let sent =
-            Counts { segments_out: self.segments_out.into(), retransmits: self.retransmits.into(), ..connections };
-        // What one that was opened before that has sent in the window is not known.
-        *beyond += if self.window == 0 { connections } else { sent };
-    }
-}
 
 /// The loaded programs, and their users.
 pub struct Profiler {
@@ -81,7 +59,7 @@ struct Tables {
     closed: Arc<Closed<tcp_row>>,
     closed_rtts: MapHandle,
     resets: MapHandle,
-    services: MapHandle,
+    repliers: MapHandle,
     bss: MapHandle,
 }
 
@@ -147,7 +125,7 @@ impl Profiler {
             })?,
             closed_rtts: loader.map(&maps.closed_rtts)?,
             resets: loader.map(&maps.resets)?,
-            services: loader.map(&maps.services)?,
+            repliers: loader.map(&maps.repliers)?,
             bss: loader.map(&maps.bss)?,
         });
         let cleared = Arc::clone(&tables);
@@ -175,7 +153,7 @@ impl Profiler {
         kernel::entries::<u64, rtt>(&self.tables.closed_rtts)?
             .iter()
             .for_each(|(cookie, rtt)| before.add_closed_rtt(*cookie, rtt));
-        let counted = self.counted(self.tables.closed.beyond(&closed))?;
+        let counted = self.counted(self.tables.replies()?, self.tables.closed.beyond(&closed))?;
         Ok(Profile {
             profiler: Arc::clone(self),
             closed,
@@ -214,7 +192,7 @@ impl Profiler {
 
     /// `beyond` are closed connections for which there was no room here; the kernel counts those that found none in the
     /// ring buffer.
-    fn counted(&self, beyond: Counts) -> Result<Counted, Error> {
+    fn counted(&self, replies: CountedReplies, beyond: Counts) -> Result<Counted, Error> {
         let mut figures: figures = kernel::field(&self.tables.bss, offset_of!(types::bss, figures))?;
         figures.closed_untracked += beyond.connections;
         figures.closed_segments += beyond.segments_out;
@@ -222,7 +200,7 @@ impl Profiler {
         let resets = kernel::entries::<reset_key, reset>(&self.tables.resets)?;
         Ok(Counted {
             resets: resets.into_iter().map(|(key, reset)| (kernel::bytes(&key).to_vec(), (key, reset))).collect(),
-            replies: counted_replies(kernel::entries::<service, types::replies>(&self.tables.services)?),
+            replies,
             figures,
             orphans_untracked: self.sockets.orphans_untracked()?,
             missed: self.traced.iter().map(Program::misses).sum::<io::Result<u64>>()?,
@@ -231,6 +209,10 @@ impl Profiler {
 }
 
 impl Tables {
+    fn replies(&self) -> io::Result<CountedReplies> {
+        CountedReplies::read(&self.repliers)
+    }
+
     /// Lets go of connections that closed before the oldest window began; without one, of all that was counted: nothing
     /// counts any more.
     fn clear(&self, oldest_ns: Option<u64>) -> Result<(), Error> {
@@ -238,12 +220,12 @@ impl Tables {
         let late_ns = limits::LATE.as_nanos() as u64;
         let unneeded = |rtt: &rtt| oldest_ns.is_none_or(|oldest| rtt.closed_ns + late_ns < oldest);
         kernel::remove::<u64, rtt>(&self.closed_rtts, unneeded)?;
+        repliers::clear(&self.repliers, oldest_ns)?;
         if oldest_ns.is_some() {
             return Ok(());
         }
         self.forget.iter().try_for_each(Iterate::run)?;
         kernel::remove::<reset_key, reset>(&self.resets, |_| true)?;
-        kernel::remove::<service, types::replies>(&self.services, |_| true)?;
         let zeros = vec![0; self.bss.value_size() as usize];
         Ok(self.bss.update(kernel::bytes(&0u32), &zeros, MapFlags::ANY)?)
     }
@@ -273,7 +255,9 @@ impl Session<Sample> for Profile {
         let numbered = profiler.windows.open()?;
         let (mut samples, mut rtts) = self.samples()?;
         let (none, mut holders) = (Samples::default(), HashMap::new());
-        let mut ledger = Ledger::new(&self.input, &self.before, !(self.is_first && is_last));
+        let replies = profiler.tables.replies()?;
+        let new = replies.since(&self.counted.replies);
+        let mut ledger = Ledger::new(&self.input, &self.before, !(self.is_first && is_last), new);
         let is_new = |row: &tcp_row| self.numbered.has_seen(row.window);
         let (end, unread_rtts) = profiler.sockets(|row| {
             if row.pid != 0 {
@@ -302,14 +286,16 @@ impl Session<Sample> for Profile {
                 }
             }
         }
-        let (now, counted) = (profiler.counted(profiler.tables.closed.beyond(&self.closed))?, &self.counted);
+        let now = profiler.counted(replies, profiler.tables.closed.beyond(&self.closed))?;
+        let counted = &self.counted;
         ledger.untracked(now.untracked(counted));
         let untracked = now.orphans_untracked - counted.orphans_untracked;
         let gaps = Gaps { unread: Unread::between(self.unread, end, untracked), unread_rtts, ..now.gaps(counted) };
+        let services = ledger.services();
         let (mut sample, sockets) = ledger.finish(Gaps { reasons_unknown: profiler.reasons.is_none(), ..gaps });
         let known = |cookie| self.before.holder(cookie).or_else(|| holders.get(&cookie).copied());
         (sample.resets, sample.resets_cut) = profiler.resets(&self.input, &now, counted, known);
-        sample.replies = replies_since(&now.replies, &counted.replies);
+        sample.services = services;
         (sample.missed, sample.clock) = (now.missed - counted.missed, now.clock(counted));
         (sample.lacks, sample.window_ns) = (profiler.lacks.clone(), now_ns - self.since_ns);
         (self.before, self.unread, self.counted) = (Before { sockets, rtts }, end, now);
@@ -327,6 +313,7 @@ impl Counted {
             closed_untracked: now.closed_untracked - before.closed_untracked,
             closed_rtts_untracked: now.closed_rtts_untracked - before.closed_rtts_untracked,
             resets_untracked: now.resets_untracked - before.resets_untracked,
+            replies_untracked: now.replies_untracked - before.replies_untracked,
             ..Gaps::default()
         }
     }

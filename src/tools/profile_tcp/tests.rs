@@ -1,7 +1,12 @@
 use serde_json::json;
 
 use super::{histogram::bucket_of, report::limited_by, *};
-use crate::{answer::Code, limits, tools::tests::is_short_unless_asked};
+use crate::{
+    answer::Code,
+    limits,
+    times::{Times, tests::of},
+    tools::tests::is_short_unless_asked,
+};
 
 const MS: u64 = 1_000_000;
 /// A jiffy is a millisecond.
@@ -19,6 +24,15 @@ fn rtt(times: &[u32]) -> Histogram {
     Histogram::between(None, &buckets, *times.iter().min().unwrap(), *times.iter().max().unwrap())
 }
 
+fn replies(times: Times) -> Replies {
+    Replies { times, left_out: (0, 0) }
+}
+
+fn service(process: Process, port: u16, us: &[u32]) -> Service {
+    let local = Endpoint { address: "fd00:10:244::5555:6666".parse().unwrap(), port };
+    Service { rtt: rtt(&[300]), ..Service::new(process, local, replies(of(us))) }
+}
+
 fn group() -> Group {
     let counts = Counts { connections: 2, segments_out: 1_000, retransmits: 25, spurious: 5 };
     Group {
@@ -27,6 +41,7 @@ fn group() -> Group {
         rtt: rtt(&[1_000, 2_000, 40_000]),
         prompt: Prompt::default(),
         waits: Waits { busy: 500, receiver: 4_000, send_buffer: 0, network: 0, application: 10 },
+        replies: replies(of(&[2_500_000; 3])),
         owners: vec![(process("fifteen-letters"), counts); limits::OWNERS_OF_A_REMOTE + 1],
         sockets: Vec::new(),
     }
@@ -110,6 +125,7 @@ fn limits_name_what_is_missing() {
         closed_untracked: 2,
         closed_rtts_untracked: 3,
         resets_untracked: 4,
+        replies_untracked: 10,
         reasons_unknown: true,
         unknown: 5,
         unread: Unread { waiting: 6, orphans: 7, rings: 9 },
@@ -122,6 +138,7 @@ fn limits_name_what_is_missing() {
         (Code::ClosedConnectionsMerged, Some(2)),
         (Code::ClosedRoundTripsUntracked, Some(3)),
         (Code::ResetsMerged, Some(4)),
+        (Code::RepliesUntracked, Some(10)),
         (Code::OlderConnections, Some(5)),
         (Code::WaitingRoundTripsUnread, Some(8)),
         (Code::ResetReasonsUnknown, None),
@@ -145,18 +162,82 @@ fn default_answer_fits_bytes_and_screen() {
     let sample = Sample {
         clock: CLOCK,
         remotes: vec![group(); rows],
+        services: vec![service(process("fifteen-letters"), 65_535, &[2_500_000; 3]); rows],
         resets: vec![reset(false, 1, Some("TCP_DISCONNECT_WITH_DATA")); rows],
         remotes_cut: 3,
         ..Sample::default()
     };
-    is_short_unless_asked::<ProfileTcp>(&sample, &["remotes", "resets"]);
+    is_short_unless_asked::<ProfileTcp>(&sample, &["remotes", "listeners", "resets"]);
     let output = answer_to(sample);
     let json = serde_json::to_string(&output).unwrap();
     assert!(json.len() < 8_192, "{} bytes", json.len());
     let text = ProfileTcp::text(&output);
-    assert!(text.lines().count() <= 2 * rows + 8, "{text}");
+    assert!(text.lines().count() <= 3 * rows + 12, "{text}");
     assert!(text.contains("fifteen-letters[4194304] +1"), "{text}");
     assert!(text.contains("receiver (4.0 s)"), "{text}");
+}
+
+#[test]
+fn one_sentence_names_the_slow_program_and_the_network() {
+    let services = vec![service(process("db"), 5_432, &[900; 50]), service(process("api"), 80, &[2_500_000; 4])];
+    let output = answer_to(Sample { services, ..Sample::default() });
+    let row = &output.listeners[0];
+    let rtt = row.rtt_us.as_ref().map(|rtt| rtt.p50);
+    assert_eq!((row.local.port, row.first_byte_us.count, rtt), (80, 4, Some(300)));
+    let text = ProfileTcp::text(&output);
+    let verdict = "api[4194304] at [fd00:10:244::5555:6666]:80 needs 2.5 s to reply (p50), the network 300 µs.";
+    assert!(text.starts_with(verdict), "{text}");
+    let remotes = vec![Group { rtt: rtt_of(300), ..group() }];
+    let text = ProfileTcp::text(&answer_to(Sample { remotes, ..Sample::default() }));
+    let verdict = "[fd00:10:244::5555:6666]:65535 replies after 2.5 s (p50), of which the network 300 µs.";
+    assert!(text.starts_with(verdict), "{text}");
+}
+
+fn rtt_of(us: u32) -> Histogram {
+    rtt(&[us])
+}
+
+#[test]
+fn slow_remote_is_before_a_busy_one() {
+    let quick = Group { replies: Replies::default(), rtt: rtt_of(1_000), ..group() };
+    let busy = Group { counts: Counts { segments_out: 1_000_000, retransmits: 25_000, ..quick.counts }, ..quick };
+    let slow = Group { rtt: rtt_of(300), ..group() };
+    let output = answer_to(Sample { remotes: vec![busy, Group { counts: even(), ..slow }], ..Sample::default() });
+    assert_eq!(output.remotes[1].first_byte_us.as_ref().map(|first| first.count), Some(3), "fewer retransmits");
+    let quiet = |replies| Group { counts: even(), rtt: rtt_of(300), replies, ..group() };
+    let groups = vec![quiet(Replies::default()), quiet(replies(of(&[2_500_000])))];
+    let output = answer_to(Sample { remotes: groups, ..Sample::default() });
+    assert_eq!(output.remotes[0].first_byte_us.as_ref().map(|first| first.count), Some(1));
+}
+
+fn even() -> Counts {
+    Counts { connections: 1, segments_out: 10, retransmits: 0, spurious: 0 }
+}
+
+#[test]
+fn exchanges_left_out_are_counted_together() {
+    let unclear = |count| Replies { times: Times::default(), left_out: (count, 1) };
+    let ours = Service { replies: unclear(2), ..service(process("ws"), 80, &[1]) };
+    let remotes = vec![Group { replies: unclear(3), ..group() }];
+    let output = answer_to(Sample { services: vec![ours], remotes, ..Sample::default() });
+    assert!(output.listeners.is_empty() && output.remotes[0].first_byte_us.is_none());
+    let limit = output.measured.limits.iter().find(|limit| limit.code == Code::ExchangesLeftOut).unwrap();
+    assert_eq!(limit.count, Some(5));
+    assert!(limit.text.contains("2 connections are left out"), "{}", limit.text);
+}
+
+#[test]
+fn recorded_listeners_are_narrowed_by_owner_and_port() {
+    let services = || vec![service(process("db"), 5_432, &[900]), service(process("api"), 80, &[900])];
+    let ports = |question: serde_json::Value| {
+        let input: Input = serde_json::from_value(question).unwrap();
+        let sample = ProfileTcp::narrow(&input, Sample { services: services(), ..Sample::default() });
+        sample.services.iter().map(|service| service.local.port).collect::<Vec<_>>()
+    };
+    assert_eq!(ports(json!({})), [5_432, 80]);
+    assert_eq!(ports(json!({"process": "api"})), [80]);
+    assert_eq!(ports(json!({"port": 5_432})), [5_432]);
+    assert!(ports(json!({"remote": "10.0.0.1"})).is_empty());
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub fn text(output: &Output) -> String {
         ]
     });
     let table = answer::table(
-        ["interface", "?kind", "state", ">received", ">sent", "?>packets in", "?>out", "?>errors+drops", "address"],
+        ["interface", "?kind", "~state", ">received", ">sent", "?>packets in", "?>out", "?>errors+drops", "address"],
         rows,
     );
     let primary = output.primary.as_ref().map_or_else(String::new, |p| format!("\n* {p} is the primary interface.\n"));

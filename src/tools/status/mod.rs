@@ -88,6 +88,7 @@ pub struct ToolStatus {
     pub windows: usize,
     // Programs that are attached now.
     pub links: Vec<String>,
+    // Those that ran while the kernel counted, which it does while the sysctl kernel.bpf_stats_enabled is 1.
     pub programs: Vec<Program>,
     // Capabilities that this kernel wants for it while serving.
     pub keeps: Vec<String>,
@@ -96,9 +97,8 @@ pub struct ToolStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
 pub struct Program {
     pub name: String,
-    /// Absent: not counted. The kernel counts while the sysctl kernel.bpf_stats_enabled is 1.
-    pub run_count: Option<u64>,
-    pub run_time_ns: Option<u64>,
+    pub run_count: u64,
+    pub run_time_ns: u64,
 }
 
 impl Tool for Status {

@@ -32,8 +32,8 @@ fn tool_status(name: &str, windows: usize, loaded: Option<&Loaded>) -> ToolStatu
     let mut keeps: Vec<_> = loaded.iter().flat_map(|loaded| &loaded.keeps).map(ToString::to_string).collect();
     keeps.sort();
     let cost = |p: &kernel::Program| {
-        let (run_count, run_time_ns) = p.cost().ok().filter(|(runs, _)| *runs > 0).unzip();
-        Program { name: p.name().into(), run_count, run_time_ns }
+        let (run_count, run_time_ns) = p.cost().ok().filter(|(runs, _)| *runs > 0)?;
+        Some(Program { name: p.name().into(), run_count, run_time_ns })
     };
     let reason = loaded.map_or(Some("still loading"), Loaded::reason);
     ToolStatus {
@@ -42,7 +42,7 @@ fn tool_status(name: &str, windows: usize, loaded: Option<&Loaded>) -> ToolStatu
         reason: reason.map(str::to_owned),
         windows,
         links: programs.iter().flat_map(|p| vec![p.name().to_owned(); p.links()]).collect(),
-        programs: programs.iter().map(cost).collect(),
+        programs: programs.iter().filter_map(cost).collect(),
         keeps,
     }
 }

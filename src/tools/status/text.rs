@@ -31,8 +31,8 @@ pub fn text(output: &Output) -> String {
     text += &answer::table(
         ["tool", "available", "?>links", "?>runs", "?>ns/run", "reason"],
         output.tools.iter().map(|tool| {
-            let runs: u64 = tool.programs.iter().filter_map(|program| program.run_count).sum();
-            let ns: u64 = tool.programs.iter().filter_map(|program| program.run_time_ns).sum();
+            let runs: u64 = tool.programs.iter().map(|program| program.run_count).sum();
+            let ns: u64 = tool.programs.iter().map(|program| program.run_time_ns).sum();
             let cost = ns.checked_div(runs).map_or_else(|| "-".into(), |ns| ns.to_string());
             let available = if tool.available { "yes" } else { "no" };
             [

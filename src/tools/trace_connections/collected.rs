@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashSet, VecDeque},
 };
 
-use super::{ConnectionState, Direction, Directions, Input, Outcome, Outcomes, Row, skel::types};
+use super::{ConnectionState, Direction, Directions, Input, Outcome, Outcomes, Row, report::worth, skel::types};
 use crate::{
     answer::Endpoint,
     daemon::{kernel::pod, largest::Largest},
@@ -27,8 +27,8 @@ fn key(c: &types::connection) -> Key {
     (c.start_ns, c.endpoints.local_port, c.endpoints.remote_port, c.endpoints.remote, c.owner.netns)
 }
 
-/// Failures weigh most, then what has no answer yet, then what took longest to connect.
-type Weight = (bool, bool, u64, Reverse<u64>);
+/// What it is [worth], then how long it took to connect.
+type Weight = (u8, u64, Reverse<u64>);
 
 pub struct Collected {
     input: Input,
@@ -126,7 +126,7 @@ impl Collected {
         *self.counts.entry(outcome).or_default() += 1;
         let answered = if c.established_ns != 0 { c.established_ns } else { c.end_ns };
         let latency = if c.start_ns == 0 { 0 } else { answered.saturating_sub(c.start_ns) };
-        self.worst.push((outcome.is_failure(), outcome == Outcome::Connecting, latency, Reverse(c.start_ns)), *c);
+        self.worst.push((worth(outcome, end(c.end)), latency, Reverse(c.start_ns)), *c);
     }
 
     /// `is_first` if no period came before it: what ended before it is not of any.
@@ -274,6 +274,16 @@ mod tests {
             [ConnectionState::Failed, ConnectionState::Connecting]
         );
         assert_eq!((cut, counts[&Outcome::Established], counts[&Outcome::Refused]), (998, 998, 1));
+    }
+
+    #[test]
+    fn death_of_an_established_connection_is_kept_among_refused_ones() {
+        let mut window = Collected::new(&input(json!({"limit": 2})), 1);
+        let refused = |n| types::connection { error: libc::ECONNREFUSED, ..connection(n, 0, n + 9, 5) };
+        window.add(&types::connection { error: libc::ETIMEDOUT, ..connection(1, 2, 3, 4) });
+        (2..1_000).for_each(|n| window.add(&refused(n)));
+        let rows = window.finish(true).rows;
+        assert!(rows.iter().any(|row| row.errno == libc::ETIMEDOUT), "{rows:?}");
     }
 
     #[test]

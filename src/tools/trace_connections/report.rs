@@ -96,13 +96,22 @@ fn key(row: &Row) -> Key {
     (row.start_ns, row.local, row.remote, row.process.netns)
 }
 
-/// Failures weigh most, then what has no answer yet, then what took longest to connect.
-fn weight(row: &Row, ended_ns: u64) -> (bool, bool, u64, Reverse<u64>) {
+/// How much a connection is worth a row. The death of an established one is rare, and refused connects may be very many.
+pub fn worth(outcome: Outcome, end: ConnectionState) -> u8 {
+    match end {
+        ConnectionState::Broken => 3,
+        _ if outcome.is_failure() => 2,
+        _ => (outcome == Outcome::Connecting).into(),
+    }
+}
+
+/// The most worth first, then what took longest to connect.
+fn weight(row: &Row, ended_ns: u64) -> (u8, u64, Reverse<u64>) {
     let outcome = Outcome::new(row.end, row.errno);
     let end_ns = if row.end_ns == 0 { ended_ns } else { row.end_ns };
     let answered_ns = if row.established_ns == 0 { end_ns } else { row.established_ns };
     let latency_ns = if row.start_ns == 0 { 0 } else { answered_ns.saturating_sub(row.start_ns) };
-    (outcome.is_failure(), outcome == Outcome::Connecting, latency_ns, Reverse(row.start_ns))
+    (worth(outcome, row.end), latency_ns, Reverse(row.start_ns))
 }
 
 fn connection(row: Row, now: u64) -> Connection {

@@ -22,7 +22,7 @@ pub fn text(output: &Output) -> String {
                 "?>rtt",
                 "?>retransmits",
             ],
-            grouped(&output.connections).iter().map(line),
+            grouped(&output.connections).iter().map(|group| line(group, output.measured.rows_cut > 0)),
         );
     }
     text + &output.measured.text(output.connections.len())
@@ -91,7 +91,8 @@ fn outcome(c: &Connection) -> String {
     }
 }
 
-fn line(group: &Group) -> [String; 11] {
+/// A row. If others were cut, there may be more like these.
+fn line(group: &Group, cut: bool) -> [String; 11] {
     let all = &group.connections;
     let (first, is_one) = (all[0], all.len() == 1);
     let inbound = first.direction == Direction::Inbound;
@@ -112,7 +113,11 @@ fn line(group: &Group) -> [String; 11] {
     let sum = |of: &dyn Fn(&Connection) -> u64| all.iter().map(|c| of(c)).sum::<u64>();
     [
         owner.to_string(),
-        if is_one { String::new() } else { format!("{}×", all.len()) },
+        match (is_one, cut) {
+            (true, _) => String::new(),
+            (false, true) => format!("≥ {}×", all.len()),
+            (false, false) => format!("{}×", all.len()),
+        },
         if inbound { format!(":{local_port} ←") } else { "→".into() },
         remote,
         outcome(first),

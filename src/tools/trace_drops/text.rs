@@ -40,7 +40,8 @@ pub fn text(output: &Output) -> String {
         text.push('\n');
         let mut said = HashSet::new();
         for drop in output.drops.iter().filter(|drop| said.insert((&drop.reason, &drop.explanation))).take(6) {
-            let _ = writeln!(text, "{}: {} {}", drop.reason, drop.explanation, drop.check);
+            let line = format!("{}: {} {}", drop.reason, drop.explanation, drop.check);
+            let _ = writeln!(text, "{}", answer::prose(&line, 2));
         }
     }
     if output.benign_packets > 0 {

@@ -77,7 +77,7 @@ pub fn connect_timeout(evidence: &Evidence) -> Vec<Finding> {
             .with("established", established)
             .with("syn_retransmits", retransmits)
             .with("longest_wait_ms", waited.as_millis() as u64);
-        found.push(to_target(finding, remote).look("trace_drops", &[]));
+        found.push(to_target(finding, remote).look_at("trace_drops", Some(remote)));
     }
     found
 }

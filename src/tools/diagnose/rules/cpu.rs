@@ -43,7 +43,7 @@ fn throttled(evidence: &Evidence, group: &Throttled) -> Option<Finding> {
         .owner(owner)
         .with("cgroup", &group.cgroup)
         .with("throttled_percent_of_periods", (100.0 * periods).round())
-        .with("throttled_share_of_time", (share * 100.0).round() / 100.0)
+        .with("throttled_ms", group.throttled_us / 1_000)
         .with("listeners", listeners.iter().filter_map(|listener| listener.local).take(3).collect::<Vec<_>>());
     let locals = listeners.iter().filter_map(|l| l.local).chain(sockets.iter().filter_map(|s| s.local));
     let places: BTreeSet<_> = locals.map(HostPort::from).collect();

@@ -44,7 +44,7 @@ fn judged(code: Code, server: Option<Endpoint>, bad: &[&Query], of: usize, share
             .with("affected", bad.len())
             .with("names", names)
             .at(server)
-            .look("trace_dns", &[])
+            .look_for("trace_dns", &owner)
             .step(&resolvers(owner.pid)),
     )
 }

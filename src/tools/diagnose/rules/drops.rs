@@ -176,7 +176,8 @@ pub fn firewall_drop(evidence: &Evidence) -> Vec<Finding> {
         let finding = about(evidence, Code::FirewallDrop, severity, summary, &rows)
             .with("service", service)
             .with("rules", (!rules.is_empty()).then_some(rules));
-        found.push(service.into_iter().fold(finding, Finding::at).look("trace_drops", &[]).step("nft list ruleset"));
+        let finding = service.into_iter().fold(finding, Finding::at);
+        found.push(finding.look_at("trace_drops", service.or(rows[0].destination)).step("nft list ruleset"));
     }
     found
 }

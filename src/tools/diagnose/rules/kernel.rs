@@ -83,7 +83,7 @@ fn of(evidence: &Evidence, meant: impl Fn(&DroppedPackets) -> bool, code: Code) 
         let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
         let finding =
             about(evidence, code, Severity::Warning, summary, &rows).with("explanation", &rows[0].explanation);
-        found.push(ends.into_iter().fold(finding, Finding::at).look("trace_drops", &[]));
+        found.push(ends.into_iter().fold(finding, Finding::at).look_at("trace_drops", service.or(rows[0].destination)));
     }
     found
 }

@@ -63,14 +63,15 @@ pub fn interface_drops(evidence: &Evidence) -> Vec<Finding> {
             format!("{count} packets were dropped at {name} {why}"),
         )
         .owner(&whose(&rows))
-        .with("interface", interface)
+        .with("interface", &interface)
         .with("packets", count)
         .with("reason", reason)
         .with("location", &rows[0].location)
         .with("source", rows[0].source)
         .with("destination", rows[0].destination);
         let ends = rows.iter().flat_map(|row| [row.source, row.destination]).flatten().collect::<BTreeSet<_>>();
-        found.push(next(ends.into_iter().fold(finding, Finding::at)));
+        let finding = ends.into_iter().fold(finding, Finding::at).look_at("trace_drops", rows[0].destination);
+        found.push(next(finding, interface.as_deref()));
     }
     found.extend(counted_drops(evidence, &seen_by_packets(evidence, evidence.drops.iter().filter(at_device))));
     found
@@ -104,17 +105,14 @@ fn counted_drops(evidence: &Evidence, told: &BTreeSet<&str>) -> Vec<Finding> {
         .with("rx_dropped", rx_dropped)
         .with("tx_errors", link.tx_errors)
         .with("tx_dropped", link.tx_dropped);
-        found.push(next(finding));
+        found.push(next(finding, Some(&link.name)));
     }
     found
 }
 
-fn next(finding: Finding) -> Finding {
-    finding
-        .look("trace_drops", &[])
-        .look("snapshot_interfaces", &[])
-        .step("ip -s -s link show")
-        .step("bpftool net show")
+fn next(finding: Finding, interface: Option<&str>) -> Finding {
+    let interface: Vec<_> = interface.iter().map(|name| ("interface", (*name).to_owned())).collect();
+    finding.look("snapshot_interfaces", &interface).step("ip -s -s link show").step("bpftool net show")
 }
 
 /// One owner has most of a busy link, at the others' cost. Each network namespace has links of its own.

@@ -164,7 +164,7 @@ pub fn syn_flood(evidence: &Evidence) -> Vec<Finding> {
         Finding::new(Code::SynFlood, warning_from(cookies, COOKIES), summary)
             .with("syn_cookies_sent", cookies)
             .with("listen_drops", evidence.counters.listen_drops)
-            .look("trace_drops", &[])
+            .look("snapshot_sockets", &[("state", "listen".into())])
             .step("sysctl net.ipv4.tcp_syncookies net.ipv4.tcp_max_syn_backlog"),
     ]
 }

@@ -179,7 +179,10 @@ pub fn judge(evidence: &Evidence, heard: &Heard) -> (Vec<Finding>, Vec<Code>) {
     }
     let mut findings = causes(findings);
     findings.sort_by_key(|finding| (finding.severity, finding.code));
-    findings.iter_mut().for_each(|finding| finding.next_step = entered(finding, evidence));
+    for finding in &mut findings {
+        finding.next_step = entered(finding, evidence);
+        name_namespace(finding, evidence);
+    }
     (findings, checked)
 }
 
@@ -287,6 +290,16 @@ fn entered(finding: &Finding, evidence: &Evidence) -> String {
         return finding.next_step.clone();
     }
     finding.next_step.lines().map(there).collect::<Vec<_>>().join("\n")
+}
+
+/// Says the name of another network namespace, if it has one.
+fn name_namespace(finding: &mut Finding, evidence: &Evidence) {
+    let fields = &finding.evidence;
+    let netns = fields.get("netns").or_else(|| fields.get("owner")?.get("netns")).and_then(serde_json::Value::as_u64);
+    let other = netns.map(|netns| netns as u32).filter(|netns| evidence.netns.is_some_and(|ours| ours != *netns));
+    let Some(file) = other.and_then(|netns| evidence.netns_files.get(&netns)) else { return };
+    let name = crate::untrusted::clean(crate::owner::netns_name(file));
+    finding.evidence.entry("namespace").or_insert(name.into());
 }
 
 /// Whether a path means itself to every shell.

@@ -113,7 +113,7 @@ fn judged(evidence: &Evidence, netns: Option<u32>, server: Endpoint, rows: &[&Qu
             .at(server)
             .at(server.address)
             .step(&step)
-            .look("trace_dns", &[]),
+            .look_for("trace_dns", &owner),
     )
 }
 

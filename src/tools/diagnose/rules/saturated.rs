@@ -1,6 +1,6 @@
 //! Links, and their shapers, to which more is sent than they take.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     drops::{seen_by_packets, whose},
@@ -10,6 +10,7 @@ use crate::{
     answer::Owner,
     tools::diagnose::{
         evidence::{DroppedPackets, Evidence, Link, QueueCourse, Talker, groups},
+        fabric::Fabric,
         finding::{Code, Finding, HostPort, Severity},
     },
 };
@@ -91,6 +92,7 @@ fn by_queues(evidence: &Evidence) -> Vec<Finding> {
     let told = dropping(evidence);
     let is_told =
         |queue: &QueueCourse| told.iter().any(|((netns, interface), _)| is_before(queue, *netns, interface.as_deref()));
+    let fabric = Fabric::of(&evidence.network);
     let full = |queue: &&QueueCourse| queue.is_standing() || queue.dropped >= QUEUE_DROPS;
     let found = evidence.queues.iter().filter(full).filter(|queue| !is_told(queue)).map(|queue| {
         let summary = format!(
@@ -113,13 +115,27 @@ fn by_queues(evidence: &Evidence) -> Vec<Finding> {
             .with("destination", most.and_then(|row| row.remote));
         // A router's own sockets prove nothing: a sender with a part of the link's rate is assumed to pass it.
         let rate = queue.bits_per_second;
-        let passes = |row: &&Talker| row.tx_bits_per_second >= 0.1 * rate && row.tx_bits_per_second <= 1.2 * rate;
-        let others = evidence.talkers.iter().filter(|row| most.is_none() && passes(row) && is_outside(row));
+        let has_part = |row: &&Talker| row.tx_bits_per_second >= 0.1 * rate && row.tx_bits_per_second <= 1.2 * rate;
+        let others = evidence.talkers.iter().filter(|row| most.is_none() && has_part(row) && is_outside(row));
+        let others = others.filter(|row| row.remote.is_none_or(|to| leads_there(&fabric, queue, to.address)));
         let to: BTreeSet<_> =
             senders().chain(others).filter_map(|row| row.remote).map(|remote| HostPort::from(remote.address)).collect();
         next(to.into_iter().fold(with_queue(finding, Some(queue)), Finding::at))
     });
     found.collect()
+}
+
+/// Whether a router sends packets to an address out of this link. A namespace without addresses is a bridge and passes
+/// them all.
+fn leads_there(fabric: &Fabric, queue: &QueueCourse, to: IpAddr) -> bool {
+    let network = fabric.network;
+    let is_router = network.addresses.iter().any(|one| one.at.0 == queue.netns && !one.address.is_loopback());
+    let link = network.links.iter().find(|link| link.at.0 == queue.netns && link.name == queue.interface);
+    match (link, fabric.egress(queue.netns, to)) {
+        (Some(link), Some(egress)) if is_router => egress == link.at || link.master == Some(egress),
+        (Some(_), None) => !is_router,
+        _ => true,
+    }
 }
 
 fn is_outside(row: &Talker) -> bool {
@@ -176,7 +192,7 @@ fn with_link(finding: Finding, link: Option<&Link>) -> Finding {
 }
 
 fn next(finding: Finding) -> Finding {
-    finding.look("top_traffic", &[]).step("tc -s qdisc show")
+    finding.look("top_traffic", &[("group_by", "connection".into())]).step("tc -s qdisc show")
 }
 
 /// Many senders to one receiver overrun the queue before it.
@@ -226,7 +242,11 @@ mod tests {
     use std::time::Duration;
 
     use super::{super::tests::*, *};
-    use crate::tools::diagnose::evidence::Talker;
+    use crate::tools::diagnose::{
+        evidence::Talker,
+        fabric::tests::{address as address_at, link as link_at},
+        network::Network,
+    };
 
     fn link(name: &str) -> Link {
         Link { name: name.into(), kind: "ethernet".into(), tx_bits_per_second: 1e6, ..Link::default() }
@@ -256,6 +276,27 @@ mod tests {
         assert_eq!((&evidence["queue_delay_ms"], &evidence["owner"]["process"]), (&40.into(), &"backup".into()));
         assert!(link_saturated(&queue("tbf", 0.3)).is_empty(), "a burst");
         assert!(link_saturated(&queue("fq", 0.9)).is_empty(), "a sender that paces");
+    }
+
+    #[test]
+    fn full_queue_of_a_router_concerns_who_is_routed_through_it() {
+        let names = [link_at(7, 2, "v0"), link_at(7, 3, "v1")];
+        let addresses = ["10.0.0.254/24", "10.0.1.254/24"];
+        let addresses = names.iter().zip(addresses).map(|(link, text)| address_at(link.at, text)).collect();
+        let network = Network { links: names.to_vec(), addresses, ..Network::default() };
+        let talker = |to| Talker {
+            owner: Owner { netns: Some(8), ..owner("client", 9) },
+            remote: Some(endpoint(to, 80)),
+            tx_bits_per_second: 10e6,
+            ..Talker::default()
+        };
+        let talkers = vec![talker("10.0.0.1"), talker("10.0.1.1")];
+        let concerned = |network| {
+            let found = link_saturated(&Evidence { talkers: talkers.clone(), network, ..queue("tbf", 0.9) });
+            found[0].places.iter().map(|place| place.address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(concerned(network), ["10.0.0.1"]);
+        assert_eq!(concerned(Network::default()), ["10.0.0.1", "10.0.1.1"], "a bridge");
     }
 
     #[test]

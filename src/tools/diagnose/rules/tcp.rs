@@ -78,7 +78,7 @@ pub fn retransmits(evidence: &Evidence) -> Vec<Finding> {
             .with("spurious", row.spurious)
             .with("segments_out", row.segments_out)
             .with("retransmit_percent", (percent * 100.0).round() / 100.0)
-            .look("trace_drops", &[])
+            .look_at("trace_drops", row.remote.map(|address| HostPort { address, port: row.port }))
     });
     found.collect()
 }

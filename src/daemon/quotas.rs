@@ -6,23 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-
-use crate::limits;
-
-/// A group that was throttled in the window.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-pub struct Throttled {
-    /// Below the root of the hierarchy.
-    pub cgroup: String,
-    /// Periods of its quota in which it wanted to run, and those in which it used the quota up.
-    pub periods: u64,
-    pub throttled_periods: u64,
-    /// Summed over CPUs.
-    pub throttled_us: u64,
-    /// Its processes, and those of the groups below it.
-    pub pids: Vec<u32>,
-}
+use crate::{limits, owner::Throttled};
 
 /// What the groups with a quota have counted since they were made.
 #[derive(Default)]

@@ -1,0 +1,56 @@
+//! A command line that cannot be parsed: its error is JSON if the answer would have been JSON.
+
+use clap::Parser;
+
+use super::{Form, USAGE, complain};
+
+/// The command line. Errors, help and the version end the program.
+pub fn parse<A: Parser>() -> A {
+    A::try_parse().unwrap_or_else(|e| {
+        if e.use_stderr() && wants_json(std::env::args()) {
+            complain(&in_short(&e), Form::Json);
+            std::process::exit(USAGE.into());
+        }
+        e.exit()
+    })
+}
+
+/// Whether a command line that cannot be parsed asks for JSON.
+fn wants_json(mut arguments: impl Iterator<Item = String>) -> bool {
+    let is_json = |form: &str| ["json", "ndjson"].contains(&form.trim_start_matches('='));
+    while let Some(argument) = arguments.next() {
+        let form = ["--output", "-o"].iter().find_map(|name| argument.strip_prefix(name));
+        if argument == "--json" || form.is_some_and(is_json) {
+            return true;
+        }
+        if form == Some("") && arguments.next().is_some_and(|form| is_json(&form)) {
+            return true;
+        }
+    }
+    false
+}
+
+/// What clap says, without the usage that it adds for people.
+fn in_short(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said = text.split("\n\nUsage:").next().unwrap_or_default();
+    said.trim_start_matches("error: ").split("\n\nFor more information").next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::gateway::cli::Arguments;
+
+    #[test]
+    fn usage_error_is_json_where_the_answer_would_be() {
+        let wants = |line: &str| wants_json(line.split(' ').map(str::to_owned));
+        assert!(["x -o json", "x --json", "x --output=ndjson", "x -ojson", "x --output json"].into_iter().all(wants));
+        assert!(!["x", "x -o text", "x json", "x -o csv name=json"].into_iter().any(wants));
+        let error = Arguments::try_parse_from(["netmon-mcp", "top_trafic"]).err().unwrap();
+        let said = in_short(&error);
+        assert!(said.contains("top_trafic") && !said.contains("Usage"), "{said}");
+    }
+}

@@ -1,0 +1,33 @@
+//! Errors of the protocol, for requests that are no tool calls.
+
+use rmcp::{
+    ErrorData,
+    model::{CallToolRequestParams, CompleteRequestParams, CustomRequest, ErrorCode, GetPromptRequestParams},
+};
+use serde::Deserialize;
+
+use super::Failure;
+use crate::untrusted;
+
+/// The error for what rmcp could not read as any request: the method is unknown, or its parameters are wrong.
+pub fn unread(request: CustomRequest) -> ErrorData {
+    let params = request.params.unwrap_or_default();
+    let wrong = match request.method.as_str() {
+        "tools/call" => CallToolRequestParams::deserialize(params).err(),
+        "prompts/get" => GetPromptRequestParams::deserialize(params).err(),
+        "completion/complete" => CompleteRequestParams::deserialize(params).err(),
+        _ => None,
+    };
+    match wrong {
+        Some(e) => ErrorData::invalid_params(untrusted::clean(&format!("{}: {e}", request.method)), None),
+        None => ErrorData::new(ErrorCode::METHOD_NOT_FOUND, untrusted::clean(&request.method), None),
+    }
+}
+
+/// Why a resource was not read.
+pub fn refused(e: Failure) -> ErrorData {
+    match e {
+        Failure::Busy(_) | Failure::Forbidden(_) => ErrorData::invalid_request(e.to_string(), None),
+        _ => ErrorData::internal_error(e.to_string(), None),
+    }
+}
