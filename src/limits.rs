@@ -320,6 +320,10 @@ pub const RECORDING_BATCH: i64 = 16;
 pub const RECORDING_REMOVALS: usize = 8;
 /// Windows of one minute: at an interval of a second.
 pub const RECORDING_MINUTE: i64 = 64;
+/// Windows that share a dictionary, at most: an hour of the usual interval.
+pub const RECORDING_DICTIONARY_WINDOWS: i64 = 360;
+/// Of a dictionary: room for a row of each kind and the names that recur.
+pub const RECORDING_DICTIONARY_BYTES: usize = 16 << 10;
 /// Windows that wait to be written while the disk is full: a minute of them.
 pub const RECORDING_PENDING: usize = 6;
 /// How often the recording is looked at for new incidents, while a client follows them.

@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf};
 use super::time::{Micros, Period};
 
 mod error;
+mod packing;
 mod sqlite;
 #[cfg(test)]
 mod tests;

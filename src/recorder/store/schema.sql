@@ -23,14 +23,32 @@ CREATE TABLE windows (
 ) STRICT;
 CREATE INDEX windows_by_end ON windows (end_us);
 
+-- Only the newest windows are not merged yet.
+CREATE INDEX windows_not_merged ON windows (id) WHERE merged = 0;
+
+-- The questions of diagnose: sockets, connections, tcp, profile, drops, dns, traffic, …
+CREATE TABLE parts (
+  id INTEGER PRIMARY KEY,
+  part TEXT NOT NULL,
+  tool TEXT NOT NULL,            -- the tool that answers it
+  UNIQUE (part, tool)
+) STRICT;
+
 -- What a tool saw in a window: its sample, in JSON, compressed with zstd.
 CREATE TABLE samples (
   window INTEGER NOT NULL REFERENCES windows (id) ON DELETE CASCADE,
-  part TEXT NOT NULL,            -- a question of diagnose: sockets, connections, tcp, profile, drops, dns, traffic, …
-  tool TEXT NOT NULL,            -- the tool that it is a sample of
+  part_id INTEGER NOT NULL REFERENCES parts (id),
+  dictionary INTEGER,            -- the id of the dictionary that it was compressed with
   bytes INTEGER NOT NULL,        -- of the JSON
   sample BLOB NOT NULL,
-  PRIMARY KEY (window, part)
+  PRIMARY KEY (window, part_id)
+) STRICT;
+
+-- Raw-content dictionaries of zstd: the beginning of an earlier sample of the same part.
+CREATE TABLE dictionaries (
+  id INTEGER PRIMARY KEY,
+  window INTEGER NOT NULL,       -- the id of the first window that uses it; at most 360 windows do
+  text TEXT NOT NULL
 ) STRICT;
 
 -- Findings of diagnose above info, from the first window that has one to the last.

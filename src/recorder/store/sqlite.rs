@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::{
     Entry, Facts, Figure, Gap, Incident, Kind, Minute, Part, Recording, Span, Trouble,
     error::{io_trouble, trouble},
+    packing::{self, Packed, Packer},
 };
 use crate::{
     limits,
@@ -40,6 +41,7 @@ pub struct Sqlite {
     pub(super) path: PathBuf,
     pub(super) db: Connection,
     pub(super) bounds: Bounds,
+    pub(super) packer: Packer,
     /// The writer's lock.
     _lock: Option<File>,
 }
@@ -95,7 +97,7 @@ impl Sqlite {
         let of = |e: rusqlite::Error| trouble(path, &e);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(of)?;
-        let sqlite = Sqlite { path: path.into(), db, bounds, _lock: None };
+        let sqlite = Sqlite { path: path.into(), db, bounds, packer: Packer::default(), _lock: None };
         sqlite.check_schema()?;
         sqlite.keep_journal();
         sqlite.db.pragma_update(None, "journal_mode", "WAL").map_err(of)?;
@@ -132,7 +134,7 @@ impl Sqlite {
         db.busy_timeout(limits::RECORDING_WAIT).map_err(of)?;
         db.pragma_update(None, "cache_size", -1_024).map_err(of)?;
         let bounds = Bounds { bytes: u64::MAX, age: Duration::MAX, whole: Duration::MAX };
-        let sqlite = Sqlite { path: path.into(), db, bounds, _lock: None };
+        let sqlite = Sqlite { path: path.into(), db, bounds, packer: Packer::default(), _lock: None };
         sqlite.check_schema()?;
         if sqlite.version()? == 0 {
             return Err(Trouble { kind: Kind::Corrupt, path: path.into(), reason: "it is empty".into() });
@@ -244,7 +246,7 @@ fn escaped(path: &Path) -> String {
 }
 
 /// Adds one window.
-pub(super) fn insert(tx: &Transaction, entry: &Entry) -> rusqlite::Result<()> {
+pub(super) fn insert(tx: &Transaction, packer: &mut Packer, entry: &Entry) -> rusqlite::Result<()> {
     let Entry { gap, window, figures } = entry;
     if let Some(Gap { period, reason }) = gap {
         tx.execute("INSERT INTO gaps VALUES (?1, ?2, ?3)", params![period.begin_us, period.end_us, reason])?;
@@ -253,7 +255,7 @@ pub(super) fn insert(tx: &Transaction, entry: &Entry) -> rusqlite::Result<()> {
         "INSERT INTO windows (begin_us, end_us, length_us, boot, host, version, merged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
         params![window.begin_us, window.end_us, window.length_us, window.boot, window.host, window.version],
     )?;
-    insert_parts(tx, tx.last_insert_rowid(), &window.parts)?;
+    packer.insert(tx, tx.last_insert_rowid(), &window.parts)?;
     let mut add = tx.prepare_cached(
         "INSERT INTO series VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET value = value + ?4, count = count + ?5",
     )?;
@@ -262,18 +264,6 @@ pub(super) fn insert(tx: &Transaction, entry: &Entry) -> rusqlite::Result<()> {
         add.execute(params![minute_us, subject, name, value, count])?;
     }
     tx.execute("UPDATE meta SET written_us = ?1", [window.end_us]).map(drop)
-}
-
-pub(super) fn insert_parts(tx: &Transaction, window: i64, parts: &[Part]) -> rusqlite::Result<()> {
-    /// Higher ones take several times as long for a tenth less.
-    const LEVEL: i32 = 3;
-    let mut add = tx.prepare_cached("INSERT INTO samples VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for Part { part, tool, sample } in parts {
-        let packed = zstd::bulk::compress(sample.as_bytes(), LEVEL)
-            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-        add.execute(params![window, part, tool, sample.len() as i64, packed])?;
-    }
-    Ok(())
 }
 
 impl Recording for Sqlite {
@@ -303,25 +293,13 @@ impl Recording for Sqlite {
     }
 
     fn parts(&self, window: i64, part: Option<&str>) -> Result<Vec<Part>, Trouble> {
-        let mut rows = self.of(self.db.prepare_cached(
-            "SELECT part, tool, bytes, sample FROM samples WHERE window = ?1 AND part = coalesce(?2, part)",
-        ))?;
-        let unpack = |row: &rusqlite::Row| {
-            let (bytes, packed): (i64, Vec<u8>) = (row.get(2)?, row.get(3)?);
-            Ok((Part { part: row.get(0)?, tool: row.get(1)?, sample: String::new() }, bytes, packed))
+        let mut rows = self.of(self.db.prepare_cached(packing::SAMPLES))?;
+        let found = self.of(rows.query_map(params![window, part], Packed::of))?;
+        let unpack = |row: rusqlite::Result<Packed>| {
+            let corrupt = |reason| Trouble { kind: Kind::Corrupt, path: self.path.clone(), reason };
+            self.of(row)?.unpack().map_err(corrupt)
         };
-        let found = self.of(rows.query_map(params![window, part], unpack))?;
-        let mut parts = Vec::new();
-        for row in found {
-            let (mut part, bytes, packed) = self.of(row)?;
-            let bad = |reason: String| Trouble { kind: Kind::Corrupt, path: self.path.clone(), reason };
-            let length = usize::try_from(bytes).ok().filter(|length| *length <= limits::ANSWER_BYTES);
-            let length = length.ok_or_else(|| bad(format!("a sample of {bytes} bytes")))?;
-            let bytes = zstd::bulk::decompress(&packed, length).map_err(|e| bad(e.to_string()))?;
-            part.sample = String::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
-            parts.push(part);
-        }
-        Ok(parts)
+        found.map(unpack).collect()
     }
 
     fn gaps(&self, period: Period) -> Result<Vec<Gap>, Trouble> {

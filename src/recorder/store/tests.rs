@@ -148,6 +148,65 @@ fn day_old_windows_merge_per_minute_except_over_gaps() {
     assert_eq!(samples(&store)[3..], ["7", "8"], "what cannot be merged stays");
 }
 
+/// What a tool sees of a host where little changes.
+fn idle(n: i64) -> String {
+    let counters = "\"rx_errors\":0,\"rx_dropped\":0,\"tx_errors\":0,\"tx_dropped\":0,\"collisions\":0";
+    format!(
+        "{{\"interfaces\":[{{\"name\":\"eth0\",\"rx_bytes\":{},{counters}}}],\"window_ns\":{}}}",
+        n * 7_919,
+        n * 104_729
+    )
+}
+
+fn count(store: &Sqlite, table: &str) -> i64 {
+    store.db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn samples_that_resemble_each_other_take_little_room() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    let written: Vec<_> = (0..100).map(idle).collect();
+    store.append(&written.iter().enumerate().map(|(n, sample)| entry(n as i64, sample)).collect::<Vec<_>>()).unwrap();
+    assert_eq!(samples(&store), written);
+    let longest: i64 = store.db.query_row("SELECT max(length(sample)) FROM samples", [], |row| row.get(0)).unwrap();
+    assert!(longest <= 48, "{longest} bytes of {}", written[99].len());
+    store.append(&[entry(100, &idle(100).repeat(3))]).unwrap();
+    assert_eq!(count(&store, "dictionaries"), 2, "a much larger sample has other fields");
+}
+
+#[test]
+fn dictionaries_last_as_long_as_their_windows() {
+    let (_folder, path) = file();
+    let mut store = open(&path, Bounds { whole: std::time::Duration::from_secs(4_000), ..bounds() }).unwrap();
+    let written: Vec<_> = (0..900).map(idle).collect();
+    store.append(&written.iter().enumerate().map(|(n, sample)| entry(n as i64, sample)).collect::<Vec<_>>()).unwrap();
+    assert_eq!(count(&store, "dictionaries"), 3);
+    let last: Merge = &|windows| Ok(windows.into_iter().next_back().unwrap());
+    let never: Merge = &|_| Err("no".into());
+    for minute in 0..150 {
+        store.keep_bounds(BEGIN + 9_000 * SECOND, if minute % 2 == 0 { last } else { never }).unwrap();
+    }
+    let expected: Vec<_> = (0..900).filter(|n| *n >= 500 || n / 6 % 2 == 1 || n % 6 == 5).collect();
+    assert_eq!(samples(&store), expected.iter().map(|n| written[*n].clone()).collect::<Vec<_>>());
+    assert_eq!(count(&store, "dictionaries"), 2, "merged windows need none");
+    store.keep_bounds(BEGIN + 365 * 24 * HOUR, last).unwrap();
+    store.append(&[entry(0, "after a year")]).unwrap();
+    assert_eq!(samples(&store), ["after a year"]);
+}
+
+#[test]
+fn window_that_could_not_be_written_leaves_no_dictionary_to_refer_to() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    let limit = |store: &Sqlite, pages: i64| store.db.pragma_update(None, "max_page_count", pages).unwrap();
+    limit(&store, 30);
+    assert_eq!(store.append(&[entry(0, "a"), entry(1, &noise(1, 200_000))]).unwrap_err().kind, Kind::Full);
+    limit(&store, 1_000);
+    store.append(&[entry(0, "a"), entry(1, "b")]).unwrap();
+    assert_eq!(samples(&store), ["a", "b"]);
+}
+
 #[test]
 fn incident_is_inserted_once_and_updated() {
     let (_folder, path) = file();

@@ -2,10 +2,7 @@
 
 use rusqlite::{Row, Transaction, params};
 
-use super::{
-    Entry, Incident, Merge, Part, Recording, Sqlite, Store, Trouble,
-    sqlite::{insert, insert_parts},
-};
+use super::{Entry, Incident, Merge, Part, Recording, Sqlite, Store, Trouble, packing, sqlite::insert};
 use crate::{
     limits,
     recorder::time::{MINUTE, Micros, micros},
@@ -31,7 +28,10 @@ pub fn incident(row: &Row) -> rusqlite::Result<Incident> {
 
 impl Store for Sqlite {
     fn append(&mut self, entries: &[Entry]) -> Result<(), Trouble> {
-        self.run(|tx| entries.iter().try_for_each(|entry| insert(tx, entry)))
+        let mut packer = std::mem::take(&mut self.packer);
+        self.run(|tx| entries.iter().try_for_each(|entry| insert(tx, &mut packer, entry)))?;
+        self.packer = packer;
+        Ok(())
     }
 
     fn note(&mut self, incidents: &mut [Incident]) -> Result<(), Trouble> {
@@ -55,7 +55,10 @@ impl Store for Sqlite {
     fn keep_bounds(&mut self, now: Micros, merge: Merge<'_>) -> Result<(), Trouble> {
         self.merge_a_minute(now.saturating_sub(micros(self.bounds.whole)), merge)?;
         let oldest = now.saturating_sub(micros(self.bounds.age));
-        self.run(|tx| remove(tx, "end_us < ?1", oldest))?;
+        self.run(|tx| {
+            remove(tx, "end_us < ?1", oldest)?;
+            packing::remove_unused(tx)
+        })?;
         for _ in 0..limits::RECORDING_REMOVALS {
             if self.used()? <= self.bounds.bytes {
                 break;
@@ -105,21 +108,21 @@ impl Sqlite {
         let Some(((first, ..), (_, end_us, _))) = windows.first().zip(windows.last()) else { return Ok(()) };
         let (first, end_us) = (*first, *end_us);
         let length_us: Micros = windows.iter().map(|(_, _, length)| length).sum();
-        let mut merged = None;
+        let ids: Vec<i64> = windows.iter().map(|(id, ..)| *id).collect();
         if windows.len() > 1 {
-            let parts = windows.iter().map(|(id, ..)| self.parts(*id, None)).collect::<Result<Vec<_>, _>>()?;
-            match merge(parts) {
-                Ok(parts) => merged = Some(parts),
+            match merge(ids.iter().map(|id| self.parts(*id, None)).collect::<Result<_, _>>()?) {
+                Ok(parts) => return self.run(|tx| put_merged(tx, &ids, &parts, (first, end_us, length_us))),
                 Err(reason) => tracing::warn!("merging a minute of the recording failed: {reason}"),
             }
         }
-        let ids: Vec<i64> = windows.iter().map(|(id, ..)| *id).collect();
-        self.run(|tx| match merged {
-            None => {
-                ids.iter().try_for_each(|id| tx.execute("UPDATE windows SET merged = 1 WHERE id = ?1", [id]).map(drop))
-            }
-            Some(parts) => put_merged(tx, &ids, &parts, (first, end_us, length_us)),
-        })
+        for id in &ids {
+            let parts = self.parts(*id, None)?;
+            self.run(|tx| {
+                put_alone(tx, *id, &parts)?;
+                tx.execute("UPDATE windows SET merged = 1 WHERE id = ?1", [id]).map(drop)
+            })?;
+        }
+        Ok(())
     }
 
     /// The windows of one minute, of one boot and one release, without a gap between them: id, end and length.
@@ -163,10 +166,15 @@ fn put_merged(
     for id in ids.iter().filter(|id| **id != first) {
         tx.execute("DELETE FROM windows WHERE id = ?1", [id])?;
     }
-    tx.execute("DELETE FROM samples WHERE window = ?1", [first])?;
     tx.execute(
         "UPDATE windows SET end_us = ?2, length_us = ?3, merged = 1 WHERE id = ?1",
         params![first, end_us, length_us],
     )?;
-    insert_parts(tx, first, parts)
+    put_alone(tx, first, parts)
+}
+
+/// Replaces the samples of a window by some without dictionaries.
+fn put_alone(tx: &Transaction, window: i64, parts: &[Part]) -> rusqlite::Result<()> {
+    tx.execute("DELETE FROM samples WHERE window = ?1", [window])?;
+    packing::insert_alone(tx, window, parts)
 }
