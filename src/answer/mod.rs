@@ -202,6 +202,11 @@ pub fn micros(us: u64) -> String {
     }
 }
 
+/// For fields that are left out where they are 0.
+pub fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// `ECONNREFUSED` and the like, for the errors that a connection or the loading of a program can meet.
 pub fn errno_name(errno: i32) -> String {
     /// The kernel's own: no C library has it.

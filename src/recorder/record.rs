@@ -204,7 +204,7 @@ impl Recorder {
         let length_us = (window_ns / 1_000) as Micros;
         let begin_us = self.begin(clocks, length_us);
         let of = |part: parts::Part| Part { part: part.part.into(), tool: part.tool.into(), sample: part.sample };
-        let window = Window {
+        let mut window = Window {
             begin_us,
             end_us: clocks.wall_us.max(begin_us),
             length_us,
@@ -215,6 +215,9 @@ impl Recorder {
         };
         let faults = parts::faults(sample)?;
         let figures = figures(&window.parts, &faults);
+        for part in &mut window.parts {
+            part.sample = parts::condense(&part.part, std::mem::take(&mut part.sample))?;
+        }
         let (begin_us, end_us) = (window.begin_us, window.end_us);
         let gap = self.gap.take();
         self.write(Entry { gap, window, figures });

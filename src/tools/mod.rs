@@ -92,6 +92,11 @@ pub trait Tool: Sized + Send + Sync + 'static {
     /// The combined sample of two adjacent periods. Without cut rows, it equals one reading of both.
     fn merge(earlier: Self::Sample, later: Self::Sample) -> Self::Sample;
 
+    /// What a recording keeps of a sample: where many rows say the same, a few stand for all.
+    fn condense(sample: Self::Sample) -> Self::Sample {
+        sample
+    }
+
     /// Reduces a recorded sample of everything to the question: the same that `open` would have sampled.
     fn narrow(_input: &Self::Input, sample: Self::Sample) -> Self::Sample {
         sample
@@ -243,6 +248,8 @@ pub struct Question {
     pub merge: fn(&str, &str) -> Result<Box<RawValue>, Error>,
     /// The same of any number, oldest first.
     pub fold: fn(Vec<Json>) -> Result<Json, Error>,
+    /// What a recording keeps of a sample.
+    pub condense: fn(&str) -> Result<Json, Error>,
     /// Answers about windows of the past.
     pub recall: fn(Value, Recollection) -> Result<Answer, Error>,
     /// The sample of one record of its ring buffer, whatever its bytes are.
@@ -277,6 +284,7 @@ impl Question {
             },
             merge: |earlier, later| encode(&T::merge(read(earlier)?, read(later)?)),
             fold: past::fold_json::<T>,
+            condense: |sample| encode(&T::condense(read(sample)?)),
             recall: past::recall::<T>,
             of_record: |input, record| encode(&T::of_record(&decode(input).ok()?, record)?).ok(),
             without_daemon: |reason| T::without_daemon(reason).as_ref().map(answer_of::<T>),

@@ -85,6 +85,7 @@ pub const fn question<R: Recollects>() -> Question {
         report: |_, _| Err(MEASURED()),
         merge: |_, _| Err(MEASURED()),
         fold: |_| Err(MEASURED()),
+        condense: |_| Err(MEASURED()),
         recall: |_, _| Err(MEASURED()),
         of_record: |_, _| None,
         without_daemon: |_| None,

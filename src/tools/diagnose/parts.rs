@@ -9,7 +9,10 @@ use super::{
     questions::{Reply, When},
     report,
 };
-use crate::{answer::WindowMs, tools::Tool};
+use crate::{
+    answer::WindowMs,
+    tools::{Question, Tool},
+};
 
 /// The name of the rest of a sample: everything except the tools' samples.
 pub const REST: &str = super::Diagnose::NAME;
@@ -68,6 +71,16 @@ pub fn join<'a>(parts: impl IntoIterator<Item = (&'a str, &'a str)> + Clone) -> 
         whole.heard.insert(part.to_owned(), Reply::Samples(samples));
     }
     serde_json::to_string(&whole).map_err(|e| e.to_string())
+}
+
+/// What a recording keeps of a part: nothing is left out of a small one.
+pub fn condense(part: &str, sample: String) -> Result<String, String> {
+    const SMALL: usize = 8 << 10;
+    let asked = ASKED.iter().find(|asked| asked.name == part && asked.when != When::Often);
+    let Some(question) = asked.filter(|_| sample.len() > SMALL).and_then(|asked| Question::named(asked.tool)) else {
+        return Ok(sample);
+    };
+    (question.condense)(&sample).map(|kept| kept.get().to_owned()).map_err(|e| e.to_string())
 }
 
 /// The findings above info of a sample, each with its [identity](Finding::identity).

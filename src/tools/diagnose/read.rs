@@ -188,10 +188,17 @@ pub fn connections(output: trace_connections::Output, evidence: &mut Evidence) -
     evidence.resets =
         output.connections.iter().filter(|row| row.outcome == trace_connections::Outcome::Reset).map(reset).collect();
     evidence.silent = output.connections.iter().filter(|row| is_lost(row)).map(silent::ended).collect();
-    evidence.connections = output.connections.into_iter().map(connection).collect();
+    let alike: u64 = output.connections.iter().map(|row| u64::from(row.alike)).sum();
+    evidence.connections = output.connections.into_iter().flat_map(all_alike).collect();
     let locals = evidence.connections.iter().filter_map(|row| Some((row.local?.address, row.owner.netns)));
     locals.collect::<Vec<_>>().into_iter().for_each(|(address, netns)| evidence.note_address(address, netns));
-    output.measured
+    Measured { rows_cut: output.measured.rows_cut.saturating_sub(alike), ..output.measured }
+}
+
+/// A row of a recording may stand for several connections.
+fn all_alike(row: trace_connections::Connection) -> impl Iterator<Item = Connection> {
+    let number = row.alike as usize + 1;
+    std::iter::repeat_n(connection(row), number)
 }
 
 /// Who resets sees no error.

@@ -186,6 +186,7 @@ fn row(c: &types::connection) -> Row {
         tx_bytes: c.tx_bytes,
         rtt_us: c.rtt_us,
         retransmits: c.retransmits,
+        alike: 0,
     }
 }
 

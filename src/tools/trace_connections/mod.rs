@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod collected;
+mod condense;
 mod report;
 mod sample;
 mod text;
@@ -71,7 +72,7 @@ pub struct Input {
     pub limit: Limit,
 }
 
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum Direction {
@@ -227,6 +228,9 @@ pub struct Row {
     tx_bytes: u64,
     rtt_us: u32,
     retransmits: u32,
+    /// In a recording: further connections like this one, without rows of their own.
+    #[serde(default, skip_serializing_if = "crate::answer::is_zero")]
+    alike: u32,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
@@ -265,6 +269,9 @@ pub struct Connection {
     // Smoothed round-trip time at the end.
     pub rtt_us: Option<u32>,
     pub retransmits: u32,
+    // Further ones like it, without rows of their own.
+    #[serde(skip)]
+    pub alike: u32,
 }
 
 impl Tool for TraceConnections {
@@ -296,6 +303,10 @@ impl Tool for TraceConnections {
 
     fn merge(earlier: Sample, later: Sample) -> Sample {
         report::merge(earlier, later)
+    }
+
+    fn condense(sample: Sample) -> Sample {
+        condense::condense(sample)
     }
 
     fn narrow(input: &Input, sample: Sample) -> Sample {

@@ -16,8 +16,9 @@ use crate::{
 /// The answer.
 pub fn report(input: &Input, sample: Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.ended_ns.saturating_sub(sample.opened_ns)));
+    let alike: u64 = sample.rows.iter().map(|row| u64::from(row.alike)).sum();
     let (rows, cut) = answer::largest(sample.rows, input.limit.rows(), |row| weight(row, sample.ended_ns));
-    (measured.lost_events, measured.rows_cut) = (sample.lost, sample.cut + cut);
+    (measured.lost_events, measured.rows_cut) = (sample.lost, sample.cut + cut + alike);
     if input.direction != Directions::Inbound {
         measured.limits.extend(sample.shows.limit());
     }
@@ -48,7 +49,7 @@ pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
     if sample.rows.len() < all {
         sample.counts.clear();
         for row in &sample.rows {
-            *sample.counts.entry(Outcome::new(row.end, row.errno)).or_default() += 1;
+            *sample.counts.entry(Outcome::new(row.end, row.errno)).or_default() += 1 + u64::from(row.alike);
         }
     }
     sample
@@ -106,7 +107,7 @@ pub fn worth(outcome: Outcome, end: ConnectionState) -> u8 {
 }
 
 /// The most worth first, then what took longest to connect.
-fn weight(row: &Row, ended_ns: u64) -> (u8, u64, Reverse<u64>) {
+pub fn weight(row: &Row, ended_ns: u64) -> (u8, u64, Reverse<u64>) {
     let outcome = Outcome::new(row.end, row.errno);
     let end_ns = if row.end_ns == 0 { ended_ns } else { row.end_ns };
     let answered_ns = if row.established_ns == 0 { end_ns } else { row.established_ns };
@@ -136,5 +137,6 @@ fn connection(row: Row, now: u64) -> Connection {
         tx_bytes: row.tx_bytes,
         rtt_us: (row.rtt_us != 0).then_some(row.rtt_us),
         retransmits: row.retransmits,
+        alike: row.alike,
     }
 }

@@ -25,6 +25,7 @@ fn row(end: ConnectionState, errno: i32) -> Row {
         tx_bytes: 20,
         rtt_us: 0,
         retransmits: 0,
+        alike: 0,
     }
 }
 
@@ -182,4 +183,41 @@ fn both_ends_of_a_connection_are_one_row() {
     let text = TraceConnections::text(&answer_to(json!({}), vec![server, client]));
     let lines: Vec<_> = text.lines().filter(|line| line.contains("10.0.0.2:80")).collect();
     assert!(lines.len() == 1 && lines[0].contains("→") && lines[0].contains("10.0.0.2:80 nginx[9]"), "{text}");
+}
+
+#[test]
+fn recording_keeps_a_few_of_many_connections_that_are_alike() {
+    let numbered = |n: u64| {
+        let (start_ns, local) = (n * MS, Endpoint { port: 40_000 + n as u16, ..row(ConnectionState::Closed, 0).local });
+        let (established_ns, end_ns) = (start_ns + n * 1_000, start_ns + MS);
+        Row { start_ns, established_ns, end_ns, local, tx_bytes: 1_000 - n, ..row(ConnectionState::Closed, 0) }
+    };
+    let mut rows: Vec<_> = (1..=100).map(numbered).collect();
+    rows.push(row(ConnectionState::Failed, libc::ECONNREFUSED));
+    rows.push(Row { retransmits: 1, ..numbered(101) });
+    rows.push(Row { process: Process { pid: 8, ..numbered(1).process }, ..numbered(102) });
+    let counts = BTreeMap::from([(Outcome::Established, 102), (Outcome::Refused, 1)]);
+    let sample = Sample { rows, counts, cut: 3, ended_ns: 1_200 * MS, ..Sample::default() };
+    let kept = TraceConnections::condense(sample);
+    assert_eq!(kept.rows.len(), 8 + 3, "others keep their rows");
+    assert_eq!(kept.rows.iter().map(|row| row.alike + 1).sum::<u32>(), 103);
+    let of_group: Vec<_> = kept.rows.iter().filter(|row| row.process.pid == 7 && row.retransmits == 0).collect();
+    assert!(of_group.iter().any(|row| row.tx_bytes == 999), "the one with the most bytes");
+    assert!(of_group.iter().any(|row| row.start_ns == 100 * MS), "the slowest one");
+    let asked = TraceConnections::report(serde_json::from_value(json!({"limit": 100})).unwrap(), kept);
+    assert_eq!(
+        (asked.connections.len() as u64 + asked.measured.rows_cut, asked.outcomes[&Outcome::Established]),
+        (106, 102)
+    );
+}
+
+#[test]
+fn narrowed_recording_counts_connections_without_rows() {
+    let rows =
+        vec![Row { alike: 9, ..row(ConnectionState::Closed, 0) }, row(ConnectionState::Failed, libc::ECONNREFUSED)];
+    let input = serde_json::from_value(json!({"port": 80, "outcome": "any", "remote": "10.0.0.2"})).unwrap();
+    let other = Row { remote: Endpoint { port: 81, ..rows[0].remote }, ..rows[0].clone() };
+    let sample = Sample { rows: [rows, vec![other]].concat(), ..Sample::default() };
+    let counts = TraceConnections::narrow(&input, sample).counts;
+    assert_eq!((counts[&Outcome::Established], counts[&Outcome::Refused]), (10, 1));
 }

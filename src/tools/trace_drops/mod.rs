@@ -21,6 +21,7 @@ use crate::{
     wire::Error,
 };
 
+mod condense;
 mod counters;
 mod reasons;
 mod report;
@@ -284,6 +285,10 @@ impl Tool for TraceDrops {
 
     fn merge(earlier: Sample, later: Sample) -> Sample {
         report::merge(earlier, later)
+    }
+
+    fn condense(sample: Sample) -> Sample {
+        condense::condense(sample)
     }
 
     fn duration(input: &Input) -> Duration {

@@ -157,7 +157,8 @@ fn untold(sample: &Sample) -> Vec<Dropped> {
     sample.places.iter().filter_map(rest).collect()
 }
 
-fn row(flow: &Flow, sample: &Sample) -> Dropped {
+/// What a flow's packets are to a person.
+pub fn row(flow: &Flow, sample: &Sample) -> Dropped {
     // A packet with an unreadable header counts, too, whoever made it.
     let packet = packet::parse(flow.protocol, &flow.header.0).or_else(|| packet::parse(flow.protocol, &[]));
     let (source, destination, kind) = match &packet {
@@ -302,30 +303,37 @@ fn explain(row: &mut Dropped, flow: &Flow, sample: &Sample) {
 }
 
 /// What a row keeps when the field in which packets differ is left out.
-type Erase = fn(&mut Dropped);
+pub type Erase = fn(&mut Dropped);
+
+fn port(end: &mut Option<PartialEndpoint>) {
+    if let Some(end) = end {
+        end.port = None;
+    }
+}
+
+fn address(end: &mut Option<PartialEndpoint>) {
+    if let Some(end) = end {
+        end.address = None;
+    }
+}
+
+pub fn source_port(row: &mut Dropped) {
+    port(&mut row.source);
+}
+
+/// A service's ports tell what fails; the higher port of two is the client's.
+pub fn client_port(row: &mut Dropped) {
+    let number = |end: &Option<PartialEndpoint>| end.as_ref().and_then(|end| end.port);
+    if number(&row.source).is_some_and(|source| number(&row.destination).is_some_and(|port| port > source)) {
+        port(&mut row.destination);
+    }
+}
 
 /// Makes one row of those that differ only in an ephemeral port, or come from very many addresses.
 fn merge_ports(rows: Vec<Dropped>) -> Vec<Dropped> {
-    fn port(end: &mut Option<PartialEndpoint>) {
-        if let Some(end) = end {
-            end.port = None;
-        }
-    }
-    fn address(end: &mut Option<PartialEndpoint>) {
-        if let Some(end) = end {
-            end.address = None;
-        }
-    }
-    // A service's ports tell what fails; the higher port of two is the client's.
-    fn client_port(row: &mut Dropped) {
-        let number = |end: &Option<PartialEndpoint>| end.as_ref().and_then(|end| end.port);
-        if number(&row.source).is_some_and(|source| number(&row.destination).is_some_and(|port| port > source)) {
-            port(&mut row.destination);
-        }
-    }
     let steps: [(usize, Erase); 6] = [
         (1, |_| ()),
-        (2, |row| port(&mut row.source)),
+        (2, source_port),
         (2, client_port),
         (MANY, |row| port(&mut row.destination)),
         (MANY, |row| (port(&mut row.source), address(&mut row.source)).1),
@@ -334,16 +342,20 @@ fn merge_ports(rows: Vec<Dropped>) -> Vec<Dropped> {
     steps.into_iter().fold(rows, |rows, (least, erase)| fold(rows, least, erase))
 }
 
+/// By what rows are the same.
+pub fn key(row: Dropped) -> impl Ord {
+    let Dropped { reason, location, protocol, kind, source, destination, interface, path, rule, owner, .. } = row;
+    let Course { expired, returns, output, .. } = row.course;
+    let course = (row.next_hop, expired, returns, output);
+    (reason, location, protocol, kind, source, destination, interface, path, rule, owner, course)
+}
+
 fn fold(rows: Vec<Dropped>, least: usize, erase: Erase) -> Vec<Dropped> {
     let mut groups = BTreeMap::<_, Vec<Dropped>>::new();
     for row in rows {
         let mut alike = row.clone();
         erase(&mut alike);
-        let Dropped { reason, location, protocol, kind, source, destination, interface, path, rule, owner, .. } = alike;
-        let Course { expired, returns, output, .. } = alike.course;
-        let course = (alike.next_hop, expired, returns, output);
-        let key = (reason, location, protocol, kind, source, destination, interface, path, rule, owner, course);
-        groups.entry(key).or_default().push(row);
+        groups.entry(key(alike)).or_default().push(row);
     }
     let mut merged = Vec::new();
     for mut group in groups.into_values() {
