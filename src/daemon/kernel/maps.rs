@@ -115,7 +115,8 @@ impl<K: Pod> Drop for Listed<'_, K> {
 /// All entries of a hash map, in batches of a few thousand (libbpf-rs 0.27's own batches lose rows:
 /// a batch that the kernel cut short at a bucket is taken for the last).
 pub fn entries<K: Pod, V: Pod>(map: &MapHandle) -> io::Result<Vec<(K, V)>> {
-    let mut batch = 4096u32;
+    const MOST: u32 = 4_096;
+    let mut batch = 64u32; // most maps are almost empty, and buffers are cleared
     let mut out = Vec::new();
     let (mut from, mut token, mut first) = (0u32, 0u32, true);
     loop {
@@ -149,6 +150,6 @@ pub fn entries<K: Pod, V: Pod>(map: &MapHandle) -> io::Result<Vec<(K, V)>> {
         if result != 0 {
             return Ok(out); // ENOENT: that was the last
         }
-        (from, first) = (token, false);
+        (from, first, batch) = (token, false, (batch * 8).min(MOST.max(batch)));
     }
 }
