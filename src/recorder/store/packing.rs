@@ -78,7 +78,8 @@ fn part_id(tx: &Transaction, part: &Part) -> rusqlite::Result<i64> {
 }
 
 fn new_dictionary(tx: &Transaction, window: i64, sample: &str) -> rusqlite::Result<Dictionary> {
-    let text = sample[..sample.floor_char_boundary(limits::RECORDING_DICTIONARY_BYTES)].to_owned();
+    let end = (0..=limits::RECORDING_DICTIONARY_BYTES.min(sample.len())).rev().find(|at| sample.is_char_boundary(*at));
+    let text = sample[..end.unwrap_or(0)].to_owned();
     tx.execute("INSERT INTO dictionaries (window, text) VALUES (?1, ?2)", params![window, text])?;
     Ok(Dictionary { id: tx.last_insert_rowid(), window, text, length: sample.len() })
 }
