@@ -166,7 +166,8 @@ impl Sqlite {
                 return Err(Trouble { kind: Kind::Corrupt, path: self.path.clone(), reason: said });
             }
         }
-        let newest = "SELECT length(sample) FROM samples WHERE window = (SELECT max(id) FROM windows)";
+        let newest = "SELECT length(sample) + length(part) FROM samples JOIN parts ON parts.id = samples.part_id \
+            LEFT JOIN dictionaries ON dictionaries.id = dictionary WHERE samples.window = (SELECT max(id) FROM windows)";
         let mut rows = self.of(self.db.prepare(newest))?;
         let lengths = self.of(rows.query_map([], |row| row.get::<_, i64>(0)))?;
         self.of(lengths.collect::<Result<Vec<_>, _>>()).map(drop)

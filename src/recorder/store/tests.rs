@@ -248,7 +248,7 @@ fn file_of_a_newer_release_is_left_unchanged() {
 #[test]
 fn damaged_file_is_set_aside_and_recording_restarts() {
     let (folder, path) = file();
-    let damage: [&dyn Fn(&Path); 4] = [
+    let damage: [&dyn Fn(&Path); 5] = [
         &|path| fs::write(path, "this is no database, whatever its name says, and long enough").unwrap(),
         &|path| {
             // In the middle of a page of samples.
@@ -261,6 +261,7 @@ fn damaged_file_is_set_aside_and_recording_restarts() {
             let db = rusqlite::Connection::open(path).unwrap();
             db.execute_batch("CREATE TABLE of_somebody_else (x)").unwrap();
         },
+        &|path| rusqlite::Connection::open(path).unwrap().execute_batch("DROP TABLE dictionaries").unwrap(),
     ];
     for damage in damage {
         let mut store = open(&path, bounds()).unwrap();
