@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     time::Duration,
 };
 
@@ -270,7 +271,10 @@ fn old_connection_is_reported_when_it_closes() {
             (&c["closed"], &c["connect_latency_us"], &c["duration_us"]),
             (&json!(true), &json!(null), &json!(null))
         );
-        assert_eq!(c["owner"]["pid"], std::process::id(), "who closed it: {answer:#}");
+        // Or a child that another test started and that had our sockets until its exec.
+        let closer = c["owner"]["pid"].as_u64().unwrap();
+        let is_ours = closer == u64::from(std::process::id()) || !Path::new(&format!("/proc/{closer}")).exists();
+        assert!(is_ours, "who closed it: {answer:#}");
     }
 }
 
