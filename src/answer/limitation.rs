@@ -66,6 +66,8 @@ pub enum Code {
     // Answers about the past.
     /// A recording keeps sums by remote, which a question about a process or a port cannot take apart.
     RecordedByRemote,
+    /// Those that a recording counts without rows of their own.
+    ConnectionsMerged,
     /// Of the stages of latency, a recording has the time from request to reply.
     OnlyRepliesRecorded,
 
@@ -173,6 +175,7 @@ impl Code {
                 | ClosedRoundTripsUntracked
                 | OwnersCut
                 | RecordedByRemote
+                | ConnectionsMerged
                 | UdpSocketsMerged
                 | UdpRemotesMerged
                 | ConnectsPending

@@ -16,7 +16,7 @@ use super::{
     queues, silent,
 };
 use crate::{
-    answer::{Endpoint, Measured, Protocol},
+    answer::{Code, Endpoint, Measured, Protocol},
     tools::{
         Tool, profile_tcp, snapshot_interfaces,
         snapshot_sockets::{self, State},
@@ -184,15 +184,15 @@ fn socket(row: snapshot_sockets::Socket) -> Socket {
     }
 }
 
-pub fn connections(output: trace_connections::Output, evidence: &mut Evidence) -> Measured {
+pub fn connections(mut output: trace_connections::Output, evidence: &mut Evidence) -> Measured {
+    output.measured.limits.retain(|limit| limit.code != Code::ConnectionsMerged); // here all have rows
     evidence.resets =
         output.connections.iter().filter(|row| row.outcome == trace_connections::Outcome::Reset).map(reset).collect();
     evidence.silent = output.connections.iter().filter(|row| is_lost(row)).map(silent::ended).collect();
-    let alike: u64 = output.connections.iter().map(|row| u64::from(row.alike)).sum();
     evidence.connections = output.connections.into_iter().flat_map(all_alike).collect();
     let locals = evidence.connections.iter().filter_map(|row| Some((row.local?.address, row.owner.netns)));
     locals.collect::<Vec<_>>().into_iter().for_each(|(address, netns)| evidence.note_address(address, netns));
-    Measured { rows_cut: output.measured.rows_cut.saturating_sub(alike), ..output.measured }
+    output.measured
 }
 
 /// A row of a recording may stand for several connections.

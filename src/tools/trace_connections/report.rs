@@ -8,7 +8,7 @@ use std::{
 
 use super::{Connection, ConnectionState, Direction, Directions, Input, Outcome, Outcomes, Output, Row, Sample};
 use crate::{
-    answer::{self, Endpoint, Measured},
+    answer::{self, Code, Endpoint, Limitation, Measured},
     filter::Filter,
     tcp::Unread,
 };
@@ -18,10 +18,12 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.ended_ns.saturating_sub(sample.opened_ns)));
     let alike: u64 = sample.rows.iter().map(|row| u64::from(row.alike)).sum();
     let (rows, cut) = answer::largest(sample.rows, input.limit.rows(), |row| weight(row, sample.ended_ns));
-    (measured.lost_events, measured.rows_cut) = (sample.lost, sample.cut + cut + alike);
+    (measured.lost_events, measured.rows_cut) = (sample.lost, sample.cut + cut);
     if input.direction != Directions::Inbound {
         measured.limits.extend(sample.shows.limit());
     }
+    let why = "like others of the same process and service. A recording counts them without rows of their own.";
+    measured.limits.extend(Limitation::counted(Code::ConnectionsMerged, alike, "connection", why));
     measured.limits.extend(sample.unread.limits());
     measured.limits.extend(sample.lacks);
     let connections = rows.into_iter().map(|row| connection(row, sample.ended_ns)).collect();

@@ -205,10 +205,9 @@ fn recording_keeps_a_few_of_many_connections_that_are_alike() {
     assert!(of_group.iter().any(|row| row.tx_bytes == 999), "the one with the most bytes");
     assert!(of_group.iter().any(|row| row.start_ns == 100 * MS), "the slowest one");
     let asked = TraceConnections::report(serde_json::from_value(json!({"limit": 100})).unwrap(), kept);
-    assert_eq!(
-        (asked.connections.len() as u64 + asked.measured.rows_cut, asked.outcomes[&Outcome::Established]),
-        (106, 102)
-    );
+    assert_eq!((asked.connections.len(), asked.measured.rows_cut, asked.outcomes[&Outcome::Established]), (11, 3, 102));
+    let merged = asked.measured.limits.iter().find(|limit| limit.code == Code::ConnectionsMerged).unwrap();
+    assert_eq!(merged.count, Some(92), "{merged:?}");
 }
 
 #[test]
