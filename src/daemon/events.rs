@@ -115,7 +115,7 @@ impl<T: Pod> Events<T> {
         // while this thread reads.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         loop {
-            // The kernel wakes us where much is unread; what a window wants at its end, it fetches itself.
+            // The kernel wakes us when much is unread, and a window drains the ring itself at its end.
             let tick = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
             let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&tick));
             let mut reading = lock(&self.reading);

@@ -112,7 +112,7 @@ impl<K: Pod> Drop for Listed<'_, K> {
     }
 }
 
-/// All entries of a hash map, in batches of a few thousand (libbpf-rs 0.27's own batches lose rows:
+/// All entries of a hash map, in batches of up to a few thousand (libbpf-rs 0.27's own batches lose rows:
 /// a batch that the kernel cut short at a bucket is taken for the last).
 pub fn entries<K: Pod, V: Pod>(map: &MapHandle) -> io::Result<Vec<(K, V)>> {
     const MOST: u32 = 4_096;

@@ -22,7 +22,7 @@ pub fn condense(mut sample: Sample) -> Sample {
             sample.rows.append(&mut group);
             continue;
         }
-        // What arrived at most shows what the path carries.
+        // The largest transfer shows what the path carries.
         group.sort_by_key(|row| Reverse(row.tx_bytes));
         sample.rows.push(group.remove(0));
         group.sort_by_key(|row| Reverse(weight(row, sample.ended_ns)));

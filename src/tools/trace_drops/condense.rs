@@ -7,8 +7,8 @@ use super::{
     report::{Erase, client_port, key, row, source_port},
 };
 
-/// Flows that an answer shows as one row, since they differ only in an ephemeral port, become two: the second one has
-/// the packets of the others. Two are enough for the answer to leave out the port.
+/// An answer shows flows that differ only in an ephemeral port as one row. Two of them stay, and the second one gets the
+/// packets of the others: two are enough for the answer to leave out the port.
 pub fn condense(mut sample: Sample) -> Sample {
     for erase in [source_port as Erase, client_port] {
         let mut groups = BTreeMap::<_, Vec<Flow>>::new();
