@@ -14,10 +14,12 @@ pub struct Tracker {
     open: Vec<Open>,
 }
 
-/// A finding, and how many windows in a row have not had it.
 struct Open {
     incident: Incident,
+    /// How many windows in a row have not had it.
     absent: u32,
+    /// Whether the store has it as it is.
+    is_written: bool,
 }
 
 /// The changes of a window.
@@ -57,26 +59,27 @@ impl Event {
 impl Tracker {
     /// Goes on with what was open when the last recorder ended.
     pub fn resume(incidents: Vec<Incident>) -> Self {
-        Tracker { open: incidents.into_iter().map(|incident| Open { incident, absent: 0 }).collect() }
+        let open = |incident| Open { incident, absent: 0, is_written: true };
+        Tracker { open: incidents.into_iter().map(open).collect() }
     }
 
-    /// Takes the findings of a window, each with its identity: returns what to write, and the incidents that began or
-    /// ended.
+    /// Takes the findings of a window, each with its identity: returns the incidents that began or ended.
     pub fn window(
         &mut self,
         (begin_us, end_us): (Micros, Micros),
         host: &str,
         findings: Vec<(String, Finding)>,
-    ) -> (Vec<Incident>, Vec<Event>) {
+    ) -> Vec<Event> {
         self.open.iter_mut().for_each(|open| open.absent += 1);
         let mut events = Vec::new();
         for (identity, finding) in findings {
-            let place = self.open.iter_mut().find(|open| open.incident.identity == identity);
+            let is_it = |open: &&mut Open| open.incident.identity == identity && !open.incident.closed;
+            let place = self.open.iter_mut().find(is_it);
             let json = serde_json::to_string(&finding).unwrap_or_default();
             let severity = severity(&finding);
-            if let Some(Open { incident, absent }) = place {
+            if let Some(Open { incident, absent, is_written }) = place {
                 incident.windows += i64::from(*absent > 0);
-                (*absent, incident.end_us) = (0, end_us);
+                (*absent, *is_written, incident.end_us) = (0, false, end_us);
                 if rank(&severity) >= rank(&incident.severity) {
                     (incident.severity, incident.finding) = (severity, json);
                 }
@@ -94,25 +97,32 @@ impl Tracker {
                     finding: json,
                 };
                 events.push(Event::Begun(incident.clone()));
-                self.open.push(Open { incident, absent: 0 });
+                self.open.push(Open { incident, absent: 0, is_written: false });
             }
         }
-        for open in self.open.iter_mut().filter(|open| open.absent >= ABSENT) {
-            open.incident.closed = true;
+        for open in self.open.iter_mut().filter(|open| open.absent >= ABSENT && !open.incident.closed) {
+            (open.incident.closed, open.is_written) = (true, false);
             events.push(Event::Ended(open.incident.clone()));
         }
-        let changed = self.open.iter().filter(|open| open.absent == 0 || open.incident.closed);
-        (changed.map(|open| open.incident.clone()).collect(), events)
+        events
     }
 
-    /// Takes the ids over that the store gave, and forgets what has ended.
+    /// What the store does not have yet.
+    pub fn unwritten(&self) -> Vec<Incident> {
+        self.open.iter().filter(|open| !open.is_written).map(|open| open.incident.clone()).collect()
+    }
+
+    /// The store has all of [`Self::unwritten`]: takes the ids over that it gave, and forgets what has ended.
     pub fn written(&mut self, incidents: &[Incident]) {
-        for incident in incidents {
-            if let Some(open) = self.open.iter_mut().find(|open| open.incident.identity == incident.identity) {
-                open.incident.id = incident.id;
-            }
+        for (open, incident) in self.open.iter_mut().filter(|open| !open.is_written).zip(incidents) {
+            (open.incident.id, open.is_written) = (incident.id, true);
         }
         self.open.retain(|open| !open.incident.closed);
+    }
+
+    /// Another store begins: it has none of them.
+    pub fn begin_again(&mut self) {
+        self.open.iter_mut().for_each(|open| (open.incident.id, open.is_written) = (None, false));
     }
 }
 
@@ -136,13 +146,20 @@ mod tests {
         (identity.into(), Finding::new(Code::Resets, severity, "x"))
     }
 
+    /// Gives every new incident an id, like the store.
+    fn write(tracker: &mut Tracker) -> Vec<Incident> {
+        let mut incidents = tracker.unwritten();
+        for incident in &mut incidents {
+            incident.id.get_or_insert(incident.begin_us);
+        }
+        tracker.written(&incidents);
+        incidents
+    }
+
     /// One window per second: the incidents that began and ended in it.
     fn at(tracker: &mut Tracker, second: i64, findings: Vec<(String, Finding)>) -> (Vec<String>, Vec<String>) {
-        let (mut written, events) = tracker.window((second, second + 1), "h", findings);
-        for (id, incident) in written.iter_mut().enumerate() {
-            incident.id.get_or_insert(id as i64);
-        }
-        tracker.written(&written);
+        let events = tracker.window((second, second + 1), "h", findings);
+        write(tracker);
         let (mut begun, mut ended) = (Vec::new(), Vec::new());
         for event in events {
             match event {
@@ -183,8 +200,23 @@ mod tests {
     #[test]
     fn open_incident_survives_a_restart() {
         let mut tracker = Tracker::default();
-        let (written, _) = tracker.window((0, 1), "h", vec![found("a", Severity::Warning)]);
-        let mut tracker = Tracker::resume(written);
+        tracker.window((0, 1), "h", vec![found("a", Severity::Warning)]);
+        let mut tracker = Tracker::resume(write(&mut tracker));
         assert_eq!(at(&mut tracker, 1, vec![found("a", Severity::Warning)]), (vec![], vec![]));
+    }
+
+    #[test]
+    fn incident_that_ends_while_nothing_can_be_written_is_written_later() {
+        let mut tracker = Tracker::default();
+        let mut windows = (0..4).map(|second| (second, second + 1));
+        tracker.window(windows.next().unwrap(), "h", vec![found("a", Severity::Warning)]);
+        windows.for_each(|window| drop(tracker.window(window, "h", vec![])));
+        tracker.window((4, 5), "h", vec![found("a", Severity::Warning)]);
+        let told: Vec<_> = write(&mut tracker).iter().map(|it| (it.begin_us, it.end_us, it.closed)).collect();
+        assert_eq!(told, [(0, 1, true), (4, 5, false)], "the second is another one");
+        assert_eq!(write(&mut tracker), [], "all of it is written");
+        tracker.begin_again();
+        let again: Vec<_> = tracker.unwritten().iter().map(|it| (it.id, it.begin_us)).collect();
+        assert_eq!(again, [(None, 4)], "what is open goes on in another file");
     }
 }

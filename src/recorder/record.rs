@@ -220,20 +220,14 @@ impl Recorder {
         }
         let (begin_us, end_us) = (window.begin_us, window.end_us);
         let gap = self.gap.take();
+        let events = self.tracker.window((begin_us, end_us), &self.host, faults);
         self.write(Entry { gap, window, figures });
-        let (mut incidents, events) = self.tracker.window((begin_us, end_us), &self.host, faults);
         for event in &events {
             event.log();
             if let Some(hook) = &mut self.hook {
                 hook.tell(&event.json());
             }
         }
-        if self.pending.is_empty()
-            && let Err(e) = self.store.note(&mut incidents)
-        {
-            self.complain(&e);
-        }
-        self.tracker.written(&incidents);
         crate::memory::give_back();
         Ok(())
     }
@@ -259,7 +253,7 @@ impl Recorder {
         begin_us
     }
 
-    /// Writes a window, and those before it that could not be written.
+    /// Writes a window with its incidents, and what could not be written before.
     fn write(&mut self, entry: Entry) {
         self.pending.push(entry);
         if let Err(e) = self.append() {
@@ -284,14 +278,18 @@ impl Recorder {
 
     /// A file that turns out to be damaged is set aside, and a new one begins.
     fn append(&mut self) -> Result<(), Trouble> {
-        match self.store.append(&self.pending) {
+        let mut incidents = self.tracker.unwritten();
+        match self.store.append(&self.pending, &mut incidents) {
             Err(e) if e.kind == Kind::Corrupt => {
                 self.store = self.store.begin_again(self.options.interval, now())?;
-                self.tracker = Tracker::default();
-                self.store.append(&self.pending)
+                self.tracker.begin_again();
+                incidents = self.tracker.unwritten();
+                self.store.append(&self.pending, &mut incidents)?;
             }
-            done => done,
+            done => done?,
         }
+        self.tracker.written(&incidents);
+        Ok(())
     }
 
     /// Logs a trouble, once for each kind.

@@ -40,7 +40,7 @@ fn full_disk_keeps_written_windows_and_recording_resumes() {
     let mut store = open(&path, bounds()).unwrap();
     let mut n = 0;
     let trouble = loop {
-        match store.append(&[entry(n, &noise(n as u64, 50_000))]) {
+        match store.append(&[entry(n, &noise(n as u64, 50_000))], &mut []) {
             Ok(()) => n += 1,
             Err(e) => break e,
         }
@@ -50,13 +50,13 @@ fn full_disk_keeps_written_windows_and_recording_resumes() {
     assert!(n > 3 && samples(&store).len() == n as usize, "{n} windows were written");
     let mut filler = fs::File::create(disk.0.path().join("filler")).unwrap();
     let _ = filler.write_all(&[0; 4 << 20]); // until it is full
-    assert!(store.append(&[entry(n, &noise(n as u64, 50_000))]).is_err());
+    assert!(store.append(&[entry(n, &noise(n as u64, 50_000))], &mut []).is_err());
     assert_eq!(samples(&Sqlite::read(&path).unwrap()).len(), n as usize);
     drop(filler);
     fs::remove_file(disk.0.path().join("filler")).unwrap();
     let status = Command::new("mount").args(["-o", "remount,size=8m"]).arg(disk.0.path()).status().unwrap();
     assert!(status.success());
-    store.append(&[entry(n, "there is room")]).unwrap();
+    store.append(&[entry(n, "there is room")], &mut []).unwrap();
     assert_eq!(samples(&store).last().unwrap(), "there is room");
 }
 
@@ -65,7 +65,7 @@ fn read_only_disk_is_named_and_still_readable() {
     let disk = Mounted::tmpfs("size=8m");
     let path = disk.0.path().join("recording.sqlite");
     let mut store = open(&path, bounds()).unwrap();
-    store.append(&[entry(0, "a")]).unwrap();
+    store.append(&[entry(0, "a")], &mut []).unwrap();
     drop(store);
     let remount = |options| Command::new("mount").args(["-o", options]).arg(disk.0.path()).status().unwrap();
     assert!(remount("remount,ro").success());
@@ -73,5 +73,5 @@ fn read_only_disk_is_named_and_still_readable() {
     assert!(trouble.kind == Kind::Denied && trouble.to_string().contains("cannot open"), "{trouble}");
     assert_eq!(samples(&Sqlite::read(&path).unwrap()), ["a"]);
     assert!(remount("remount,rw").success());
-    open(&path, bounds()).unwrap().append(&[entry(1, "b")]).unwrap();
+    open(&path, bounds()).unwrap().append(&[entry(1, "b")], &mut []).unwrap();
 }

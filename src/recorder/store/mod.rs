@@ -175,10 +175,9 @@ pub type Merge<'a> = &'a dyn Fn(Vec<Vec<Part>>) -> Result<Vec<Part>, String>;
 
 /// A recording that is written.
 pub trait Store {
-    /// Adds windows, oldest first: all or none.
-    fn append(&mut self, entries: &[Entry]) -> Result<(), Trouble>;
-    /// Writes findings that began, went on or ended; a new one gets its id.
-    fn note(&mut self, incidents: &mut [Incident]) -> Result<(), Trouble>;
+    /// Adds windows, oldest first, with the incidents that began, went on or ended in them: all or none. So no reader
+    /// sees a window without its incidents. A new incident gets its id.
+    fn append(&mut self, entries: &[Entry], incidents: &mut [Incident]) -> Result<(), Trouble>;
     /// The findings that are not closed.
     fn open_incidents(&mut self) -> Result<Vec<Incident>, Trouble>;
     /// Says how many windows could not be written, since the recording began.

@@ -34,7 +34,7 @@ fn recording_is_readable_during_and_after_writing() {
     let mut store = open(&path, bounds()).unwrap();
     let period = Period { begin_us: BEGIN - HOUR, end_us: BEGIN };
     let gap = Gap { period, reason: "netmond was unavailable".into() };
-    store.append(&[Entry { gap: Some(gap.clone()), ..entry(0, "a") }, entry(1, "b")]).unwrap();
+    store.append(&[Entry { gap: Some(gap.clone()), ..entry(0, "a") }, entry(1, "b")], &mut []).unwrap();
     for reader in [Sqlite::read(&path).unwrap(), {
         drop(store);
         Sqlite::read(&path).unwrap()
@@ -55,7 +55,7 @@ fn recording_is_readable_during_and_after_writing() {
 fn copied_file_is_readable_in_a_read_only_folder() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
-    store.append(&[entry(0, "a")]).unwrap();
+    store.append(&[entry(0, "a")], &mut []).unwrap();
     drop(store);
     let copy = TempDir::new().unwrap();
     let copied = copy.path().join("copy #1?.sqlite");
@@ -73,7 +73,8 @@ fn copy_after_any_write_is_consistent() {
     let mut store = open(&path, bounds()).unwrap();
     let target = TempDir::new().unwrap();
     for n in 0..40 {
-        store.append(&[entry(n, &noise(n as u64, 20_000))]).unwrap();
+        let begun = incident(&n.to_string());
+        store.append(&[entry(n, &noise(n as u64, 20_000))], &mut [begun]).unwrap();
         let copy = target.path().join("copy.sqlite");
         for (from, to) in connections_of(&path).iter().zip(connections_of(&copy)) {
             fs::copy(from, to).unwrap();
@@ -81,6 +82,7 @@ fn copy_after_any_write_is_consistent() {
         fs::remove_file(&connections_of(&copy)[2]).unwrap(); // the index is in memory, and does not survive
         let again = open(&copy, bounds()).unwrap();
         assert_eq!(samples(&again).len(), n as usize + 1);
+        assert_eq!(again.incidents(all()).unwrap().len(), n as usize + 1, "a window has its incidents");
     }
 }
 
@@ -89,9 +91,9 @@ fn copy_after_any_write_is_consistent() {
 fn truncated_journal_loses_only_the_last_window() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
-    store.append(&[entry(0, "a")]).unwrap();
+    store.append(&[entry(0, "a")], &mut []).unwrap();
     let before = fs::metadata(&connections_of(&path)[1]).unwrap().len();
-    store.append(&[entry(1, &noise(1, 30_000))]).unwrap();
+    store.append(&[entry(1, &noise(1, 30_000))], &mut []).unwrap();
     let journal = fs::read(&connections_of(&path)[1]).unwrap();
     let target = TempDir::new().unwrap();
     for cut in (before as usize..journal.len()).step_by(3_001) {
@@ -108,7 +110,7 @@ fn oldest_windows_are_deleted_at_the_size_limit() {
     let small = Bounds { bytes: 8 << 20, ..bounds() };
     let mut store = open(&path, small).unwrap();
     for n in 0..300 {
-        store.append(&[entry(n, &noise(n as u64, 60_000))]).unwrap();
+        store.append(&[entry(n, &noise(n as u64, 60_000))], &mut []).unwrap();
         store.keep_bounds(BEGIN, &join).unwrap();
     }
     let facts = store.facts().unwrap();
@@ -124,7 +126,7 @@ fn oldest_windows_are_deleted_at_the_size_limit() {
 fn windows_beyond_the_age_limit_are_deleted() {
     let (_folder, path) = file();
     let mut store = open(&path, Bounds { age: std::time::Duration::from_secs(60), ..bounds() }).unwrap();
-    store.append(&[entry(0, "old"), entry(9, "new")]).unwrap();
+    store.append(&[entry(0, "old"), entry(9, "new")], &mut []).unwrap();
     store.keep_bounds(BEGIN + 120 * SECOND, &join).unwrap();
     assert_eq!(samples(&store), ["new"]);
 }
@@ -134,7 +136,7 @@ fn day_old_windows_merge_per_minute_except_over_gaps() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
     let windows = [0, 1, 2, 4, 5, 6].map(|n| entry(n, &n.to_string()));
-    store.append(&windows).unwrap();
+    store.append(&windows, &mut []).unwrap();
     for _ in 0..4 {
         store.keep_bounds(BEGIN + 25 * HOUR, &join).unwrap();
     }
@@ -143,7 +145,7 @@ fn day_old_windows_merge_per_minute_except_over_gaps() {
     assert_eq!(spans[0].period, Period { begin_us: BEGIN, end_us: BEGIN + 30 * SECOND });
     assert_eq!(spans[0].length_us, 30 * SECOND);
     let merge: Merge = &|_| Err("no".into());
-    store.append(&[entry(7, "7"), entry(8, "8")]).unwrap();
+    store.append(&[entry(7, "7"), entry(8, "8")], &mut []).unwrap();
     store.keep_bounds(BEGIN + 25 * HOUR, merge).unwrap();
     assert_eq!(samples(&store)[3..], ["7", "8"], "what cannot be merged stays");
 }
@@ -167,11 +169,13 @@ fn samples_that_resemble_each_other_take_little_room() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
     let written: Vec<_> = (0..100).map(idle).collect();
-    store.append(&written.iter().enumerate().map(|(n, sample)| entry(n as i64, sample)).collect::<Vec<_>>()).unwrap();
+    store
+        .append(&written.iter().enumerate().map(|(n, sample)| entry(n as i64, sample)).collect::<Vec<_>>(), &mut [])
+        .unwrap();
     assert_eq!(samples(&store), written);
     let longest: i64 = store.db.query_row("SELECT max(length(sample)) FROM samples", [], |row| row.get(0)).unwrap();
     assert!(longest <= 48, "{longest} bytes of {}", written[99].len());
-    store.append(&[entry(100, &idle(100).repeat(3))]).unwrap();
+    store.append(&[entry(100, &idle(100).repeat(3))], &mut []).unwrap();
     assert_eq!(count(&store, "dictionaries"), 2, "a much larger sample has other fields");
 }
 
@@ -180,7 +184,9 @@ fn dictionaries_last_as_long_as_their_windows() {
     let (_folder, path) = file();
     let mut store = open(&path, Bounds { whole: std::time::Duration::from_secs(4_000), ..bounds() }).unwrap();
     let written: Vec<_> = (0..900).map(idle).collect();
-    store.append(&written.iter().enumerate().map(|(n, sample)| entry(n as i64, sample)).collect::<Vec<_>>()).unwrap();
+    store
+        .append(&written.iter().enumerate().map(|(n, sample)| entry(n as i64, sample)).collect::<Vec<_>>(), &mut [])
+        .unwrap();
     assert_eq!(count(&store, "dictionaries"), 3);
     let last: Merge = &|windows| Ok(windows.into_iter().next_back().unwrap());
     let never: Merge = &|_| Err("no".into());
@@ -191,7 +197,7 @@ fn dictionaries_last_as_long_as_their_windows() {
     assert_eq!(samples(&store), expected.iter().map(|n| written[*n].clone()).collect::<Vec<_>>());
     assert_eq!(count(&store, "dictionaries"), 2, "merged windows need none");
     store.keep_bounds(BEGIN + 365 * 24 * HOUR, last).unwrap();
-    store.append(&[entry(0, "after a year")]).unwrap();
+    store.append(&[entry(0, "after a year")], &mut []).unwrap();
     assert_eq!(samples(&store), ["after a year"]);
 }
 
@@ -201,19 +207,17 @@ fn window_that_could_not_be_written_leaves_no_dictionary_to_refer_to() {
     let mut store = open(&path, bounds()).unwrap();
     let limit = |store: &Sqlite, pages: i64| store.db.pragma_update(None, "max_page_count", pages).unwrap();
     limit(&store, 30);
-    assert_eq!(store.append(&[entry(0, "a"), entry(1, &noise(1, 200_000))]).unwrap_err().kind, Kind::Full);
+    let full = store.append(&[entry(0, "a"), entry(1, &noise(1, 200_000))], &mut [incident("i")]).unwrap_err();
+    assert_eq!((full.kind, store.incidents(all()).unwrap()), (Kind::Full, vec![]));
     limit(&store, 1_000);
-    store.append(&[entry(0, "a"), entry(1, "b")]).unwrap();
+    store.append(&[entry(0, "a"), entry(1, "b")], &mut []).unwrap();
     assert_eq!(samples(&store), ["a", "b"]);
 }
 
-#[test]
-fn incident_is_inserted_once_and_updated() {
-    let (_folder, path) = file();
-    let mut store = open(&path, bounds()).unwrap();
-    let incident = Incident {
+fn incident(identity: &str) -> Incident {
+    Incident {
         id: None,
-        identity: "i".into(),
+        identity: identity.into(),
         code: "dns_slow".into(),
         severity: "warning".into(),
         begin_us: BEGIN,
@@ -222,12 +226,18 @@ fn incident_is_inserted_once_and_updated() {
         windows: 1,
         host: "h".into(),
         finding: "{}".into(),
-    };
-    let mut both = [incident.clone(), Incident { identity: "j".into(), ..incident }];
-    store.note(&mut both).unwrap();
+    }
+}
+
+#[test]
+fn incident_is_inserted_once_and_updated() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    let mut both = [incident("i"), incident("j")];
+    store.append(&[], &mut both).unwrap();
     both[0].closed = true;
     both[0].end_us += SECOND;
-    store.note(&mut both).unwrap();
+    store.append(&[], &mut both).unwrap();
     assert_eq!(store.open_incidents().unwrap(), [both[1].clone()]);
     assert_eq!(store.incidents(all()).unwrap(), both);
 }
@@ -265,14 +275,14 @@ fn damaged_file_is_set_aside_and_recording_restarts() {
     ];
     for damage in damage {
         let mut store = open(&path, bounds()).unwrap();
-        store.append(&(0..20).map(|n| entry(n, &noise(n as u64, 9_000))).collect::<Vec<_>>()).unwrap();
+        store.append(&(0..20).map(|n| entry(n, &noise(n as u64, 9_000))).collect::<Vec<_>>(), &mut []).unwrap();
         drop(store);
         fs::remove_file(&connections_of(&path)[1]).unwrap();
         damage(&path);
         let mut store = open(&path, bounds()).unwrap();
         assert_eq!(samples(&store).len(), 0, "it begins anew");
         assert!(folder.path().join("recording.sqlite.corrupt").exists());
-        store.append(&[entry(0, "a")]).unwrap();
+        store.append(&[entry(0, "a")], &mut []).unwrap();
         drop(store);
         for file in connections_of(&path) {
             let _ = fs::remove_file(file);
@@ -301,7 +311,7 @@ fn clock_step_back_keeps_all_windows() {
     let mut again = entry(0, "after");
     again.window.begin_us -= HOUR;
     again.window.end_us -= HOUR;
-    store.append(&[entry(0, "before"), again]).unwrap();
+    store.append(&[entry(0, "before"), again], &mut []).unwrap();
     store.keep_bounds(BEGIN, &join).unwrap();
     assert_eq!(samples(&store), ["before", "after"], "in the order of writing");
 }

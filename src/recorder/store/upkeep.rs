@@ -27,15 +27,13 @@ pub fn incident(row: &Row) -> rusqlite::Result<Incident> {
 }
 
 impl Store for Sqlite {
-    fn append(&mut self, entries: &[Entry]) -> Result<(), Trouble> {
+    fn append(&mut self, entries: &[Entry], incidents: &mut [Incident]) -> Result<(), Trouble> {
         let mut packer = std::mem::take(&mut self.packer);
-        self.run(|tx| entries.iter().try_for_each(|entry| insert(tx, &mut packer, entry)))?;
+        let ids = self.run(|tx| {
+            entries.iter().try_for_each(|entry| insert(tx, &mut packer, entry))?;
+            incidents.iter().map(|incident| write(tx, incident)).collect::<rusqlite::Result<Vec<_>>>()
+        })?;
         self.packer = packer;
-        Ok(())
-    }
-
-    fn note(&mut self, incidents: &mut [Incident]) -> Result<(), Trouble> {
-        let ids = self.run(|tx| incidents.iter().map(|incident| write(tx, incident)).collect::<Result<Vec<_>, _>>())?;
         for (incident, id) in incidents.iter_mut().zip(ids) {
             incident.id = Some(id);
         }

@@ -42,8 +42,8 @@ pub fn fixed() -> Fixed {
     let bounds = Bounds { bytes: 1 << 30, age: Duration::from_secs(86_400), whole: Duration::from_secs(86_400) };
     let mut store = Sqlite::write(&path, bounds, Duration::from_secs(10), END).unwrap();
     let entries: Vec<Entry> = LOADS.iter().enumerate().map(|(at, load)| entry(at, *load)).collect();
-    store.append(&entries).unwrap();
-    store.note(&mut [incident("no_route", 2, 4, true), incident("dns_unanswered", 3, 9, false)]).unwrap();
+    let mut incidents = [incident("no_route", 2, 4, true), incident("dns_unanswered", 3, 9, false)];
+    store.append(&entries, &mut incidents).unwrap();
     drop(store);
     Fixed { _folder: folder, _silent: silent, path, socket }
 }
