@@ -8,6 +8,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Mutex,
+    thread::{self, ThreadId},
     time::Duration,
 };
 
@@ -50,8 +51,9 @@ pub struct Daemon {
     /// Whether there will be one request and no more: a daemon of our own then loads what that one needs.
     is_single: bool,
     state: Mutex<State>,
-    /// Connections whose request was answered: the daemon takes the next one for a while.
-    idle: Mutex<Vec<Connection>>,
+    /// Connections whose request was answered: the daemon takes the next one for a while. Each is registered with the
+    /// runtime of a thread.
+    idle: Mutex<Vec<(ThreadId, Connection)>>,
 }
 
 /// Decided by the first request, so that a client that only probes us starts nothing.
@@ -130,8 +132,12 @@ impl Daemon {
 
     /// A connection that waits for a request. The daemon has hung up where there is something to read.
     fn idle_connection(&self) -> Option<Connection> {
-        let mut idle = lock(&self.idle);
-        std::iter::from_fn(|| idle.pop()).find(|connection| {
+        let (mut idle, here) = (lock(&self.idle), thread::current().id());
+        let next = || {
+            let at = idle.iter().rposition(|(thread, _)| *thread == here)?;
+            Some(idle.swap_remove(at).1)
+        };
+        std::iter::from_fn(next).find(|connection| {
             let mut byte = [0; 1];
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             recv(connection.get_ref(), &mut byte, flags).is_err_and(|e| e == Errno::AGAIN)
@@ -140,9 +146,10 @@ impl Daemon {
 
     /// Keeps a connection for the next request.
     fn keep(&self, connection: Option<Connection>) {
-        let mut idle = lock(&self.idle);
-        if !self.is_single && idle.len() < limits::IDLE_CONNECTIONS {
-            idle.extend(connection);
+        let (mut idle, here) = (lock(&self.idle), thread::current().id());
+        let kept = idle.iter().filter(|(thread, _)| *thread == here).count();
+        if !self.is_single && kept < limits::IDLE_CONNECTIONS {
+            idle.extend(connection.map(|connection| (here, connection)));
         }
     }
 

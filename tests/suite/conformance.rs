@@ -299,7 +299,7 @@ fn serve_fixture() -> (SocketAddr, tokio::sync::oneshot::Sender<()>) {
     let (tell, address) = channel();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let settings = settings::Http {
                 listen: vec!["127.0.0.1:0".parse().unwrap()],
@@ -311,7 +311,7 @@ fn serve_fixture() -> (SocketAddr, tokio::sync::oneshot::Sender<()>) {
             let (http, listeners) = Http::open(&settings, gateway).unwrap();
             let Listen::Tcp(place) = listeners[0].0 else { panic!("not TCP") };
             let fixture = Fixture::new();
-            let serving = Serving::start(http, listeners, move || fixture.clone());
+            let serving = Serving::start(http, listeners, move || fixture.clone()).unwrap();
             tell.send(place).unwrap();
             let _ = stopped.await;
             serving.end(&CancellationToken::new()).await;

@@ -25,7 +25,7 @@ use tower_service::Service;
 
 use super::{
     identity::{Identity, Source},
-    listen::{Listener, Peer, Stream},
+    listen::{Accepting, Peer, Stream},
     tls::{self, Tls},
 };
 use crate::{limits, logging::Throttle, sync::lock};
@@ -131,7 +131,7 @@ impl Connections {
     /// Takes connections until `ending` is cancelled.
     pub async fn serve(
         self: Arc<Self>,
-        listener: Listener,
+        listener: Accepting,
         tls: Option<Arc<Tls>>,
         router: Router,
         ending: CancellationToken,

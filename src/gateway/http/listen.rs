@@ -2,10 +2,13 @@
 
 use std::{
     fmt, fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     os::{
         fd::OwnedFd,
-        unix::fs::{PermissionsExt, chown},
+        unix::{
+            fs::{PermissionsExt, chown},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
     pin::Pin,
@@ -15,10 +18,7 @@ use rustix::{
     fs::Mode,
     net::{AddressFamily, sockopt::socket_domain},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{identity::Source, place::Listen};
 use crate::{gateway::settings::Http, sandbox, supervisor};
@@ -65,10 +65,16 @@ pub trait Stream: AsyncRead + AsyncWrite + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
 
-/// An open place to listen at.
+/// An open place to listen at, which does not block.
 pub enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+/// The same for one thread that takes connections there. Several may: each connection comes to one that has time.
+pub enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
 }
 
 impl Listener {
@@ -96,25 +102,35 @@ impl Listener {
     fn bind(listen: &Listen, settings: &Http) -> io::Result<(Listen, Listener)> {
         match listen {
             Listen::Tcp(address) => {
-                let listener = std::net::TcpListener::bind(address)?;
+                let listener = TcpListener::bind(address)?;
                 listener.set_nonblocking(true)?;
                 let bound = Listen::Tcp(listener.local_addr()?); // port 0 has become a port
-                Ok((bound, Listener::Tcp(TcpListener::from_std(listener)?)))
+                Ok((bound, Listener::Tcp(listener)))
             }
             Listen::Unix(path) => Ok((listen.clone(), Listener::Unix(bind_unix(path, settings)?))),
         }
     }
 
+    /// To take connections on this thread, whose runtime is entered.
+    pub fn accepting(&self) -> io::Result<Accepting> {
+        Ok(match self {
+            Listener::Tcp(listener) => Accepting::Tcp(tokio::net::TcpListener::from_std(listener.try_clone()?)?),
+            Listener::Unix(listener) => Accepting::Unix(tokio::net::UnixListener::from_std(listener.try_clone()?)?),
+        })
+    }
+}
+
+impl Accepting {
     /// The next connection. Small messages go out at once: with Nagle's algorithm an event stream waits
     /// 40 ms for the client's delayed acknowledgement.
     pub async fn accept(&self) -> io::Result<(Pin<Box<dyn Stream>>, Peer)> {
         match self {
-            Listener::Tcp(listener) => {
+            Accepting::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 Ok((Box::pin(stream), Peer::Tcp(address)))
             }
-            Listener::Unix(listener) => {
+            Accepting::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let uid = stream.peer_cred()?.uid();
                 Ok((Box::pin(stream), Peer::Unix { uid }))
@@ -168,6 +184,7 @@ fn bind_unix(path: &Path, settings: &Http) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path);
     rustix::process::umask(before);
     let listener = listener?;
+    listener.set_nonblocking(true)?;
     let allowed = match &settings.unix_group {
         Some(group) => give_to(path, group).map(|()| 0o660)?,
         None => give_to(path, GROUP).map_or_else(
@@ -197,11 +214,11 @@ fn adopt(fd: OwnedFd) -> io::Result<(Listen, Listener)> {
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&fd, true)?;
     if socket_domain(&fd)? == AddressFamily::UNIX {
-        let listener = UnixListener::from_std(fd.into())?;
+        let listener = UnixListener::from(fd);
         let path = listener.local_addr()?.as_pathname().map(Path::to_path_buf).unwrap_or_default();
         Ok((Listen::Unix(path), Listener::Unix(listener)))
     } else {
-        let listener = TcpListener::from_std(fd.into())?;
+        let listener = TcpListener::from(fd);
         Ok((Listen::Tcp(listener.local_addr()?), Listener::Tcp(listener)))
     }
 }

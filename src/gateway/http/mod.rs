@@ -14,10 +14,7 @@ use rmcp::{
     ServerHandler,
     transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService},
 };
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -49,6 +46,7 @@ pub mod tls;
 pub mod tokens;
 pub mod viewers;
 pub mod watched;
+pub mod workers;
 
 use callers::{Callers, Sender};
 use connection::{Connection, Connections};
@@ -62,6 +60,7 @@ use sessions::Sessions;
 use tls::Tls;
 use tokens::Tokens;
 use viewers::Viewers;
+use workers::Workers;
 
 /// What this host is called on itself.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -197,39 +196,13 @@ pub async fn serve(settings: &settings::Http, gateway: Gateway) -> anyhow::Resul
         oauth.fetch_keys().await; // nothing is served yet, so nothing waits
     }
     let windows = ended.clone();
-    let workers = Workers::start()?; // Landlock is a thread's own until Linux 7.0: they inherit it
-    let serving = {
-        let _within = workers.enter();
-        Serving::start(http, listeners, move || Server::new(Arc::clone(&gateway), windows.clone()))
-    };
+    // Landlock is a thread's own until Linux 7.0: the workers inherit it.
+    let serving = Serving::start(http, listeners, move || Server::new(Arc::clone(&gateway), windows.clone()))?;
     supervisor.ready();
     until_told_to_stop(&serving.http, &supervisor).await?;
     supervisor.stopping();
     serving.end(&ended).await;
     Ok(())
-}
-
-/// The threads that serve clients: to write a long answer takes tens of milliseconds, in which the others go on.
-struct Workers(Option<Runtime>);
-
-impl Workers {
-    fn start() -> io::Result<Workers> {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        runtime.worker_threads(limits::WORKERS).thread_name("worker").enable_all().build().map(|it| Workers(Some(it)))
-    }
-
-    fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
-        self.0.as_ref().map(Runtime::enter)
-    }
-}
-
-impl Drop for Workers {
-    /// A runtime cannot be waited for within another one.
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 /// Clients that are being served.
@@ -239,19 +212,19 @@ pub struct Serving {
     ending: CancellationToken,
     /// Cancelled to end the streams that only listen.
     streams: CancellationToken,
-    _accepting: tokio::task::JoinSet<()>,
+    _watching: tokio::task::JoinSet<()>,
+    _workers: Workers,
 }
 
 impl Serving {
-    /// Serves what `server` makes for each client.
+    /// Serves what `server` makes for each client, on threads of its own.
     pub fn start<S: ServerHandler>(
         http: Http,
         listeners: Vec<(Listen, Listener)>,
         server: impl Fn() -> S + Send + Sync + 'static,
-    ) -> Serving {
+    ) -> io::Result<Serving> {
         let (http, ending, streams) = (Arc::new(http), CancellationToken::new(), CancellationToken::new());
-        let router = router(&http, server, &streams);
-        let mut accepting = tokio::task::JoinSet::new();
+        let (router, workers) = (router(&http, server, &streams), Workers::start()?);
         for (place, listener) in listeners {
             let tls = http.tls.clone().filter(|_| matches!(listener, Listener::Tcp(_)));
             let scheme = if tls.is_some() { "https" } else { "http" };
@@ -261,16 +234,22 @@ impl Serving {
                     "tokens for {place} are sent unencrypted: set tls_certificate and tls_key, or put a proxy in front"
                 );
             }
-            accepting.spawn(Arc::clone(&http.connections).serve(listener, tls, router.clone(), ending.clone()));
+            for worker in workers.handles() {
+                let _within = worker.enter();
+                let accepting = listener.accepting()?;
+                let connections = Arc::clone(&http.connections);
+                worker.spawn(connections.serve(accepting, tls.clone(), router.clone(), ending.clone()));
+            }
         }
-        let (watching, fetching) = (Arc::clone(&http), Arc::clone(&http.credentials));
-        accepting.spawn(async move { watching.watch_tokens().await });
-        accepting.spawn(async move {
-            if let Some(oauth) = &fetching.oauth {
+        let mut watching = tokio::task::JoinSet::new();
+        let (tokens, keys) = (Arc::clone(&http), Arc::clone(&http.credentials));
+        watching.spawn(async move { tokens.watch_tokens().await });
+        watching.spawn(async move {
+            if let Some(oauth) = &keys.oauth {
                 oauth.keep_keys().await;
             }
         });
-        Serving { http, ending, streams, _accepting: accepting }
+        Ok(Serving { http, ending, streams, _watching: watching, _workers: workers })
     }
 
     /// The order of the shutdown: stop accepting, end windows (which wait for `ended`) and answer them, then close the
