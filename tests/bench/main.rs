@@ -19,6 +19,7 @@ mod before;
 mod callers;
 mod connections;
 mod cost;
+mod delays;
 mod first_light;
 mod fixed;
 mod flood;
@@ -59,6 +60,7 @@ const BENCHMARKS: &[Benchmark] = &[
     ("memory", first_light::memory),
     ("traffic-cost", sockets::traffic_cost),
     ("latency-cost", latency::cost),
+    ("delays", delays::stages),
     ("recording-cost", recording::cost),
     ("recording-always", recording::always),
     ("price", before::price),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::UdpSocket,
     sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
@@ -10,69 +10,13 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{slow::*, *};
+use crate::harness::{delayed::*, slow::*, *};
 
 mod delays;
 mod quota;
 mod truth;
 
 const TOOL: &str = "trace_latency";
-const BYTES: usize = 64;
-
-/// A connection with both of its ends.
-struct Ends {
-    to: SocketAddr,
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Ends {
-    fn new(a: &Netns, b: &Netns, address: &str) -> Ends {
-        let listener = b.enter(|| TcpListener::bind((address, 0)).unwrap());
-        let to = listener.local_addr().unwrap();
-        let client = connect(a, to).unwrap();
-        let server = listener.accept().unwrap().0;
-        client.set_nodelay(true).unwrap();
-        server.set_nodelay(true).unwrap();
-        Ends { to, client, server }
-    }
-
-    /// So many exchanges. The server reads `late` after a request arrived, and replies `thought` after it was read.
-    /// Returns how long both took, in order.
-    fn exchange(&mut self, count: usize, late: Duration, thought: Duration) -> [Vec<Duration>; 2] {
-        let (mut server, mut times) = (&self.server, [Vec::new(), Vec::new()]);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut client = &self.client;
-                for _ in 0..count {
-                    client.write_all(&[1; BYTES]).unwrap();
-                    client.read_exact(&mut [0; BYTES]).unwrap();
-                }
-            });
-            for _ in 0..count {
-                server.peek(&mut [0]).unwrap();
-                times[0].push(after(late));
-                server.read_exact(&mut [0; BYTES]).unwrap();
-                times[1].push(after(thought));
-                server.write_all(&[2; BYTES]).unwrap();
-            }
-        });
-        times.each_mut().map(|times| {
-            times.sort();
-            std::mem::take(times)
-        })
-    }
-}
-
-/// Sleeps, and returns the real time.
-fn after(delay: Duration) -> Duration {
-    let begin = Instant::now();
-    if !delay.is_zero() {
-        thread::sleep(delay);
-    }
-    begin.elapsed()
-}
-
 /// Runs `traffic` while a window is open, and returns the answer.
 fn watched(daemon: &Daemon, port: u16, traffic: impl FnOnce()) -> Value {
     let window = daemon.watch(TOOL, json!({"port": port, "limit": 100}));
@@ -117,11 +61,11 @@ fn late_reader_is_socket_to_read() {
     let daemon = daemon_for(TOOL, &pair.a);
     for (address, ms) in [(B, 5), (B6, 20), (B, 100)] {
         let mut ends = Ends::new(&pair.a, &pair.b, address);
-        let mut times = Default::default();
+        let mut times = Took::default();
         let late = Duration::from_millis(ms);
         let answer = watched(&daemon, ends.to.port(), || times = ends.exchange(20, late, Duration::ZERO));
         let waited = row(&answer, "socket_to_read", "server");
-        is_injected(waited, &times[0]);
+        is_injected(waited, &times.late);
         let local = json!({"address": address, "port": ends.to.port()});
         assert_eq!((&waited["local"], &waited["owner"]["pid"]), (&local, &json!(std::process::id())), "{waited:#}");
         assert_eq!(waited["owner"]["netns"], pair.b.inode(), "{waited:#}");
@@ -139,11 +83,11 @@ fn slow_server_is_request_to_reply_of_both_sides() {
     let daemon = daemon_for(TOOL, &pair.a);
     for (ms, count) in [(10, 30), (250, 5), (2_500, 1)] {
         let mut ends = Ends::new(&pair.a, &pair.b, B);
-        let mut times = Default::default();
+        let mut times = Took::default();
         let thought = Duration::from_millis(ms);
         let answer = watched(&daemon, ends.to.port(), || times = ends.exchange(count, Duration::ZERO, thought));
         for side in ["server", "client"] {
-            is_injected(row(&answer, "request_to_reply", side), &times[1]);
+            is_injected(row(&answer, "request_to_reply", side), &times.thought);
             let network = row(&answer, "wire_to_ack", side);
             assert!(network["least"] == true && us(network, "p99") < small(), "not the network: {answer:#}");
         }
@@ -157,11 +101,11 @@ fn two_delays_are_two_stages() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.a);
     let mut ends = Ends::new(&pair.a, &pair.b, B6);
-    let mut times = Default::default();
+    let mut times = Took::default();
     let [late, thought] = [20, 50].map(Duration::from_millis);
     let answer = watched(&daemon, ends.to.port(), || times = ends.exchange(10, late, thought));
-    is_injected(row(&answer, "socket_to_read", "server"), &times[0]);
-    is_injected(row(&answer, "request_to_reply", "server"), &times[1]);
+    is_injected(row(&answer, "socket_to_read", "server"), &times.late);
+    is_injected(row(&answer, "request_to_reply", "server"), &times.thought);
     assert!(us(row(&answer, "request_to_reply", "client"), "p50") >= 63_000.0, "both: {answer:#}");
 }
 

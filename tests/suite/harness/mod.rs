@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 mod deadline;
+pub mod delayed;
 pub mod installed;
 mod network;
 pub mod slow;

@@ -21,7 +21,7 @@ fn peer_that_delays_is_only_in_the_reply() {
     let [late, thought] = [10, 30].map(Duration::from_millis);
     let times = ends.exchange(10, late, thought);
     let answer = window.end();
-    let (reply, injected) = (row(&answer, "request_to_reply", "client"), times[0][4] + times[1][4]);
+    let (reply, injected) = (row(&answer, "request_to_reply", "client"), times.late[4] + times.thought[4]);
     let injected = injected.as_secs_f64() * 1e6;
     assert!((us(reply, "p50") - injected).abs() <= injected * 0.1 + small(), "{injected} µs: {answer:#}");
     assert_eq!(reply["owner"]["netns"], pair.a.inode(), "{reply:#}");
@@ -35,11 +35,11 @@ fn slow_path_and_slow_server_are_two_stages() {
     let pair = SlowPair::new(Duration::from_millis(10));
     let daemon = daemon_for(TOOL, &pair.a);
     let mut ends = Ends::new(&pair.a, &pair.b, SLOW_B);
-    let mut times = Default::default();
+    let mut times = Took::default();
     let [late, thought] = [20, 50].map(Duration::from_millis);
     let answer = watched(&daemon, ends.to.port(), || times = ends.exchange(10, late, thought));
-    is_injected(row(&answer, "socket_to_read", "server"), &times[0]);
-    is_injected(row(&answer, "request_to_reply", "server"), &times[1]);
+    is_injected(row(&answer, "socket_to_read", "server"), &times.late);
+    is_injected(row(&answer, "request_to_reply", "server"), &times.thought);
     for side in ["server", "client"] {
         assert!((18_700.0..24_000.0).contains(&us(row(&answer, "wire_to_ack", side), "p50")), "{answer:#}");
     }

@@ -1,48 +1,23 @@
 //! A server that has too little CPU.
 
 use std::{
-    fs,
     io::{Read, Write},
     net::SocketAddr,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use super::{TOOL, row, us, watched};
-use crate::{harness::*, processes::Process};
-
-/// A group with a tenth of a CPU, in either version of cgroups.
-struct Quota(PathBuf);
-
-impl Quota {
-    fn new(name: &str) -> Quota {
-        let v1 = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"].map(PathBuf::from);
-        let v1 = v1.into_iter().find(|path| path.exists());
-        let folder = v1.clone().unwrap_or_else(|| "/sys/fs/cgroup".into()).join(name);
-        if v1.is_none() {
-            fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu").unwrap();
-        }
-        fs::create_dir_all(&folder).unwrap();
-        match v1 {
-            Some(_) => fs::write(folder.join("cpu.cfs_quota_us"), "10000").unwrap(),
-            None => fs::write(folder.join("cpu.max"), "10000 100000").unwrap(),
-        }
-        Quota(folder)
-    }
-}
-
-impl Drop for Quota {
-    fn drop(&mut self) {
-        until("the group is empty", || fs::remove_dir(&self.0).ok());
-    }
-}
+use crate::{
+    harness::{delayed::Quota, *},
+    processes::Process,
+};
 
 #[test]
 fn quota_is_throttled_and_runnable_to_running() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.a);
     let quota = Quota::new(&format!("nmt-latency-{}", std::process::id()));
-    let mut server = Process::in_cgroup(&pair.b, &quota.0, &format!("tcp-work {B} 7405 30"));
+    let mut server = Process::in_cgroup(&pair.b, &quota.folder, &format!("tcp-work {B} 7405 30"));
     assert_eq!(server.hear(), "listening");
     let mut stream = connect(&pair.a, SocketAddr::new(B.parse().unwrap(), 7_405)).unwrap();
     let mut longest = Duration::ZERO;
