@@ -103,7 +103,14 @@ impl Recorder {
         let boot = read("/proc/sys/kernel/random/boot_id")?;
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let mut store = Sqlite::write(&options.path, options.bounds, options.interval, now())?;
-        let tracker = Tracker::resume(store.open_incidents()?);
+        let open = match store.open_incidents() {
+            Err(e) if e.kind == Kind::Corrupt => {
+                store.begin_again(options.interval, now())?;
+                Vec::new()
+            }
+            open => open?,
+        };
+        let tracker = Tracker::resume(open);
         let mut gap = None;
         if let Some(period) = store.facts()?.period {
             let last = store.spans(Period { begin_us: period.end_us - 1, end_us: Micros::MAX })?.pop();
@@ -271,8 +278,14 @@ impl Recorder {
         if self.lost > 0 && self.store.lost(self.lost).is_ok() {
             self.lost = 0;
         }
-        if let Err(e) = self.store.keep_bounds(now(), &replay::merge) {
-            self.complain(&e);
+        match self.store.keep_bounds(now(), &replay::merge) {
+            Err(e) if e.kind == Kind::Corrupt => {
+                if let Err(e) = self.begin_again() {
+                    self.complain(&e);
+                }
+            }
+            Err(e) => self.complain(&e),
+            Ok(()) => {}
         }
     }
 
@@ -281,14 +294,19 @@ impl Recorder {
         let mut incidents = self.tracker.unwritten();
         match self.store.append(&self.pending, &mut incidents) {
             Err(e) if e.kind == Kind::Corrupt => {
-                self.store = self.store.begin_again(self.options.interval, now())?;
-                self.tracker.begin_again();
+                self.begin_again()?;
                 incidents = self.tracker.unwritten();
                 self.store.append(&self.pending, &mut incidents)?;
             }
             done => done?,
         }
         self.tracker.written(&incidents);
+        Ok(())
+    }
+
+    fn begin_again(&mut self) -> Result<(), Trouble> {
+        self.store.begin_again(self.options.interval, now())?;
+        self.tracker.begin_again();
         Ok(())
     }
 

@@ -42,8 +42,10 @@ pub struct Sqlite {
     pub(super) db: Connection,
     pub(super) bounds: Bounds,
     pub(super) packer: Packer,
+    /// The file was damaged and has another name now; there is no new one yet.
+    pub(super) is_aside: bool,
     /// The writer's lock.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// The files of a recording: itself, its journal, and the journal's index.
@@ -61,6 +63,10 @@ impl Sqlite {
     /// Opens the file to write, or makes it. A damaged one is set aside, under the name with `.corrupt` behind it.
     pub fn write(path: &Path, bounds: Bounds, interval: Duration, now: Micros) -> Result<Self, Trouble> {
         let lock = lock(path)?;
+        Sqlite::write_locked(path, bounds, interval, now, lock)
+    }
+
+    fn write_locked(path: &Path, bounds: Bounds, interval: Duration, now: Micros, lock: File) -> Result<Self, Trouble> {
         let mut sqlite = match Sqlite::open_to_write(path, bounds) {
             Err(e) if e.kind == Kind::Corrupt => {
                 set_aside(path)?;
@@ -77,27 +83,35 @@ impl Sqlite {
             )?;
             tx.execute("UPDATE meta SET interval_ms = ?1", [interval_ms]).map(drop)
         })?;
-        sqlite._lock = Some(lock);
+        sqlite.lock = Some(lock);
         Ok(sqlite)
     }
 
-    /// Sets a file aside that turned out to be damaged, and begins a new one.
-    pub fn begin_again(&mut self, interval: Duration, now: Micros) -> Result<Self, Trouble> {
-        self._lock = None;
-        set_aside(&self.path)?;
-        tracing::warn!(
-            "{} is damaged. It was renamed to {}, and a new recording begins",
-            self.path.display(),
-            aside(&self.path).display()
-        );
-        Sqlite::write(&self.path, self.bounds, interval, now)
+    /// Sets a file aside that turned out to be damaged, and begins a new one. Until that has worked nothing can be
+    /// written; another try leaves what was set aside alone.
+    pub fn begin_again(&mut self, interval: Duration, now: Micros) -> Result<(), Trouble> {
+        if !self.is_aside {
+            set_aside(&self.path)?;
+            self.is_aside = true;
+            tracing::warn!(
+                "{} is damaged. It was renamed to {}, and a new recording begins",
+                self.path.display(),
+                aside(&self.path).display()
+            );
+        }
+        let lock = match &self.lock {
+            Some(lock) => lock.try_clone().map_err(|e| io_trouble(&self.path, &e))?,
+            None => lock(&self.path)?,
+        };
+        *self = Sqlite::write_locked(&self.path, self.bounds, interval, now, lock)?;
+        Ok(())
     }
 
     fn open_to_write(path: &Path, bounds: Bounds) -> Result<Self, Trouble> {
         let of = |e: rusqlite::Error| trouble(path, &e);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(of)?;
-        let sqlite = Sqlite { path: path.into(), db, bounds, packer: Packer::default(), _lock: None };
+        let sqlite = Sqlite::over(path, db, bounds);
         sqlite.check_schema()?;
         sqlite.keep_journal();
         sqlite.db.pragma_update(None, "journal_mode", "WAL").map_err(of)?;
@@ -122,7 +136,11 @@ impl Sqlite {
         Ok(sqlite)
     }
 
-    /// Opens the file to read, beside its writer.
+    fn over(path: &Path, db: Connection, bounds: Bounds) -> Self {
+        Sqlite { path: path.into(), db, bounds, packer: Packer::default(), is_aside: false, lock: None }
+    }
+
+    /// Opens the file to read, beside its writer: all that it reads is of one moment.
     pub fn read(path: &Path) -> Result<Self, Trouble> {
         let of = |e: rusqlite::Error| trouble(path, &e);
         std::fs::metadata(path).map_err(|e| io_trouble(path, &e))?;
@@ -134,11 +152,12 @@ impl Sqlite {
         db.busy_timeout(limits::RECORDING_WAIT).map_err(of)?;
         db.pragma_update(None, "cache_size", -1_024).map_err(of)?;
         let bounds = Bounds { bytes: u64::MAX, age: Duration::MAX, whole: Duration::MAX };
-        let sqlite = Sqlite { path: path.into(), db, bounds, packer: Packer::default(), _lock: None };
+        let sqlite = Sqlite::over(path, db, bounds);
         sqlite.check_schema()?;
         if sqlite.version()? == 0 {
             return Err(Trouble { kind: Kind::Corrupt, path: path.into(), reason: "it is empty".into() });
         }
+        sqlite.of(sqlite.db.execute_batch("BEGIN"))?;
         Ok(sqlite)
     }
 

@@ -2,6 +2,7 @@ use std::{
     fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -150,6 +151,32 @@ fn day_old_windows_merge_per_minute_except_over_gaps() {
     assert_eq!(samples(&store)[3..], ["7", "8"], "what cannot be merged stays");
 }
 
+/// As the recorder does it: after each window.
+#[test]
+fn windows_that_grow_old_one_by_one_merge_per_minute() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    for n in 0..24 {
+        let entry = entry(n, &n.to_string());
+        let end_us = entry.window.end_us;
+        store.append(&[entry], &mut []).unwrap();
+        store.keep_bounds(end_us + 24 * HOUR - 60 * SECOND, &join).unwrap();
+    }
+    let expected = ["0+1+2+3+4+5", "6+7+8+9+10+11", "12+13+14+15+16+17", "18", "19", "20", "21", "22", "23"];
+    assert_eq!(samples(&store), expected);
+}
+
+#[test]
+fn unreadable_window_stops_neither_merging_nor_deleting() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    store.append(&(0..18).map(|n| entry(n, &n.to_string())).collect::<Vec<_>>(), &mut []).unwrap();
+    store.db.execute("UPDATE samples SET sample = x'00' WHERE window = 2", []).unwrap();
+    (0..3).for_each(|_| store.keep_bounds(BEGIN + 25 * HOUR, &join).unwrap());
+    store.db.execute("DELETE FROM samples WHERE window = 2", []).unwrap();
+    assert_eq!(samples(&store), ["0", "2", "3", "4", "5", "6+7+8+9+10+11", "12+13+14+15+16+17"]);
+}
+
 /// What a tool sees of a host where little changes.
 fn idle(n: i64) -> String {
     let counters = "\"rx_errors\":0,\"rx_dropped\":0,\"tx_errors\":0,\"tx_dropped\":0,\"collisions\":0";
@@ -288,6 +315,36 @@ fn damaged_file_is_set_aside_and_recording_restarts() {
             let _ = fs::remove_file(file);
         }
     }
+}
+
+/// The disk may be full at that moment.
+#[test]
+fn what_was_set_aside_stays_when_a_new_file_cannot_begin_at_once() {
+    let (folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    store.append(&[entry(0, "before")], &mut []).unwrap();
+    let again = |store: &mut Sqlite| store.begin_again(Duration::from_secs(10), BEGIN);
+    let moved = TempDir::new().unwrap();
+    let keep = |suffix: &str| folder.path().join(format!("recording.sqlite.corrupt{suffix}"));
+    fs::create_dir(&keep("")).unwrap(); // so that renaming fails
+    again(&mut store).unwrap_err();
+    fs::remove_dir(&keep("")).unwrap();
+    store.append(&[entry(1, "still the old one")], &mut []).unwrap();
+    // A directory of its name stands for a disk on which it cannot be made.
+    for file in connections_of(&path) {
+        fs::rename(&file, moved.path().join(file.file_name().unwrap())).unwrap();
+    }
+    store.is_aside = true;
+    fs::create_dir(&path).unwrap();
+    for _ in 0..2 {
+        again(&mut store).unwrap_err();
+        assert_eq!(store.append(&[entry(2, "lost")], &mut []).unwrap_err().kind, Kind::Corrupt);
+    }
+    fs::remove_dir(&path).unwrap();
+    again(&mut store).unwrap();
+    store.append(&[entry(2, "new")], &mut []).unwrap();
+    assert_eq!(samples(&store), ["new"]);
+    assert_eq!(open(&path, bounds()).err().unwrap().kind, Kind::InUse, "its lock is kept");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use rusqlite::{Row, Transaction, params};
 
-use super::{Entry, Incident, Merge, Part, Recording, Sqlite, Store, Trouble, packing, sqlite::insert};
+use super::{Entry, Incident, Kind, Merge, Part, Recording, Sqlite, Store, Trouble, packing, sqlite::insert};
 use crate::{
     limits,
     recorder::time::{MINUTE, Micros, micros},
@@ -28,6 +28,9 @@ pub fn incident(row: &Row) -> rusqlite::Result<Incident> {
 
 impl Store for Sqlite {
     fn append(&mut self, entries: &[Entry], incidents: &mut [Incident]) -> Result<(), Trouble> {
+        if self.is_aside {
+            return Err(Trouble { kind: Kind::Corrupt, path: self.path.clone(), reason: "it was set aside".into() });
+        }
         let mut packer = std::mem::take(&mut self.packer);
         let ids = self.run(|tx| {
             entries.iter().try_for_each(|entry| insert(tx, &mut packer, entry))?;
@@ -51,7 +54,9 @@ impl Store for Sqlite {
     }
 
     fn keep_bounds(&mut self, now: Micros, merge: Merge<'_>) -> Result<(), Trouble> {
-        self.merge_a_minute(now.saturating_sub(micros(self.bounds.whole)), merge)?;
+        // Whole minutes: otherwise each window would be merged with itself as soon as it is old enough.
+        let whole = now.saturating_sub(micros(self.bounds.whole)).div_euclid(MINUTE) * MINUTE;
+        self.merge_a_minute(whole, merge)?;
         let oldest = now.saturating_sub(micros(self.bounds.age));
         self.run(|tx| {
             remove(tx, "end_us < ?1", oldest)?;
@@ -108,15 +113,17 @@ impl Sqlite {
         let length_us: Micros = windows.iter().map(|(_, _, length)| length).sum();
         let ids: Vec<i64> = windows.iter().map(|(id, ..)| *id).collect();
         if windows.len() > 1 {
-            match merge(ids.iter().map(|id| self.parts(*id, None)).collect::<Result<_, _>>()?) {
+            let parts: Result<_, _> = ids.iter().map(|id| self.parts(*id, None)).collect();
+            match parts.map_err(|e: Trouble| e.reason).and_then(merge) {
                 Ok(parts) => return self.run(|tx| put_merged(tx, &ids, &parts, (first, end_us, length_us))),
                 Err(reason) => tracing::warn!("merging a minute of the recording failed: {reason}"),
             }
         }
         for id in &ids {
-            let parts = self.parts(*id, None)?;
+            let parts = self.parts(*id, None);
             self.run(|tx| {
-                put_alone(tx, *id, &parts)?;
+                // One that cannot be read stays as it is: those after it are merged all the same.
+                parts.map_or(Ok(()), |parts| put_alone(tx, *id, &parts))?;
                 tx.execute("UPDATE windows SET merged = 1 WHERE id = ?1", [id]).map(drop)
             })?;
         }
@@ -126,7 +133,7 @@ impl Sqlite {
     /// The windows of one minute, of one boot and one release, without a gap between them: id, end and length.
     fn minute_before(&self, before: Micros) -> Result<Vec<(i64, Micros, Micros)>, Trouble> {
         let mut rows = self.of(self.db.prepare_cached(
-            "SELECT id, begin_us, end_us, length_us, boot || version FROM windows WHERE merged = 0 AND end_us < ?1 ORDER BY id LIMIT ?2",
+            "SELECT id, begin_us, end_us, length_us, boot || version FROM windows WHERE merged = 0 AND end_us <= ?1 ORDER BY id LIMIT ?2",
         ))?;
         let row = |row: &Row| {
             let (id, begin, end, length, of): (i64, Micros, Micros, Micros, String) =
