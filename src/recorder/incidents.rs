@@ -83,7 +83,7 @@ impl Tracker {
                 if rank(&severity) >= rank(&incident.severity) {
                     (incident.severity, incident.finding) = (severity, json);
                 }
-            } else if self.open.len() < limits::INCIDENTS_OPEN {
+            } else if self.open.iter().filter(|open| !open.incident.closed).count() < limits::INCIDENTS_OPEN {
                 let incident = Incident {
                     id: None,
                     identity,
@@ -104,7 +104,19 @@ impl Tracker {
             (open.incident.closed, open.is_written) = (true, false);
             events.push(Event::Ended(open.incident.clone()));
         }
+        self.forget_oldest();
         events
+    }
+
+    /// Of what has ended while nothing can be written, the newest wait.
+    fn forget_oldest(&mut self) {
+        let ended = self.open.iter().filter(|open| open.incident.closed).count();
+        let mut surplus = ended.saturating_sub(limits::INCIDENTS_OPEN);
+        self.open.retain(|open| {
+            let is_kept = !open.incident.closed || surplus == 0;
+            surplus -= usize::from(!is_kept);
+            is_kept
+        });
     }
 
     /// What the store does not have yet.
@@ -203,6 +215,20 @@ mod tests {
         tracker.window((0, 1), "h", vec![found("a", Severity::Warning)]);
         let mut tracker = Tracker::resume(write(&mut tracker));
         assert_eq!(at(&mut tracker, 1, vec![found("a", Severity::Warning)]), (vec![], vec![]));
+    }
+
+    #[test]
+    fn new_incidents_begin_while_nothing_can_be_written() {
+        let mut tracker = Tracker::default();
+        let most = limits::INCIDENTS_OPEN as i64;
+        for n in 0..most + 10 {
+            let second = n * 4;
+            let begun = tracker.window((second, second + 1), "h", vec![found(&n.to_string(), Severity::Warning)]);
+            assert_eq!(begun.len(), 1, "{n}");
+            (1..4).for_each(|later| drop(tracker.window((second + later, second + later + 1), "h", vec![])));
+        }
+        let waiting = write(&mut tracker);
+        assert_eq!((waiting.len(), waiting[0].begin_us), (most as usize, 40), "the newest");
     }
 
     #[test]
