@@ -9,7 +9,10 @@ const KEPT: usize = 8;
 
 /// Of many undisturbed connections of one process with one service, a few rows stand for all.
 pub fn condense(mut sample: Sample) -> Sample {
-    let (undisturbed, rows): (Vec<Row>, Vec<Row>) = sample.rows.into_iter().partition(is_undisturbed);
+    // The windows before have a row of a connection that began in them: its end must find it when both are merged.
+    let begins_here = |row: &Row| row.start_ns >= sample.opened_ns;
+    let (undisturbed, rows): (Vec<Row>, Vec<Row>) =
+        sample.rows.into_iter().partition(|row| is_undisturbed(row) && begins_here(row));
     sample.rows = rows;
     let mut groups = BTreeMap::<_, Vec<Row>>::new();
     for row in undisturbed {

@@ -211,6 +211,23 @@ fn recording_keeps_a_few_of_many_connections_that_are_alike() {
 }
 
 #[test]
+fn recorded_end_of_an_older_connection_replaces_its_row() {
+    let numbered = |n: u64, end| {
+        let local = Endpoint { port: 40_000 + n as u16, ..row(end, 0).local };
+        Row { start_ns: n * MS, established_ns: n * MS + 1, local, ..row(end, 0) }
+    };
+    let of = |rows: Vec<Row>, opened_ns, ended_ns| {
+        let counts = BTreeMap::from([(Outcome::Established, rows.len() as u64)]);
+        TraceConnections::condense(Sample { rows, counts, opened_ns, ended_ns, ..Sample::default() })
+    };
+    let begun = of((1..=30).map(|n| numbered(n, ConnectionState::Open)).collect(), MS, 500 * MS);
+    let rest = of((1..=60).map(|n| numbered(n, ConnectionState::Closed)).collect(), 31 * MS, 1_200 * MS);
+    let merged = TraceConnections::merge(begun, rest);
+    assert!(merged.rows.iter().all(|row| row.end == ConnectionState::Closed), "none is open for ever");
+    assert_eq!(merged.counts[&Outcome::Established], 60);
+}
+
+#[test]
 fn narrowed_recording_counts_connections_without_rows() {
     let rows =
         vec![Row { alike: 9, ..row(ConnectionState::Closed, 0) }, row(ConnectionState::Failed, libc::ECONNREFUSED)];
