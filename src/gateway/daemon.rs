@@ -130,18 +130,23 @@ impl Daemon {
         }
     }
 
-    /// A connection that waits for a request. The daemon has hung up where there is something to read.
+    /// A connection that waits for a request. The daemon has hung up where there is something to read. If there is none,
+    /// a new one takes the place of one that another thread keeps: the daemon counts both.
     fn idle_connection(&self) -> Option<Connection> {
         let (mut idle, here) = (lock(&self.idle), thread::current().id());
         let next = || {
             let at = idle.iter().rposition(|(thread, _)| *thread == here)?;
             Some(idle.swap_remove(at).1)
         };
-        std::iter::from_fn(next).find(|connection| {
+        let found = std::iter::from_fn(next).find(|connection| {
             let mut byte = [0; 1];
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             recv(connection.get_ref(), &mut byte, flags).is_err_and(|e| e == Errno::AGAIN)
-        })
+        });
+        if found.is_none() {
+            idle.pop();
+        }
+        found
     }
 
     /// Keeps a connection for the next request.

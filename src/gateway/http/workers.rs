@@ -3,7 +3,8 @@
 
 use std::{
     io,
-    thread::{self, JoinHandle},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
 };
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -13,39 +14,40 @@ use crate::limits;
 
 /// Runs until it is dropped: then every task ends, and with it what the task has opened or started.
 pub struct Workers {
-    threads: Vec<(Handle, Option<JoinHandle<()>>)>,
-    ended: CancellationToken,
+    handles: Vec<Handle>,
+    stop: CancellationToken,
+    /// Disconnected when the last thread has ended.
+    running: Receiver<()>,
 }
 
 impl Workers {
     /// Starts [`limits::WORKERS`] threads. What confines this thread confines them too.
     pub fn start() -> io::Result<Workers> {
-        let mut workers = Workers { threads: Vec::new(), ended: CancellationToken::new() };
+        let (runs, running) = channel();
+        let mut workers = Workers { handles: Vec::new(), stop: CancellationToken::new(), running };
         for _ in 0..limits::WORKERS {
             let runtime = Builder::new_current_thread().thread_name("worker").enable_all().build()?;
-            let (handle, ended) = (runtime.handle().clone(), workers.ended.clone());
-            let thread = thread::Builder::new().name("worker".into()).spawn(move || run(runtime, &ended))?;
-            workers.threads.push((handle, Some(thread)));
+            workers.handles.push(runtime.handle().clone());
+            let (stop, runs) = (workers.stop.clone(), runs.clone());
+            thread::Builder::new().name("worker".into()).spawn(move || run(runtime, &stop, runs))?;
         }
         Ok(workers)
     }
 
     /// One for each thread.
     pub fn handles(&self) -> impl Iterator<Item = &Handle> {
-        self.threads.iter().map(|(handle, _)| handle)
+        self.handles.iter()
     }
 }
 
-fn run(runtime: Runtime, ended: &CancellationToken) {
-    runtime.block_on(ended.cancelled());
+fn run(runtime: Runtime, stop: &CancellationToken, _runs: Sender<()>) {
+    runtime.block_on(stop.cancelled());
     runtime.shutdown_background(); // an answer about the past may take seconds, and nobody waits for it
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.ended.cancel();
-        for thread in self.threads.iter_mut().filter_map(|(_, thread)| thread.take()) {
-            let _ = thread.join(); // a panic of its own has been reported
-        }
+        self.stop.cancel();
+        let _ = self.running.recv_timeout(limits::FAREWELL); // a thread may wait for somebody who does not read our log
     }
 }
