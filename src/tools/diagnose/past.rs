@@ -33,6 +33,8 @@ struct Seen {
     count: usize,
     begin_us: i64,
     end_us: i64,
+    /// The window that its figures are of.
+    counted: (i64, i64),
 }
 
 /// All windows so far.
@@ -91,18 +93,7 @@ impl Past {
         let at = self.windows;
         self.windows += 1;
         for finding in judged.findings.into_iter().filter(|finding| input.wants(finding)) {
-            let fresh = self.seen.len();
-            let place = *self.places.entry(finding.identity()).or_insert(fresh);
-            match self.seen.get_mut(place) {
-                None => self.seen.push(Seen { finding, first: at, last: at, count: 1, begin_us, end_us }),
-                Some(seen) => {
-                    seen.count += usize::from(seen.last != at);
-                    (seen.last, seen.end_us) = (at, end_us);
-                    if finding.severity <= seen.finding.severity {
-                        seen.finding = finding;
-                    }
-                }
-            }
+            self.see(finding, at, (begin_us, end_us));
         }
         match &mut self.checked {
             Some(checked) => checked.retain(|code| judged.checked.contains(code)),
@@ -117,6 +108,22 @@ impl Past {
         self.tool_missing |= judged.tool_missing;
     }
 
+    /// A finding in a window.
+    fn see(&mut self, finding: Finding, at: usize, (begin_us, end_us): (i64, i64)) {
+        let (fresh, counted) = (self.seen.len(), (begin_us, end_us));
+        let place = *self.places.entry(finding.identity()).or_insert(fresh);
+        match self.seen.get_mut(place) {
+            None => self.seen.push(Seen { finding, first: at, last: at, count: 1, begin_us, end_us, counted }),
+            Some(seen) => {
+                seen.count += usize::from(seen.last != at);
+                (seen.last, seen.end_us) = (at, end_us);
+                if finding.severity <= seen.finding.severity {
+                    (seen.finding, seen.counted) = (finding, counted);
+                }
+            }
+        }
+    }
+
     fn output(self, input: &Input, is_whole: bool) -> Output {
         let Past { windows, seen, checked, blind_spots, lost_events, tool_missing, length_ns, .. } = self;
         let near = |cause: usize, symptom: usize| {
@@ -126,7 +133,11 @@ impl Past {
         let told = |seen: &Seen| {
             let when = (time::shown(seen.begin_us), time::shown(seen.end_us));
             let finding = seen.finding.clone().with("first_seen", when.0).with("last_seen", when.1);
-            finding.with("windows", format!("{} of {windows}", seen.count))
+            let finding = finding.with("windows", format!("{} of {windows}", seen.count));
+            if seen.count == 1 {
+                return finding;
+            }
+            finding.with("figures_of", format!("{} to {}", time::shown(seen.counted.0), time::shown(seen.counted.1)))
         };
         let mut findings = rules::causes_when(seen.iter().map(told).collect(), near);
         findings.sort_by_key(|finding| (finding.severity, finding.code));
@@ -137,5 +148,27 @@ impl Past {
         // With a gap in the period, "nothing was wrong" cannot be said.
         output.healthy = output.healthy(length).filter(|healthy| !healthy || is_whole);
         output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::diagnose::Severity;
+
+    #[test]
+    fn figures_of_a_recorded_finding_say_which_window_they_are_of() {
+        let mut past = Past { windows: 3, ..Past::default() };
+        let with = |severity, count: u64| Finding::new(Code::Resets, severity, "x").with("resets", count);
+        let second = |n: i64| (n * time::SECOND, (n + 1) * time::SECOND);
+        past.see(with(Severity::Warning, 17), 0, second(0));
+        past.see(with(Severity::Critical, 9), 1, second(1));
+        past.see(with(Severity::Warning, 3), 2, second(2));
+        let input = serde_json::from_value(serde_json::json!({})).unwrap();
+        let evidence = &past.output(&input, true).findings[0].evidence;
+        let times = ["first_seen", "last_seen", "figures_of"].map(|key| evidence[key].as_str().unwrap());
+        let shown = [0, 1, 2, 3].map(|n| time::shown(n * time::SECOND));
+        assert_eq!(times, [shown[0].as_str(), shown[3].as_str(), &format!("{} to {}", shown[1], shown[2])]);
+        assert_eq!((evidence["resets"].as_u64(), evidence["windows"].as_str()), (Some(9), Some("3 of 3")));
     }
 }

@@ -131,3 +131,15 @@ fn namespace_with_a_name_is_told_by_it() {
     assert!(of(true).contains("namespace  blue") && !of(true).contains("netns 7"), "{}", of(true));
     assert!(of(false).contains("netns 7"), "{}", of(false));
 }
+
+#[test]
+fn evidence_of_an_address_or_another_thing_is_told() {
+    let finding = Finding::new(Code::Resets, Severity::Warning, "x")
+        .with("remote", serde_json::json!({"address": "192.0.2.1"}))
+        .with("gap", serde_json::json!({"length_ms": 5}))
+        .with("owner", serde_json::json!({"pid": 7, "process": "curl"}));
+    let text = text::text(&output(vec![finding]));
+    for line in ["remote  192.0.2.1\n", "length_ms 5\n", "curl[7]\n"] {
+        assert!(text.contains(line), "{line} {text}");
+    }
+}

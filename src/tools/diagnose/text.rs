@@ -166,7 +166,12 @@ fn thing(object: &Map<String, Value>, value: &Value) -> String {
     if let Ok(endpoint) = serde_json::from_value::<answer::Endpoint>(value.clone()) {
         return endpoint.to_string();
     }
-    let Ok(owner) = serde_json::from_value::<Owner>(value.clone()) else {
+    if let (Some(Value::String(address)), 1) = (object.get("address"), object.len()) {
+        return address.clone();
+    }
+    // Every field of an owner may be absent: what has none of them is something else.
+    let owner = serde_json::from_value::<Owner>(value.clone()).ok().filter(|owner| *owner != Owner::default());
+    let Some(owner) = owner else {
         return object
             .iter()
             .map(|(key, value)| format!("{key} {}", figure(key, value)))
