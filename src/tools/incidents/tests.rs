@@ -35,7 +35,7 @@ fn open_incident_has_no_end() {
     assert_eq!(output.incidents[1].to.as_deref(), Some("2027-01-15T08:01:00.000Z"));
     let text = Incidents::text(&output);
     assert!(
-        text.contains("WARNING resets: it broke\n    from 2027-01-15T08:00:00.000Z to now (ongoing)\n  look"),
+        text.contains("WARNING resets: it broke\n    from 2027-01-15T08:00:00.000Z, ongoing at b\n  look"),
         "{text}"
     );
 }

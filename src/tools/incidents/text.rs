@@ -8,9 +8,13 @@ use super::Output;
 pub fn text(output: &Output) -> String {
     let mut text = String::new();
     for row in &output.incidents {
-        let to = row.to.as_deref().unwrap_or("now (ongoing)");
+        let end = match (&row.to, &output.recorded) {
+            (Some(to), _) => format!(" to {to}"),
+            (None, Some(recorded)) => format!(", ongoing at {}", recorded.to),
+            (None, None) => ", ongoing".into(),
+        };
         let _ = writeln!(text, "{} {}: {}", row.severity.to_uppercase(), row.code, row.summary);
-        let _ = writeln!(text, "    from {} to {to}", row.from);
+        let _ = writeln!(text, "    from {}{end}", row.from);
         text.extend(row.next_step.lines().map(|line| format!("  {line}\n")));
     }
     if output.more > 0 {
