@@ -26,21 +26,33 @@ fn leave_out_nulls<T: JsonSchema>(value: &mut Value) {
 /// name. `value` has the tool's own name and unit afterwards.
 pub fn understand<T: DeserializeOwned + JsonSchema>(value: &mut Value) -> Result<T, Error> {
     leave_out_nulls::<T>(value);
-    decode(value).or_else(|e| if take_units::<T>(value) { decode(value) } else { Err(e) })
+    decode(value).or_else(|e| if take_units::<T>(value)? { decode(value) } else { Err(e) })
 }
 
-/// Gives a time the name and the unit of the tool. Returns whether there was exactly one.
-fn take_units<T: JsonSchema>(value: &mut Value) -> bool {
-    let (known, Some(fields)) = (input_schema::<T>(), value.as_object_mut()) else { return false };
+/// Gives a time the name and the unit of the tool. Returns whether there was one.
+fn take_units<T: JsonSchema>(value: &mut Value) -> Result<bool, Error> {
+    let (known, Some(fields)) = (input_schema::<T>(), value.as_object_mut()) else { return Ok(false) };
     let names = [IN_MS, IN_SECONDS];
     let takes = names.into_iter().find(|name| known["properties"].get(name).is_some());
     let given: Vec<_> = names.into_iter().filter(|name| fields.contains_key(*name)).collect();
-    let (Some(takes), [given]) = (takes, given.as_slice()) else { return false };
-    let Some(time) = duration(given, &fields[*given]) else { return false };
+    let (takes, given) = match (takes, given.as_slice()) {
+        (Some(takes), [given]) => (takes, *given),
+        (Some(_), [_, _]) => {
+            return Err(Error::InvalidInput(format!("{IN_SECONDS} and {IN_MS} are the same: give one of them")));
+        }
+        _ => return Ok(false),
+    };
+    let Some(time) = duration(given, &fields[given]) else {
+        let shown = untrusted::clean(&fields[given].to_string());
+        let reason = format!("{given}: invalid value {shown}: expected a time such as 2s or 500ms");
+        // The tool's own name has an error of its own, with the bounds.
+        return if given == takes { Ok(false) } else { Err(Error::InvalidInput(reason)) };
+    };
+    fields.shift_remove(given);
     let number = if takes == IN_MS { time.as_secs_f64() * 1e3 } else { time.as_secs_f64() };
-    fields.shift_remove(*given);
-    fields.insert(takes.to_owned(), number.into());
-    true
+    let whole = number as u64;
+    fields.insert(takes.to_owned(), if whole as f64 == number { whole.into() } else { number.into() });
+    Ok(true)
 }
 
 fn duration(name: &str, value: &Value) -> Option<Duration> {
@@ -130,7 +142,15 @@ mod tests {
             assert_eq!(understand::<InSeconds>(&mut given.clone()).unwrap().duration.duration(), time, "{given}");
         }
         let refuse = |mut given| understand::<InMs>(&mut given).unwrap_err().to_string();
-        assert!(refuse(json!({"duration": "2s", "duration_ms": 500})).contains("unknown argument duration; "));
+        assert!(
+            refuse(json!({"duration": "2s", "duration_ms": 500})).contains("duration and duration_ms are the same")
+        );
+        for wrong in [json!("2x"), json!(""), json!("-1s"), json!(-1), json!([])] {
+            let error = refuse(json!({"duration": wrong}));
+            assert!(error.starts_with("duration: invalid value ") && error.contains("such as 2s"), "{error}");
+        }
+        let error = refuse(json!({"duration": "70s"}));
+        assert!(error.contains("70000,") || error.contains("70000:"), "{error}");
         for wrong in [json!({"duration_ms": "soon"}), json!({"duration": "2m"}), json!({"duration_ms": -5})] {
             let error = refuse(wrong);
             assert!(error.contains("from 100 to 60000, or a time such as 2s"), "{error}");
