@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use super::time::{Micros, Period};
+use crate::sandbox::folder_of;
 
 mod error;
 mod packing;
@@ -133,8 +134,10 @@ pub enum Kind {
     Corrupt,
     /// The disk, or what the file may take of it, is full.
     Full,
-    /// The file or its folder cannot be written, or not be read.
+    /// The file or its folder cannot be written.
     Denied,
+    /// The file cannot be read.
+    Unreadable,
     /// Another recorder writes it.
     InUse,
     Other,
@@ -159,8 +162,16 @@ impl fmt::Display for Trouble {
             Kind::Full => write!(f, "no space left to write {path}: {reason}. Free disk space, or lower max_bytes"),
             Kind::Denied => write!(
                 f,
-                "cannot open {path}: {reason}. The recorder must be able to write this file and its directory; \
-                    readers must be in their group"
+                "cannot write {path}: {reason}. The recorder runs as user {user}, who must be able to write this file \
+                    and its directory: `chown {user} {folder}`, or choose another file with --recording",
+                user = rustix::process::geteuid().as_raw(),
+                folder = folder_of(&self.path).display(),
+            ),
+            Kind::Unreadable => write!(
+                f,
+                "cannot read {path}: {reason}. User {} must be able to read this file and its directory: become a \
+                    member of their group",
+                rustix::process::geteuid().as_raw(),
             ),
             Kind::InUse => {
                 write!(f, "another recorder writes {path}. Stop it, or choose another file with --recording")

@@ -142,6 +142,13 @@ impl Sqlite {
 
     /// Opens the file to read, beside its writer: all that it reads is of one moment.
     pub fn read(path: &Path) -> Result<Self, Trouble> {
+        Sqlite::open_to_read(path).map_err(|trouble| match trouble.kind {
+            Kind::Denied => Trouble { kind: Kind::Unreadable, ..trouble },
+            _ => trouble,
+        })
+    }
+
+    fn open_to_read(path: &Path) -> Result<Self, Trouble> {
         let of = |e: rusqlite::Error| trouble(path, &e);
         std::fs::metadata(path).map_err(|e| io_trouble(path, &e))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;

@@ -326,9 +326,9 @@ fn what_was_set_aside_stays_when_a_new_file_cannot_begin_at_once() {
     let again = |store: &mut Sqlite| store.begin_again(Duration::from_secs(10), BEGIN);
     let moved = TempDir::new().unwrap();
     let keep = |suffix: &str| folder.path().join(format!("recording.sqlite.corrupt{suffix}"));
-    fs::create_dir(&keep("")).unwrap(); // so that renaming fails
+    fs::create_dir(keep("")).unwrap(); // so that renaming fails
     again(&mut store).unwrap_err();
-    fs::remove_dir(&keep("")).unwrap();
+    fs::remove_dir(keep("")).unwrap();
     store.append(&[entry(1, "still the old one")], &mut []).unwrap();
     // A directory of its name stands for a disk on which it cannot be made.
     for file in connections_of(&path) {
