@@ -274,6 +274,7 @@ pub struct RemoteRow {
 pub struct RemoteEnd {
     pub address: IpAddr,
     /// absent: clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
 

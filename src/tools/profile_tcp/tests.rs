@@ -242,5 +242,5 @@ fn recorded_listeners_are_narrowed_by_owner_and_port() {
 
 #[test]
 fn empty_answer_says_so() {
-    assert!(ProfileTcp::text(&answer_to(Sample::default())).starts_with("No TCP connection"));
+    assert!(ProfileTcp::text(&answer_to(Sample::default())).starts_with("No matching TCP connection"));
 }

@@ -10,7 +10,7 @@ pub fn text(output: &Output) -> String {
     let seconds = output.measured.window_ms / 1e3;
     let mut text = verdict(output).map_or_else(String::new, |verdict| verdict + "\n\n");
     if output.remotes.is_empty() {
-        let _ = writeln!(text, "No TCP connection sent or received data in {seconds:.1} s.");
+        let _ = writeln!(text, "No matching TCP connection sent or received data in {seconds:.1} s.");
     } else {
         text += &answer::table(
             [

@@ -242,7 +242,7 @@ fn empty_answer_says_so() {
         input(json!({})),
         Sample { window_ns: 1_000_000_000, ..Sample::default() },
     ));
-    assert!(text.contains("No socket sent or received data."), "{text}");
+    assert!(text.contains("No matching socket sent or received data."), "{text}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub fn text(output: &Output) -> String {
         rate(output.total.tx_bytes),
     );
     if output.rows.is_empty() {
-        text += "No socket sent or received data.\n";
+        text += "No matching socket sent or received data.\n";
     } else {
         text += &answer::table(
             ["who", "?", ">received", ">sent", "?>share", "?>sockets", "?unit"],

@@ -126,7 +126,7 @@ fn text_is_a_table_with_cleaned_names() {
     ));
     assert!(text.starts_with("2 TCP connections in 1.0 s: 1 established, 1 refused\n"), "{text}");
     assert!(text.contains("refused (ECONNREFUSED)") && !text.contains('\u{1b}'), "{text}");
-    assert!(TraceConnections::text(&answer_to(json!({}), vec![])).starts_with("No TCP connection opened"));
+    assert!(TraceConnections::text(&answer_to(json!({}), vec![])).starts_with("No matching TCP connection opened"));
 }
 
 #[test]

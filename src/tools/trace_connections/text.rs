@@ -34,7 +34,7 @@ fn summary(output: &Output) -> String {
     let counts = output.outcomes.iter().filter(|(_, count)| **count > 0);
     let parts: Vec<String> = counts.map(|(outcome, count)| format!("{count} {}", outcome.words())).collect();
     match output.outcomes.values().sum::<u64>() {
-        0 => format!("No TCP connection opened, failed or closed in {seconds:.1} s.\n"),
+        0 => format!("No matching TCP connection opened, failed or closed in {seconds:.1} s.\n"),
         1 => format!("1 TCP connection in {seconds:.1} s: {}\n", parts.join(", ")),
         n => format!("{n} TCP connections in {seconds:.1} s: {}\n", parts.join(", ")),
     }

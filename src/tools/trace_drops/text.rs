@@ -17,7 +17,7 @@ pub fn text(output: &Output) -> String {
     let mut text = String::new();
     let seconds = output.measured.window_ms / 1e3;
     if output.drops.is_empty() && output.listeners.is_empty() {
-        let _ = writeln!(text, "No harmful packet drops in {seconds:.1} s.");
+        let _ = writeln!(text, "No matching harmful packet drops in {seconds:.1} s.");
     } else if !output.drops.is_empty() {
         let rows = output.drops.iter().map(|d| {
             let what = [d.protocol.as_deref(), d.kind.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");

@@ -13,7 +13,7 @@ pub fn text(output: &Output) -> String {
         let recorded = output.measured.limits.iter().any(|limit| limit.code == answer::Code::OnlyRepliesRecorded);
         let _ = match recorded {
             true => writeln!(text, "The recording has no TCP reply in these {seconds:.1} s."),
-            false => writeln!(text, "No TCP or UDP data was read or written in {seconds:.1} s."),
+            false => writeln!(text, "No matching TCP or UDP data was read or written in {seconds:.1} s."),
         };
     } else {
         if let Some(verdict) = verdict(output) {
