@@ -34,7 +34,7 @@ pub struct How {
     /// Same as `--output json`.
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// Measure until Ctrl-C. Print an answer every SECONDS (default: 1), and the total at the end.
+    /// Measure until Ctrl-C. Print an answer every SECONDS (default: 1), and as text the total at the end.
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
           value_parser = seconds)]
     pub watch: Option<Duration>,

@@ -303,7 +303,7 @@ fn put(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(e).context("writing the answer failed"),
+        Err(e) => Err(anyhow::anyhow!("writing the answer failed: {e}")),
         Ok(()) => Ok(true),
     }
 }
@@ -321,6 +321,9 @@ fn written(tool: &str, answer: Answer, form: Form) -> anyhow::Result<String> {
         Form::Ndjson => format!("{structured}\n"),
         Form::Csv => {
             let schema = Question::named(tool).map_or_else(look::output, |question| (question.whole_schema)());
+            if let Some(cut) = structured["measured"]["rows_cut"].as_u64().filter(|cut| *cut > 0) {
+                eprintln!("{cut} more rows: use a higher limit"); // a table has no place for it
+            }
             csv::table(&structured, &schema)?
         }
         Form::Text if !paint::wanted() => text,
