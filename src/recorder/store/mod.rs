@@ -162,8 +162,8 @@ impl fmt::Display for Trouble {
             Kind::Full => write!(f, "no space left to write {path}: {reason}. Free disk space, or lower max_bytes"),
             Kind::Denied => write!(
                 f,
-                "cannot write {path}: {reason}. The recorder runs as user {user}, who must be able to write this file \
-                    and its directory: `chown {user} {folder}`, or choose another file with --recording",
+                "cannot open {path}: {reason}. The recorder runs as user {user}, who must be able to write this file \
+                    and its directory (`chown {user} {folder}`), or choose another file with --recording",
                 user = rustix::process::geteuid().as_raw(),
                 folder = folder_of(&self.path).display(),
             ),
