@@ -20,6 +20,7 @@ pub fn scenarios() -> Vec<Scenario> {
     [
         one("BGP daemon gone", bgp_daemon_gone),
         one("BGP peer silent", bgp_peer_silent),
+        one("BGP peer silent, both ends here", bgp_both_silent),
         one("BGP never up", bgp_never_up),
         one("OSPF areas differ", ospf_areas),
         one("OSPF timers differ", ospf_timers),
@@ -88,6 +89,27 @@ fn bgp_peer_silent(stage: &mut Stage) {
     stage.watch(|watch| watch.every(Duration::from_millis(500), || drop(session.write_all(&[0xff; 19]))));
     let expected = stage.expect("routing_session_down").owned_in(&net.client).is("/protocol", "bgp");
     expected.is("/peer", net.server_ip(V4).to_string()).is("/explains/0", "peer_gone");
+}
+
+/// The same of both ends: each sends, and hears nothing.
+fn bgp_both_silent(stage: &mut Stage) {
+    static IS_SILENT: AtomicBool = AtomicBool::new(false);
+    let net = stage.wired(Duration::from_millis(2), |_, packet| {
+        IS_SILENT.load(Ordering::Relaxed) && super::gone::is_of(packet, SILENT_PORT)
+    });
+    let _own = speaker(&net.client, net.host(V4, 1));
+    let (server, sessions) = mortal(&net.server, (net.server_ip(V4), 179).into());
+    let mut ours = super::gone::connected_from(&net.client, SILENT_PORT, server.at);
+    let mut theirs = until("a session", || sessions.lock().unwrap().pop());
+    IS_SILENT.store(true, Ordering::Relaxed);
+    stage.watch(|watch| {
+        watch.every(Duration::from_millis(500), || {
+            let _ = (ours.write_all(&[0xff; 19]), theirs.write_all(&[0xff; 19]));
+        })
+    });
+    let expected = stage.expect("routing_session_down").owned_in(&net.client).is("/protocol", "bgp");
+    let expected = expected.is("/peer", net.server_ip(V4).to_string()).is("/explains/0", "peer_gone");
+    expected.is("/silent_connections", 2);
 }
 
 /// A speaker whose peer is not configured: nobody listens there.

@@ -39,8 +39,10 @@ fn peers(local: Option<Endpoint>, remote: Option<Endpoint>) -> Option<Peers> {
 #[derive(Default)]
 struct Session {
     owners: Vec<Owner>,
-    /// The end that is not the owner's.
+    /// The end that is not the owners'.
     remote: Option<IpAddr>,
+    /// The owners opened it.
+    is_client: bool,
     closed: u64,
     reset: u64,
     silent: u64,
@@ -50,9 +52,15 @@ struct Session {
 impl Session {
     fn add(&mut self, owner: &Owner, remote: Option<Endpoint>, which: impl FnOnce(&mut Session) -> &mut u64) {
         *which(self) += 1;
-        // A client's end names the peer; where both ends are here, the first one does.
-        self.remote = self.remote.or(remote.map(|remote| remote.address));
-        self.owners.push(owner.clone());
+        // Where both ends are here, it is told from the end that opened it.
+        let is_client = remote.is_some_and(|remote| remote.port == BGP);
+        if is_client && !self.is_client {
+            (self.owners, self.remote, self.is_client) = (Vec::new(), None, true);
+        }
+        if is_client == self.is_client {
+            self.remote = self.remote.or(remote.map(|remote| remote.address));
+            self.owners.push(owner.clone());
+        }
     }
 }
 
@@ -249,6 +257,7 @@ mod tests {
     };
     use crate::tools::diagnose::{
         evidence::{Listener, Reset, Socket},
+        gone::Silent,
         network::{Address, Network},
         ospf::tests::hello,
     };
@@ -286,6 +295,23 @@ mod tests {
             ..Socket::default()
         };
         assert!(judged(vec![closed], speaker(), vec![again]).is_empty());
+    }
+
+    #[test]
+    fn session_with_two_silent_ends_is_told_from_the_client() {
+        let of = |netns: u32| Owner { netns: Some(netns), ..owner("router", 7) };
+        let (client, server) = (Some(endpoint("10.0.0.1", 41_000)), Some(endpoint("10.0.0.2", 179)));
+        let ends = [(of(1), client, server), (of(2), server, client)];
+        let ends = ends.map(|(owner, local, remote)| Silent { owner, local, remote, ..Silent::default() });
+        for silent in [ends.to_vec(), ends.iter().rev().cloned().collect()] {
+            let found = routing_session_down(&Evidence { silent, listeners: speaker(), ..quiet() });
+            let evidence = &found[0].evidence;
+            assert_eq!(
+                (found.len(), &evidence["owner"]["netns"], &evidence["peer"]),
+                (1, &1.into(), &"10.0.0.2".into())
+            );
+            assert_eq!(evidence["silent_connections"], 2);
+        }
     }
 
     #[test]
