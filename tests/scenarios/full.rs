@@ -108,7 +108,7 @@ fn backup_fills_router(stage: &mut Stage) {
         pour(&stream, || watch.goes_on());
     });
     let expected = stage.expect("link_saturated").is("/netns", left.server.inode());
-    expected.is("/interface", right.interface()).at_least("/queue_delay_ms", 10.0);
+    expected.is("/interface", right.interface()).at_least("/queue_delay_ms", 5.0); // what stands: the sender may pause
 }
 
 /// A few requests over a shaper with a far higher rate.
