@@ -16,8 +16,8 @@ pub const REQUESTS_OF_A_USER: usize = 64;
 /// The maximum delay of a kernel record on its way to the daemon.
 pub const LATE: Duration = Duration::from_millis(50);
 
-/// Connections that a thread of the gateway keeps for its next requests. Each is one of a user's, until the daemon closes it after
-/// [`REQUEST_TIME`].
+/// Connections that a thread of the gateway keeps for its next requests. Each is one of a user's, until the daemon closes
+/// it after [`REQUEST_TIME`].
 pub const IDLE_CONNECTIONS: usize = 4;
 /// A request is a tool's name and its arguments: a few hundred bytes.
 pub const REQUEST_BYTES: usize = 64 << 10;
@@ -122,8 +122,8 @@ pub const CGROUPS: usize = 50_000;
 /// The interval between two searches for a new id; on such a node a search takes about 20 ms.
 pub const CGROUP_WALKS_PER_SECOND: u32 = 20;
 
-/// Threads that serve HTTP clients. While one of them writes a long answer, of which a client has one at a time, its
-/// other clients wait for tens of milliseconds, and those of the other thread do not.
+/// Threads that serve HTTP clients. A long answer, of which a client has one at a time, takes tens of milliseconds to
+/// write: the other clients of that thread wait so long, and those of the other thread do not.
 pub const WORKERS: usize = 2;
 /// HTTP connections at once. An idle one costs about 10 KB, one in the middle of a header up to [`HEADER_BYTES`] more.
 pub const CONNECTIONS: usize = 2_048;

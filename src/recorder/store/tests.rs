@@ -53,6 +53,18 @@ fn recording_is_readable_during_and_after_writing() {
 }
 
 #[test]
+fn question_reads_one_moment_of_the_file() {
+    let (_folder, path) = file();
+    let mut store = open(&path, bounds()).unwrap();
+    store.append(&[entry(0, "a")], &mut []).unwrap();
+    let question = Sqlite::read(&path).unwrap();
+    assert_eq!(samples(&question), ["a"]);
+    store.append(&[entry(1, "b")], &mut []).unwrap();
+    assert_eq!(samples(&question), ["a"]);
+    assert_eq!(samples(&Sqlite::read(&path).unwrap()), ["a", "b"]);
+}
+
+#[test]
 fn copied_file_is_readable_in_a_read_only_folder() {
     let (_folder, path) = file();
     let mut store = open(&path, bounds()).unwrap();
@@ -324,15 +336,14 @@ fn what_was_set_aside_stays_when_a_new_file_cannot_begin_at_once() {
     let mut store = open(&path, bounds()).unwrap();
     store.append(&[entry(0, "before")], &mut []).unwrap();
     let again = |store: &mut Sqlite| store.begin_again(Duration::from_secs(10), BEGIN);
-    let moved = TempDir::new().unwrap();
     let keep = |suffix: &str| folder.path().join(format!("recording.sqlite.corrupt{suffix}"));
     fs::create_dir(keep("")).unwrap(); // so that renaming fails
     again(&mut store).unwrap_err();
     fs::remove_dir(keep("")).unwrap();
     store.append(&[entry(1, "still the old one")], &mut []).unwrap();
     // A directory of its name stands for a disk on which it cannot be made.
-    for file in connections_of(&path) {
-        fs::rename(&file, moved.path().join(file.file_name().unwrap())).unwrap();
+    for (from, to) in connections_of(&path).iter().zip(connections_of(&keep(""))) {
+        fs::rename(from, to).unwrap();
     }
     store.is_aside = true;
     fs::create_dir(&path).unwrap();
@@ -344,6 +355,7 @@ fn what_was_set_aside_stays_when_a_new_file_cannot_begin_at_once() {
     again(&mut store).unwrap();
     store.append(&[entry(2, "new")], &mut []).unwrap();
     assert_eq!(samples(&store), ["new"]);
+    assert_eq!(samples(&Sqlite::read(&keep("")).unwrap()), ["before", "still the old one"]);
     assert_eq!(open(&path, bounds()).err().unwrap().kind, Kind::InUse, "its lock is kept");
 }
 
