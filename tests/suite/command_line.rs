@@ -176,6 +176,9 @@ fn tool_runs_as_a_command_in_every_output_format() {
     let rows: Vec<Vec<_>> = table.lines().map(|line| line.split(',').collect()).collect();
     let column = rows[0].iter().position(|name| *name == "local.port").unwrap();
     assert_eq!((rows.len(), rows[1][column]), (2, port.to_string().as_str()), "{table}");
+    let _others = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let cut = cli(&daemon.socket, "snapshot_sockets state=listen limit=1 -o csv").output().unwrap();
+    assert!(String::from_utf8_lossy(&cut.stderr).contains("more rows: use a higher limit"), "{cut:?}");
 }
 
 #[test]

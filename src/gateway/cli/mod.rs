@@ -322,7 +322,8 @@ fn written(tool: &str, answer: Answer, form: Form) -> anyhow::Result<String> {
         Form::Csv => {
             let schema = Question::named(tool).map_or_else(look::output, |question| (question.whole_schema)());
             if let Some(cut) = structured["measured"]["rows_cut"].as_u64().filter(|cut| *cut > 0) {
-                eprintln!("{cut} more rows: use a higher limit"); // a table has no place for it
+                // A table has no place for it.
+                eprintln!("{}: use a higher limit", crate::answer::count(cut, "more row", "more rows"));
             }
             csv::table(&structured, &schema)?
         }
