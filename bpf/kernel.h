@@ -91,6 +91,7 @@ typedef struct {
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
+	__u32 skc_hash; /* of its ends */
 	__be16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* What `trace_latency` keeps of a socket, and how it counts times. */
 #pragma once
+#include "rests.h"
 #include "stages.h"
 
 /* With this number in flight, no timer of the receiver delays the acknowledgement. */
@@ -22,12 +23,15 @@ struct talk {
 	__u32 group; /* 0 = not known yet */
 	__u32 pid;
 	__u32 thread; /* that used it last */
-	__u32 added;  /* times in this window */
 	__u32 window; /* the newest when the group was looked up */
 	__u32 first;  /* first window of its period */
 	__u8 prompt;  /* whether the next round trip is one of the network */
 	__u8 has_sent;
-	__u16 pad;
+	__u8 weight;    /* of the times of this burst */
+	__u8 bursts;    /* in this window, up to FIRST_BURSTS */
+	__u64 burst_ns; /* when it began; 0 = before the first one */
+	__s32 left;     /* its events to come */
+	__u32 pad2;
 };
 
 /* Sockets with data since measuring began. */
@@ -38,12 +42,54 @@ struct {
 	__type(value, struct talk);
 } talks SEC(".maps");
 
+/* What was on its way when the rest began is over: the socket is looked at as if for the first time. */
+static __always_inline void resume(struct talk *talk)
+{
+	if (talk->exchange.phase != OMITTED) {
+		talk->exchange.phase = QUIET;
+		talk->exchange.asked_ns = 0;
+	}
+	talk->exchange.sent_ns = 0;
+	talk->arrived_ns = talk->written_ns = 0;
+	talk->has_sent = talk->prompt = 0;
+}
+
+static __always_inline void begin_burst(struct talk *talk, __u32 weight)
+{
+	talk->weight = weight;
+	talk->left = BURST;
+	talk->burst_ns = bpf_ktime_get_ns();
+}
+
+/* Not before its process was seen with it in this window, and then a while. */
+static __always_inline bool may_rest(struct talk *talk)
+{
+	if (!talk->group || talk->window != windows.newest || bpf_ktime_get_ns() - talk->burst_ns >= BUSY_NS)
+		return false;
+	return talk->bursts == FIRST_BURSTS || ++talk->bursts == FIRST_BURSTS;
+}
+
+/* Whether an event of a socket that does not rest belongs to a burst. */
+static __always_inline bool is_in_burst(const struct sock *sk, struct talk *talk)
+{
+	__u32 weight = end_rest(sk);
+
+	if (weight && talk->burst_ns) {
+		resume(talk);
+		begin_burst(talk, weight);
+	} else if (talk->left > 0) {
+		talk->left--;
+	} else if (may_rest(talk) && begin_rest(sk)) {
+		return false;
+	} else {
+		begin_burst(talk, 1);
+	}
+	return true;
+}
+
 static __always_inline void add_time(struct talk *talk, __u32 stage, __u64 ns)
 {
-	__u32 weight = weight_of(talk->added++, ns);
-
-	if (weight)
-		add_ns(talk->group, stage, ns, weight);
+	add_ns(talk->group, stage, ns, talk->weight);
 }
 
 /* At `now`, an event ended an exchange, or nothing. */
@@ -59,7 +105,7 @@ static __always_inline void count_outcome(const struct tcp_sock *tp, struct talk
 			add_time(talk, LEAST_RTT, least * 1000);
 		return;
 	}
-	add_us(talk->group, LEFT_OUT, 0, 1);
+	add_us(talk->group, LEFT_OUT, 0, talk->weight);
 	if (outcome == UNCLEAR_CONNECTION)
 		add_us(talk->group, LEFT_OUT, 1, 1);
 }

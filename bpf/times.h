@@ -6,9 +6,6 @@
 enum {
 	TIME_BUCKETS = 208, /* eight per octave, up to 2^28 µs */
 	SUBDIVISION = 3,    /* log2 of the buckets per octave */
-	ALL_OF = 64,        /* times of a socket in a window that are all counted */
-	ONE_OF = 8,         /* of the others, if they are short */
-	SHORT_NS = 1000000,
 };
 
 struct times {
@@ -50,16 +47,4 @@ static __always_inline __u32 capped_us(__u64 ns)
 	__u64 us = ns / 1000;
 
 	return us > ~0u ? ~0u : us;
-}
-
-/*
- * How often the nth time of a socket in a window counts. A look-up of a histogram costs more than the rest. So long
- * times count one by one, and of many short ones one of ONE_OF counts for all. Which one does not depend on the time,
- * and follows no period.
- */
-static __always_inline __u32 weight_of(__u32 n, __u64 ns)
-{
-	if (ns >= SHORT_NS || n < ALL_OF)
-		return 1;
-	return n * 0x9e3779b1 < ~0u / ONE_OF ? ONE_OF : 0;
 }

@@ -23,28 +23,32 @@ struct udp_sock___queue {
 
 #pragma clang attribute pop
 
+/* Of a socket with an event that is looked at. */
 static __always_inline struct talk *talk_of(struct sock *sk)
 {
 	struct talk *talk = sk_storage_of(&talks, sk);
 	__u32 first = windows.first;
 
-	if (talk && talk->first != first) {
+	if (!talk)
+		return 0;
+	if (talk->first != first) {
 		__builtin_memset(talk, 0, sizeof(*talk));
 		talk->first = first;
 	}
-	return talk;
+	return is_in_burst(sk, talk) ? talk : 0;
 }
 
 /* For a call of the process: the socket is its own. */
 static __always_inline struct talk *own_talk(struct sock *sk)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct talk *talk = talk_of(sk);
+	struct task_struct *task;
 	__u32 newest = windows.newest;
 	struct tcp_sock *tp;
 
 	if (!talk)
 		return 0;
+	task = bpf_get_current_task_btf();
 	if (talk->window != newest || talk->pid != task->tgid) {
 		if (sk->sk_protocol == IPPROTO_TCP && !talk->window) {
 			tp = bpf_skc_to_tcp_sock(sk);
@@ -55,7 +59,7 @@ static __always_inline struct talk *own_talk(struct sock *sk)
 		talk->group = group_of(sk);
 		talk->window = newest;
 		talk->pid = task->tgid;
-		talk->thread = talk->added = 0;
+		talk->thread = talk->bursts = 0;
 	}
 	if (!talk->group)
 		return 0;
@@ -88,15 +92,11 @@ static __always_inline void add_arrival(struct sock *sk, struct talk *talk, __u6
 
 static __always_inline void tcp_arrives(struct sock *sk)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	__u32 received, bytes, fin;
-	struct talk *talk;
+	struct tcp_sock *tp = sk->__sk_common.skc_state == TCP_LISTEN ? 0 : bpf_skc_to_tcp_sock(sk);
+	__u32 received = tp ? received_bytes(tp) : 0, bytes, fin;
+	struct talk *talk = received ? talk_of(sk) : 0;
 	__u64 now;
 
-	if (!tp || sk->__sk_common.skc_state == TCP_LISTEN)
-		return;
-	talk = talk_of(sk);
-	received = received_bytes(tp);
 	if (!talk || talk->received == received) /* only a FIN */
 		return;
 	bytes = received - talk->received;
@@ -133,7 +133,7 @@ static __always_inline void udp_arrives(struct sock *sk)
 SEC("tp_btf/sk_data_ready")
 int BPF_PROG(data_arrives, struct sock *sk)
 {
-	if (!is_inet(sk))
+	if (!is_inet(sk) || rests_now(sk))
 		return 0;
 	if (sk->sk_protocol == IPPROTO_TCP)
 		tcp_arrives(sk);
@@ -144,14 +144,11 @@ int BPF_PROG(data_arrives, struct sock *sk)
 
 static __always_inline void tcp_is_read(struct sock *sk)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	struct talk *talk;
+	struct talk *talk = own_talk(sk);
+	struct tcp_sock *tp = talk ? bpf_skc_to_tcp_sock(sk) : 0;
 	__u64 now;
 
-	if (!tp)
-		return;
-	talk = own_talk(sk);
-	if (!talk)
+	if (!talk || !tp)
 		return;
 	now = bpf_ktime_get_ns();
 	if (talk->arrived_ns && (__s32)(tp->copied_seq - talk->arrived_seq) >= 0) {
@@ -199,7 +196,7 @@ static __always_inline void udp_is_read(struct sock *sk)
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(data_is_read, struct sock *sk, int length, int flags)
 {
-	if (length < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) || !is_inet(sk))
+	if (length < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) || !is_inet(sk) || rests_now(sk))
 		return 0;
 	if (sk->sk_protocol == IPPROTO_TCP && length)
 		tcp_is_read(sk);
@@ -220,11 +217,11 @@ int BPF_PROG(data_is_written, struct sock *sk, int length, int flags)
 	struct tcp_sock *tp;
 	struct talk *talk;
 
-	if (length <= 0 || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP)
+	if (length <= 0 || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP || rests_now(sk))
 		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
-	talk = tp ? own_talk(sk) : 0;
-	if (!talk)
+	talk = own_talk(sk);
+	tp = talk ? bpf_skc_to_tcp_sock(sk) : 0;
+	if (!talk || !tp)
 		return 0;
 	if (!talk->written_ns && tp->snd_nxt != tp->write_seq) {
 		talk->written_seq = tp->snd_nxt;
@@ -334,16 +331,15 @@ SEC("tp_btf/net_dev_start_xmit")
 int BPF_PROG(segment_leaves, struct sk_buff *skb)
 {
 	struct sock *sk = sender_of(skb);
-	struct tcp_sock *tp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
 	__u32 seq = 0, payload;
+	struct tcp_sock *tp;
 	struct talk *talk;
 
-	if (!tp)
+	if (!sk || sk->sk_protocol != IPPROTO_TCP || rests_now(sk))
 		return 0;
-	payload = load_segment(skb, tp, &seq);
-	if (!payload)
-		return 0;
-	talk = talk_of(sk);
+	tp = bpf_skc_to_tcp_sock(sk);
+	payload = tp && tp->bytes_sent ? load_segment(skb, tp, &seq) : 0;
+	talk = payload ? talk_of(sk) : 0;
 	if (!talk)
 		return 0;
 	note_round_trip(tp, talk);

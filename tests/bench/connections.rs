@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::{
     Figure, cost, flood,
-    floor::{Empty, TRACEPOINTS, TRACEPOINTS_OF_CONNECTIONS},
+    floor::{Empty, TRACEPOINTS_OF_CONNECTIONS},
     harness::*,
     peers,
     workload::{Close, Load},
@@ -58,7 +58,7 @@ pub fn diagnosed() -> Vec<Figure> {
         let name = format!("connect + accept + close{how}, CPU");
         let load = || Load::connects(pair.clone(), close);
         figures.push(cost::compare(&format!("{name}, diagnosed / not"), load(), (1.12, "<= 1.12"), on, off));
-        let empty = || Empty::trace(TRACEPOINTS);
+        let empty = Empty::diagnose;
         figures.push(cost::compare(&format!("… {name}, empty programs / none"), load(), (0.0, "-"), empty, drop));
     }
     figures

@@ -9,13 +9,7 @@ use std::{
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 use serde_json::{Value, json};
 
-use crate::{
-    Figure, cost,
-    floor::{Empty, TRACEPOINTS},
-    harness::*,
-    median,
-    workload::Load,
-};
+use crate::{Figure, cost, floor::Empty, harness::*, median, workload::Load};
 
 /// The measuring tools, from `tools/list`.
 pub fn windows(daemon: &Daemon) -> Vec<(String, Value)> {
@@ -83,7 +77,7 @@ pub fn scan() -> Vec<Figure> {
     let mut figures: Vec<_> =
         windows.iter().map(|window| scanned(&pair, &daemon, std::slice::from_ref(window))).collect();
     figures.push(scanned(&pair, &daemon, &windows));
-    let floor = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), || Empty::trace(TRACEPOINTS), drop);
+    let floor = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), Empty::all, drop);
     figures.push(more("an empty program at their tracepoints", floor, "-"));
     figures
 }

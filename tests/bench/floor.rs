@@ -11,8 +11,8 @@ use libbpf_rs::libbpf_sys::{
     bpf_prog_load, bpf_raw_tracepoint_open,
 };
 
-/// The tracepoints of the tools' programs during a window, with repetitions.
-pub const TRACEPOINTS: &[&CStr] = &[
+/// Those of the other tools' programs that `diagnose` opens, with repetitions.
+const TRACEPOINTS: &[&CStr] = &[
     c"fib6_table_lookup",
     c"fib_table_lookup",
     c"inet_sk_error_report",
@@ -27,6 +27,19 @@ pub const TRACEPOINTS: &[&CStr] = &[
     c"tcp_probe",
     c"tcp_receive_reset",
     c"tcp_send_reset",
+];
+
+/// Those that `diagnose` adds to [`TRACEPOINTS`].
+const TRACEPOINTS_OF_NETWORKS: &[&CStr] = &[c"neigh_update", c"net_dev_queue", c"netif_receive_skb"];
+
+/// Those of `trace_latency`.
+pub const TRACEPOINTS_OF_LATENCY: &[&CStr] = &[
+    c"net_dev_start_xmit",
+    c"sched_switch",
+    c"sched_wakeup",
+    c"sk_data_ready",
+    c"sock_recv_length",
+    c"sock_send_length",
 ];
 
 /// Those of `trace_connections`.
@@ -49,6 +62,16 @@ impl Empty {
             owned(link)
         };
         Empty([BPF_TCX_INGRESS, BPF_TCX_EGRESS].map(link).into())
+    }
+
+    /// At the tracepoints of `diagnose` and of the recorder.
+    pub fn diagnose() -> Empty {
+        Empty::trace(&[TRACEPOINTS, TRACEPOINTS_OF_NETWORKS].concat())
+    }
+
+    /// At the tracepoints of all tools that measure.
+    pub fn all() -> Empty {
+        Empty::trace(&[TRACEPOINTS, TRACEPOINTS_OF_LATENCY].concat())
     }
 
     /// At tracepoints, raw programs and typed programs are called alike.

@@ -1,24 +1,14 @@
 //! `trace_latency`: its cost. A window also has the kernel stamp what arrives.
 
-use std::ffi::CStr;
-
+use netmon_mcp::daemon::stamping::Stamping;
 use serde_json::json;
 
 use crate::{
     Figure, cost,
-    floor::Empty,
+    floor::{Empty, TRACEPOINTS_OF_LATENCY},
     harness::*,
     workload::{Close, Load},
 };
-
-const TRACEPOINTS: &[&CStr] = &[
-    c"net_dev_start_xmit",
-    c"sched_switch",
-    c"sched_wakeup",
-    c"sk_data_ready",
-    c"sock_recv_length",
-    c"sock_send_length",
-];
 
 type Case = (&'static str, fn(&Pair) -> Load, (f64, &'static str));
 
@@ -35,17 +25,9 @@ pub fn cost() -> Vec<Figure> {
         let (name, windows) =
             (format!("{what}, CPU, trace_latency open / not"), [("trace_latency", json!({"duration_ms": 60_000}))]);
         let ours = cost::ratio(&name, &daemon, &windows, load(&pair), reach);
-        let empty = || Empty::trace(TRACEPOINTS);
-        [
-            ours,
-            cost::compare(
-                &format!("… {what}, an empty program at its tracepoints"),
-                load(&pair),
-                (0.0, "-"),
-                empty,
-                drop,
-            ),
-        ]
+        let floor = format!("… {what}, an empty program at its tracepoints, and stamps");
+        let empty = || (Empty::trace(TRACEPOINTS_OF_LATENCY), Stamping::begin().unwrap());
+        [ours, cost::compare(&floor, load(&pair), (0.0, "-"), empty, drop)]
     };
     loads.into_iter().flat_map(compare).collect()
 }

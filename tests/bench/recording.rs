@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     Figure, cost,
     first_light::resident,
-    floor::{Empty, TRACEPOINTS},
+    floor::Empty,
     harness::*,
     workload::{Close, Load},
 };
@@ -81,7 +81,7 @@ pub fn cost() -> Vec<Figure> {
         let on = || Recorder::start(&daemon.socket, &mut client.borrow_mut());
         let off = |recorder: Recorder| recorder.stop(&mut client.borrow_mut());
         let ours = cost::compare(&format!("{what}, CPU, recording / not"), load(&pair), reach, on, off);
-        let empty = || Empty::trace(TRACEPOINTS);
+        let empty = Empty::diagnose;
         let floor = format!("… {what}, an empty program at its tracepoints");
         [ours, cost::compare(&floor, load(&pair), (0.0, "-"), empty, drop)]
     };
