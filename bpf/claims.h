@@ -4,6 +4,7 @@
 #include "control.h"
 #include "dscp.h"
 #include "networks.h"
+#include "next.h"
 
 enum { CLAIMS = 2048 };
 
@@ -61,29 +62,37 @@ static __always_inline void note_claim(const struct claim *claim)
 		__sync_fetch_and_add(&claims_lost, 1);
 }
 
-/* Every arriving packet passes here. */
-SEC("tp_btf/netif_receive_skb")
-int BPF_PROG(arp_arrives, struct sk_buff *skb)
+static __always_inline void arp_arrives(struct sk_buff *skb)
 {
 	struct claim claim = {};
 	struct arp arp;
 
-	if (skb->protocol != bpf_htons(ETH_P_ARP)) {
-		note_control(skb, (__u64)skb->data, false);
-		note_mark(skb, (__u64)skb->data);
-		return 0;
-	}
 	if (bpf_probe_read_kernel(&arp, sizeof(arp), skb->data) || arp.hardware_length != 6 || arp.protocol_length != 4)
-		return 0;
+		return;
 	/* An address probe has no sender address. */
 	if (!arp.sender[0])
-		return 0;
+		return;
 	claim.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
 	claim.ifindex = BPF_CORE_READ(skb, dev, ifindex);
 	claim.family = AF_INET;
 	__builtin_memcpy(claim.address, arp.sender, 4);
 	__builtin_memcpy(claim.hardware, arp.sender_hardware, 6);
 	note_claim(&claim);
+}
+
+NEXT_OF(packet_arrives);
+
+/* Every arriving packet passes here. */
+SEC("tp_btf/netif_receive_skb")
+int BPF_PROG(packet_arrives, struct sk_buff *skb)
+{
+	if (skb->protocol == bpf_htons(ETH_P_ARP)) {
+		arp_arrives(skb);
+	} else {
+		note_control(skb, (__u64)skb->data, false);
+		note_mark(skb, (__u64)skb->data);
+	}
+	RUN_NEXT(packet_arrives);
 	return 0;
 }
 

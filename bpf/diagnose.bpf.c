@@ -9,6 +9,8 @@
 #include "claims.h"
 #include "found_routes.h"
 
+NEXT_OF(packet_leaves);
+
 /* Packets that arrive are read with ARP. */
 SEC("tp_btf/net_dev_queue")
 int BPF_PROG(packet_leaves, struct sk_buff *skb)
@@ -17,6 +19,7 @@ int BPF_PROG(packet_leaves, struct sk_buff *skb)
 
 	note_control(skb, from, true);
 	compare_mark(skb, from);
+	RUN_NEXT(packet_leaves);
 	return 0;
 }
 

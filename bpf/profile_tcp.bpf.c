@@ -6,6 +6,7 @@
  * state change reports a connection that closes in between. TCP keeps only an average of round trips. So a program runs
  * for each arriving segment and computes the sample that changed the average.
  */
+#include "next.h"
 #include "replies.h"
 #include "resets.h"
 #include "ring.h"
@@ -158,11 +159,8 @@ static __always_inline void hand_in(struct sock *sk)
 }
 
 /* The process itself makes these changes: connect(), listen(), and the two states after close() and exit(). */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(state_changes, struct sock *sk, int oldstate, int newstate)
+static __always_inline void follow_state(struct sock *sk, int oldstate, int newstate)
 {
-	if (sk->sk_protocol != IPPROTO_TCP)
-		return 0;
 	if (oldstate == TCP_ESTABLISHED)
 		take_last_sample(sk);
 	if ((oldstate == TCP_ESTABLISHED && newstate == TCP_FIN_WAIT1) ||
@@ -184,6 +182,16 @@ int BPF_PROG(state_changes, struct sock *sk, int oldstate, int newstate)
 		else
 			hand_in_rtt(sk);
 	}
+}
+
+NEXT_OF(state_changes);
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_changes, struct sock *sk, int oldstate, int newstate)
+{
+	if (sk->sk_protocol == IPPROTO_TCP)
+		follow_state(sk, oldstate, newstate);
+	RUN_NEXT(state_changes);
 	return 0;
 }
 

@@ -7,6 +7,7 @@
  * sends or receives, once per datagram, in an array slot that outlives the socket.
  */
 #include "datagrams.h"
+#include "next.h"
 #include "ring.h"
 
 /* Closed connections. User space stores them: a hash entry would cost 800 ns. */
@@ -65,11 +66,8 @@ static __always_inline void hand_in(struct sock *sk)
  * Not tcp_destroy_sock: the owner is gone by then. The process itself makes the changes of connect() and listen(), and
  * to the two states after close() and exit(). A reset by the peer closes a connection in an arbitrary context.
  */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(tcp_state, struct sock *sk, int oldstate, int newstate)
+static __always_inline void follow_state(struct sock *sk, int oldstate, int newstate)
 {
-	if (sk->sk_protocol != IPPROTO_TCP)
-		return 0;
 	if (newstate == TCP_SYN_SENT || newstate == TCP_LISTEN) {
 		mark_opened(sk, newstate);
 	} else if (newstate == TCP_ESTABLISHED && oldstate == TCP_SYN_RECV) {
@@ -81,6 +79,16 @@ int BPF_PROG(tcp_state, struct sock *sk, int oldstate, int newstate)
 		if (is_closing(oldstate))
 			forget_orphan(sk);
 	}
+}
+
+NEXT_OF(tcp_state);
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state, struct sock *sk, int oldstate, int newstate)
+{
+	if (sk->sk_protocol == IPPROTO_TCP)
+		follow_state(sk, oldstate, newstate);
+	RUN_NEXT(tcp_state);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
  * between, the socket's storage keeps its owner, since most state changes happen in softirq, where `current` is
  * arbitrary.
  */
+#include "next.h"
 #include "open_connections.h"
 
 /* listen(): accepted connections inherit the owner. */
@@ -139,11 +140,8 @@ static __always_inline void is_closed(struct sock *sk, int oldstate)
  * Not kprobes or fentry on functions such as tcp_v4_connect: the state change is a stable tracepoint for IPv4, IPv6 and
  * both directions.
  */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(connection_state, struct sock *sk, int oldstate, int newstate)
+static __always_inline void follow_state(struct sock *sk, int oldstate, int newstate)
 {
-	if (sk->sk_protocol != IPPROTO_TCP)
-		return 0;
 	if (newstate == TCP_CLOSE) {
 		is_closed(sk, oldstate);
 		if (is_closing(oldstate))
@@ -157,6 +155,16 @@ int BPF_PROG(connection_state, struct sock *sk, int oldstate, int newstate)
 	} else if (newstate == TCP_LISTEN) {
 		listens(sk);
 	}
+}
+
+NEXT_OF(connection_state);
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(connection_state, struct sock *sk, int oldstate, int newstate)
+{
+	if (sk->sk_protocol == IPPROTO_TCP)
+		follow_state(sk, oldstate, newstate);
+	RUN_NEXT(connection_state);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
  * that it passes; user space parses these and merges them.
  */
 #include "holders.h"
+#include "next.h"
 #include "packet.h"
 
 enum { DNS = 53, MDNS = 5353 };
@@ -322,16 +323,23 @@ static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
 	return see_segment(skb, s, mix_flow(mix(mix(0, place), egress), header, skb->protocol), payload.is_first);
 }
 
+NEXT_OF(sent);
+NEXT_OF(received);
+
 /* At queueing: still in the sender's context, unless the packet waited for a neighbor. */
 SEC("tp_btf/net_dev_queue")
 int BPF_PROG(sent, struct sk_buff *skb)
 {
-	return see(skb, network_header(skb), true);
+	see(skb, network_header(skb), true);
+	RUN_NEXT(sent);
+	return 0;
 }
 
 /* The stack's entry point, once per GRO packet; here `data` is at the network header. */
 SEC("tp_btf/netif_receive_skb")
 int BPF_PROG(received, struct sk_buff *skb)
 {
-	return see(skb, (__u64)skb->data, false);
+	see(skb, (__u64)skb->data, false);
+	RUN_NEXT(received);
+	return 0;
 }

@@ -8,9 +8,10 @@ use std::{
 };
 
 use super::{
-    Iterate, Program,
+    Hubs, Iterate, Program,
     feature::{Feature, Release},
     features::{Features, missing_capabilities},
+    hub,
 };
 use crate::{
     answer::{Code, Limitation},
@@ -51,6 +52,7 @@ pub mod lacks {
 /// Collects what a tool loads, so that `status` can say what it costs.
 pub struct Loader {
     features: Arc<Features>,
+    hubs: Arc<Hubs>,
     optional: &'static [Optional],
     /// The programs, in the order of loading.
     pub programs: Vec<Program>,
@@ -60,8 +62,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    pub fn new(features: Arc<Features>, optional: &'static [Optional]) -> Loader {
-        Loader { features, optional, programs: Vec::new(), refused: Vec::new(), lacks: Vec::new() }
+    pub fn new(features: Arc<Features>, hubs: Arc<Hubs>, optional: &'static [Optional]) -> Loader {
+        Loader { features, hubs, optional, programs: Vec::new(), refused: Vec::new(), lacks: Vec::new() }
     }
 
     /// What this kernel has.
@@ -163,6 +165,15 @@ impl Loader {
         let program = Program::new(&program.name().to_string_lossy(), fd);
         self.programs.push(program.clone());
         Ok(program)
+    }
+
+    /// A program at a tracepoint that other tools use too; `next` is where it goes on.
+    pub fn shared(&mut self, program: &ProgramMut<'_>, next: &MapMut<'_>) -> Result<Program, Error> {
+        let loaded = self.program(program)?;
+        if let Some(hub) = self.hubs.at(&program.section().to_string_lossy()) {
+            loaded.join(hub::Place { hub, next: Arc::new(self.map(next)?) });
+        }
+        Ok(loaded)
     }
 
     /// Keeps a map beyond the life of its object.

@@ -12,7 +12,7 @@ use std::{
     path::Path,
     ptr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -27,11 +27,13 @@ pub mod btf;
 mod denied;
 pub mod feature;
 pub mod features;
+mod hub;
 mod loader;
 mod maps;
 mod probe;
 mod rooms;
 
+pub use hub::Hubs;
 pub use loader::{Loader, Optional, adopt_libbpf, lacks};
 pub use maps::{Listed, delete, entries, field, per_cpu, per_cpu_array, remove, set, set_on_every_cpu};
 pub use probe::LOOPBACK;
@@ -93,6 +95,8 @@ struct Loaded {
     name: String,
     fd: OwnedFd,
     links: AtomicUsize,
+    /// Where it runs with programs of other tools.
+    place: OnceLock<hub::Place>,
 }
 
 /// Packets that arrive at an interface, or leave it.
@@ -105,7 +109,11 @@ pub enum Direction {
 impl Program {
     /// A program that the kernel has loaded.
     fn new(name: &str, fd: OwnedFd) -> Program {
-        Program(Arc::new(Loaded { name: name.into(), fd, links: AtomicUsize::new(0) }))
+        Program(Arc::new(Loaded { name: name.into(), fd, links: AtomicUsize::new(0), place: OnceLock::new() }))
+    }
+
+    fn join(&self, place: hub::Place) {
+        let _ = self.0.place.set(place); // it is new
     }
 
     /// Its name in the kernel's list of programs.
@@ -125,9 +133,10 @@ impl Program {
 
     /// How often it was not run because it was running on that processor already: a tracepoint that fires in an
     /// interrupt of its own program is skipped, and one of a thread that preempts it, where programs can be preempted
-    /// (seen on Linux 7.3, not on 6.18).
+    /// (seen on Linux 7.3, not on 6.18). What its hub misses, it misses.
     pub fn misses(&self) -> io::Result<u64> {
-        self.info().map(|info| info.recursion_misses)
+        let of_hub = self.0.place.get().map_or(Ok(0), |place| place.hub.program().misses())?;
+        self.info().map(|info| info.recursion_misses + of_hub)
     }
 
     /// Its number among the kernel's programs.
@@ -145,8 +154,15 @@ impl Program {
         }
     }
 
-    /// Attaches a `tp_btf` program to its tracepoint.
+    /// Attaches a `tp_btf` program to its tracepoint, or has the hub run it that is there.
     pub fn trace(&self) -> io::Result<Link> {
+        match self.0.place.get().filter(|_| !hub::are_runs_measured()) {
+            Some(place) => Ok(self.link(Hold::Hub { _linked: place.hub.append(self, &place.next)? })),
+            None => self.attach(),
+        }
+    }
+
+    fn attach(&self) -> io::Result<Link> {
         // SAFETY: a null name means the tracepoint that the program was loaded for.
         let fd = check(unsafe { bpf_raw_tracepoint_open(ptr::null(), self.0.fd.as_raw_fd()) })?;
         Ok(self.link(Hold::Fd { _fd: fd }))
@@ -281,6 +297,9 @@ enum Hold {
         _fd: OwnedFd,
     },
     Clsact(u32, Direction),
+    Hub {
+        _linked: hub::Linked,
+    },
 }
 
 impl Drop for Link {

@@ -62,8 +62,15 @@ impl Census {
     pub fn load(loader: &mut Loader) -> Result<Self, Error> {
         let mut object = kernel::object();
         let skel = loader.load(skel::DiagnoseSkelBuilder::default().open(&mut object)?)?;
-        let listeners = [&skel.progs.arp_arrives, &skel.progs.neighbor_learned, &skel.progs.packet_leaves];
-        let listeners = listeners.into_iter().map(|program| loader.optional(program)).collect::<Result<Vec<_>, _>>()?;
+        let (progs, maps) = (&skel.progs, &skel.maps);
+        let mut listeners: Vec<_> = loader.optional(&progs.neighbor_learned)?.into_iter().collect();
+        for (program, next) in
+            [(&progs.packet_arrives, &maps.after_packet_arrives), (&progs.packet_leaves, &maps.after_packet_leaves)]
+        {
+            if program.autoload() {
+                listeners.push(loader.shared(program, next)?);
+            }
+        }
         Ok(Census {
             walk: loader.iterator(&skel.progs.networks)?,
             found: loader.map(&skel.maps.all_found)?,
@@ -71,7 +78,7 @@ impl Census {
             controls: loader.map(&skel.maps.controls)?,
             remarks: loader.map(&skel.maps.remarks)?,
             bss: loader.map(&skel.maps.bss)?,
-            listeners: listeners.into_iter().flatten().collect(),
+            listeners,
             links: Shared::new(),
             lacks: loader.lacks(),
             walking: Mutex::default(),

@@ -175,7 +175,7 @@ impl Tool for Diagnose {
             lacks: Some((answer::Code::NetworksUnread, "Links, addresses, neighbors and routes are unavailable")),
         },
         Optional {
-            programs: &["arp_arrives", "neighbor_learned", "packet_leaves"],
+            programs: &["packet_arrives", "neighbor_learned", "packet_leaves"],
             needs: &[],
             lacks: Some((answer::Code::ClaimsNotSeen, "Address claims on links, DHCP and OSPF are unavailable")),
         },

@@ -108,7 +108,8 @@ impl Profiler {
         let reset_sent = if with_reason { &progs.reset_sent_with_reason } else { &progs.reset_sent };
         loader.require(Feature::SocketStorage)?;
         loader.require_one_of(&["list_held", "list_tcp"])?;
-        let mut traced = vec![loader.program(&progs.state_changes)?, loader.program(&progs.segment_arrives)?];
+        let state = loader.shared(&progs.state_changes, &maps.after_state_changes)?;
+        let mut traced = vec![state, loader.program(&progs.segment_arrives)?];
         for program in [reset_sent, &progs.reset_received] {
             traced.extend(loader.optional(program)?);
         }

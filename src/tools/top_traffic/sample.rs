@@ -148,7 +148,7 @@ impl Counting {
             untracked: offset_of!(types::bss, orphans_untracked),
         };
         let lists = [&progs.list_held, &progs.list_tcp, &progs.list_orphans];
-        let tcp_state = loader.program(&progs.tcp_state)?;
+        let tcp_state = loader.shared(&progs.tcp_state, &maps.after_tcp_state)?;
         let attached = tcp_state.clone();
         let tables = Arc::new(Tables {
             forget: [loader.iterator(&progs.forget_held)?, loader.iterator(&progs.forget_tcp)?],

@@ -91,7 +91,8 @@ impl ConnectionTracer {
             Shows::Routes => vec![loader.program(&progs.route_ipv4)?, loader.program(&progs.route_ipv6)?],
             Shows::Nothing => Vec::new(),
         };
-        let states = vec![loader.program(&progs.connection_state)?, loader.program(&progs.attempt_error)?];
+        let state = loader.shared(&progs.connection_state, &skel.maps.after_connection_state)?;
+        let states = vec![state, loader.program(&progs.attempt_error)?];
         let search = loader.iterator(&progs.find_listeners)?;
         let requests = Arc::new(loader.map(&skel.maps.requests)?);
         let round = Arc::new(AtomicU32::new(1));

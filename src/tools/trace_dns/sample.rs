@@ -43,7 +43,9 @@ impl DnsTracer {
         let pages = loader.features().kernel(|kernel| kernel.has_function("bpf_dynptr_from_skb")).unwrap_or(false);
         let mut object = kernel::object();
         let skel = loader.load(skel::TraceDnsSkelBuilder::default().open(&mut object)?)?;
-        let programs = [loader.program(&skel.progs.sent)?, loader.program(&skel.progs.received)?];
+        let (progs, maps) = (&skel.progs, &skel.maps);
+        let programs =
+            [loader.shared(&progs.sent, &maps.after_sent)?, loader.shared(&progs.received, &maps.after_received)?];
         let attached = programs.clone();
         let attach = move || Ok(attached.iter().map(Program::trace).collect::<io::Result<_>>()?);
         Ok(DnsTracer {
