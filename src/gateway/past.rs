@@ -190,22 +190,28 @@ impl Past {
         }
     }
 
-    /// Adds to a finding of slow replies how long they took in the window before, if that is recorded.
+    /// Adds to a finding of slow replies how long they took in the window before, if that is recorded; if there was none
+    /// in it, in the five minutes before.
     async fn compare(&self, answer: &mut Answer) {
         let window_us = answer.structured["measured"]["window_ms"].as_f64().unwrap_or_default() * 1e3;
         let end_us = time::now() - window_us as time::Micros - WINDOW;
-        let period = Period { begin_us: end_us - WINDOW, end_us };
+        let periods = [WINDOW, 30 * WINDOW].map(|length| Period { begin_us: end_us - length, end_us });
         for finding in answer.structured["findings"].as_array_mut().into_iter().flatten() {
             if finding["code"] != "slow_application" {
                 continue;
             }
             let Some(question) = Question::named(ProfileTcp::NAME) else { return };
             let input = json!({"port": finding["evidence"]["local"]["port"], "limit": limits::ROWS_MAX});
-            let Ok(before) = self.answer(question, input, period).await else { return };
-            let first_byte = first_byte_at(&before.structured["listeners"], &finding["evidence"]);
-            for part in ["p50", "p99"].into_iter().filter(|part| first_byte[*part].is_u64()) {
-                let ms = first_byte[part].as_u64().unwrap_or_default().saturating_add(500) / 1_000;
-                finding["evidence"][format!("reply_ms_{part}_before")] = ms.into();
+            for period in periods {
+                let Ok(before) = self.answer(question, input.clone(), period).await else { return };
+                let first_byte = first_byte_at(&before.structured["listeners"], &finding["evidence"]);
+                let parts = ["p50", "p99"].map(|part| Some((part, first_byte[part].as_u64()?)));
+                for (part, us) in parts.into_iter().flatten() {
+                    finding["evidence"][format!("reply_ms_{part}_before")] = (us.saturating_add(500) / 1_000).into();
+                }
+                if parts.iter().all(Option::is_some) {
+                    break;
+                }
             }
         }
     }

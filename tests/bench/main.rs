@@ -62,6 +62,7 @@ const BENCHMARKS: &[Benchmark] = &[
     ("latency-cost", latency::cost),
     ("delays", delays::stages),
     ("recording-cost", recording::cost),
+    ("recording-dns", recording::dns),
     ("recording-always", recording::always),
     ("price", before::price),
     ("many-sockets", sockets::many_sockets),

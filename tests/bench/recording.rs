@@ -88,6 +88,35 @@ pub fn cost() -> Vec<Figure> {
     loads.into_iter().flat_map(compare).collect()
 }
 
+/// What DNS adds to that, and what the hooks would cost that see it.
+pub fn dns() -> Vec<Figure> {
+    let loads: [(_, fn(&Pair) -> Load); 2] =
+        [("TCP request/response", Load::tcp_requests), ("UDP request/response", Load::udp_requests)];
+    let hooks: [(_, fn() -> Empty); 3] = [
+        ("net_dev_queue and netif_receive_skb", || Empty::trace(&[c"net_dev_queue", c"netif_receive_skb"])),
+        ("netif_receive_skb", || Empty::trace(&[c"netif_receive_skb"])),
+        ("cgroup_skb in both directions", Empty::cgroup),
+    ];
+    let mut figures = Vec::new();
+    for (what, load) in loads {
+        for (with, arguments) in [("with", &[][..]), ("without", &["--without", "trace_dns"])] {
+            let (pair, daemon) = (Pair::new(), Daemon::start_with(arguments));
+            let client = std::cell::RefCell::new(Client::connect(&daemon.socket));
+            let on = || Recorder::start(&daemon.socket, &mut client.borrow_mut());
+            let off = |recorder: Recorder| recorder.stop(&mut client.borrow_mut());
+            let name = format!("{what}, CPU, recording {with} DNS / not");
+            figures.push(cost::compare(&name, load(&pair), (0.0, "-"), on, off));
+        }
+        let pair = Pair::new();
+        let empty = |(hook, empty): (&str, fn() -> Empty)| {
+            let name = format!("… {what}, an empty program at {hook}");
+            cost::compare(&name, load(&pair), (0.0, "-"), empty, drop)
+        };
+        figures.extend(hooks.map(empty));
+    }
+    figures
+}
+
 /// CPU time, memory and disk of recorder and daemon, on an idle host and with connections.
 pub fn always() -> Vec<Figure> {
     let daemon = Daemon::own();
