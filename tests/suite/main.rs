@@ -30,6 +30,7 @@ mod hosts;
 mod http;
 #[allow(dead_code)]
 mod http_harness;
+mod hub;
 mod interfaces;
 mod io_uring;
 mod loading;
