@@ -21,7 +21,6 @@ fn main() {
     println!("cargo::rerun-if-changed=bpf");
     println!("cargo::rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let mut sources: Vec<_> =
         fs::read_dir("bpf").expect("bpf/ is readable").map(|entry| entry.expect("bpf/ is readable").path()).collect();
     sources.sort();
@@ -34,8 +33,8 @@ fn main() {
             .source(&source)
             .obj(out.join(format!("{name}.bpf.o")))
             .clang(env::var_os("CLANG").unwrap_or_else(|| OsString::from(CLANG)))
-            // Linux 5.10 runs -mcpu=v3. The prefix map keeps this folder's path out of the object.
-            .clang_args(["-Ibpf", "-Wall", "-Werror", "-mcpu=v3", &format!("-ffile-prefix-map={root}=.")])
+            // Linux 5.10 runs -mcpu=v3. The last one keeps this folder's path out of the object.
+            .clang_args(["-Ibpf", "-Wall", "-Werror", "-mcpu=v3", "-fdebug-compilation-dir=."])
             .build_and_generate(out.join(format!("{name}.rs")))
             .unwrap_or_else(|e| panic!("{file}: {e:#} (the BPF compiler is {CLANG}, or what CLANG names)"));
     }

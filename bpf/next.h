@@ -15,5 +15,8 @@
 		__type(value, __u32);                                                                                  \
 	} after_##name SEC(".maps")
 
-/* The last statement but `return 0`: it does not come back if there is a next program. */
-#define RUN_NEXT(name) bpf_tail_call_static(ctx, &after_##name, 0)
+/*
+ * The last statement but `return 0`: it does not come back if there is a next program. Not bpf_tail_call_static(),
+ * which is a function of libbpf with line numbers: the object would have the path of its temporary folder.
+ */
+#define RUN_NEXT(name) bpf_tail_call(ctx, &after_##name, 0)

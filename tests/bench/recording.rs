@@ -90,9 +90,11 @@ pub fn cost() -> Vec<Figure> {
 
 /// What DNS adds to that, and what the hooks would cost that see it.
 pub fn dns() -> Vec<Figure> {
-    let loads: [(_, fn(&Pair) -> Load); 2] =
+    type Traffic = (&'static str, fn(&Pair) -> Load);
+    type Hook = (&'static str, fn() -> Empty);
+    let loads: [Traffic; 2] =
         [("TCP request/response", Load::tcp_requests), ("UDP request/response", Load::udp_requests)];
-    let hooks: [(_, fn() -> Empty); 3] = [
+    let hooks: [Hook; 3] = [
         ("net_dev_queue and netif_receive_skb", || Empty::trace(&[c"net_dev_queue", c"netif_receive_skb"])),
         ("netif_receive_skb", || Empty::trace(&[c"netif_receive_skb"])),
         ("cgroup_skb in both directions", Empty::cgroup),
@@ -108,7 +110,7 @@ pub fn dns() -> Vec<Figure> {
             figures.push(cost::compare(&name, load(&pair), (0.0, "-"), on, off));
         }
         let pair = Pair::new();
-        let empty = |(hook, empty): (&str, fn() -> Empty)| {
+        let empty = |(hook, empty): Hook| {
             let name = format!("… {what}, an empty program at {hook}");
             cost::compare(&name, load(&pair), (0.0, "-"), empty, drop)
         };
