@@ -2,7 +2,7 @@
 //! calls. A run of an attached program costs 60 ns on a kernel with mitigations, a tail call less than 5.
 //!
 //! Where the kernel measures run times (`kernel.bpf_stats_enabled`), every program is attached by itself: a tail call is
-//! not counted. So it is where the kernel refuses a hub.
+//! not counted. So it is where the kernel refuses a hub, or a program in one.
 
 use std::{
     collections::HashMap,
@@ -69,6 +69,14 @@ struct Chain {
     members: Vec<Member>,
 }
 
+impl Chain {
+    fn detach_if_empty(&mut self) {
+        if self.members.is_empty() {
+            self.link = None;
+        }
+    }
+}
+
 /// A program in a chain: its number, to find it again, and where it goes on.
 struct Member {
     id: u64,
@@ -104,14 +112,16 @@ impl Hub {
     /// Appends a program to the chain.
     pub fn append(self: &Arc<Self>, program: &Program, next: &Arc<MapHandle>) -> io::Result<Linked> {
         let mut chain = lock(&self.chain);
-        go_on(next, None)?;
-        go_on(chain.members.last().map_or(&self.next, |last| &last.next), Some(program.as_fd()))?;
+        if chain.link.is_none() {
+            chain.link = Some(self.program.attach()?);
+        }
+        let last = chain.members.last().map_or(&self.next, |last| &last.next);
+        if let Err(e) = go_on(next, None).and_then(|()| go_on(last, Some(program.as_fd()))) {
+            chain.detach_if_empty();
+            return Err(e);
+        }
         let id = chain.members.iter().map(|member| member.id + 1).max().unwrap_or_default();
         chain.members.push(Member { id, program: program.clone(), next: Arc::clone(next) });
-        if chain.link.is_none() {
-            let link = self.program.attach().inspect_err(|_| drop(chain.members.pop()))?;
-            chain.link = Some(link);
-        }
         Ok(Linked { hub: Arc::clone(self), id })
     }
 }
@@ -128,9 +138,7 @@ impl Drop for Linked {
             tracing::warn!("removing a program from a tracepoint failed: {e}");
         }
         chain.members.remove(at);
-        if chain.members.is_empty() {
-            chain.link = None;
-        }
+        chain.detach_if_empty();
     }
 }
 

@@ -156,9 +156,13 @@ impl Program {
 
     /// Attaches a `tp_btf` program to its tracepoint, or has the hub run it that is there.
     pub fn trace(&self) -> io::Result<Link> {
-        match self.0.place.get().filter(|_| !hub::are_runs_measured()) {
-            Some(place) => Ok(self.link(Hold::Hub { _linked: place.hub.append(self, &place.next)? })),
-            None => self.attach(),
+        let Some(place) = self.0.place.get().filter(|_| !hub::are_runs_measured()) else { return self.attach() };
+        match place.hub.append(self, &place.next) {
+            Ok(linked) => Ok(self.link(Hold::Hub { _linked: linked })),
+            Err(e) => {
+                tracing::info!(program = self.name(), "attached by itself: {e}");
+                self.attach()
+            }
         }
     }
 
