@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Programs of several tools at one tracepoint. A run of an attached program costs 60 ns on a kernel with mitigations,
- * and a tail call less than 5. So `hub.bpf.c` is attached there, and each program ends with a call of the next one.
+ * Programs of several tools at one tracepoint. To enter an attached program costs more than a tail call, and often more
+ * than the program does (docs/costs.md). So only `hub.bpf.c` is attached there, and each program ends with a tail call
+ * to the next one.
  */
 #pragma once
 #include "kernel.h"

@@ -3,17 +3,17 @@
  * Rests of busy sockets. A busy socket is looked at in bursts, and a burst counts for the rest before it too. Bursts
  * are measured in events and not in time, so a long time is as likely to be in one as a short one.
  *
- * Rests are in an array, since a look into it needs no call: the storage of a socket costs 25 ns.
+ * Rests are in an array: the kernel reads it in place, while the storage of a socket needs a helper.
  */
 #pragma once
 #include "windows.h"
 
 enum {
-	BURST = 64,        /* events of a socket that are looked at; … */
-	BUSY_NS = 4000000, /* … if they take less than this time, … */
-	REST = 960,        /* … so many of the next ones are not, … */
-	REST_JIFFIES = 4,  /* … for so long at most */
-	FIRST_BURSTS = 16, /* without a rest, in each window */
+	BURST = 64,        /* events in a burst */
+	BUSY_NS = 4000000, /* a socket is busy if a burst takes less time */
+	REST = 960,        /* the most events in a rest */
+	REST_JIFFIES = 4,  /* the longest rest */
+	FIRST_BURSTS = 16, /* bursts of a socket before its first rest in a window */
 	RESTS = 4096,      /* sockets that rest at once */
 };
 

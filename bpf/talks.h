@@ -42,7 +42,7 @@ struct {
 	__type(value, struct talk);
 } talks SEC(".maps");
 
-/* What was on its way when the rest began is over: the socket is looked at as if for the first time. */
+/* Forgets what began before the rest: it may have ended in the rest. */
 static __always_inline void resume(struct talk *talk)
 {
 	if (talk->exchange.phase != OMITTED) {
@@ -61,7 +61,7 @@ static __always_inline void begin_burst(struct talk *talk, __u32 weight)
 	talk->burst_ns = bpf_ktime_get_ns();
 }
 
-/* Not before its process was seen with it in this window, and then a while. */
+/* A busy socket rests only after its process has used it in this window, and after the first bursts. */
 static __always_inline bool may_rest(struct talk *talk)
 {
 	if (!talk->group || talk->window != windows.newest || bpf_ktime_get_ns() - talk->burst_ns >= BUSY_NS)

@@ -23,7 +23,7 @@ struct udp_sock___queue {
 
 #pragma clang attribute pop
 
-/* Of a socket with an event that is looked at. */
+/* Null if the socket begins to rest with this event. */
 static __always_inline struct talk *talk_of(struct sock *sk)
 {
 	struct talk *talk = sk_storage_of(&talks, sk);

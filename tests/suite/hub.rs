@@ -1,5 +1,5 @@
-//! Programs of several tools at one tracepoint, which one attached program runs: each window sees all of its events,
-//! whatever other windows open and close.
+//! Programs of several tools at one tracepoint, where one program is attached: each window sees all of its events while
+//! other windows open and close.
 
 use std::{
     io::{Read, Write},

@@ -86,12 +86,15 @@ fn server_that_became_slow_is_in_the_recording() {
     assert!(ms("reply_ms_p50") >= 1_350.0 && ms("reply_ms_p99") <= 1_700.0, "{found:#}");
     assert!((18.0..30.0).contains(&ms("reply_ms_p50_before")), "{found:#}");
     assert!(ms("rtt_us_p50") < 100_000.0, "{found:#}");
-    assert_live_has_the_window_before(&daemon, &path, &mut client, &mut server);
+    assert_live_has_the_time_before(&daemon, &path, &mut client, &mut server);
+    // Two windows without an exchange, and a part of one.
+    (0..3).for_each(|_| until_recorded(&path));
+    assert_live_has_the_time_before(&daemon, &path, &mut client, &mut server);
     drop(recorder);
 }
 
-/// A diagnosis of now reads the window before from the recording.
-fn assert_live_has_the_window_before(daemon: &Daemon, path: &Path, client: &mut TcpStream, server: &mut TcpStream) {
+/// A diagnosis of now reads the window before from the recording, or the five minutes before.
+fn assert_live_has_the_time_before(daemon: &Daemon, path: &Path, client: &mut TcpStream, server: &mut TcpStream) {
     let port = client.peer_addr().unwrap().port();
     let mut command = cli(&daemon.socket, &format!("diagnose limit=1000 duration_ms=6000 port={port} --json"));
     let output = thread::scope(|scope| {

@@ -55,7 +55,7 @@ fn every_bpf_object_has_a_tool() {
         let object = path.file_name().unwrap().to_string_lossy().replace(".bpf.c", "");
         let (tool, part) = object.rsplit_once('_').unwrap_or((&object, ""));
         let modules = [format!("src/tools/{object}/mod.rs"), format!("src/tools/{tool}/{part}.rs")];
-        // A hub is no tool's.
+        // The hub belongs to no tool.
         let has = object == "hub" || modules.iter().any(|module| root().join(module).exists());
         assert!(has, "{} has none of {modules:?}", name(&path));
     }

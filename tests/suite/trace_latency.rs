@@ -242,13 +242,12 @@ fn quiet_traffic_waits_nowhere() {
     assert_eq!((&answer["throttled"], &answer["measured"]["limits"]), (&json!([]), &json!([])), "{answer:#}");
 }
 
-/// Both ends send when they like: no reply belongs to one request.
 /// A busy socket is looked at in bursts. A long time is as likely to be in one as a short one.
 #[test]
 fn bursts_of_a_busy_socket_count_for_all() {
     const EXCHANGES: u64 = 40_000;
     /// Of these exchanges, one has a server that thinks.
-    const ONE_OF: u64 = 100;
+    const ONE_OF: u64 = 20;
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.a);
     let ends = Ends::new(&pair.a, &pair.b, B);
@@ -268,12 +267,14 @@ fn bursts_of_a_busy_socket_count_for_all() {
     let replies = row(&answer, "request_to_reply", "server");
     let count = replies["count"].as_u64().unwrap();
     assert!((EXCHANGES * 9 / 10..=EXCHANGES * 11 / 10).contains(&count), "{replies:#}");
-    assert!(us(replies, "p90") < 400.0 && us(replies, "max") >= 450.0, "{replies:#}");
+    // 5 % are long: more than 1 and fewer than 10.
+    assert!(us(replies, "p90") < 400.0 && us(replies, "p99") >= 450.0, "{replies:#}");
     let ends =
         ["socket_to_read", "write_to_wire"].map(|stage| row(&answer, stage, "client")["count"].as_u64().unwrap());
     assert!(ends.iter().all(|count| count.abs_diff(EXCHANGES) < EXCHANGES / 10), "{answer:#}");
 }
 
+/// Both ends send when they like: no reply belongs to one request.
 #[test]
 fn overlapping_exchanges_are_left_out_and_counted() {
     const STREAMS: u64 = 6;

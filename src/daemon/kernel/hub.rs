@@ -1,8 +1,8 @@
 //! One attached program for each tracepoint that several tools use: it runs their programs one after the other, by tail
-//! calls. A run of an attached program costs 60 ns on a kernel with mitigations, a tail call less than 5.
+//! calls. To enter an attached program costs more than a tail call (docs/costs.md).
 //!
-//! Where the kernel measures run times (`kernel.bpf_stats_enabled`), every program is attached by itself: a tail call is
-//! not counted. So it is where the kernel refuses a hub, or a program in one.
+//! Every program is attached by itself while the kernel measures run times (`kernel.bpf_stats_enabled`), since it does not
+//! count tail calls. It is the same where the kernel refuses a hub, or a program in one.
 
 use std::{
     collections::HashMap,

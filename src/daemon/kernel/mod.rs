@@ -133,7 +133,7 @@ impl Program {
 
     /// How often it was not run because it was running on that processor already: a tracepoint that fires in an
     /// interrupt of its own program is skipped, and one of a thread that preempts it, where programs can be preempted
-    /// (seen on Linux 7.3, not on 6.18). What its hub misses, it misses.
+    /// (seen on Linux 7.3, not on 6.18). It also misses what its hub misses.
     pub fn misses(&self) -> io::Result<u64> {
         let of_hub = self.0.place.get().map_or(Ok(0), |place| place.hub.program().misses())?;
         self.info().map(|info| info.recursion_misses + of_hub)
@@ -154,7 +154,7 @@ impl Program {
         }
     }
 
-    /// Attaches a `tp_btf` program to its tracepoint, or has the hub run it that is there.
+    /// Attaches a `tp_btf` program to its tracepoint. If other tools use the tracepoint too, its hub runs the program.
     pub fn trace(&self) -> io::Result<Link> {
         let Some(place) = self.0.place.get().filter(|_| !hub::are_runs_measured()) else { return self.attach() };
         match place.hub.append(self, &place.next) {
