@@ -261,7 +261,7 @@ static __always_inline int attempt_failed(struct socket *socket, const void *add
 
 	if (!sk || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_state != TCP_CLOSE)
 		return 0;
-	track = bpf_sk_storage_get(&tracks, sk, 0, 0);
+	track = known_track(sk);
 	if (track && track->ended == REPORTED) {
 		track->ended = RETURNED;
 		return 0;

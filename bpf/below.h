@@ -134,11 +134,11 @@ static __always_inline const struct sock *below_sock(const struct below *below)
 }
 
 /*
- * Defines `carried_MAP`, which reads a socket's storage in a map without a pointer to the socket: it walks the list of
- * all storages of the socket. A global function, so the verifier checks it once for all calls.
+ * Defines `carried_NAME`, which reads a part of a socket's storage in a map without a pointer to the socket: it walks
+ * the list of all storages of the socket. A global function, so the verifier checks it once for all calls.
  */
-#define CARRIED(map, type)                                                                                             \
-	__noinline int carried_##map(__u64 storage, type *to)                                                          \
+#define CARRIED(name, map, type, offset)                                                                               \
+	__noinline int carried_##name(__u64 storage, type *to)                                                         \
 	{                                                                                                              \
 		const struct bpf_local_storage *all = (const void *)storage;                                           \
 		const struct hlist_node *node = BPF_CORE_READ(all, list.first);                                        \
@@ -148,7 +148,7 @@ static __always_inline const struct sock *below_sock(const struct below *below)
 			    (const void *)node - bpf_core_field_offset(struct bpf_local_storage_elem, snode);          \
                                                                                                                        \
 			if ((__u64)BPF_CORE_READ(one, sdata.smap) == (__u64) & map)                                    \
-				return !bpf_probe_read_kernel(to, sizeof(*to), one->sdata.data);                       \
+				return !bpf_probe_read_kernel(to, sizeof(*to), one->sdata.data + (offset));            \
 			node = BPF_CORE_READ(node, next);                                                              \
 		}                                                                                                      \
 		return 0;                                                                                              \
@@ -214,12 +214,12 @@ static __always_inline bool storages_above(struct sock *sk, struct storages *sto
  * opens, or has accepted. `pid` is the field of the type that holds the owner. The storage of the upper socket has no
  * other use.
  */
-#define is_known_above(map, sk, other, pid)                                                                            \
+#define is_known_above(name, sk, other, pid)                                                                           \
 	({                                                                                                             \
 		struct storages storages;                                                                              \
                                                                                                                        \
-		storages_above(sk, &storages) &&                                                                       \
-		    ((carried_##map(storages.above, other) && (other)->pid) || carried_##map(storages.first, other));  \
+		storages_above(sk, &storages) && ((carried_##name(storages.above, other) && (other)->pid) ||           \
+						  carried_##name(storages.first, other));                              \
 	})
 
 /* The paths of an MPTCP socket, in order. */

@@ -101,7 +101,7 @@ static __always_inline bool has_room(struct mark *mark)
 
 static __always_inline struct slot *slot_for(struct sock *sk, __u64 cookie, struct remote *remote)
 {
-	struct mark *mark = sk_storage_of(&marks, sk);
+	struct mark *mark = mark_of(sk);
 	__u64 id = id_of(cookie, remote);
 	struct slot *slot;
 

@@ -1,35 +1,34 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The process that opened a socket, and the window in which it did, if seen. */
+/*
+ * The process that opened a socket, and the window in which it did, if seen.
+ *
+ * Include this after `#define MARK`, the part of the storage that is the tool's.
+ */
 #pragma once
 #include "below.h"
 #include "direction.h"
+#include "storage.h"
 #include "windows.h"
-
-struct mark {
-	__u32 pid; /* 0 = unknown */
-	char comm[16];
-	__u32 window;         /* the newest when the socket was opened; 0 = before monitoring; for a listener not 0 */
-	__u32 slot;           /* UDP: the slot of its last transfer; 0 = none */
-	__u32 handshake_us;   /* TCP: the round trip of its handshake, times 8; 0 = unknown */
-	__u32 established_us; /* TCP: when its handshake ended, of tcp_mstamp */
-	__u32 direction;      /* TCP: enum direction, from its state changes */
-	__u32 managed;        /* a service manager's, unless another holder is known */
-	__u32 oldest;         /* UDP: window since which … */
-	__u32 remotes;        /* … this number of its remotes got a slot */
-};
 
 #define ORPHAN_OWNER struct mark
 #include "orphans.h"
 
-/* Each accepted connection gets a copy of its listener's mark. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
-	__type(key, int);
-	__type(value, struct mark);
-} marks SEC(".maps");
+CARRIED(mark, storages, struct mark, __builtin_offsetof(struct storage, MARK))
 
-CARRIED(marks, struct mark)
+static __always_inline struct mark *known_mark(struct sock *sk)
+{
+	return KNOWN_PART(sk, MARK);
+}
+
+static __always_inline struct mark *mark_of(struct sock *sk)
+{
+	return PART(sk, MARK);
+}
+
+static __always_inline void forget_mark(struct sock *sk)
+{
+	FORGET_PART(sk, MARK);
+}
 
 /* Opened in the current period of open windows. Some marks of an earlier period remain. */
 static __always_inline bool is_new(const struct mark *mark)
@@ -53,7 +52,7 @@ static __always_inline void mark_as_above(struct sock *sk, struct mark *mark)
 {
 	struct mark other = {};
 
-	if (!is_known_above(marks, sk, &other, pid))
+	if (!is_known_above(mark, sk, &other, pid))
 		return;
 	mark->pid = other.pid;
 	mark->managed = other.managed;
@@ -66,7 +65,7 @@ static __always_inline void mark_as_above(struct sock *sk, struct mark *mark)
  */
 static __always_inline void mark_opened(struct sock *sk, int state)
 {
-	struct mark *mark = sk_storage_of(&marks, sk);
+	struct mark *mark = mark_of(sk);
 
 	if (!mark)
 		return;
@@ -83,7 +82,7 @@ static __always_inline void mark_opened(struct sock *sk, int state)
 /* A mark inherited from a listener does not have the opening time. */
 static __always_inline void mark_accepted(struct sock *sk)
 {
-	struct mark *mark = sk_storage_of(&marks, sk);
+	struct mark *mark = mark_of(sk);
 
 	if (!mark)
 		return;
@@ -98,7 +97,7 @@ static __always_inline void mark_accepted(struct sock *sk)
 /* A connection keeps the process that made it. An accepted one belongs to the process that serves and closes it. */
 static __always_inline void mark_closed(struct sock *sk)
 {
-	struct mark *mark = sk_storage_of(&marks, sk);
+	struct mark *mark = mark_of(sk);
 
 	if (!mark)
 		return;

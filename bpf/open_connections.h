@@ -59,14 +59,14 @@ static __always_inline void load_counts(const struct tcp_sock *tp, struct connec
 	load_tcp_endpoints(tp, &c->endpoints);
 }
 
-CARRIED(tracks, struct track)
+CARRIED(track, storages, struct track, __builtin_offsetof(struct storage, track))
 
 /* A path that the kernel itself opens for an MPTCP socket, or accepts for one, has the owner of that socket. */
 static __always_inline void own_as_above(struct sock *sk, struct track *track)
 {
 	struct track other = {};
 
-	if (is_known_above(tracks, sk, &other, owner.pid))
+	if (is_known_above(track, sk, &other, owner.pid))
 		track->owner = other.owner;
 }
 
@@ -93,7 +93,7 @@ static __always_inline int list_open(struct seq_file *seq, struct sock *sk, stru
 
 	if (!asked || state == TCP_CLOSE || state == TCP_LISTEN)
 		return 0;
-	track = bpf_sk_storage_get(&tracks, sk, 0, 0);
+	track = known_track(sk);
 	if (!track || track->ended || track->round == asked->round || !began_since(track, asked->since_ns))
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
@@ -126,7 +126,7 @@ static long list_waiting(__u32 i, struct accept_queue *queue)
 /* The connections that wait at a listener of another namespace, once per reading. */
 static __always_inline int list_queue(struct seq_file *seq, struct sock *listener)
 {
-	struct track *track = bpf_sk_storage_get(&tracks, listener, 0, 0);
+	struct track *track = known_track(listener);
 	struct accept_queue queue = { .seq = seq };
 	const struct request *asked = request();
 	struct connection *c;
@@ -157,7 +157,7 @@ __noinline int load_row_below(__u32 key)
 	struct connection *c;
 	int state;
 
-	if (!asked || !room || !carried_tracks(storage_in(room), (void *)room->carried))
+	if (!asked || !room || !carried_track(storage_in(room), (void *)room->carried))
 		return 0;
 	track = (const void *)room->carried;
 	state = copy_in(room)->inet_conn.icsk_inet.sk.__sk_common.skc_state;

@@ -51,7 +51,7 @@ __u64 past_sockets;
 /* Starts counting. If every call was seen since the socket opened, TCP's counts so far belong to the calls so far. */
 static __always_inline struct past *begin_past(struct sock *sk, const struct tcp_sock *tp)
 {
-	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	struct mark *mark = known_mark(sk);
 	struct past *now = sk_storage_of(&past, sk);
 
 	if (!now)

@@ -6,6 +6,7 @@
  * state change reports a connection that closes in between. TCP keeps only an average of round trips. So a program runs
  * for each arriving segment and computes the sample that changed the average.
  */
+#define MARK profile
 #include "next.h"
 #include "replies.h"
 #include "resets.h"
@@ -33,7 +34,7 @@ static __always_inline void load_past(struct sock *sk, const struct tcp_sock *tp
 static __always_inline void forget(struct sock *sk)
 {
 	bpf_sk_storage_delete(&rtts, sk);
-	bpf_sk_storage_delete(&marks, sk);
+	forget_mark(sk);
 }
 
 #define ROW struct tcp_row
@@ -91,7 +92,7 @@ int BPF_PROG(segment_arrives, struct sock *sk, struct sk_buff *skb)
 /* A new connection's average is one sample: the handshake. */
 static __always_inline void mark_handshake(struct sock *sk)
 {
-	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	struct mark *mark = known_mark(sk);
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 	if (!mark || !tp)
@@ -236,7 +237,7 @@ static long list_waiting_rtt(__u32 i, struct accept_queue *queue)
 	return 0;
 }
 
-CARRIED(rtts, struct rtt)
+CARRIED(rtts, rtts, struct rtt, 0)
 
 static __always_inline int list_rtts_mptcp(struct bpf_iter__task_file *ctx, struct task_struct *task,
 					   struct sock *above)

@@ -81,7 +81,7 @@ static __always_inline bool load_reset_owner(struct sock *sk, struct reset_key *
 		return false;
 	reset->cookie = sk->__sk_common.skc_cookie.counter;
 	reset->cgroup = load_cgroup(sk);
-	mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	mark = known_mark(sk);
 	outbound = (mark && mark->direction ? mark->direction : guess_direction(sk)) == OUTBOUND;
 	if (!mark)
 		return outbound;

@@ -155,7 +155,7 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, const struct tcp_s
 	rtt->delivered = tp->delivered;
 	rtt->seen = bpf_jiffies64();
 	rtt->min_us = ~0u;
-	mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	mark = known_mark(sk);
 	begin_exchange(&rtt->exchange, tp, mark);
 	if (mark && is_new(mark) && mark->handshake_us)
 		add_sample(rtt, mark->handshake_us >> 3, true);

@@ -29,7 +29,7 @@ static __always_inline bool load_row(struct sock *sk, ROW *row)
 
 	if (!tp)
 		return false;
-	mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	mark = known_mark(sk);
 	load_counters(tp, mark, row);
 	if (!mark || !mark->direction)
 		load_direction(tp, row);
@@ -57,7 +57,9 @@ __noinline int load_row_below(__u64 address, __u32 key)
 	if (!room)
 		return 0;
 	sk = &copy_in(room)->inet_conn.icsk_inet.sk;
-	mark = carried_marks(storage_in(room), (void *)room->carried) ? (const void *)room->carried : 0;
+	mark = (const void *)room->carried;
+	if (!carried_mark(storage_in(room), (void *)room->carried) || !mark->is_known)
+		mark = 0;
 	row = (void *)room->row;
 	__builtin_memset(row, 0, sizeof(*row));
 	load_counters(copy_in(room), mark, row);
@@ -96,7 +98,7 @@ static long list_waiting(__u32 i, struct accept_queue *queue)
 static __always_inline int list_listener(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *sk,
 					 ROW *row)
 {
-	struct mark *mark = sk_storage_of(&marks, sk);
+	struct mark *mark = mark_of(sk);
 	struct accept_queue queue = { .seq = ctx->meta->seq, .owner = mark, .row = row };
 	__u8 claim = row->claim;
 	__u32 unread;
@@ -177,7 +179,7 @@ static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, stru
 	if (!task || !file || above->__sk_common.skc_state == TCP_CLOSE)
 		return 0;
 	claim = claim_of(task, ctx->fd, file);
-	mark = claim == CLAIM_INHERITED ? 0 : sk_storage_of(&marks, above);
+	mark = claim == CLAIM_INHERITED ? 0 : mark_of(above);
 	if (mark)
 		mark_listener(mark, task, claim);
 	room = take_room(&key);

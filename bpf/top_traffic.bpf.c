@@ -6,6 +6,7 @@
  * state change reports a connection that closes in between. UDP has no such counters. It is counted where a process
  * sends or receives, once per datagram, in an array slot that outlives the socket.
  */
+#define MARK traffic
 #include "datagrams.h"
 #include "next.h"
 #include "ring.h"
@@ -38,7 +39,7 @@ static __always_inline bool load_listener(const struct sock *sk, bool elsewhere,
 static __always_inline void forget(struct sock *sk)
 {
 	bpf_sk_storage_delete(&past, sk);
-	bpf_sk_storage_delete(&marks, sk);
+	forget_mark(sk);
 }
 
 #define ROW struct socket_bytes
@@ -95,7 +96,7 @@ int BPF_PROG(tcp_state, struct sock *sk, int oldstate, int newstate)
 /* A counted UDP socket. */
 static __always_inline int list_udp(struct bpf_iter__task_file *ctx, struct sock *sk)
 {
-	struct mark *mark = bpf_sk_storage_get(&marks, sk, 0, 0);
+	struct mark *mark = known_mark(sk);
 	struct socket_bytes row = { .protocol = IPPROTO_UDP };
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;

@@ -17,6 +17,7 @@ static __always_inline void listens(struct sock *sk)
 	if (!track)
 		return;
 	__builtin_memset(track, 0, sizeof(*track));
+	track->is_known = true;
 	current_owner(&track->owner);
 	track->managed = is_manager(bpf_get_current_task_btf());
 	track->owner.netns = load_netns(&sk->__sk_common);
@@ -108,7 +109,7 @@ static __always_inline __u8 end_of(int oldstate, const struct tcp_sock *tp, stru
 
 static __always_inline void is_closed(struct sock *sk, int oldstate)
 {
-	struct track *track = bpf_sk_storage_get(&tracks, sk, 0, 0);
+	struct track *track = known_track(sk);
 	struct connection c = {};
 	struct tcp_sock *tp;
 
@@ -189,7 +190,7 @@ int BPF_PROG(attempt_error, struct sock *sk)
 
 	if (sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_state != TCP_SYN_SENT)
 		return 0;
-	track = bpf_sk_storage_get(&tracks, sk, 0, 0);
+	track = known_track(sk);
 	if (track)
 		track->error = sk->sk_err ? sk->sk_err : queued_error(sk);
 	return 0;
@@ -216,7 +217,7 @@ int find_listeners(struct bpf_iter__task_file *ctx)
 	claim = claim_of(task, ctx->fd, file);
 	if (claim == CLAIM_INHERITED)
 		return 0;
-	track = sk_storage_of(&tracks, sk);
+	track = PART(sk, track);
 	/* The lowest number of several; a manager holds the sockets that it activates for others. */
 	if (!track || (track->round == asked->round && (!track->managed || claim == CLAIM_MANAGER)))
 		return 0;

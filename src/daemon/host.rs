@@ -17,7 +17,7 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     daemon::{
         kernel::{
-            Hubs, Loader, Optional, Program,
+            Common, Loader, Optional, Program,
             feature::{Feature, Release},
             features::Features,
         },
@@ -117,9 +117,9 @@ impl Loaded {
         Loaded { programs: Vec::new(), keeps: CapsHashSet::new(), tool: Err(reason) }
     }
 
-    fn load(sampler: &Sampler, features: &Arc<Features>, hubs: &Arc<Hubs>) -> Loaded {
+    fn load(sampler: &Sampler, features: &Arc<Features>, common: &Arc<Common>) -> Loaded {
         let begun = Instant::now();
-        let mut loader = Loader::new(Arc::clone(features), Arc::clone(hubs), sampler.optional);
+        let mut loader = Loader::new(Arc::clone(features), Arc::clone(common), sampler.optional);
         match catch_unwind(AssertUnwindSafe(|| (sampler.load)(&mut loader))) {
             Ok(Ok(tool)) => {
                 tracing::debug!(tool = sampler.name, ms = begun.elapsed().as_millis() as u64, "loaded");
@@ -166,7 +166,7 @@ struct Queue {
 /// Everything that the daemon has loaded, or is loading.
 pub struct Host {
     features: Arc<Features>,
-    hubs: Arc<Hubs>,
+    common: Arc<Common>,
     samplers: &'static [Sampler],
     slots: BTreeMap<&'static str, Slot>,
     queue: Mutex<Queue>,
@@ -182,7 +182,7 @@ impl Host {
         let slot = |sampler: &Sampler| (sampler.name, Slot { loaded: OnceLock::new(), windows: AtomicUsize::new(0) });
         let host = Arc::new(Host {
             features: Arc::new(features),
-            hubs: Arc::default(),
+            common: Arc::default(),
             samplers,
             slots: samplers.iter().map(slot).collect(),
             queue: Mutex::default(),
@@ -194,7 +194,7 @@ impl Host {
             if without.iter().any(|name| name == sampler.name) {
                 host.publish(sampler, Loaded::unavailable("disabled with --without".into()));
             } else if sampler.features.is_empty() {
-                host.publish(sampler, Loaded::load(sampler, &host.features, &host.hubs));
+                host.publish(sampler, Loaded::load(sampler, &host.features, &host.common));
             } else {
                 host.start_loader(sampler);
             }
@@ -206,7 +206,7 @@ impl Host {
         let host = Arc::clone(self);
         let work = move || {
             if host.wait_for_turn(sampler.name) {
-                let loaded = Loaded::load(sampler, &host.features, &host.hubs);
+                let loaded = Loaded::load(sampler, &host.features, &host.common);
                 // The tool is announced only after this thread has dropped its capabilities.
                 let loaded = match sandbox::cut_to(&CapsHashSet::new()) {
                     Ok(()) => loaded,
@@ -337,7 +337,7 @@ mod tests {
         let slot = |(name, loaded)| (name, Slot { loaded: OnceLock::from(loaded), windows: AtomicUsize::new(0) });
         Host {
             features: Arc::new(Features::none()),
-            hubs: Arc::default(),
+            common: Arc::default(),
             samplers: &[],
             slots: tools.into_iter().map(slot).collect(),
             queue: Mutex::default(),

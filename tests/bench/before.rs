@@ -43,7 +43,7 @@ pub fn price() -> Vec<Figure> {
     let Some(folder) = std::env::var_os("NETMON_BEFORE") else { return Vec::new() };
     let (now, before) = (Build::start(Path::new(DAEMON).parent().unwrap()), Build::start(Path::new(&folder)));
     let closes: Begin = |pair| Load::connects(pair.clone(), Close::Fin);
-    let loads: [(&str, &[&str], Begin); 10] = [
+    let loads: [(&str, &[&str], Begin); 11] = [
         ("TCP request/response", &["profile_tcp"], Load::tcp_requests),
         ("TCP 64 KiB over veth", &["profile_tcp"], Load::tcp_bulk),
         ("connect + accept + close by FIN", &["profile_tcp"], closes),
@@ -53,6 +53,7 @@ pub fn price() -> Vec<Figure> {
         ("UDP request/response", &["top_traffic"], Load::udp_requests),
         ("connect + accept + close by FIN", &["top_traffic"], closes),
         ("connect + accept + close by FIN", &["trace_connections"], closes),
+        ("connect + accept + close by FIN", &["diagnose"], closes),
         ("TCP request/response", &["profile_tcp", "trace_dns", "trace_drops"], Load::tcp_requests),
     ];
     loads.into_iter().map(|(name, tools, load)| compare(name, tools, load(&Pair::new()), &now, &before)).collect()

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Hubs, Iterate, Program,
+    Common, Iterate, Program,
     feature::{Feature, Release},
     features::{Features, missing_capabilities},
     hub,
@@ -52,7 +52,7 @@ pub mod lacks {
 /// Collects what a tool loads, so that `status` can say what it costs.
 pub struct Loader {
     features: Arc<Features>,
-    hubs: Arc<Hubs>,
+    common: Arc<Common>,
     optional: &'static [Optional],
     /// The programs, in the order of loading.
     pub programs: Vec<Program>,
@@ -62,8 +62,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    pub fn new(features: Arc<Features>, hubs: Arc<Hubs>, optional: &'static [Optional]) -> Loader {
-        Loader { features, hubs, optional, programs: Vec::new(), refused: Vec::new(), lacks: Vec::new() }
+    pub fn new(features: Arc<Features>, common: Arc<Common>, optional: &'static [Optional]) -> Loader {
+        Loader { features, common, optional, programs: Vec::new(), refused: Vec::new(), lacks: Vec::new() }
     }
 
     /// What this kernel has.
@@ -81,7 +81,7 @@ impl Loader {
     pub fn load<'obj, O: OpenSkel<'obj>>(&mut self, mut open: O) -> Result<O::Output, Error> {
         self.leave_out_refused(open.open_object_mut())?;
         FAILED.set(None);
-        open.load().map_err(failure)
+        self.common.load(open).map_err(failure)
     }
 
     fn leave_out_refused(&mut self, object: &mut OpenObject) -> Result<(), Error> {
@@ -170,7 +170,7 @@ impl Loader {
     /// A program at a tracepoint that other tools use too; `next` is where it goes on.
     pub fn shared(&mut self, program: &ProgramMut<'_>, next: &MapMut<'_>) -> Result<Program, Error> {
         let loaded = self.program(program)?;
-        if let Some(hub) = self.hubs.at(&program.section().to_string_lossy()) {
+        if let Some(hub) = self.common.hubs.at(&program.section().to_string_lossy()) {
             loaded.join(hub::Place { hub, next: Arc::new(self.map(next)?) });
         }
         Ok(loaded)

@@ -24,6 +24,7 @@ use libbpf_sys::{
 };
 
 pub mod btf;
+mod common;
 mod denied;
 pub mod feature;
 pub mod features;
@@ -33,7 +34,7 @@ mod maps;
 mod probe;
 mod rooms;
 
-pub use hub::Hubs;
+pub use common::Common;
 pub use loader::{Loader, Optional, adopt_libbpf, lacks};
 pub use maps::{Listed, delete, entries, field, per_cpu, per_cpu_array, remove, set, set_on_every_cpu};
 pub use probe::LOOPBACK;
