@@ -216,12 +216,25 @@ impl Reading {
 
 /// The orphans of all network namespaces: the kernel has one counter for them.
 fn orphans() -> u64 {
-    parse(&fs::read_to_string("/proc/net/sockstat").unwrap_or_default()).unwrap_or(0)
+    count(&sockstat(""), "TCP", "orphan").unwrap_or(0)
 }
 
-fn parse(sockstat: &str) -> Option<u64> {
-    let words = sockstat.lines().find_map(|line| line.strip_prefix("TCP: "))?;
-    words.split_once("orphan ")?.1.split(' ').next()?.parse().ok()
+/// The TCP sockets of our own namespace as the kernel counts them: those that have an address and a peer or listen, those in
+/// TIME_WAIT. Incomplete handshakes are not among them. It is unknown where the kernel does not say it.
+pub fn counted() -> Option<u64> {
+    let ipv4 = sockstat("");
+    let ipv6 = count(&sockstat("6"), "TCP6", "inuse").unwrap_or(0); // not there without IPv6
+    Some(count(&ipv4, "TCP", "inuse")? + count(&ipv4, "TCP", "tw")? + ipv6)
+}
+
+fn sockstat(family: &str) -> String {
+    fs::read_to_string(format!("/proc/net/sockstat{family}")).unwrap_or_default()
+}
+
+fn count(sockstat: &str, protocol: &str, name: &str) -> Option<u64> {
+    let counts = sockstat.lines().find_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "))?;
+    let mut words = counts.split(' ').skip_while(|word| *word != name);
+    words.nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -229,10 +242,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orphans_are_read_from_sockstat() {
+    fn counts_are_read_from_sockstat() {
         let text = "sockets: used 16\nTCP: inuse 1 orphan 23 tw 4 alloc 1 mem 376\nUDP: inuse 0 mem 0\n";
-        assert_eq!(parse(text), Some(23));
-        assert_eq!(parse(""), None);
+        assert_eq!(
+            ["inuse", "orphan", "tw", "mem", "x"].map(|name| count(text, "TCP", name)).map(Option::unwrap_or_default),
+            [1, 23, 4, 376, 0]
+        );
+        assert_eq!(count("TCP6: inuse 7\nUDP6: inuse 0\n", "TCP6", "inuse"), Some(7));
+        assert_eq!(count("", "TCP", "orphan"), None);
     }
 
     #[derive(Clone, Copy)]
