@@ -1,14 +1,14 @@
 //! Limits the memory that the allocator keeps after use.
 //!
 //! glibc gives every few threads an arena, and each arena keeps its largest size: fifty windows at once left 120 MB
-//! behind, one arena leaves 40 MB. The allocations here are too rare for lock contention.
+//! behind, one arena leaves 40 MB. netmond allocates too rarely for lock contention. The threads that serve HTTP do not.
 
-/// From now on all threads share one arena. To be called before the first thread starts.
-pub fn share_one_arena() {
+/// From now on all threads share so many arenas. One is for before the first thread starts; more may follow.
+pub fn share_arenas(number: usize) {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes two numbers; a value that it does not know is refused.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_ARENA_MAX, number as libc::c_int);
     }
 }
 

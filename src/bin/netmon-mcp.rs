@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             unsafe { std::env::remove_var(variable) };
         }
     }
-    netmon_mcp::memory::share_one_arena();
+    netmon_mcp::memory::share_arenas(1);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

@@ -53,7 +53,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    memory::share_one_arena();
+    memory::share_arenas(1);
     let arguments = Arguments::parse();
     logging::start("info", arguments.log_format);
     kernel::adopt_libbpf();

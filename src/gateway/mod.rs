@@ -135,6 +135,8 @@ pub struct Gateway {
     pub past: Past,
     /// The tools as clients see them, once they were listed.
     tools: OnceLock<Vec<rmcp::model::Tool>>,
+    /// What this server says of itself, once it was asked.
+    about: OnceLock<rmcp::model::ServerConfig>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -178,6 +180,7 @@ impl Gateway {
             hosts,
             past: Past::new(past::RECORDING.into()),
             tools: OnceLock::new(),
+            about: OnceLock::new(),
             metrics: Arc::default(),
         }
     }

@@ -15,7 +15,7 @@ use rmcp::{
         CompleteResult, CompletionInfo, ContentBlock, CustomRequest, CustomResult, GetPromptRequestParams,
         GetPromptResponse, GetSkillRequestParams, GetSkillResult, JsonObject, ListPromptsResult,
         ListResourceTemplatesResult, ListResourcesResult, ListSkillsResult, ListToolsResult, PaginatedRequestParams,
-        ProgressNotificationParam, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+        ProgressNotificationParam, ReadResourceRequestParams, ReadResourceResponse, ServerConfig,
         SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
     },
     service::{RequestContext, SubscriptionContext},
@@ -195,17 +195,8 @@ async fn notify(context: &RequestContext<RoleServer>, seconds: f64, total: f64, 
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        let capabilities = ServerCapabilities::builder()
-            .enable_tools()
-            .enable_prompts()
-            .enable_completions()
-            .enable_resources()
-            .enable_resources_subscribe()
-            .enable_skills()
-            .build();
-        ServerConfig::new(capabilities)
-            .with_server_info(offer::identity())
-            .with_instructions(offer::instructions(!self.gateway.hosts().is_empty()))
+        // rmcp asks at every call.
+        self.gateway.about.get_or_init(|| offer::about(self.gateway.hosts())).clone()
     }
 
     async fn list_tools(

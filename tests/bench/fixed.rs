@@ -1,9 +1,10 @@
-//! A minimal server on rmcp: it gives one answer to any request, without daemon, tables, log, checks or limits.
+//! A minimal server on rmcp: it gives one answer to any request, without tables, log, checks or limits. It may ask a daemon
+//! first, and ignore its answer: the least that a gateway does.
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use hyper::server::conn::http1;
@@ -18,10 +19,37 @@ use rmcp::{
     },
 };
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, UnixStream},
+};
 
 #[derive(Clone)]
-struct Fixed(CallToolResult);
+struct Fixed {
+    result: CallToolResult,
+    daemon: Option<Arc<Daemon>>,
+}
+
+/// A daemon that is asked the same at each call, over connections that are used again.
+struct Daemon {
+    socket: String,
+    question: String,
+    idle: Mutex<Vec<BufReader<UnixStream>>>,
+}
+
+impl Daemon {
+    async fn ask(&self) {
+        let idle = self.idle.lock().unwrap().pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => BufReader::new(UnixStream::connect(&self.socket).await.unwrap()),
+        };
+        connection.write_all(self.question.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_line(&mut answer).await.unwrap();
+        self.idle.lock().unwrap().push(connection);
+    }
+}
 
 impl ServerHandler for Fixed {
     fn get_info(&self) -> ServerConfig {
@@ -33,22 +61,33 @@ impl ServerHandler for Fixed {
         _: CallToolRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        Ok(self.0.clone().into())
+        if let Some(daemon) = &self.daemon {
+            daemon.ask().await;
+        }
+        Ok(self.result.clone().into())
     }
 }
 
-/// Serves the answer in the file of the second argument: on the port of the third argument, or over standard input and
-/// output. It ends with its input, or is killed.
-pub fn serve() {
-    let mut arguments = std::env::args().skip(2);
-    let answer: Value = serde_json::from_slice(&std::fs::read(arguments.next().unwrap()).unwrap()).unwrap();
-    let result = CallToolResult::structured(answer);
-    let port = arguments.next().map(|port| port.parse().unwrap());
+/// Serves the answer in the file of the first argument: on the port of the last argument, or over standard input and output. Between
+/// them may be the socket of a daemon, and the question to it. It ends with its input, or is killed.
+pub fn serve(arguments: &[String]) {
+    let (answer, daemon, port) = match arguments {
+        [answer] => (answer, None, None),
+        [answer, port] => (answer, None, Some(port)),
+        [answer, socket, question] => (answer, Some((socket, question)), None),
+        [answer, socket, question, port] => (answer, Some((socket, question)), Some(port)),
+        _ => panic!("{arguments:?}"),
+    };
+    let answer: Value = serde_json::from_slice(&std::fs::read(answer).unwrap()).unwrap();
+    let daemon = daemon.map(|(socket, question)| {
+        Arc::new(Daemon { socket: socket.clone(), question: format!("{question}\n"), idle: Mutex::default() })
+    });
+    let fixed = Fixed { result: CallToolResult::structured(answer), daemon };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         match port {
-            Some(port) => over_http(Fixed(result), port).await.unwrap(),
-            None => over_pipes(Fixed(result)).await,
+            Some(port) => over_http(fixed, port.parse().unwrap()).await.unwrap(),
+            None => over_pipes(fixed).await,
         }
     });
 }

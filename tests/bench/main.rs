@@ -75,7 +75,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("--hold") => return sockets::hold(),
         Some("--relay") => return remote::relay(),
-        Some("--fixed") => return fixed::serve(),
+        Some("--fixed") => return fixed::serve(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {}
     }
     harness::require_root();

@@ -136,6 +136,13 @@ fn fixed(answer: &Path) -> Command {
     command
 }
 
+/// The same, which asks the daemon at each call.
+fn asking(recorded: &Recorded) -> Command {
+    let mut command = fixed(&recorded.answer());
+    command.arg(&recorded.socket).arg(&recorded.question);
+    command
+}
+
 /// The same over HTTP, with its address.
 fn over_http(mut command: Command) -> (Ended, SocketAddr) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -192,20 +199,26 @@ pub fn latency() -> Vec<Figure> {
     let mut relay = Command::new(std::env::current_exe().unwrap());
     relay.arg("--relay").arg(&recorded.socket);
     let relay = Pipes::to(relay, recorded.question.clone(), "sample");
-    let name = "… a process that only passes lines on";
-    let floor = beyond(name, &recorded, f64::MAX, "-", vec![Box::new(relay)]);
+    let floor = |name: &str, client| beyond(name, &recorded, f64::MAX, "-", vec![client]);
+    let relayed = floor("… a process that only passes lines on", Box::new(relay));
+    let asked = floor("… rmcp alone, if it asks the daemon", Box::new(Pipes::new(asking(&recorded))));
     let server = Server::start(&recorded.socket, &["--rate", "0"]);
     let (_fixed, at_fixed) = over_http(fixed(&answer));
     let (_python, at_python) = over_http(python(&answer));
     let (_typescript, at_typescript) = over_http(typescript(&answer));
+    let (_asking, at_asking) = over_http(asking(&recorded));
     let legacy = [server.address, at_fixed, at_python, at_typescript];
     let legacy = legacy.into_iter().map(|address| Box::new(Http::legacy(address)) as Box<dyn Calls>).collect();
     let modern: Vec<Box<dyn Calls>> = vec![Box::new(Http::modern(server.address)), Box::new(Http::modern(at_fixed))];
+    let name = "… rmcp alone, if it asks the daemon, over HTTP";
     vec![
         stdio,
-        floor,
+        relayed,
+        asked,
         beyond("a call over HTTP with a session", &recorded, 150.0, "<= 150 µs", legacy),
+        floor(&format!("{name} with a session"), Box::new(Http::legacy(at_asking))),
         beyond("a call over HTTP, 2026-07-28", &recorded, 150.0, "<= 150 µs", modern),
+        floor(name, Box::new(Http::modern(at_asking))),
     ]
 }
 
@@ -247,12 +260,14 @@ pub fn throughput() -> Vec<Figure> {
     let (_fixed, at_fixed) = over_http(fixed(&answer));
     let (_python, at_python) = over_http(python(&answer));
     let (_typescript, at_typescript) = over_http(typescript(&answer));
-    let turns: [Turn; 5] = [
+    let (_asking, at_asking) = over_http(asking(&recorded));
+    let turns: [Turn; 6] = [
         (server.address, Http::modern),
         (at_fixed, Http::modern),
         (at_python, Http::legacy),
         (at_typescript, Http::legacy),
         (server.address, Http::legacy),
+        (at_asking, Http::modern),
     ];
     let mut rounds = vec![Vec::new(); turns.len()];
     for _ in 0..ROUNDS {
@@ -268,6 +283,7 @@ pub fn throughput() -> Vec<Figure> {
     vec![
         figure(format!("calls over 8 HTTP connections{}", others("/s", &middles[1..4])), middles[0]),
         figure("calls over 8 HTTP connections with sessions".into(), middles[4]),
+        Figure { reach: "-", reached: true, ..figure("… rmcp alone, if it asks the daemon".into(), middles[5]) },
     ]
 }
 

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -34,6 +34,7 @@ use crate::{
 pub mod callers;
 pub mod connection;
 pub mod credentials;
+mod gather;
 pub mod guard;
 pub mod identity;
 pub mod listen;
@@ -188,6 +189,7 @@ impl Http {
 /// Serves until SIGTERM or SIGINT. Windows that are open then end, and their clients get an answer.
 pub async fn serve(settings: &settings::Http, gateway: Gateway) -> anyhow::Result<()> {
     raise_file_limit();
+    memory::share_arenas(limits::WORKERS);
     let supervisor = Supervisor::from_environment(); // a connection, so before the sandbox closes
     let (gateway, ended) = (Arc::new(gateway), CancellationToken::new());
     let (http, listeners) = Http::open(settings, Arc::clone(&gateway))?;
@@ -313,14 +315,15 @@ fn router<S: ServerHandler>(
         .with_state(Arc::clone(http))
 }
 
-/// Notes whose a session is that MCP has just begun.
+/// Notes whose a session is that MCP has just begun; sends a short answer in one piece.
 async fn own_sessions(State(http): State<Arc<Http>>, request: Request, next: Next) -> Response {
     let sender = request.extensions().get::<Sender>().cloned();
+    let is_call = request.method() == Method::POST;
     let response = next.run(request).await;
     if let (Some(sender), Some(id)) = (sender, sessions::id(response.headers())) {
         http.sessions.note(&sender.caller.identity, id);
     }
-    response
+    if is_call { gather::gathered(response).await } else { response }
 }
 
 /// The address of the metadata, if there is one.
