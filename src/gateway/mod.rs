@@ -98,6 +98,11 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Failure {
+    /// Whether the caller asked for something that is not allowed or does not exist.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Failure::UnknownTool(_) | Failure::Daemon(wire::Error::InvalidInput(_)))
+    }
+
     /// One word for logs and metrics.
     pub fn kind(&self) -> &'static str {
         match self {

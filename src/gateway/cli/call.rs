@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     DIAGNOSE, FAULT_FOUND, INTERRUPTED, NO_HOSTS,
     asking::{Form, How},
-    complain, fail, interrupts, print, usage_error,
+    complain, fail, failed, interrupts, print, usage_error,
     watch::watch,
     written,
 };
@@ -35,7 +35,9 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
         answer::fit(terminal.ws_col);
     }
     let arguments = typed(tool, how.arguments);
-    if how.watch.is_some() && (exit_code || !matches!(form, Form::Text | Form::Ndjson) || tool == look::TOOL) {
+    let measures_nothing =
+        tool == look::TOOL || Question::named(tool).is_some_and(|question| question.recollect.is_some());
+    if how.watch.is_some() && (exit_code || !matches!(form, Form::Text | Form::Ndjson) || measures_nothing) {
         return usage_error(
             "--watch works only with tools that measure, with -o text or -o ndjson, and without --exit-code",
             form,
@@ -51,22 +53,22 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
         match (gateway.prepare(tool, arguments), how.watch) {
             (Ok(call), Some(every)) => {
                 let watched = watch(gateway, tool, call, every, form).await;
-                return watched.unwrap_or_else(|e| {
-                    complain(&format!("{e:#}"), form);
-                    ExitCode::FAILURE
+                return watched.unwrap_or_else(|e| match e.downcast_ref() {
+                    Some(failure) => failed(failure, form),
+                    None => {
+                        complain(&format!("{e:#}"), form);
+                        ExitCode::FAILURE
+                    }
                 });
             }
             (Ok(call), None) => ask(gateway, tool, call).await,
-            (Err(e), _) => return usage_error(&e.to_string(), form),
+            (Err(e), _) => return failed(&e, form),
         }
     };
     let answer = match asked {
         Ok(Some(answer)) => answer,
         Ok(None) => return ExitCode::from(INTERRUPTED),
-        Err(e) => {
-            complain(&e.to_string(), form);
-            return ExitCode::FAILURE;
-        }
+        Err(e) => return failed(&e, form),
     };
     let healthy = answer.structured["healthy"].as_bool();
     let has_daemon = answer.structured["daemon"]["connected"] != false;

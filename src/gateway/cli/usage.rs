@@ -3,16 +3,36 @@
 use clap::Parser;
 
 use super::{Form, USAGE, complain};
+use crate::gateway::{http::oauth, settings::Settings};
 
 /// The command line. Errors, help and the version end the program.
 pub fn parse<A: Parser>() -> A {
     A::try_parse().unwrap_or_else(|e| {
-        if e.use_stderr() && wants_json(std::env::args()) {
+        if e.use_stderr() && form() == Form::Json {
             complain(&in_short(&e), Form::Json);
             std::process::exit(USAGE.into());
         }
         e.exit()
     })
+}
+
+/// Checks what clap does not check of the flags. An error ends the program. The file completes the flags later: its
+/// faults are not usage errors.
+pub fn check(flags: &Settings) {
+    if let Err(reason) = fault(flags) {
+        complain(&reason, form());
+        std::process::exit(USAGE.into());
+    }
+}
+
+fn fault(flags: &Settings) -> Result<(), String> {
+    let http = &flags.http;
+    oauth::check_urls(http.oauth_issuer.as_deref(), http.oauth_audience.as_deref(), http.oauth_jwks.as_deref())
+}
+
+/// How an error is printed before a tool is known.
+fn form() -> Form {
+    if wants_json(std::env::args()) { Form::Json } else { Form::Text }
 }
 
 /// Whether a command line that cannot be parsed asks for JSON.

@@ -1,0 +1,65 @@
+//! Usage errors: each says what is wrong and what is allowed, and exits with 2.
+
+use std::{os::unix::process::CommandExt, path::Path, process::Command};
+
+use crate::{command_line::cli, harness::*};
+
+/// The exit code, and what a command says on standard error.
+fn failure(mut command: Command) -> (i32, String) {
+    let output = command.output().unwrap();
+    assert!(output.stdout.is_empty(), "{output:?}");
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn invalid_values_of_any_command_exit_with_2() {
+    let daemon = Daemon::start();
+    for (line, words) in [
+        ("record --interval 0", "expected 1 to 60 seconds, not 0"),
+        ("record --interval 61", "expected 1 to 60 seconds, not 61"),
+        ("record --interval nan", "expected 1 to 60 seconds"),
+        ("record --recording-max-bytes 5", "expected at least 16777216"),
+        ("record --recording-max-age 0", "expected at least 1 day"),
+        ("token #a", "expected one word that does not begin with #"),
+        ("top --at noon", "expected 03:12"),
+        ("top --delay 0", "expected 0.1 s to 60 s"),
+        ("completions csh", "bash"),
+        ("http --oauth-issuer nowhere --oauth-audience https://a.example", "invalid URL"),
+        ("http --oauth-issuer http://a.example --oauth-audience https://a.example", "expected an https URL"),
+        ("http --oauth-audience nowhere --oauth-issuer https://a.example", "invalid URL"),
+        ("http --oauth-jwks nowhere", "invalid URL"),
+        ("snapshot_interfaces interface=none", "interfaces: lo"),
+        ("snapshot_interfaces interface=none --watch", "interfaces: lo"),
+        ("diagnose since=-1h --watch", "leave out since and until"),
+        ("network-monitor operation=incoming since=-1h", "is not recorded"),
+        ("incidents since=soon --recording /none", "since: invalid time `soon`"),
+        ("changes until=soon --recording /none", "until: invalid time `soon`"),
+        ("changes baseline_since=-1m --recording /none", "is not before"),
+    ] {
+        let (code, text) = failure(cli(&daemon.socket, line));
+        assert!(code == 2 && text.contains(words), "{line}: {code} {text}");
+    }
+    for name in ["a b", ""] {
+        let mut token = Command::new(GATEWAY);
+        token.args(["token", name]);
+        let (code, text) = failure(token);
+        assert!(code == 2 && text.contains("one word"), "{name}: {code} {text}");
+    }
+}
+
+#[test]
+fn settings_file_names_the_line_of_an_invalid_recording() {
+    let folder = open_folder();
+    let file = folder.path().join("netmon.toml");
+    for (line, words) in [
+        ("interval_s = 0", "recording.interval_s: expected 1 to 60 seconds, not 0"),
+        ("max_bytes = 5", "recording.max_bytes: expected at least 16777216 bytes, not 5"),
+        ("max_age_days = 0", "recording.max_age_days: expected at least 1 day, not 0"),
+    ] {
+        std::fs::write(&file, format!("[recording]\n{line}\n")).unwrap();
+        let mut check = Command::new(GATEWAY);
+        check.arg("--check-config").arg("--config").arg(&file);
+        let (code, text) = failure(check);
+        assert!(code == 1 && text.contains(&format!(":2: {words}")), "{line}: {code} {text}");
+    }
+}
