@@ -63,3 +63,17 @@ fn settings_file_names_the_line_of_an_invalid_recording() {
         assert!(code == 1 && text.contains(&format!(":2: {words}")), "{line}: {code} {text}");
     }
 }
+
+#[test]
+fn argument_twice_is_refused() {
+    for (line, words) in [
+        ("snapshot_sockets port=1 port=2", "port is given 2 times"),
+        ("call snapshot_sockets port=1 state=listen port=1", "port is given 2 times"),
+        ("--host a=unix:/x --host a=unix:/y tools", "a is given 2 times"),
+        ("--host-token a=/x --host-token a=/y tools", "a is given 2 times"),
+        ("top_traffic duration=1s duration_ms=1000", "are the same"),
+    ] {
+        let (code, text) = failure(cli(Path::new("/none"), line));
+        assert!(code == 2 && text.contains(words), "{line}: {code} {text}");
+    }
+}

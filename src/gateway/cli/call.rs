@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     DIAGNOSE, FAULT_FOUND, INTERRUPTED, NO_HOSTS,
     asking::{Form, How},
-    complain, fail, failed, interrupts, print, usage_error,
+    complain, fail, failed, interrupts, print, usage, usage_error,
     watch::watch,
     written,
 };
@@ -33,6 +33,9 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
     }
     if let Ok(terminal) = rustix::termios::tcgetwinsize(io::stdout()) {
         answer::fit(terminal.ws_col);
+    }
+    if let Err(reason) = usage::once(how.arguments.iter().map(|(key, _)| key.as_str())) {
+        return usage_error(&reason, form);
     }
     let arguments = typed(tool, how.arguments);
     let measures_nothing =
