@@ -14,7 +14,7 @@ use crate::{
     limits,
     recorder::time::Period,
     sync::lock,
-    tools::{Answer, QUESTIONS, Question, Tool, diagnose::Diagnose, status::Status},
+    tools::{Answer, Question, Tool, diagnose::Diagnose, status::Status},
     untrusted, wire,
 };
 
@@ -80,14 +80,12 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Failure::UnknownTool(name) => {
-                let names: Vec<_> = QUESTIONS.iter().map(|question| question.name).collect();
-                write!(f, "unknown tool {name}; tools: {}", names.join(", "))
-            }
             Failure::Daemon(e) => f.write_str(&untrusted::lines(&e.to_string())), // it may name an interface
-            Failure::Absent(text) | Failure::Busy(text) | Failure::Forbidden(text) | Failure::Elsewhere(text) => {
-                f.write_str(text)
-            }
+            Failure::UnknownTool(text)
+            | Failure::Absent(text)
+            | Failure::Busy(text)
+            | Failure::Forbidden(text)
+            | Failure::Elsewhere(text) => f.write_str(text),
             Failure::Ending => {
                 f.write_str("netmon-mcp is shutting down and stopped the measurement; call again after the restart")
             }
@@ -221,7 +219,7 @@ impl Gateway {
 
     /// Checks a call without making it.
     pub fn prepare(&self, name: &str, mut arguments: Map<String, Value>) -> Result<Call, Failure> {
-        let question = Question::named(name).ok_or_else(|| Failure::UnknownTool(untrusted::clean(name)))?;
+        let question = Question::named(name).ok_or_else(|| offer::unknown_tool(name, &self.hosts))?;
         let host = self.host(&mut arguments)?;
         // A tool that the recording answers reads its period itself.
         let asked = if question.recollect.is_none() { Asked::take(&mut arguments)? } else { None };

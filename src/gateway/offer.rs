@@ -6,11 +6,11 @@ use rmcp::model::{Implementation, Tool, ToolAnnotations};
 use serde_json::{Value, json};
 
 use super::{
-    apps,
+    Failure, apps,
     hosts::{Host, look},
     past,
 };
-use crate::tools::{QUESTIONS, Question};
+use crate::tools::{QUESTIONS, Question, meant};
 
 /// The server instructions, around the lines of the tools.
 const BEFORE: &str =
@@ -64,6 +64,13 @@ pub fn tools(hosts: &[Arc<Host>]) -> Vec<Tool> {
     tool.annotations = Some(annotations.read_only(true).destructive(false).idempotent(true).open_world(true));
     tools.push(tool);
     tools
+}
+
+/// Says which tools there are, and which of them may have been meant.
+pub fn unknown_tool(name: &str, hosts: &[Arc<Host>]) -> Failure {
+    let own = (!hosts.is_empty()).then_some(look::TOOL);
+    let known: Vec<_> = QUESTIONS.iter().map(|question| question.name).chain(own).collect();
+    Failure::UnknownTool(format!("unknown tool {} Tools: {}", meant(name, &known), known.join(", ")))
 }
 
 /// A tool as clients of a server without other hosts see it.

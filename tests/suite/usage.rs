@@ -77,3 +77,25 @@ fn argument_twice_is_refused() {
         assert!(code == 2 && text.contains(words), "{line}: {code} {text}");
     }
 }
+
+#[test]
+fn unknown_tool_error_lists_the_tools_that_exist_here() {
+    let ask = |line: &str| {
+        let mut command = cli(Path::new("/none"), line);
+        command.uid(65534);
+        let (code, text) = failure(command);
+        assert_eq!(code, 2, "{line}: {text}");
+        text
+    };
+    for line in ["tools nope", "call nope", "call nope -o json"] {
+        let text = ask(line);
+        assert!(text.contains("unknown tool nope") && text.contains("trace_dns"), "{line}: {text}");
+        assert!(!text.contains("hosts"), "{line}: {text}");
+        assert!(ask(&format!("--host web1=unix:/none {line}")).contains(", hosts"), "{line}");
+    }
+    assert!(ask("tools trace_dsn").contains("did you mean trace_dns?"));
+    assert!(ask("tools hosts").contains("no other host is configured"));
+    let mut help = cli(Path::new("/none"), "tools --help");
+    let help = String::from_utf8(help.output().unwrap().stdout).unwrap();
+    assert!(help.contains("trace_dns") && !help.contains("hosts,") && !help.contains(", hosts"), "{help}");
+}

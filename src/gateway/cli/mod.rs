@@ -37,7 +37,7 @@ mod csv;
 mod usage;
 mod watch;
 
-use asking::{Asking, Form, How, tool_names};
+use asking::{Asking, Form, How, ToolName};
 use call::call;
 
 /// Measures this host's network in the kernel, with eBPF, and serves the results over MCP.
@@ -100,7 +100,7 @@ enum Command {
     #[command(after_help = asking::EXAMPLES)]
     Call {
         /// The tool; `netmon-mcp tools` lists the tools.
-        #[arg(value_parser = tool_names())]
+        #[arg(value_parser = ToolName)]
         tool: String,
         #[command(flatten)]
         how: How,
@@ -108,7 +108,7 @@ enum Command {
     /// List the tools, or the arguments of one tool.
     Tools {
         /// The tool.
-        #[arg(value_parser = tool_names())]
+        #[arg(value_parser = ToolName)]
         tool: Option<String>,
     },
     /// Watch this host at the terminal: traffic, failing connections, drops, DNS, findings; live and from the recording.
@@ -238,7 +238,8 @@ fn tools(gateway: &Gateway, name: Option<&str>) -> ExitCode {
         None => manual::list(&tools),
         Some(name) => match tools.iter().find(|tool| tool.name == name) {
             Some(tool) => manual::describe(tool),
-            None => return usage_error(NO_HOSTS, Form::Text), // every other name is served
+            None if name == look::TOOL => return usage_error(NO_HOSTS, Form::Text),
+            None => return failed(&offer::unknown_tool(name, gateway.hosts()), Form::Text),
         },
     };
     print(&text).map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS)
