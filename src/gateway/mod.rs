@@ -227,7 +227,8 @@ impl Gateway {
         let mut input = Value::Object(arguments);
         // The interface that this gateway was set to is this host's.
         let interface = self.interface.as_deref().filter(|_| host.is_none());
-        let mut duration = (question.prepare)(&mut input, interface)?;
+        let mut duration = (question.prepare)(&mut input, interface)
+            .map_err(|e| offer::unknown_argument(question, &self.hosts, &input).unwrap_or(e))?;
         if let (Some(asked), true, Some(arguments)) = (asked, host.is_some(), input.as_object_mut()) {
             asked.put(arguments); // another host's clock and recording
         }

@@ -85,6 +85,16 @@ fn quoted<'a>(reason: &'a str, begin: &str) -> Option<&'a str> {
     reason.strip_prefix(begin)?.split_once('`').map(|(name, _)| name)
 }
 
+/// The error for an argument of the input that the schema does not have, if there is one.
+pub fn unknown_argument(input: &Value, schema: &Value) -> Option<Error> {
+    let known = &schema["properties"];
+    let durations = [IN_MS, IN_SECONDS];
+    let has_window = durations.iter().any(|name| known.get(name).is_some());
+    let is_known = |name: &str| known.get(name).is_some() || has_window && durations.contains(&name);
+    let (name, _) = input.as_object()?.iter().find(|(name, _)| !is_known(name))?;
+    Some(Error::InvalidInput(unknown(name, schema)))
+}
+
 /// Says which arguments there are, and which of them may have been meant.
 fn unknown(name: &str, schema: &Value) -> String {
     let known: Vec<_> = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();

@@ -99,3 +99,36 @@ fn unknown_tool_error_lists_the_tools_that_exist_here() {
     let help = String::from_utf8(help.output().unwrap().stdout).unwrap();
     assert!(help.contains("trace_dns") && !help.contains("hosts,") && !help.contains(", hosts"), "{help}");
 }
+
+#[test]
+fn unknown_argument_error_lists_every_accepted_one() {
+    let ask = |line: &str| {
+        let mut command = cli(Path::new("/none"), line);
+        command.uid(65534);
+        let (code, text) = failure(command);
+        assert_eq!(code, 2, "{line}: {text}");
+        text
+    };
+    for line in ["diagnose nope=1", "snapshot_sockets nope=1", "snapshot_sockets duration=1s"] {
+        let text = ask(line);
+        assert!(text.contains("since, until") && !text.contains("host"), "{line}: {text}");
+        let text = ask(&format!("--host web1=unix:/none {line}"));
+        assert!(text.contains("since, until, host"), "{line}: {text}");
+    }
+    assert!(ask("diagnose sinc=-1h").contains("did you mean since?"));
+    assert!(!ask("network-monitor operation=incoming nope=1").contains("since"), "it is not recorded");
+    assert!(ask("--host web1=unix:/none status nope=1").contains("Arguments: host"));
+    assert!(ask("status nope=1").contains("this tool takes no arguments"));
+}
+
+#[test]
+fn completion_offers_since_and_until() {
+    let offers = |line: &[&str], whole: &str| {
+        let mut asked = Command::new(GATEWAY);
+        asked.args(["--", "netmon-mcp"]).args(line).env("COMPLETE", "bash");
+        String::from_utf8(asked.output().unwrap().stdout).unwrap().lines().any(|line| line == whole)
+    };
+    assert!(offers(&["diagnose", "sin"], "since=") && offers(&["call", "diagnose", "unt"], "until="));
+    assert!(!offers(&["network-monitor", "sin"], "since="));
+    assert!(offers(&["tools", "trace_dn"], "trace_dns") && offers(&["call", "trace_dn"], "trace_dns"));
+}

@@ -85,8 +85,7 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
 
 /// The arguments, each of the type that the tool wants.
 fn typed(tool: &str, arguments: Vec<(String, String)>) -> Map<String, Value> {
-    let schema = Question::named(tool).map(|question| Value::Object((*offer::tool(question).input_schema).clone()));
-    let schema = schema.unwrap_or_default();
+    let schema = Question::named(tool).map(offer::arguments).unwrap_or_default();
     arguments.into_iter().map(|(key, text)| (key.clone(), value(&schema, &key, text))).collect()
 }
 
