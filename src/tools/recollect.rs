@@ -52,7 +52,12 @@ pub enum Unread {
     /// The caller's question cannot be meant.
     Question(String),
     Recording(Trouble),
+    /// It has no window of the period.
+    Nothing,
 }
+
+/// The reason of an answer without data.
+pub const NOTHING: &str = "nothing was recorded in this period";
 
 impl From<Trouble> for Unread {
     fn from(trouble: Trouble) -> Self {
@@ -110,6 +115,7 @@ fn recollect<R: Recollects>(
         Ok(sample) => Ok(sample),
         Err(Unread::Question(reason)) => return Err(Error::InvalidInput(reason)),
         Err(Unread::Recording(trouble)) => Err(trouble.to_string()),
+        Err(Unread::Nothing) => Err(NOTHING.to_owned()),
     };
     let mut output = R::report(&input, sample);
     let of = |output: &R::Output| Answer { structured: structured(output), text: R::text(output) };

@@ -21,7 +21,7 @@ use crate::{
     answer,
     gateway::{Call, Failure, Gateway, hosts::look, offer},
     limits,
-    tools::{Answer, Question},
+    tools::{Answer, Question, Recollects, Tool, changes::Changes, incidents::Incidents, status::Status},
 };
 
 /// Makes the call and prints its answer.
@@ -74,12 +74,23 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
         Err(e) => return failed(&e, form),
     };
     let healthy = answer.structured["healthy"].as_bool();
-    let has_daemon = answer.structured["daemon"]["connected"] != false;
+    let has_data = has_data(tool, &answer.structured);
     match written(tool, answer, form).and_then(|text| print(&text)) {
         Err(e) => fail(&e.to_string()),
         Ok(()) if exit_code && healthy == Some(false) => ExitCode::from(FAULT_FOUND),
-        Ok(()) if !has_daemon => ExitCode::FAILURE, // `status` says so in its answer
+        Ok(()) if !has_data => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
+/// Whether an answer is one, and not only a reason: `status` has no data without netmond, the tools that read the
+/// recording have none without it, or if nothing was recorded in the period.
+fn has_data(tool: &str, answer: &Value) -> bool {
+    match tool {
+        Status::NAME => answer["daemon"]["connected"] != false,
+        Incidents::NAME => !answer["reason"].is_string(),
+        Changes::NAME => answer["period"].is_object(),
+        _ => true,
     }
 }
 

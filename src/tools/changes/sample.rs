@@ -22,6 +22,9 @@ pub fn periods(input: &Input, now: Micros) -> Result<(Period, Period), String> {
 
 pub fn sample(input: &Input, recording: &dyn Recording, now: Micros) -> Result<Sample, Unread> {
     let (before, after) = periods(input, now).map_err(Unread::Question)?;
+    if recording.spans(after)?.is_empty() {
+        return Err(Unread::Nothing);
+    }
     Ok(Sample { before: figures(recording, before)?, after: figures(recording, after)? })
 }
 
