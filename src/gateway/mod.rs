@@ -27,6 +27,7 @@ pub mod doctor;
 pub mod exchange;
 pub mod hosts;
 pub mod http;
+mod lines;
 pub mod live;
 pub mod manual;
 mod memory;
