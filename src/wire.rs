@@ -92,7 +92,7 @@ pub enum Error {
     /// A bound was reached.
     #[error("{0}")]
     Busy(String),
-    /// The measured object disappeared.
+    /// What was to be measured is absent, or disappeared.
     #[error("{0}")]
     Gone(String),
     /// The kernel said no to something that it allowed before.

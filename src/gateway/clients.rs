@@ -6,14 +6,22 @@ pub fn instructions(command: &str) -> String {
         r#"Claude Code:
   claude mcp add netmon -- {command}
 
-Claude Desktop (claude_desktop_config.json), Cursor (.cursor/mcp.json):
-  {{"mcpServers": {{"netmon": {{"command": "{command}"}}}}}}
+Claude Desktop (claude_desktop_config.json), Cursor (.cursor/mcp.json) and most others:
+  {{ "mcpServers": {{ "netmon": {{ "command": "{command}" }} }} }}
 
 opencode (opencode.json):
-  {{"mcp": {{"netmon": {{"type": "local", "command": ["{command}"]}}}}}}
+  {{ "$schema": "https://opencode.ai/config.json",
+    "mcp": {{ "netmon": {{ "type": "local", "command": ["{command}"], "enabled": true }} }} }}
 
 VS Code (.vscode/mcp.json):
-  {{"servers": {{"netmon": {{"type": "stdio", "command": "{command}"}}}}}}
+  {{ "servers": {{ "netmon": {{ "type": "stdio", "command": "{command}" }} }} }}
+
+Windows, to measure the WSL host:
+  {{ "mcpServers": {{ "netmon": {{ "command": "wsl.exe", "args": ["--", "sudo", "-n", "{command}"] }} }} }}
+
+A remote host, over SSH or HTTP:
+  claude mcp add netmon -- ssh host netmon-mcp
+  claude mcp add --transport http netmon https://192.0.2.7:8080/mcp --header "Authorization: Bearer $TOKEN"
 
 The server needs a running netmond, and its user must be in the group netmon. Without the service, let the client
 run `sudo -n {command}`, which starts its own netmond. The rule for it in sudoers:

@@ -14,7 +14,7 @@ use crate::{
     limits,
     recorder::time::Period,
     sync::lock,
-    tools::{Answer, QUESTIONS, Question, Tool, diagnose::Diagnose, status::Status},
+    tools::{Answer, Question, Tool, diagnose::Diagnose, status::Status},
     untrusted, wire,
 };
 
@@ -27,6 +27,7 @@ pub mod doctor;
 pub mod exchange;
 pub mod hosts;
 pub mod http;
+mod lines;
 pub mod live;
 pub mod manual;
 mod memory;
@@ -80,14 +81,12 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Failure::UnknownTool(name) => {
-                let names: Vec<_> = QUESTIONS.iter().map(|question| question.name).collect();
-                write!(f, "unknown tool {name}; tools: {}", names.join(", "))
-            }
             Failure::Daemon(e) => f.write_str(&untrusted::lines(&e.to_string())), // it may name an interface
-            Failure::Absent(text) | Failure::Busy(text) | Failure::Forbidden(text) | Failure::Elsewhere(text) => {
-                f.write_str(text)
-            }
+            Failure::UnknownTool(text)
+            | Failure::Absent(text)
+            | Failure::Busy(text)
+            | Failure::Forbidden(text)
+            | Failure::Elsewhere(text) => f.write_str(text),
             Failure::Ending => {
                 f.write_str("netmon-mcp is shutting down and stopped the measurement; call again after the restart")
             }
@@ -98,6 +97,11 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Failure {
+    /// Whether the caller asked for something that is not allowed or does not exist.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Failure::UnknownTool(_) | Failure::Daemon(wire::Error::InvalidInput(_)))
+    }
+
     /// One word for logs and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -219,7 +223,7 @@ impl Gateway {
 
     /// Checks a call without making it.
     pub fn prepare(&self, name: &str, mut arguments: Map<String, Value>) -> Result<Call, Failure> {
-        let question = Question::named(name).ok_or_else(|| Failure::UnknownTool(untrusted::clean(name)))?;
+        let question = Question::named(name).ok_or_else(|| offer::unknown_tool(name, &self.hosts))?;
         let host = self.host(&mut arguments)?;
         // A tool that the recording answers reads its period itself.
         let asked = if question.recollect.is_none() { Asked::take(&mut arguments)? } else { None };
@@ -227,7 +231,8 @@ impl Gateway {
         let mut input = Value::Object(arguments);
         // The interface that this gateway was set to is this host's.
         let interface = self.interface.as_deref().filter(|_| host.is_none());
-        let mut duration = (question.prepare)(&mut input, interface)?;
+        let mut duration = (question.prepare)(&mut input, interface)
+            .map_err(|e| offer::unknown_argument(question, &self.hosts, &input).unwrap_or(e))?;
         if let (Some(asked), true, Some(arguments)) = (asked, host.is_some(), input.as_object_mut()) {
             asked.put(arguments); // another host's clock and recording
         }

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use rmcp::model::{Implementation, ServerCapabilities, ServerConfig, Tool, ToolAnnotations};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
-    apps,
+    Failure, apps,
     hosts::{Host, look},
     past,
 };
-use crate::tools::{QUESTIONS, Question};
+use crate::{
+    tools::{self, QUESTIONS, Question, meant},
+    wire::Error,
+};
 
 /// The server instructions, around the lines of the tools.
 const BEFORE: &str =
@@ -61,13 +64,8 @@ pub fn tools(hosts: &[Arc<Host>]) -> Vec<Tool> {
     if hosts.is_empty() {
         return tools;
     }
-    let names: Vec<_> = hosts.iter().map(|host| host.named.name.as_str()).collect();
-    let host = json!({"type": "string", "enum": names, "description": "Another host to measure; hosts lists them."});
     for tool in &mut tools {
-        let schema = Arc::make_mut(&mut tool.input_schema);
-        if let Some(properties) = schema.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
-            properties.insert("host".into(), host.clone());
-        }
+        add_host(Arc::make_mut(&mut tool.input_schema), hosts);
     }
     let object = |schema: Value| if let Value::Object(object) = schema { Arc::new(object) } else { Arc::default() };
     let mut tool = Tool::new(look::TOOL, look::DESCRIPTION, object(look::input()));
@@ -79,12 +77,42 @@ pub fn tools(hosts: &[Arc<Host>]) -> Vec<Tool> {
     tools
 }
 
+/// Adds the argument `host` to the schema of a tool's input.
+fn add_host(schema: &mut Map<String, Value>, hosts: &[Arc<Host>]) {
+    let names: Vec<_> = hosts.iter().map(|host| host.named.name.as_str()).collect();
+    let host = json!({"type": "string", "enum": names, "description": "Another host to measure; hosts lists them."});
+    if let Some(properties) = schema.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
+        properties.insert("host".into(), host);
+    }
+}
+
+/// The error for an argument that a tool does not take here, with those that it takes.
+pub fn unknown_argument(question: &Question, hosts: &[Arc<Host>], input: &Value) -> Option<Error> {
+    let mut schema = arguments(question);
+    if let Some(schema) = schema.as_object_mut().filter(|_| !hosts.is_empty()) {
+        add_host(schema, hosts);
+    }
+    tools::unknown_argument(input, &schema)
+}
+
+/// Says which tools there are, and which of them may have been meant.
+pub fn unknown_tool(name: &str, hosts: &[Arc<Host>]) -> Failure {
+    let own = (!hosts.is_empty()).then_some(look::TOOL);
+    let known: Vec<_> = QUESTIONS.iter().map(|question| question.name).chain(own).collect();
+    Failure::UnknownTool(format!("unknown tool {} Tools: {}", meant(name, &known), known.join(", ")))
+}
+
+/// The schema of a tool's input, with the period that every recorded tool takes.
+pub fn arguments(question: &Question) -> Value {
+    let mut schema = (question.input_schema)();
+    past::extend(question, &mut schema);
+    schema
+}
+
 /// A tool as clients of a server without other hosts see it.
 pub fn tool(question: &Question) -> Tool {
     let object = |schema: Value| if let Value::Object(object) = schema { Arc::new(object) } else { Arc::default() };
-    let mut input = (question.input_schema)();
-    past::extend(question, &mut input);
-    let mut tool = Tool::new(question.name, question.description, object(input));
+    let mut tool = Tool::new(question.name, question.description, object(arguments(question)));
     tool.title = Some(question.title.into());
     tool.output_schema = Some(object((question.output_schema)()));
     tool.annotations = Some(

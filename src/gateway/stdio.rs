@@ -7,15 +7,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use rmcp::{ServiceExt, transport::async_rw::AsyncRwTransport};
+use rmcp::ServiceExt;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Gateway, server::Server, standard};
-use crate::limits;
+use super::{Gateway, lines::LineTransport, server::Server, standard};
 
 /// Serves until the end of input, SIGTERM or SIGINT.
 pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
@@ -30,9 +29,7 @@ pub async fn serve(gateway: Gateway) -> anyhow::Result<()> {
     let server = Server::new(Arc::new(gateway), ended.clone());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let session = async {
-        let transport =
-            AsyncRwTransport::new_server(input, standard::output()).with_max_line_length(limits::LINE_BYTES);
-        match server.serve(transport).await {
+        match server.serve(LineTransport::new(input, standard::output())).await {
             Ok(running) => running.waiting().await.map(|_| ()).map_err(anyhow::Error::from),
             Err(e) if ended.is_cancelled() => {
                 tracing::debug!("input ended before the MCP handshake: {e}");

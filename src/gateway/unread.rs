@@ -1,13 +1,14 @@
-//! Errors of the protocol, for requests that are no tool calls.
+//! Errors of the protocol, for requests that are no tool calls, and for lines that are no messages.
 
 use rmcp::{
     ErrorData,
     model::{CallToolRequestParams, CompleteRequestParams, CustomRequest, ErrorCode, GetPromptRequestParams},
 };
 use serde::Deserialize;
+use serde_json::error::Category;
 
 use super::Failure;
-use crate::untrusted;
+use crate::{limits, untrusted};
 
 /// The error for what rmcp could not read as any request: the method is unknown, or its parameters are wrong.
 pub fn unread(request: CustomRequest) -> ErrorData {
@@ -22,6 +23,19 @@ pub fn unread(request: CustomRequest) -> ErrorData {
         Some(e) => ErrorData::invalid_params(untrusted::clean(&format!("{}: {e}", request.method)), None),
         None => ErrorData::new(ErrorCode::METHOD_NOT_FOUND, untrusted::clean(&request.method), None),
     }
+}
+
+/// The error for a line that is no message.
+pub fn not_a_message(e: &serde_json::Error) -> ErrorData {
+    match e.classify() {
+        Category::Syntax | Category::Eof => ErrorData::parse_error(untrusted::clean(&format!("not JSON: {e}")), None),
+        Category::Data | Category::Io => ErrorData::invalid_request("not a JSON-RPC message", None),
+    }
+}
+
+/// The error for a line that was not read to its end.
+pub fn too_long() -> ErrorData {
+    ErrorData::invalid_request(format!("the line is longer than {} bytes", limits::LINE_BYTES), None)
 }
 
 /// Why a resource was not read.

@@ -85,24 +85,35 @@ fn quoted<'a>(reason: &'a str, begin: &str) -> Option<&'a str> {
     reason.strip_prefix(begin)?.split_once('`').map(|(name, _)| name)
 }
 
+/// The error for an argument of the input that the schema does not have, if there is one.
+pub fn unknown_argument(input: &Value, schema: &Value) -> Option<Error> {
+    let known = &schema["properties"];
+    let durations = [IN_MS, IN_SECONDS];
+    let has_window = durations.iter().any(|name| known.get(name).is_some());
+    let is_known = |name: &str| known.get(name).is_some() || has_window && durations.contains(&name);
+    let (name, _) = input.as_object()?.iter().find(|(name, _)| !is_known(name))?;
+    Some(Error::InvalidInput(unknown(name, schema)))
+}
+
 /// Says which arguments there are, and which of them may have been meant.
 fn unknown(name: &str, schema: &Value) -> String {
+    let known: Vec<_> = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    if known.is_empty() {
+        return format!("unknown argument {}: this tool takes no arguments", untrusted::clean(name));
+    }
+    format!("unknown argument {} Arguments: {}", meant(name, &known), known.join(", "))
+}
+
+/// An unknown name, and which of the known ones may have been meant.
+pub fn meant(name: &str, known: &[&str]) -> String {
     /// The similarity that clap requires for its own proposals.
     const ALIKE: f64 = 0.7;
-    let known: Vec<_> = schema["properties"].as_object().into_iter().flat_map(|known| known.keys()).collect();
-    let likeness = |known: &&&String| strsim::jaro(name, known);
+    let likeness = |known: &&&str| strsim::jaro(name, known);
     let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let name = untrusted::clean(name);
-    let meant = match nearest.filter(|known| likeness(known) > ALIKE) {
-        Some(known) => format!("; did you mean {known}?"),
-        None => ".".into(),
-    };
-    match known.as_slice() {
-        [] => format!("unknown argument {name}: this tool takes no arguments"),
-        [first, others @ ..] => {
-            let list = others.iter().fold((*first).clone(), |list, name| list + ", " + name);
-            format!("unknown argument {name}{meant} Arguments: {list}")
-        }
+    let shown = untrusted::clean(name);
+    match nearest.filter(|known| likeness(known) > ALIKE) {
+        Some(known) => format!("{shown}; did you mean {known}?"),
+        None => shown + ".",
     }
 }
 

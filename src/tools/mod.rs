@@ -33,6 +33,7 @@ mod schema;
 mod structured;
 
 use input::decode;
+pub use input::{meant, unknown_argument};
 use past::{Recollection, Samples};
 pub use recollect::Recollects;
 use schema::input_schema;

@@ -10,7 +10,7 @@ use super::{Answer, Question, input, schema, structured::structured};
 use crate::{
     recorder::{
         store::{Recording, Trouble},
-        time::Micros,
+        time::{Micros, now},
     },
     wire::Error,
 };
@@ -29,6 +29,9 @@ pub trait Recollects: Sized + Send + Sync + 'static {
     type Sample;
     /// The answer.
     type Output: Serialize + DeserializeOwned + JsonSchema;
+
+    /// The fault in a question, before anything is read.
+    fn check(input: &Self::Input, now: Micros) -> Result<(), String>;
 
     /// Reads what the question is about.
     fn sample(input: &Self::Input, recording: &dyn Recording, now: Micros) -> Result<Self::Sample, Unread>;
@@ -49,7 +52,12 @@ pub enum Unread {
     /// The caller's question cannot be meant.
     Question(String),
     Recording(Trouble),
+    /// It has no window of the period.
+    Nothing,
 }
+
+/// The reason of an answer without data.
+pub const NOTHING: &str = "nothing was recorded in this period";
 
 impl From<Trouble> for Unread {
     fn from(trouble: Trouble) -> Self {
@@ -81,7 +89,10 @@ pub const fn question<R: Recollects>() -> Question {
         input_schema: schema::input_schema::<R::Input>,
         output_schema: schema::output_schema::<R::Output>,
         whole_schema: schema::whole_schema::<R::Output>,
-        prepare: |value, _| input::understand::<R::Input>(value).map(|_| Duration::ZERO),
+        prepare: |value, _| {
+            let input = input::understand::<R::Input>(value)?;
+            R::check(&input, now()).map_err(Error::InvalidInput).map(|()| Duration::ZERO)
+        },
         report: |_, _| Err(MEASURED()),
         merge: |_, _| Err(MEASURED()),
         fold: |_| Err(MEASURED()),
@@ -104,6 +115,7 @@ fn recollect<R: Recollects>(
         Ok(sample) => Ok(sample),
         Err(Unread::Question(reason)) => return Err(Error::InvalidInput(reason)),
         Err(Unread::Recording(trouble)) => Err(trouble.to_string()),
+        Err(Unread::Nothing) => Err(NOTHING.to_owned()),
     };
     let mut output = R::report(&input, sample);
     let of = |output: &R::Output| Answer { structured: structured(output), text: R::text(output) };

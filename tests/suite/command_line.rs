@@ -337,7 +337,7 @@ fn errors_suggest_fixes_and_have_exit_codes() {
     }
     let (code, text) = fails(here, "snapshot_interfaces interface=none -o ndjson");
     let error: Value = serde_json::from_str(&text).unwrap();
-    assert!(code == 1 && error["error"].as_str().unwrap().contains("interfaces: lo"), "{code} {text}");
+    assert!(code == 2 && error["error"].as_str().unwrap().contains("interfaces: lo"), "{code} {text}");
     // Without root there is no daemon to start.
     let nobody = |line: &str| {
         let mut command = cli(Path::new("/nonexistent/netmond.sock"), line);

@@ -225,6 +225,29 @@ fn settings_and_json_in_the_docs_are_valid() {
     }
 }
 
+/// Whatever the white space is.
+fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
+#[test]
+fn clients_command_prints_the_snippets_of_the_page() {
+    let output = Command::new(GATEWAY).arg("clients").output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap().replace(GATEWAY, "netmon-mcp");
+    let page = parse(Path::new("docs/clients.md"));
+    let first = page.blocks.iter().position(|(_, block)| block.starts_with("claude mcp add")).unwrap();
+    let until = page.blocks.iter().position(|(_, block)| block.starts_with("alice ")).unwrap();
+    for (_, block) in &page.blocks[first..until] {
+        for snippet in if block.starts_with('{') { vec![block.as_str()] } else { block.lines().collect() } {
+            assert!(squeezed(&printed).contains(&squeezed(snippet)), "{snippet}\nis not in:\n{printed}");
+        }
+    }
+    let clients = text(Path::new("docs/clients.md"));
+    for name in clients.split("**").skip(1).step_by(2) {
+        assert!(printed.contains(name), "{name} is not in:\n{printed}");
+    }
+}
+
 /// The commands of a page, in their order.
 fn commands(page: &Page) -> Vec<String> {
     let mut found = Vec::new();

@@ -285,7 +285,7 @@ fn command_line_prints_tables_json_and_errors() {
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "duration_ms=1"]).output().unwrap();
     fails_with(2, &output, &["duration_ms", "from 100 to 60000"]);
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "interface=nosuch0"]).output().unwrap();
-    fails_with(1, &output, &["unknown interface", "lo"]);
+    fails_with(2, &output, &["unknown interface", "lo"]);
     let output = cli(&daemon.socket, &["call", "nosuch"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "a usage error");
     assert!(text(&output.stderr).contains("snapshot_interfaces"));

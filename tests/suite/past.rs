@@ -364,3 +364,25 @@ fn unrecorded_period_error_names_the_recorded_one() {
     assert!(ask("network-monitor operation=incoming since=-1m").contains("is not recorded"));
     assert!(ask("diagnose since=-1m --watch").contains("--watch measures now"));
 }
+
+#[test]
+fn answer_from_no_recording_is_a_failure() {
+    let (_folder, path) = recording();
+    let ask = |line: &str| {
+        let output = cli(Path::new("/nowhere"), line).arg("--recording").arg(&path).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    for (line, words) in [("incidents", "No data: no recording"), ("changes", "No comparison: no recording")] {
+        let (code, text) = ask(line);
+        assert!(code == 1 && text.starts_with(words), "{line}: {code} {text}");
+    }
+    let daemon = Daemon::start();
+    let _recorder = Recorder::start(&daemon.socket, &path, &[]);
+    until("a window is recorded", || facts(&path)?.period);
+    for line in ["incidents", "changes"] {
+        let (code, text) = ask(line);
+        assert!(code == 0, "{line}: {code} {text}");
+        let (code, text) = ask(&format!("{line} since=-2h until=-1h"));
+        assert!(code == 1 && text.contains("nothing was recorded in this period"), "{line}: {code} {text}");
+    }
+}

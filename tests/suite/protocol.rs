@@ -246,3 +246,43 @@ fn tcx_programs(netns: &Netns) -> u32 {
             .sum()
     })
 }
+
+/// JSON-RPC wants an answer to a line that is not JSON. A response without an id has no `id` in MCP, instead of null.
+#[test]
+fn unreadable_line_gets_an_error_without_id() {
+    let daemon = Daemon::start();
+    let mut client = Client::spawn(gateway(&daemon));
+    let long = "x".repeat(netmon_mcp::limits::LINE_BYTES + 1);
+    for (line, code, words) in [
+        ("this is not JSON", -32700, "not JSON"),
+        ("{\"jsonrpc\": \"2.0\", \"id\": 1, ", -32700, "not JSON"),
+        ("\u{7f}\u{1b}[2J", -32700, "not JSON"),
+        ("[]", -32600, "JSON-RPC"),
+        ("7", -32600, "JSON-RPC"),
+        (&long, -32600, "1048576 bytes"),
+    ] {
+        client.send_line(line);
+        let answer = client.unasked();
+        let fields: Vec<_> = answer.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["jsonrpc", "error"], "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(answer["error"]["code"] == code && message.contains(words), "{answer}");
+        assert!(!message.contains('\u{1b}'), "{answer}");
+    }
+    for nothing in ["", "\r"] {
+        client.send_line(nothing);
+    }
+    let answer = client.request("server/discover", json!({"_meta": meta()}));
+    assert!(answer["result"].is_object() && client.notifications.is_empty(), "{answer}");
+}
+
+#[test]
+fn unreadable_last_line_is_answered_before_the_end() {
+    let mut client = Client::spawn(gateway(&Daemon::start()));
+    client.send_line("junk");
+    client.send_line("more junk");
+    client.close();
+    let codes = [client.unasked(), client.unasked()].map(|answer| answer["error"]["code"].clone());
+    assert_eq!(codes, [json!(-32700), json!(-32700)]);
+    assert!(client.child.wait().unwrap().success());
+}

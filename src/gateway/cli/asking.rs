@@ -1,12 +1,15 @@
 //! The command line of a tool: `netmon-mcp TOOL key=value`, and the same after `call`.
 
-use std::time::Duration;
+use std::{ffi::OsStr, time::Duration};
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use clap::{
+    Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+};
 
 use super::completion;
 use crate::{
-    gateway::{hosts::look, manual, offer},
+    gateway::{manual, offer},
     limits,
     tools::{QUESTIONS, Question},
 };
@@ -107,9 +110,21 @@ fn own_command(question: &'static Question) -> Command {
     })
 }
 
-/// Every name that a tool may have, here or where other hosts are configured.
-pub fn tool_names() -> PossibleValuesParser {
-    PossibleValuesParser::new(QUESTIONS.iter().map(|q| q.name).chain([look::TOOL]))
+/// Reads the name of a tool. Which tools exist is known when the settings are read: then an unknown name is refused.
+#[derive(Clone)]
+pub struct ToolName;
+
+impl TypedValueParser for ToolName {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, argument: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    /// For help and completion.
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(QUESTIONS.iter().map(|question| PossibleValue::new(question.name))))
+    }
 }
 
 /// As long as a window may be.

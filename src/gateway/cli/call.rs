@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     DIAGNOSE, FAULT_FOUND, INTERRUPTED, NO_HOSTS,
     asking::{Form, How},
-    complain, fail, interrupts, print, usage_error,
+    complain, fail, failed, interrupts, print, usage, usage_error,
     watch::watch,
     written,
 };
@@ -21,7 +21,7 @@ use crate::{
     answer,
     gateway::{Call, Failure, Gateway, hosts::look, offer},
     limits,
-    tools::{Answer, Question},
+    tools::{Answer, Question, Recollects, Tool, changes::Changes, incidents::Incidents, status::Status},
 };
 
 /// Makes the call and prints its answer.
@@ -34,8 +34,13 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
     if let Ok(terminal) = rustix::termios::tcgetwinsize(io::stdout()) {
         answer::fit(terminal.ws_col);
     }
+    if let Err(reason) = usage::once(how.arguments.iter().map(|(key, _)| key.as_str())) {
+        return usage_error(&reason, form);
+    }
     let arguments = typed(tool, how.arguments);
-    if how.watch.is_some() && (exit_code || !matches!(form, Form::Text | Form::Ndjson) || tool == look::TOOL) {
+    let measures_nothing =
+        tool == look::TOOL || Question::named(tool).is_some_and(|question| question.recollect.is_some());
+    if how.watch.is_some() && (exit_code || !matches!(form, Form::Text | Form::Ndjson) || measures_nothing) {
         return usage_error(
             "--watch works only with tools that measure, with -o text or -o ndjson, and without --exit-code",
             form,
@@ -51,37 +56,47 @@ pub async fn call(gateway: &Gateway, tool: &str, how: How) -> ExitCode {
         match (gateway.prepare(tool, arguments), how.watch) {
             (Ok(call), Some(every)) => {
                 let watched = watch(gateway, tool, call, every, form).await;
-                return watched.unwrap_or_else(|e| {
-                    complain(&format!("{e:#}"), form);
-                    ExitCode::FAILURE
+                return watched.unwrap_or_else(|e| match e.downcast_ref() {
+                    Some(failure) => failed(failure, form),
+                    None => {
+                        complain(&format!("{e:#}"), form);
+                        ExitCode::FAILURE
+                    }
                 });
             }
             (Ok(call), None) => ask(gateway, tool, call).await,
-            (Err(e), _) => return usage_error(&e.to_string(), form),
+            (Err(e), _) => return failed(&e, form),
         }
     };
     let answer = match asked {
         Ok(Some(answer)) => answer,
         Ok(None) => return ExitCode::from(INTERRUPTED),
-        Err(e) => {
-            complain(&e.to_string(), form);
-            return ExitCode::FAILURE;
-        }
+        Err(e) => return failed(&e, form),
     };
     let healthy = answer.structured["healthy"].as_bool();
-    let has_daemon = answer.structured["daemon"]["connected"] != false;
+    let has_data = has_data(tool, &answer.structured);
     match written(tool, answer, form).and_then(|text| print(&text)) {
         Err(e) => fail(&e.to_string()),
         Ok(()) if exit_code && healthy == Some(false) => ExitCode::from(FAULT_FOUND),
-        Ok(()) if !has_daemon => ExitCode::FAILURE, // `status` says so in its answer
+        Ok(()) if !has_data => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
+/// Whether an answer is one, and not only a reason: `status` has no data without netmond, the tools that read the
+/// recording have none without it, or if nothing was recorded in the period.
+fn has_data(tool: &str, answer: &Value) -> bool {
+    match tool {
+        Status::NAME => answer["daemon"]["connected"] != false,
+        Incidents::NAME => !answer["reason"].is_string(),
+        Changes::NAME => answer["period"].is_object(),
+        _ => true,
     }
 }
 
 /// The arguments, each of the type that the tool wants.
 fn typed(tool: &str, arguments: Vec<(String, String)>) -> Map<String, Value> {
-    let schema = Question::named(tool).map(|question| Value::Object((*offer::tool(question).input_schema).clone()));
-    let schema = schema.unwrap_or_default();
+    let schema = Question::named(tool).map(offer::arguments).unwrap_or_default();
     arguments.into_iter().map(|(key, text)| (key.clone(), value(&schema, &key, text))).collect()
 }
 

@@ -13,7 +13,10 @@ use clap_complete::{
 };
 use serde_json::Value;
 
-use crate::tools::{Question, resolve};
+use crate::{
+    gateway::offer,
+    tools::{Question, resolve},
+};
 
 /// The variable by which a script asks.
 const VARIABLE: &str = "COMPLETE";
@@ -105,7 +108,7 @@ pub fn arguments() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| {
         // The tool stands before its arguments, whether behind `call` or by itself.
         let tool = std::env::args().find_map(|word| Question::named(&word));
-        tool.map(|tool| candidates(&(tool.input_schema)(), &word.to_string_lossy())).unwrap_or_default()
+        tool.map(|tool| candidates(&offer::arguments(tool), &word.to_string_lossy())).unwrap_or_default()
     })
 }
 
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
 
     fn texts(tool: &str, word: &str) -> Vec<String> {
-        let candidates = candidates(&(Question::named(tool).unwrap().input_schema)(), word);
+        let candidates = candidates(&offer::arguments(Question::named(tool).unwrap()), word);
         candidates.iter().map(|candidate| candidate.get_value().to_string_lossy().into_owned()).collect()
     }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     logging,
-    recorder::{hook, record as recorder},
+    recorder::{hook, record as recorder, time::Micros},
     sandbox::{Reach, Role},
     starter,
     tools::{Answer, Question, Tool, diagnose},
@@ -37,7 +37,7 @@ mod csv;
 mod usage;
 mod watch;
 
-use asking::{Asking, Form, How, tool_names};
+use asking::{Asking, Form, How, ToolName};
 use call::call;
 
 /// Measures this host's network in the kernel, with eBPF, and serves the results over MCP.
@@ -88,6 +88,7 @@ enum Command {
     /// Create a bearer token for a client, and print its line for the token file.
     Token {
         /// The client's name in the log.
+        #[arg(value_parser = client_name)]
         name: String,
         /// Print a line with the token's digest, which is not a secret, and the token on standard error.
         #[arg(long)]
@@ -99,7 +100,7 @@ enum Command {
     #[command(after_help = asking::EXAMPLES)]
     Call {
         /// The tool; `netmon-mcp tools` lists the tools.
-        #[arg(value_parser = tool_names())]
+        #[arg(value_parser = ToolName)]
         tool: String,
         #[command(flatten)]
         how: How,
@@ -107,7 +108,7 @@ enum Command {
     /// List the tools, or the arguments of one tool.
     Tools {
         /// The tool.
-        #[arg(value_parser = tool_names())]
+        #[arg(value_parser = ToolName)]
         tool: Option<String>,
     },
     /// Watch this host at the terminal: traffic, failing connections, drops, DNS, findings; live and from the recording.
@@ -117,8 +118,8 @@ enum Command {
         #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = asking::seconds)]
         delay: Duration,
         /// Begin at a moment of the recording: 03:12, `2026-01-31 03:12` or -10m.
-        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-        at: Option<String>,
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = top::moment)]
+        at: Option<Micros>,
     },
     /// Record measurements for `since` and `until`, until SIGTERM.
     Record,
@@ -148,6 +149,7 @@ pub async fn run() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments: Arguments = usage::parse();
+    usage::check(&arguments.settings);
     logging::start("warn,netmon_mcp=info", arguments.log_format);
     let settings = match Settings::find(arguments.config.as_deref()) {
         Ok(file) => arguments.settings.over(file),
@@ -215,7 +217,7 @@ pub async fn run() -> ExitCode {
 
 /// Records until SIGTERM.
 fn record(settings: &Settings, socket: PathBuf) -> anyhow::Result<()> {
-    let options = settings.recording.options().map_err(anyhow::Error::msg)?;
+    let options = settings.recording.options();
     // Whoever reads is of the recorder's group.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     let own = vec![recorder::folder(&options.path).with_context(|| {
@@ -236,7 +238,8 @@ fn tools(gateway: &Gateway, name: Option<&str>) -> ExitCode {
         None => manual::list(&tools),
         Some(name) => match tools.iter().find(|tool| tool.name == name) {
             Some(tool) => manual::describe(tool),
-            None => return usage_error(NO_HOSTS, Form::Text), // every other name is served
+            None if name == look::TOOL => return usage_error(NO_HOSTS, Form::Text),
+            None => return failed(&offer::unknown_tool(name, gateway.hosts()), Form::Text),
         },
     };
     print(&text).map_or_else(|e| fail(&e.to_string()), |()| ExitCode::SUCCESS)
@@ -286,9 +289,13 @@ fn check(settings: &Settings, depth: Check) -> ExitCode {
     }
 }
 
+/// A word of a line of the token file.
+fn client_name(text: &str) -> Result<String, String> {
+    let is_word = !text.is_empty() && !text.contains(char::is_whitespace) && !text.starts_with('#');
+    if is_word { Ok(text.into()) } else { Err("expected one word that does not begin with #".into()) }
+}
+
 fn token(name: &str, digest: bool) -> anyhow::Result<()> {
-    let is_word = !name.is_empty() && !name.contains(char::is_whitespace) && !name.starts_with('#');
-    anyhow::ensure!(is_word, "invalid name for a client: use one word that does not begin with #");
     let token = tokens::generate()?;
     if !digest {
         return print(&format!("{name} {token}\n"));
@@ -341,6 +348,12 @@ fn interrupts() -> Result<Signal, Failure> {
 fn fail(text: &str) -> ExitCode {
     complain(text, Form::Text);
     ExitCode::FAILURE
+}
+
+/// The error of a call.
+fn failed(e: &Failure, form: Form) -> ExitCode {
+    complain(&e.to_string(), form);
+    if e.is_usage() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
 /// The exit code of clap's errors, too.

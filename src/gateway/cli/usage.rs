@@ -3,16 +3,50 @@
 use clap::Parser;
 
 use super::{Form, USAGE, complain};
+use crate::{
+    gateway::{http::oauth, settings::Settings},
+    untrusted,
+};
 
 /// The command line. Errors, help and the version end the program.
 pub fn parse<A: Parser>() -> A {
     A::try_parse().unwrap_or_else(|e| {
-        if e.use_stderr() && wants_json(std::env::args()) {
+        if e.use_stderr() && form() == Form::Json {
             complain(&in_short(&e), Form::Json);
             std::process::exit(USAGE.into());
         }
         e.exit()
     })
+}
+
+/// Checks what clap does not check of the flags. An error ends the program. The file completes the flags later: its
+/// faults are not usage errors.
+pub fn check(flags: &Settings) {
+    if let Err(reason) = fault(flags) {
+        complain(&reason, form());
+        std::process::exit(USAGE.into());
+    }
+}
+
+fn fault(flags: &Settings) -> Result<(), String> {
+    let of = |flag: &'static str| move |reason: String| format!("{flag}: {reason}");
+    once(flags.hosts.iter().map(|named| named.name.as_str())).map_err(of("--host"))?;
+    once(flags.host_tokens.iter().map(|(name, _)| name.as_str())).map_err(of("--host-token"))?;
+    let http = &flags.http;
+    oauth::check_urls(http.oauth_issuer.as_deref(), http.oauth_audience.as_deref(), http.oauth_jwks.as_deref())
+}
+
+/// Refuses a name that is given several times: only one of its values would count.
+pub fn once<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
+    let count = |wanted: &str| names.clone().filter(|name| *name == wanted).count();
+    let twice = names.clone().map(|name| (name, count(name))).find(|(_, count)| *count > 1);
+    twice
+        .map_or(Ok(()), |(name, count)| Err(format!("{} is given {count} times: give it once", untrusted::clean(name))))
+}
+
+/// How an error is printed before a tool is known.
+fn form() -> Form {
+    if wants_json(std::env::args()) { Form::Json } else { Form::Text }
 }
 
 /// Whether a command line that cannot be parsed asks for JSON.

@@ -80,7 +80,7 @@ pub fn check(settings: &settings::Http) -> anyhow::Result<(Credentials, Option<A
 /// come as a systemd credential.
 pub fn check_syntax(settings: &settings::Http) -> anyhow::Result<()> {
     if let Some((issuer, audience)) = authorization_server(settings)? {
-        oauth::check_urls(issuer, audience, settings.oauth_jwks.as_deref()).map_err(anyhow::Error::msg)?;
+        oauth::check_urls(Some(issuer), Some(audience), settings.oauth_jwks.as_deref()).map_err(anyhow::Error::msg)?;
     }
     certificate_and_key(settings)?;
     Ok(())

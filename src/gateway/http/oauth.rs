@@ -103,15 +103,14 @@ fn secure(what: &str, url: &str) -> Result<reqwest::Url, String> {
 }
 
 /// Whether these URLs are good: each is one, and HTTPS unless it stays on this host.
-pub fn check_urls(issuer: &str, audience: &str, jwks: Option<&str>) -> Result<(), String> {
-    secure("http.oauth_issuer", issuer)?;
-    secure("http.oauth_audience", audience)?;
-    jwks.map_or(Ok(()), |jwks| secure("http.oauth_jwks", jwks).map(drop))
+pub fn check_urls(issuer: Option<&str>, audience: Option<&str>, jwks: Option<&str>) -> Result<(), String> {
+    let urls = [("http.oauth_issuer", issuer), ("http.oauth_audience", audience), ("http.oauth_jwks", jwks)];
+    urls.into_iter().try_for_each(|(what, url)| url.map_or(Ok(()), |url| secure(what, url).map(drop)))
 }
 
 impl OAuth {
     pub fn new(issuer: &str, audience: &str, jwks: Option<&str>) -> Result<OAuth, String> {
-        check_urls(issuer, audience, jwks)?;
+        check_urls(Some(issuer), Some(audience), jwks)?;
         // A redirect could lead the question for keys anywhere.
         let client = reqwest::Client::builder().timeout(limits::JWKS_TIME).redirect(reqwest::redirect::Policy::none());
         let client = client.build().map_err(|e| e.to_string())?;

@@ -1,10 +1,11 @@
 //! How to record, and where.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Deserialize;
 
+use super::values::{MaxAge, MaxBytes, WindowLength};
 use crate::{
     gateway::past,
     limits,
@@ -22,14 +23,14 @@ pub struct Recording {
     pub path: Option<PathBuf>,
     /// Seconds per recorded window, 1 to 60 [default: 10].
     #[arg(long = "interval", global = true, value_name = "SECONDS")]
-    pub interval_s: Option<f64>,
+    pub interval_s: Option<WindowLength>,
     /// Maximum size of the recording in bytes, at least 16777216; the oldest windows are deleted first
     /// [default: 1073741824].
     #[arg(long = "recording-max-bytes", global = true, value_name = "N", hide_short_help = true)]
-    pub max_bytes: Option<u64>,
+    pub max_bytes: Option<MaxBytes>,
     /// Days to keep a recorded window [default: 30].
     #[arg(long = "recording-max-age", global = true, value_name = "DAYS", hide_short_help = true)]
-    pub max_age_days: Option<u32>,
+    pub max_age_days: Option<MaxAge>,
     /// A program that `record` runs when an incident begins or ends, with the incident as JSON on its standard input. Repeat
     /// the option for each argument of the program. It runs without a shell.
     #[arg(
@@ -48,24 +49,14 @@ impl Recording {
         self.path.clone().unwrap_or_else(|| past::RECORDING.into())
     }
 
-    /// The recording options, or the fault in the settings.
-    pub fn options(&self) -> Result<record::Options, String> {
-        let allowed = limits::RECORDER_INTERVAL_MIN..=limits::WINDOW_MAX;
-        let interval = match self.interval_s.map(Duration::try_from_secs_f64) {
-            None => limits::RECORDER_INTERVAL,
-            Some(Ok(interval)) if allowed.contains(&interval) => interval,
-            Some(_) => {
-                let given = self.interval_s.unwrap_or_default();
-                return Err(format!("interval_s: invalid value {given}: expected 1 to 60 seconds"));
-            }
+    /// How to record.
+    pub fn options(&self) -> record::Options {
+        let bounds = Bounds {
+            bytes: self.max_bytes.map_or(limits::RECORDING_BYTES, |most| most.0),
+            age: self.max_age_days.map_or(limits::RECORDING_AGE, |most| most.0),
+            whole: limits::RECORDING_WHOLE,
         };
-        let bytes = self.max_bytes.unwrap_or(limits::RECORDING_BYTES);
-        if bytes < limits::RECORDING_BYTES_MIN {
-            return Err(format!("max_bytes: invalid value {bytes}: expected at least {}", limits::RECORDING_BYTES_MIN));
-        }
-        let day = Duration::from_secs(24 * 3_600);
-        let age = self.max_age_days.map_or(limits::RECORDING_AGE, |days| day * days.max(1));
-        let bounds = Bounds { bytes, age, whole: limits::RECORDING_WHOLE };
-        Ok(record::Options { path: self.path(), bounds, interval, on_incident: self.on_incident.clone() })
+        let interval = self.interval_s.map_or(limits::RECORDER_INTERVAL, |length| length.0);
+        record::Options { path: self.path(), bounds, interval, on_incident: self.on_incident.clone() }
     }
 }

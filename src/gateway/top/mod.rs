@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     limits,
+    recorder::time::{Micros, now},
     tools::{Tool, trace_latency::TraceLatency},
 };
 
@@ -56,8 +57,8 @@ use view::{Effect, View};
 pub struct Options {
     /// A reading as often as this.
     pub every: Duration,
-    /// Begin with this moment of the recording, as a person writes it.
-    pub at: Option<String>,
+    /// Begin with this moment of the recording.
+    pub at: Option<Micros>,
 }
 
 /// What is under way besides the screens.
@@ -91,15 +92,17 @@ struct Top {
     latency: Option<Result<Value, String>>,
 }
 
+/// The moment that a person means, in the time zone of the host.
+pub fn moment(text: &str) -> Result<Micros, String> {
+    Clock::local().meant(text, now())
+}
+
 /// Shows the host until somebody quits.
 pub async fn run(gateway: Gateway, options: Options) -> anyhow::Result<()> {
     anyhow::ensure!(
         std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
         "top needs a terminal. For a pipe or a script: netmon-mcp diagnose --watch -o ndjson"
     );
-    let clock = Clock::local();
-    let at = options.at.map(|text| clock.meant(&text, crate::recorder::time::now()));
-    let at = at.transpose().map_err(anyhow::Error::msg)?;
     let _messages = Messages::keep().context("preparing the terminal failed")?;
     let gateway = Arc::new(gateway);
     let mut stage = Stage::open().context("preparing the terminal failed")?;
@@ -108,7 +111,7 @@ pub async fn run(gateway: Gateway, options: Options) -> anyhow::Result<()> {
         live: Live::new(Arc::clone(&gateway), options.every),
         gateway,
         then: Arc::default(),
-        view: View::new(clock),
+        view: View::new(Clock::local()),
         theme: Theme { has_colors: paint::wanted() },
         screens: None,
         work: JoinSet::new(),
@@ -117,7 +120,7 @@ pub async fn run(gateway: Gateway, options: Options) -> anyhow::Result<()> {
         is_asking_latency: false,
         latency: None,
     };
-    match at {
+    match options.at {
         Some(moment) => top.read(Wanted::At(moment)),
         None => top.screens = Some(top.live.watch()),
     }

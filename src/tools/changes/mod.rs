@@ -98,6 +98,10 @@ impl Recollects for Changes {
     type Sample = Sample;
     type Output = Output;
 
+    fn check(input: &Input, now: Micros) -> Result<(), String> {
+        sample::periods(input, now).map(drop)
+    }
+
     fn sample(input: &Input, recording: &dyn Recording, now: Micros) -> Result<Sample, Unread> {
         sample::sample(input, recording, now)
     }

@@ -11,15 +11,20 @@ use crate::{
     tools::recollect::Unread,
 };
 
-pub fn sample(input: &Input, recording: &dyn Recording, now: Micros) -> Result<Sample, Unread> {
-    let text = |text: &Option<String>| text.clone();
-    let (since, until) = (text(&input.since), text(&input.until));
-    let after = named(["since", "until"], since.as_deref(), until.as_deref(), 5 * MINUTE, now, now);
-    let after = after.map_err(Unread::Question)?;
-    let (since, until) = (text(&input.baseline_since), text(&input.baseline_until));
+/// The baseline and the period that a question compares.
+pub fn periods(input: &Input, now: Micros) -> Result<(Period, Period), String> {
+    let (since, until) = (input.since.as_deref(), input.until.as_deref());
+    let after = named(["since", "until"], since, until, 5 * MINUTE, now, now)?;
+    let (since, until) = (input.baseline_since.as_deref(), input.baseline_until.as_deref());
     let names = ["baseline_since", "baseline_until"];
-    let before = named(names, since.as_deref(), until.as_deref(), 60 * MINUTE, after.begin_us, now);
-    let before = before.map_err(Unread::Question)?;
+    Ok((named(names, since, until, 60 * MINUTE, after.begin_us, now)?, after))
+}
+
+pub fn sample(input: &Input, recording: &dyn Recording, now: Micros) -> Result<Sample, Unread> {
+    let (before, after) = periods(input, now).map_err(Unread::Question)?;
+    if recording.spans(after)?.is_empty() {
+        return Err(Unread::Nothing);
+    }
     Ok(Sample { before: figures(recording, before)?, after: figures(recording, after)? })
 }
 

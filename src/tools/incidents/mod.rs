@@ -80,6 +80,10 @@ impl Recollects for Incidents {
     type Sample = Sample;
     type Output = Output;
 
+    fn check(input: &Input, now: Micros) -> Result<(), String> {
+        sample::period(input, now).map(drop)
+    }
+
     fn sample(input: &Input, recording: &dyn Recording, now: Micros) -> Result<Sample, Unread> {
         sample::sample(input, recording, now)
     }

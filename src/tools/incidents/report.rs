@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{Input, Output, Row, Sample};
 use crate::{
     recorder::{store::Incident, time::shown},
+    tools::recollect::NOTHING,
     untrusted,
 };
 
@@ -15,7 +16,7 @@ pub fn report(input: &Input, sample: Result<Sample, String>) -> Output {
         Ok(Sample { incidents, recorded }) => {
             let limit = input.limit.rows();
             let more = incidents.len().saturating_sub(limit) as u64;
-            let reason = recorded.is_none().then(|| "nothing was recorded in this period".to_owned());
+            let reason = recorded.is_none().then(|| NOTHING.to_owned());
             Output { incidents: incidents.into_iter().take(limit).map(row).collect(), more, recorded, reason }
         }
     }

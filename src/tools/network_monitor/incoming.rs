@@ -250,7 +250,7 @@ fn primary() -> Result<Interface, Error> {
     let index = netlink::primary(&all, &netlink::default_routes()?);
     all.into_iter()
         .find(|i| Some(i.index) == index)
-        .ok_or_else(|| Error::InvalidInput("no interface is up: bring one up, or set `interface`".into()))
+        .ok_or_else(|| Error::Gone("no interface is up: bring one up, or set `interface`".into()))
 }
 
 fn add(sum: types::count, cpu: &types::count) -> types::count {

@@ -264,7 +264,17 @@ impl Client {
     }
 
     pub fn send(&mut self, message: &Value) {
-        writeln!(self.stdin.as_mut().expect("input is open"), "{message}").unwrap();
+        self.send_line(&message.to_string());
+    }
+
+    /// Sends a line, which may be no message.
+    pub fn send_line(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().expect("input is open"), "{line}").unwrap();
+    }
+
+    /// The next message that is not a response to a known request; panics if there is none within 100 s.
+    pub fn unasked(&mut self) -> Value {
+        self.messages.recv_timeout(Duration::from_secs(100)).expect("a message")
     }
 
     /// Sends a request and returns its id at once.

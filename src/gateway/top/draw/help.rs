@@ -44,14 +44,21 @@ pub fn draw(buffer: &mut Buffer, area: Rect, first: usize, theme: Theme) {
         "netmon-mcp top --help and `man netmon-mcp` say more.".to_owned(),
     ];
     let keys = KEYS.iter().map(|(key, meaning)| (*key, (*meaning).to_owned()));
-    let lines: Vec<(&str, String)> = keys.chain(more.iter().map(|words| ("", words.clone()))).collect();
+    let lines: Vec<_> = keys
+        .map(|(key, meaning)| (key, names + 2, meaning))
+        .chain(more.map(|words| ("", 0, words)))
+        .flat_map(|(key, indent, words)| {
+            let wrapped = text::wrap(&words, usize::from(inside.width.saturating_sub(indent)));
+            let parts = if wrapped.is_empty() { vec![words] } else { wrapped };
+            parts.into_iter().enumerate().map(move |(at, words)| (if at == 0 { key } else { "" }, indent, words))
+        })
+        .collect();
     let first = first.min(lines.len().saturating_sub(inside.height.into()));
     let left = lines.len() - first;
-    for ((key, words), y) in lines.iter().skip(first).take(details::fitting(inside, left)).zip(inside.top()..) {
-        let indent = if key.is_empty() { 0 } else { names + 2 };
+    let shown = lines.iter().skip(first).take(details::fitting(inside, left));
+    for ((key, indent, words), y) in shown.zip(inside.top()..) {
         buffer.set_string(inside.x, y, key, theme.strong());
-        let room = usize::from(inside.width.saturating_sub(indent));
-        buffer.set_string(inside.x + indent, y, text::cut(words, room), Style::new());
+        buffer.set_string(inside.x + indent, y, words, Style::new());
     }
     details::more(buffer, inside, left, theme);
 }

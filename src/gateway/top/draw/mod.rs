@@ -41,6 +41,9 @@ pub fn draw(buffer: &mut Buffer, view: &View, theme: Theme) {
         }
     }
     footer(buffer, places.footer, view, theme);
+    if let (None, Some(notice)) = (&view.prompt, &view.notice) {
+        over(buffer, places.body.union(places.footer), &format!("! {notice}"), theme.warning());
+    }
 }
 
 fn too_small(buffer: &mut Buffer, area: Rect) {
@@ -141,44 +144,104 @@ fn trouble(buffer: &mut Buffer, area: Rect, view: &View, theme: Theme) {
     let Some(reason) = screen.reason.as_ref().filter(|_| screen.state == State::Lost && !view.is_past) else { return };
     let at = view.clock.time(screen.at_ms);
     let words = format!("No new data since {at}: {}. Trying again every second.", reason.trim_end_matches('.'));
-    let count = text::wrap(&words, usize::from(area.width) - 2).len().min(area.height.into()) as u16;
-    let place = Rect { y: area.bottom() - count, height: count, ..area };
-    buffer.set_style(place, theme.selected());
-    for y in place.top()..place.bottom() {
-        buffer.set_string(place.x, y, " ".repeat(place.width.into()), theme.selected());
-    }
-    lines(buffer, Rect { x: place.x + 1, width: place.width - 2, ..place }, &words, theme.selected());
+    over(buffer, area, &words, theme.selected());
 }
 
-/// What is typed, what went wrong, or the most important keys.
+/// A text over the last lines of an area: as many as it takes.
+fn over(buffer: &mut Buffer, area: Rect, words: &str, style: Style) {
+    let count = text::wrap(words, usize::from(area.width) - 2).len().min(area.height.into()) as u16;
+    let place = Rect { y: area.bottom() - count, height: count, ..area };
+    buffer.set_style(place, style);
+    for y in place.top()..place.bottom() {
+        buffer.set_string(place.x, y, " ".repeat(place.width.into()), style);
+    }
+    lines(buffer, Rect { x: place.x + 1, width: place.width - 2, ..place }, words, style);
+}
+
+/// What is typed, or the most important keys.
 fn footer(buffer: &mut Buffer, area: Rect, view: &View, theme: Theme) {
     let room = usize::from(area.width);
     let put = |buffer: &mut Buffer, words: &str, style| {
         buffer.set_string(area.x, area.y, text::cut(words, room), style);
     };
-    match (&view.prompt, &view.notice) {
-        (Some(Prompt::Filter), _) => {
+    match &view.prompt {
+        Some(Prompt::Filter) => {
             put(buffer, &format!("filter: {}▏  (Enter keeps it, Esc clears it)", view.filter), theme.strong());
         }
-        (Some(Prompt::Time(typed)), _) => {
+        Some(Prompt::Time(typed)) => {
             put(buffer, &format!("go to: {typed}▏  ({})", clock::FORMS), theme.strong());
         }
-        (None, Some(notice)) => put(buffer, &format!("! {notice}"), theme.warning()),
-        (None, None) => keys(buffer, area, view, theme),
+        None => keys(buffer, area, view, theme),
     }
 }
 
+/// The filter, and as many of the keys as fit.
 fn keys(buffer: &mut Buffer, area: Rect, view: &View, theme: Theme) {
     let time = if view.is_past { "←→ time  n now" } else { "← past" };
-    let mut words = format!("? help  / filter  s sort  Enter details  Space pause  {time}  q quit");
-    if !view.filter.is_empty() {
-        words = format!("filter: {} (Esc clears it)  {words}", view.filter);
-    }
     let cost = match view.screen.cost.cpu_percent {
         percent if percent > 0.0 && !view.is_past => format!("{percent:.1} % CPU"),
         _ => String::new(),
     };
     let right = usize::from(area.width).saturating_sub(text::width(&cost));
-    buffer.set_string(area.x, area.y, text::cut(&words, right.saturating_sub(1)), theme.dim());
+    let room = right.saturating_sub(1);
+    let mut words = match view.filter.as_str() {
+        "" => String::new(),
+        filter => text::cut(&format!("filter: {filter} (Esc clears it)  "), room),
+    };
+    for key in ["? help", "/ filter", "s sort", "Enter details", "Space pause", time, "q quit"] {
+        if text::width(&words) + text::width(key) > room {
+            break;
+        }
+        words += key;
+        words += "  ";
+    }
+    buffer.set_string(area.x, area.y, words.trim_end(), theme.dim());
     buffer.set_string(area.x + right as u16, area.y, cost, theme.dim());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::top::clock::Clock;
+
+    /// The lines of a terminal of this size.
+    fn drawn(view: &View, [columns, rows]: [u16; 2]) -> Vec<String> {
+        let mut buffer = Buffer::empty(Rect::new(0, 0, columns, rows));
+        draw(&mut buffer, view, Theme { has_colors: false });
+        let line = |y| (0..columns).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim().to_owned();
+        (0..rows).map(line).collect()
+    }
+
+    const NARROW: [u16; 2] = [80, 24];
+
+    #[test]
+    fn notice_is_shown_whole() {
+        let mut view = View::new(Clock::local());
+        let notice = "no recording at /var/lib/netmon/recording.sqlite. Start the recorder (`sudo systemctl start \
+            netmon-recorder`, or `netmon-mcp record`)";
+        view.notice = Some(notice.into());
+        for size in [NARROW, [120, 40]] {
+            let lines = drawn(&view, size);
+            assert!(lines[lines.len() - 2..].join(" ").ends_with(notice), "{lines:#?}");
+        }
+        assert!(drawn(&view, [160, 50])[49].ends_with(notice));
+    }
+
+    #[test]
+    fn key_that_does_not_fit_is_left_out() {
+        let mut view = View::new(Clock::local());
+        assert!(drawn(&view, NARROW)[23].ends_with("q quit"));
+        view.filter = "a filter that takes half of a line".into();
+        let line = &drawn(&view, NARROW)[23];
+        assert!(line.ends_with("/ filter") && line.contains("line (Esc clears it)  ? help"), "{line}");
+    }
+
+    #[test]
+    fn help_is_shown_whole() {
+        let mut view = View::new(Clock::local());
+        view.help = Some(0);
+        let lines = drawn(&view, [80, 60]);
+        assert!(!lines[2..].iter().any(|line| line.ends_with('…')), "{lines:#?}");
+        assert!(lines.join(" ").contains("rates and sockets about the newest reading."), "{lines:#?}");
+    }
 }
