@@ -1,8 +1,8 @@
 //! JSON-RPC over lines. rmcp's own transport ignores a line that is not JSON or is too long; this one answers it.
 
-use std::{io, mem, sync::Arc};
+use std::{io, sync::Arc};
 
-use futures::{SinkExt, future::BoxFuture};
+use futures::{SinkExt, StreamExt, future::BoxFuture};
 use rmcp::{
     ErrorData, RoleServer,
     service::{RxJsonRpcMessage, TxJsonRpcMessage},
@@ -12,23 +12,20 @@ use rmcp::{
     },
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncWrite},
     sync::Mutex,
 };
 use tokio_util::{
     bytes::BytesMut,
-    codec::{Decoder, FramedWrite},
+    codec::{Decoder, FramedRead, FramedWrite, LinesCodec, LinesCodecError},
 };
 
 use super::unread;
 use crate::limits;
 
-/// As much as is read at once.
-const READ_BYTES: usize = 8_192;
-
 /// The lines of a client, and those for it.
 pub struct LineTransport<R, W> {
-    lines: Splitter<R>,
+    lines: FramedRead<R, Lines>,
     codec: JsonRpcMessageCodec<RxJsonRpcMessage<RoleServer>>,
     output: Arc<Mutex<Option<TransportWriter<RoleServer, W>>>>,
     /// An error that is being sent. The next line waits for it, so a client that reads nothing cannot collect errors here.
@@ -38,7 +35,7 @@ pub struct LineTransport<R, W> {
 impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> LineTransport<R, W> {
     pub fn new(input: R, output: W) -> Self {
         LineTransport {
-            lines: Splitter { input, buffer: BytesMut::new(), searched: 0, is_skipping: false },
+            lines: FramedRead::new(input, Lines(LinesCodec::new_with_max_length(limits::LINE_BYTES))),
             codec: JsonRpcMessageCodec::default(),
             output: Arc::new(Mutex::new(Some(FramedWrite::new(output, JsonRpcMessageCodec::default())))),
             reply: None,
@@ -74,10 +71,11 @@ impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> Transp
                 self.reply = None;
                 sent.ok()?;
             }
-            match self.lines.next().await? {
-                Line::TooLong => self.refuse(unread::too_long()),
-                Line::Whole(line) if line.trim_ascii().is_empty() => {}
-                Line::Whole(mut line) => match self.codec.decode(&mut line) {
+            match self.lines.next().await?.ok()? {
+                Err(LinesCodecError::MaxLineLengthExceeded) => self.refuse(unread::too_long()),
+                Err(LinesCodecError::Io(e)) => self.refuse(unread::not_text(&e)),
+                Ok(line) if line.trim_ascii().is_empty() => {}
+                Ok(line) => match self.codec.decode_eof(&mut BytesMut::from(line.as_str())) {
                     Ok(Some(message)) => return Some(message),
                     Ok(None) => {} // a notification of another protocol
                     Err(JsonRpcMessageCodecError::Serde(e)) => self.refuse(unread::not_a_message(&e)),
@@ -93,56 +91,25 @@ impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> Transp
     }
 }
 
-/// A line, with its end.
-enum Line {
-    Whole(BytesMut),
-    TooLong,
+/// Lines, and what is wrong with the others: the input goes on after those.
+struct Lines(LinesCodec);
+
+impl Lines {
+    fn item(line: Result<Option<String>, LinesCodecError>) -> io::Result<Option<<Lines as Decoder>::Item>> {
+        Ok(line.transpose())
+    }
 }
 
-/// Splits bytes into lines of a bounded length.
-struct Splitter<R> {
-    input: R,
-    buffer: BytesMut,
-    /// The first bytes of the buffer, which have no end of a line.
-    searched: usize,
-    /// The rest of a line that was too long is skipped.
-    is_skipping: bool,
-}
+impl Decoder for Lines {
+    type Item = Result<String, LinesCodecError>;
+    type Error = io::Error;
 
-impl<R: AsyncRead + Unpin> Splitter<R> {
-    /// The next line; nothing at the end of the input.
-    async fn next(&mut self) -> Option<Line> {
-        loop {
-            if let Some(line) = self.buffered() {
-                return Some(line);
-            }
-            self.buffer.reserve(READ_BYTES);
-            match self.input.read_buf(&mut self.buffer).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return None,
-            }
-        }
+    fn decode(&mut self, input: &mut BytesMut) -> io::Result<Option<Self::Item>> {
+        Lines::item(self.0.decode(input))
     }
 
-    fn buffered(&mut self) -> Option<Line> {
-        loop {
-            let end = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
-            let length = self.searched + end.map_or(self.buffer.len() - self.searched, |end| end + 1);
-            let is_too_long = length > limits::LINE_BYTES;
-            if end.is_none() && !is_too_long && !self.is_skipping {
-                self.searched = length;
-                return None;
-            }
-            let line = self.buffer.split_to(length);
-            self.searched = 0;
-            let was_skipping = mem::replace(&mut self.is_skipping, end.is_none());
-            match (was_skipping, end) {
-                (true, None) => return None,
-                (true, Some(_)) => {}
-                (false, _) if is_too_long => return Some(Line::TooLong),
-                (false, _) => return Some(Line::Whole(line)),
-            }
-        }
+    fn decode_eof(&mut self, input: &mut BytesMut) -> io::Result<Option<Self::Item>> {
+        Lines::item(self.0.decode_eof(input))
     }
 }
 
@@ -150,41 +117,18 @@ impl<R: AsyncRead + Unpin> Splitter<R> {
 mod tests {
     use super::*;
 
-    /// The lines in input that comes in pieces: their text, or `-` for one that is too long.
-    fn split(pieces: &[&[u8]]) -> Vec<String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let mut input = in_pieces(pieces);
-            let mut lines = Splitter { input: &mut input, buffer: BytesMut::new(), searched: 0, is_skipping: false };
-            let mut found = Vec::new();
-            while let Some(line) = lines.next().await {
-                found.push(match line {
-                    Line::Whole(line) => String::from_utf8_lossy(&line).into_owned(),
-                    Line::TooLong => "-".into(),
-                });
-            }
-            found
-        })
-    }
-
-    /// Gives each piece to one read.
-    fn in_pieces<'a>(pieces: &'a [&'a [u8]]) -> Box<dyn AsyncRead + Unpin + 'a> {
-        let empty: Box<dyn AsyncRead + Unpin + 'a> = Box::new(tokio::io::empty());
-        pieces.iter().rev().fold(empty, |rest, piece| Box::new(piece.chain(rest)))
+    /// The lines in these bytes: their text, or why they have none.
+    fn split(bytes: &[u8]) -> Vec<String> {
+        let mut lines = Lines(LinesCodec::new_with_max_length(8));
+        let mut input = BytesMut::from(bytes);
+        let next = || lines.decode_eof(&mut input).unwrap();
+        std::iter::from_fn(next).map(|line| line.unwrap_or_else(|e| e.to_string())).collect()
     }
 
     #[test]
-    fn input_is_split_into_lines() {
-        assert_eq!(split(&[b"a\nb\n\nc", b"d", b"\n", b"unfinished"]), ["a\n", "b\n", "\n", "cd\n"]);
-        assert!(split(&[]).is_empty());
-    }
-
-    #[test]
-    fn long_line_is_reported_once_and_skipped() {
-        let most = vec![b'x'; limits::LINE_BYTES];
-        assert_eq!(split(&[&most, b"y", &most, b"y\n", b"z\n"]), ["-", "z\n"]);
-        assert_eq!(split(&[&most, b"\nz\n"]), ["-", "z\n"]);
-        assert_eq!(split(&[&most[1..], b"\nz\n"]).len(), 2);
-        assert_eq!(split(&[&[&most[..], b"\nz\n"].concat()]), ["-", "z\n"]);
+    fn lines_after_an_unreadable_one_are_read() {
+        assert_eq!(split(b"a\n\nbc\nend"), ["a", "", "bc", "end"]);
+        assert_eq!(split(b"123456789012345678901234567890\nb\n"), ["max line length exceeded", "b"]);
+        assert_eq!(split(b"\xff\nb\n"), ["Unable to decode input as UTF8", "b"]);
     }
 }

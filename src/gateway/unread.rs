@@ -1,5 +1,7 @@
 //! Errors of the protocol, for requests that are no tool calls, and for lines that are no messages.
 
+use std::io;
+
 use rmcp::{
     ErrorData,
     model::{CallToolRequestParams, CompleteRequestParams, CustomRequest, ErrorCode, GetPromptRequestParams},
@@ -31,6 +33,11 @@ pub fn not_a_message(e: &serde_json::Error) -> ErrorData {
         Category::Syntax | Category::Eof => ErrorData::parse_error(untrusted::clean(&format!("not JSON: {e}")), None),
         Category::Data | Category::Io => ErrorData::invalid_request("not a JSON-RPC message", None),
     }
+}
+
+/// The error for a line that is no text.
+pub fn not_text(e: &io::Error) -> ErrorData {
+    ErrorData::parse_error(format!("not JSON: {e}"), None)
 }
 
 /// The error for a line that was not read to its end.

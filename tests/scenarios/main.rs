@@ -213,7 +213,14 @@ fn scenarios() -> Vec<Scenario> {
 }
 
 /// Scenarios that run at once: they mostly wait, and two CPUs carry their traffic.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 12;
+/// Scenarios in a round. Each dropped flow takes a slot, and slots are freed only when no window is open.
+const ROUND: usize = 64;
+
+/// The next one of a round that nobody has taken.
+fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    waiting.lock().unwrap().next()
+}
 
 #[test]
 fn every_fault_yields_exactly_its_findings() {
@@ -239,11 +246,16 @@ fn every_fault_yields_exactly_its_findings() {
         scores.lock().unwrap().push((*number, score, stage));
     };
     let (alone, together): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, scenario)| scenario.alone);
-    // In rounds: each dropped flow takes a slot, and slots are freed only when no window is open.
-    let mut rounds: Vec<_> = together.chunks(AT_ONCE).collect();
+    let mut rounds: Vec<_> = together.chunks(ROUND).collect();
     rounds.extend(alone.chunks(1));
     for round in &rounds {
-        thread::scope(|scope| round.iter().for_each(|scenario| drop(scope.spawn(|| play(scenario)))));
+        let waiting = Mutex::new(round.iter());
+        let work = || {
+            while let Some(scenario) = next(&waiting) {
+                play(scenario)
+            }
+        };
+        thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
         past.as_ref().inspect(|past| past.after_round(&daemon));
     }
     let mut played = scores.into_inner().unwrap();

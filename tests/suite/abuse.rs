@@ -62,7 +62,7 @@ impl Usual {
 
 #[test]
 fn half_open_connections_are_dropped_first() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
     let mut open = Vec::new();
@@ -84,7 +84,7 @@ fn half_open_connections_are_dropped_first() {
 
 #[test]
 fn large_bodies_are_rejected_unread() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
     let body = " ".repeat(20 << 20);
@@ -107,7 +107,7 @@ fn large_bodies_are_rejected_unread() {
 
 #[test]
 fn thousand_parallel_calls_are_answered() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
     let (headers, body) = modern_call("snapshot_interfaces", json!({"duration_ms": 100}));
@@ -128,7 +128,7 @@ fn thousand_parallel_calls_are_answered() {
 
 #[test]
 fn abandoned_sessions_and_their_memory_are_capped() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let usual = Usual::of(&server);
     let (mut refused, mut sessions) = (None, Vec::new());
@@ -155,7 +155,7 @@ fn abandoned_sessions_and_their_memory_are_capped() {
 
 #[test]
 fn rate_limited_client_gets_retry_after() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &["--rate", "1"]);
     let replies: Vec<_> = (0..limits::BURST_S as usize + 5).map(|_| server.call("status", json!({}))).collect();
     let last = replies.last().unwrap();
@@ -164,7 +164,7 @@ fn rate_limited_client_gets_retry_after() {
 
 #[test]
 fn client_that_reads_nothing_is_disconnected() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &["--rate", "0"]); // it requests the metrics meanwhile
     let usual = Usual::of(&server);
     let (headers, body) = modern_call("tools/list", json!({}));

@@ -31,7 +31,7 @@ fn error(line: &str) -> Value {
 
 #[test]
 fn killed_clients_leave_nothing_attached() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let before = descriptors(&daemon);
     let mut client = Client::connect(&daemon.socket);
     let mut open: Vec<UnixStream> = Vec::new();
@@ -52,7 +52,7 @@ fn killed_clients_leave_nothing_attached() {
 
 #[test]
 fn request_flood_is_refused_and_others_are_served() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     // The maximal number of silent connections of one user.
     let silent: Vec<_> =
         (0..limits::REQUESTS_OF_A_USER).map(|_| UnixStream::connect(&daemon.socket).unwrap()).collect();
@@ -72,7 +72,7 @@ fn request_flood_is_refused_and_others_are_served() {
 
 #[test]
 fn silent_connection_times_out() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     stream.write_all(b"{\"version\"").unwrap();
     let begun = Instant::now();
@@ -84,7 +84,7 @@ fn silent_connection_times_out() {
 
 #[test]
 fn overlong_request_line_is_refused() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     let _ = stream.write_all(&vec![b'x'; limits::REQUEST_BYTES]);
     let mut line = String::new();

@@ -331,7 +331,7 @@ fn conforms(address: SocketAddr, requirements: &str, expected_failures: &str) {
 
 #[test]
 fn netmon_mcp_passes_the_conformance_suite() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     for requirements in ["2025-11-25", "2026-07-28"] {
         conforms(server.address, requirements, &format!("conformance-{requirements}.yml"));

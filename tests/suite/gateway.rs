@@ -63,7 +63,7 @@ fn error_without_daemon_names_systemctl_and_sudo() {
 
 #[test]
 fn error_outside_the_group_names_usermod() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
     command.arg("--socket").arg(&daemon.socket).args(["call", "network-monitor", "operation=incoming"]);
@@ -73,7 +73,7 @@ fn error_outside_the_group_names_usermod() {
 
 #[test]
 fn group_member_needs_no_root() {
-    let daemon = Daemon::start(); // its socket has the group nogroup
+    let daemon = Daemon::light(); // its socket has the group nogroup
     let (_folder, gateway) = public_binaries();
     let mut command = Command::new(gateway);
     command.arg("--socket").arg(&daemon.socket).args(["call", "status", "--json"]).uid(NOBODY).gid(NOBODY);
@@ -96,7 +96,7 @@ fn status_answers_without_a_daemon() {
 
 #[test]
 fn gateway_reconnects_to_a_restarted_daemon() {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);
     let id = client.begin_call("network-monitor", json!({"operation": "incoming", "interface": "lo", "duration": 60}));
@@ -112,7 +112,7 @@ fn gateway_reconnects_to_a_restarted_daemon() {
 
 #[test]
 fn stopping_daemon_answers_open_windows() {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);
     let id = client.begin_call("network-monitor", json!({"operation": "incoming", "interface": "lo", "duration": 60}));
@@ -274,7 +274,7 @@ fn refused_program_leaves_other_tools_working() {
 
 #[test]
 fn command_line_prints_tables_json_and_errors() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let output = cli(&daemon.socket, &["call", "snapshot_interfaces", "duration_ms=100"]).output().unwrap();
     let table = text(&output.stdout);
     assert!(output.status.success() && table.starts_with("interface") && table.contains("lo"), "{table}");
@@ -293,7 +293,7 @@ fn command_line_prints_tables_json_and_errors() {
 
 #[test]
 fn interface_flag_overrides_net_iface() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let interface = |arguments: &[&str]| {
         let mut command = cli(&daemon.socket, arguments);
         let output = command.env("NET_IFACE", "nosuch0").output().unwrap();

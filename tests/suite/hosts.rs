@@ -90,7 +90,7 @@ impl Drop for Sshd {
 
 #[test]
 fn ssh_tunnel_reaches_the_unix_socket() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let sshd = Sshd::start(&daemon);
     let path = folder.path().join("mcp.sock");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -114,7 +114,7 @@ fn gateway(daemon: &Daemon, arguments: &[&str]) -> Command {
 
 #[test]
 fn ssh_forced_command_is_a_remote_server() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let sshd = Sshd::start(&daemon);
     let mut command = Command::new("ssh");
     command.args(["-T", "-F", &sshd.client_config(), "loop", "netmon-mcp"]);
@@ -128,7 +128,7 @@ fn ssh_forced_command_is_a_remote_server() {
 
 #[test]
 fn every_tool_accepts_host_and_hosts_lists_them() {
-    let (daemon, far, folder) = (Daemon::start(), Daemon::start(), TempDir::new().unwrap());
+    let (daemon, far, folder) = (Daemon::light(), Daemon::light(), TempDir::new().unwrap());
     let sshd = Sshd::start(&far);
     let token = folder.path().join("token");
     fs::write(&token, format!("test {TOKEN}\n")).unwrap();
@@ -185,7 +185,7 @@ fn layer(client: &mut Client, name: &str) -> serde_json::Value {
 
 #[test]
 fn ssh_sandbox_allows_only_its_files_and_ports() {
-    let (daemon, far) = (Daemon::start(), Daemon::start());
+    let (daemon, far) = (Daemon::light(), Daemon::light());
     let sshd = Sshd::start(&far);
     let config = format!("--ssh-config={}", sshd.client_config());
     for host in ["loop", "behind"] {
@@ -223,7 +223,7 @@ fn late(target: &std::path::Path, folder: &TempDir, delay: Duration) -> String {
 /// Listing a host has the same timeout as a request. The progress names the pending hosts.
 #[test]
 fn hosts_waits_longer_than_three_seconds() {
-    let (daemon, folder) = (Daemon::start(), open_folder());
+    let (daemon, folder) = (Daemon::light(), open_folder());
     chown(folder.path(), Some(NOBODY), None).unwrap();
     let path = folder.path().join("mcp.sock");
     let mut far = Command::new(GATEWAY);
@@ -243,7 +243,7 @@ fn hosts_waits_longer_than_three_seconds() {
 
 #[test]
 fn command_line_lists_hosts() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let at = "--host=down=http://127.0.0.1:1/mcp";
     let run = |arguments: &[&str]| {
         let output = gateway(&daemon, arguments).output().unwrap();
@@ -270,7 +270,7 @@ fn command_line_lists_hosts() {
 /// Over HTTP and over ssh: both have a limit, and neither answer is ever complete.
 #[test]
 fn endless_answer_of_a_host_is_cut_off() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -303,7 +303,7 @@ fn endless_answer_of_a_host_is_cut_off() {
 
 #[test]
 fn cancelled_call_ends_the_remote_window() {
-    let (daemon, far) = (Daemon::start(), Daemon::start());
+    let (daemon, far) = (Daemon::light(), Daemon::light());
     let sshd = Sshd::start(&far);
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // accepts connections and stays silent
     let mut client = Client::connect_to(gateway(
@@ -329,7 +329,7 @@ fn cancelled_call_ends_the_remote_window() {
 
 #[test]
 fn unreachable_host_error_includes_the_ssh_error() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client =
         Client::connect_to(gateway(&daemon, &["--host=nowhere=ssh:nobody@127.0.0.1:x", "--ssh-config=/dev/null"]));
     let reason = client.call("status", json!({"host": "nowhere"})).unwrap_err();

@@ -16,7 +16,7 @@ use crate::{harness::*, http_harness::*};
 
 #[test]
 fn both_protocol_eras_are_served() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let modern = server.call("status", json!({}));
     assert_eq!(modern.header("content-type"), Some("application/json"), "nothing streams: {modern:?}");
@@ -35,7 +35,7 @@ fn both_protocol_eras_are_served() {
 
 #[test]
 fn progress_is_streamed_before_the_answer() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let arguments = json!({"operation": "incoming", "interface": "lo", "duration": 1.2, "progress": "p"});
     let reply = server.call("network-monitor", arguments);
@@ -47,7 +47,7 @@ fn progress_is_streamed_before_the_answer() {
 
 #[test]
 fn foreign_host_or_origin_is_refused_on_every_path() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server =
         Server::start(&daemon.socket, &["--allowed-host", "netmon.example", "--allowed-origin", "https://app.example"]);
     let (headers, body) = modern_call("status", json!({}));
@@ -95,7 +95,7 @@ fn tcp_listener_requires_credentials() {
 
 #[test]
 fn insecure_no_auth_warns_at_every_start() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     server.until_logged(&["WARN", "--insecure-no-auth", "every user and program of this host"]);
     assert_eq!(server.call("status", json!({})).status, 200);
@@ -105,7 +105,7 @@ fn insecure_no_auth_warns_at_every_start() {
 /// The default socket admits exactly the users that may ask netmond.
 #[test]
 fn default_listener_is_a_unix_socket_for_the_group() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = Command::new(GATEWAY);
     command
@@ -129,7 +129,7 @@ fn default_listener_is_a_unix_socket_for_the_group() {
 /// A wrong path does no harm.
 #[test]
 fn only_a_socket_file_is_replaced() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let path = folder.path().join("precious");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     fs::write(&path, "data").unwrap();
@@ -149,7 +149,7 @@ fn only_a_socket_file_is_replaced() {
 
 #[test]
 fn unix_socket_has_its_mode_and_logs_its_peer() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let path = folder.path().join("mcp.sock");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = Command::new(GATEWAY);
@@ -164,7 +164,7 @@ fn unix_socket_has_its_mode_and_logs_its_peer() {
 
 #[test]
 fn systemd_socket_activation_works() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = Command::new("sh");
     // After exec, the shell's pid is the gateway's.
@@ -189,7 +189,7 @@ fn systemd_socket_activation_works() {
 
 #[test]
 fn shutdown_answers_pending_calls() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut server = Server::start(&daemon.socket, &[]);
     let mut client = Client::connect(&daemon.socket);
     thread::scope(|scope| {
@@ -210,7 +210,7 @@ fn shutdown_answers_pending_calls() {
 
 #[test]
 fn disconnected_client_ends_its_window() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let mut client = Client::connect(&daemon.socket);
     let (headers, body) =
@@ -225,7 +225,7 @@ fn disconnected_client_ends_its_window() {
 
 #[test]
 fn metrics_cover_calls_and_the_daemon() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     server.call("status", json!({}));
     server.call("network-monitor", json!({"operation": "nonsense"}));
@@ -245,7 +245,7 @@ fn metrics_cover_calls_and_the_daemon() {
 
 #[test]
 fn mcp_transport_variable_selects_the_transport() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut command = Command::new(GATEWAY);
     command
         .env("MCP_TRANSPORT", "sse")

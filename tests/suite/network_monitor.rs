@@ -162,7 +162,7 @@ fn vanished_interface_is_reported() {
 
 #[test]
 fn invalid_duration_or_interface_names_allowed_values() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("network-monitor");
     let mut client = Client::connect(&daemon.socket);
     for duration in
         [json!(0), json!(-1), json!(0.05), json!(1e300), json!(9_223_372_037u64), json!("abc"), json!("5"), json!(true)]

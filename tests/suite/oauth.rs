@@ -120,7 +120,7 @@ impl Issuer {
 
 #[test]
 fn only_valid_jwts_are_accepted() {
-    let (daemon, issuer) = (Daemon::start(), Issuer::start());
+    let (daemon, issuer) = (Daemon::light(), Issuer::start());
     let mut server = issuer.gateway(&daemon, &[]);
     let mut status = |token: String| {
         server.token = Some(token);
@@ -175,7 +175,7 @@ fn only_valid_jwts_are_accepted() {
 /// Alice in the token file and alice of the authorization server are two clients.
 #[test]
 fn jwt_subject_does_not_inherit_a_token_of_its_name() {
-    let (daemon, issuer, folder) = (Daemon::start(), Issuer::start(), TempDir::new().unwrap());
+    let (daemon, issuer, folder) = (Daemon::light(), Issuer::start(), TempDir::new().unwrap());
     let (token, file) = ("0123456789abcdef0123456789abcdef", folder.path().join("tokens"));
     fs::write(&file, format!("alice {token}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -197,7 +197,7 @@ fn jwt_subject_does_not_inherit_a_token_of_its_name() {
 
 #[test]
 fn stream_ends_when_its_token_expires() {
-    let (daemon, issuer) = (Daemon::start(), Issuer::start());
+    let (daemon, issuer) = (Daemon::light(), Issuer::start());
     let mut server = issuer.gateway(&daemon, &[]);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let skew = netmon_mcp::limits::CLOCK_SKEW.as_secs();
@@ -212,7 +212,7 @@ fn stream_ends_when_its_token_expires() {
 /// Redirects, another issuer's metadata, keys for other uses: none yields a key.
 #[test]
 fn jwks_must_come_from_the_issuer() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     for (fault, said) in [
         (Fault::OtherIssuer, "another issuer"),
         (Fault::Redirects, "302 Found"),
@@ -230,7 +230,7 @@ fn jwks_must_come_from_the_issuer() {
 /// Requests with unknown keys are answered at once, in any state of the authorization server; other requests as well.
 #[test]
 fn hanging_authorization_server_blocks_no_request() {
-    let (daemon, issuer, folder) = (Daemon::start(), Issuer::with(Fault::Hangs), TempDir::new().unwrap());
+    let (daemon, issuer, folder) = (Daemon::light(), Issuer::with(Fault::Hangs), TempDir::new().unwrap());
     let (token, file) = ("0123456789abcdef0123456789abcdef", folder.path().join("tokens"));
     fs::write(&file, format!("alice {token}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -251,7 +251,7 @@ fn hanging_authorization_server_blocks_no_request() {
 
 #[test]
 fn metadata_is_absent_without_oauth() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     assert_eq!(server.get("/.well-known/oauth-protected-resource", "").status, 404);
 }
@@ -279,7 +279,7 @@ fn shown(server: &Server) -> String {
 
 #[test]
 fn renewed_certificate_is_used_for_new_connections() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     certificate(folder.path(), "first");
     let file = |name: &str| folder.path().join(name).display().to_string();
     let (certificate_file, key_file) = (file("certificate.pem"), file("key.pem"));

@@ -116,7 +116,7 @@ fn between(value: &Value, low: u64, high: u64) -> bool {
 #[test]
 fn rtt_samples_are_those_of_the_kernel() {
     let pair = SlowPair::new(Duration::from_millis(10));
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     for address in [SLOW_B, SLOW_B6] {
         let mut ends = Ends::new(&pair.a, &pair.b, address, address);
         let port = ends.to.port();
@@ -140,7 +140,7 @@ fn rtt_samples_are_those_of_the_kernel() {
 fn handshake_is_an_rtt_sample() {
     let pair = SlowPair::new(Duration::from_millis(10));
     let to = echo_server(&pair.b, SLOW_B);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let answer = watched(&daemon, json!({"port": to.port(), "remote": format!("{SLOW_B}/32")}), || {
         (0..10).for_each(|_| drop(connect(&pair.a, to).unwrap()));
     });
@@ -152,7 +152,7 @@ fn handshake_is_an_rtt_sample() {
 #[test]
 fn segments_and_retransmits_match_tcp_info() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     pair.b.run("nft add table inet t");
     pair.b.run("nft add chain inet t in { type filter hook input priority 0 ; }");
     for (address, listen) in [(B, B), (B6, B6), (B, "::")] {
@@ -195,7 +195,7 @@ fn resets<'a>(answer: &'a Value, netns: &Netns) -> Vec<&'a Value> {
 #[test]
 fn closed_port_reset_names_both_ends() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     for address in [B, B6] {
         let to = SocketAddr::new(address.parse().unwrap(), 7_100);
         let answer = watched(&daemon, json!({"port": 7_100}), || {
@@ -215,7 +215,7 @@ fn closed_port_reset_names_both_ends() {
 #[test]
 fn reset_names_the_aborting_side() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     // Opened before the window, and in it.
     let old = Ends::new(&pair.a, &pair.b, B, B);
     let mut ports = vec![old.to.port()];
@@ -246,7 +246,7 @@ fn reset_names_the_aborting_side() {
 #[test]
 fn reset_for_unread_data_names_its_reason() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let mut ends = Ends::new(&pair.a, &pair.b, B, B);
     let port = ends.to.port();
     let answer = watched(&daemon, json!({"port": port}), || {
@@ -268,7 +268,7 @@ fn reset_for_unread_data_names_its_reason() {
 fn connections_within_the_window_are_counted_once() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let answer = watched(&daemon, json!({"remote": B, "port": to.port()}), || {
         for _ in 0..200 {
             let mut stream = connect(&pair.a, to).unwrap();
@@ -288,7 +288,7 @@ fn connections_within_the_window_are_counted_once() {
 #[test]
 fn concurrent_windows_are_independent() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let mut ends = Ends::new(&pair.a, &pair.b, B, B);
     let window = |ends: &Ends| daemon.watch(TOOL, json!({"remote": B, "port": ends.to.port()}));
     let long = window(&ends);
@@ -308,7 +308,7 @@ fn concurrent_windows_are_independent() {
 fn all_filters_must_match() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let mut sender = Process::in_netns(&pair.a, &format!("tcp-send {B} {} 100000", to.port()));
     assert_eq!(sender.hear(), "connected");
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", sender.pid())).unwrap();
@@ -339,7 +339,7 @@ fn all_filters_must_match() {
 fn port_scan_is_bounded_and_stated_in_limits() {
     let _scanning = scanning();
     let netns = Netns::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let answer = watched(&daemon, json!({"remote": "127.0.0.1"}), || {
         netns.enter(|| {
             for port in 10_000..13_000u16 {
@@ -354,7 +354,7 @@ fn port_scan_is_bounded_and_stated_in_limits() {
 
 #[test]
 fn invalid_arguments_name_the_allowed_values() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let mut client = Client::connect(&daemon.socket);
     for (arguments, hint) in [
         (json!({"remote": "nowhere"}), "10.0.0.0/8"),

@@ -32,7 +32,7 @@ fn gateway(daemon: &Daemon) -> Command {
 
 #[test]
 fn every_handshake_version_is_supported() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
         let mut client = Client::spawn(gateway(&daemon));
         let params =
@@ -47,7 +47,7 @@ fn every_handshake_version_is_supported() {
 
 #[test]
 fn stateless_era_works_without_a_handshake() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::spawn(gateway(&daemon));
     let answer = client.request("server/discover", json!({"_meta": meta()}));
     let versions = answer["result"]["supportedVersions"].as_array().unwrap();
@@ -72,7 +72,7 @@ fn is_reviewed(tools: &Value) {
 
 #[test]
 fn every_tool_has_schemas_title_and_annotations() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let list = client.request("tools/list", json!({}));
     assert!(list["result"].to_string().len() < 24_000);
@@ -93,7 +93,7 @@ fn every_tool_has_schemas_title_and_annotations() {
 
 #[test]
 fn result_has_structured_and_text_content() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let answer = client.request("tools/call", json!({"name": "status", "arguments": {}}));
     let text = answer["result"]["content"][0]["text"].as_str().unwrap();
@@ -103,7 +103,7 @@ fn result_has_structured_and_text_content() {
 
 #[test]
 fn invalid_calls_name_the_allowed_values() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let text = client.call("status", json!({"verbose": true})).unwrap_err();
     assert!(text.contains("verbose"), "{text}");
@@ -126,7 +126,7 @@ fn invalid_calls_name_the_allowed_values() {
 
 #[test]
 fn null_argument_means_absent() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let answer = client.call("snapshot_sockets", json!({"port": null, "limit": null, "process": null})).unwrap();
     assert!(answer["states"].is_object(), "{answer}");
@@ -136,7 +136,7 @@ fn null_argument_means_absent() {
 
 #[test]
 fn window_sends_progress() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let params = json!({"name": WATCH, "arguments": window(1.8), "_meta": {"progressToken": "p"}});
     let answer = client.request("tools/call", params);
@@ -152,7 +152,7 @@ fn window_sends_progress() {
 
 #[test]
 fn cancelled_call_ends_its_measurement() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let mut other = Client::connect(&daemon.socket);
     for arguments in [window(60.0), json!({"operation": "outgoing", "duration": 60, "interface": "lo"})] {
@@ -176,7 +176,7 @@ fn end_of(client: &mut Client) -> Duration {
 
 #[test]
 fn eof_and_sigterm_end_an_open_window() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut other = Client::connect(&daemon.socket);
     for by_signal in [false, true] {
         let mut client = Client::connect(&daemon.socket);
@@ -195,7 +195,7 @@ fn eof_and_sigterm_end_an_open_window() {
 
 #[test]
 fn piped_requests_are_all_answered() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let id = client.begin_call("status", json!({}));
     client.close();
@@ -250,7 +250,7 @@ fn tcx_programs(netns: &Netns) -> u32 {
 /// JSON-RPC wants an answer to a line that is not JSON. A response without an id has no `id` in MCP, instead of null.
 #[test]
 fn unreadable_line_gets_an_error_without_id() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::spawn(gateway(&daemon));
     let long = "x".repeat(netmon_mcp::limits::LINE_BYTES + 1);
     for (line, code, words) in [
@@ -278,7 +278,7 @@ fn unreadable_line_gets_an_error_without_id() {
 
 #[test]
 fn unreadable_last_line_is_answered_before_the_end() {
-    let mut client = Client::spawn(gateway(&Daemon::start()));
+    let mut client = Client::spawn(gateway(&Daemon::light()));
     client.send_line("junk");
     client.send_line("more junk");
     client.close();

@@ -10,7 +10,7 @@ use crate::{
 
 /// Runs a driver against a server of each kind.
 fn visits(driver: impl Fn() -> Command) {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let mut http = driver();
     http.arg(format!("http://{}/mcp", server.address));
@@ -41,7 +41,7 @@ fn typescript_sdks_work_in_both_eras() {
 
 #[test]
 fn inspector_accepts_the_server() {
-    let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), tempfile::TempDir::new().unwrap());
     let inspect = |era: &str, arguments: &[&str]| {
         let mut command = program(".bin/mcp-inspector");
         command.env("MCP_CATALOG_PATH", folder.path().join("catalog")).arg("--cli").arg(GATEWAY).arg("--socket");
@@ -57,7 +57,7 @@ fn inspector_accepts_the_server() {
 
 #[test]
 fn server_survives_a_request_fuzzer() {
-    let (daemon, folder) = (Daemon::start(), tempfile::TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), tempfile::TempDir::new().unwrap());
     let server = Server::start(&daemon.socket, &[]);
     let mut fuzzer = Command::new(packages().join("python/bin/mcp-fuzzer"));
     fuzzer.current_dir(folder.path()).args(["--mode", "all", "--phase", "both", "--seed", "1", "--runs", "1"]);
@@ -72,7 +72,7 @@ fn server_survives_a_request_fuzzer() {
 
 #[test]
 fn agents_connect() {
-    let (daemon, home) = (Daemon::start(), tempfile::TempDir::new().unwrap());
+    let (daemon, home) = (Daemon::light(), tempfile::TempDir::new().unwrap());
     let server = Server::start(&daemon.socket, &[]);
     let url = format!("http://{}/mcp", server.address);
     let socket = daemon.socket.to_str().unwrap();

@@ -44,7 +44,7 @@ fn slow(server: &Server, count: usize, text: &str) -> Vec<TcpStream> {
 /// More than the available places, with a token and without.
 #[test]
 fn slow_requests_leave_others_and_healthz_served() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let (mut server, _folder) = two_clients(&daemon);
     let head = format!(
         "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ONE}\r\nContent-Length: 100\r\n\r\n{{"
@@ -60,7 +60,7 @@ fn slow_requests_leave_others_and_healthz_served() {
 
 #[test]
 fn sessions_are_limited_per_client() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let (mut server, _folder) = two_clients(&daemon);
     let begun: Vec<u16> = (0..limits::SESSIONS / 4).map(|_| server.initialize().status).collect();
     assert_eq!(begun.iter().filter(|status| **status == 200).count(), limits::SESSIONS / limits::SESSION_SHARES);
@@ -72,7 +72,7 @@ fn sessions_are_limited_per_client() {
 /// rmcp would never answer the first of the two.
 #[test]
 fn duplicate_pending_request_id_is_rejected() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let server = Server::start(&daemon.socket, &[]);
     let session = server.initialize().header("mcp-session-id").unwrap().to_owned();
     let headers = format!("Mcp-Session-Id: {session}\r\n");
@@ -96,7 +96,7 @@ fn duplicate_pending_request_id_is_rejected() {
 /// Every field of a line is cut, and the lines of one unauthenticated source are counted.
 #[test]
 fn unauthenticated_log_lines_are_limited() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let (server, _folder) = two_clients(&daemon);
     let before = server.log().len();
     let long = "x".repeat(4_000);
@@ -120,7 +120,7 @@ fn unauthenticated_log_lines_are_limited() {
 /// A client's calls fill only its own share of the log.
 #[test]
 fn call_log_lines_are_limited_per_client() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let (mut server, _folder) = two_clients(&daemon);
     let arguments = json!({"interface": "y".repeat(100_000)});
     let before = server.log().len();
@@ -134,7 +134,7 @@ fn call_log_lines_are_limited_per_client() {
 /// For any answer of another gateway: its token goes nowhere else, in one step or two.
 #[test]
 fn host_token_is_not_sent_to_redirects() {
-    let (daemon, folder) = (Daemon::start(), open_folder());
+    let (daemon, folder) = (Daemon::light(), open_folder());
     let path = folder.path().join("token");
     fs::write(&path, format!("{ONE}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

@@ -205,7 +205,7 @@ fn every_field_matches_ss() {
 #[test]
 fn sockets_of_other_namespaces_have_owners() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("snapshot_sockets");
     let mut client = Client::connect(&daemon.socket);
     // Two processes on one port, in two namespaces.
     let servers = [&pair.a, &pair.b].map(|netns| Process::in_netns(netns, "tcp-listen 0.0.0.0 5999"));
@@ -257,7 +257,7 @@ fn inherited_socket_is_credited_to_its_holder() {
 #[test]
 fn full_accept_queue_is_shown_at_its_listener() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("snapshot_sockets");
     let mut client = Client::connect(&daemon.socket);
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     // SAFETY: listening again only changes the backlog of our own socket.
@@ -280,7 +280,7 @@ fn full_accept_queue_is_shown_at_its_listener() {
 #[test]
 fn limited_by_names_the_sender_limit() {
     let pair = slow::SlowPair::new(Duration::from_millis(30));
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("snapshot_sockets");
     let mut client = Client::connect(&daemon.socket);
     let listener = pair.b.enter(|| TcpListener::bind((slow::SLOW_B, 0)).unwrap());
     let sender = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
@@ -313,7 +313,7 @@ fn limited_by_names_the_sender_limit() {
 #[test]
 fn overflowing_udp_socket_counts_its_drops() {
     let netns = Netns::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("snapshot_sockets");
     let mut client = Client::connect(&daemon.socket);
     let receiver = netns.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     rustix::net::sockopt::set_socket_recv_buffer_size(&receiver, 2_304).unwrap();

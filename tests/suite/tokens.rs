@@ -31,7 +31,7 @@ fn protected(daemon: &Daemon, folder: &TempDir) -> Server {
 
 #[test]
 fn token_is_required_and_failures_are_logged() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let mut server = protected(&daemon, &folder);
     assert_eq!(server.call("status", json!({})).status, 200);
     let line = server.until_logged(&["call", "tool=\"status\"", "who=token:laptop", "outcome=\"ok\"", "rows="]);
@@ -54,7 +54,7 @@ fn token_is_required_and_failures_are_logged() {
 
 #[test]
 fn session_belongs_to_its_opener() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let mut server = protected(&daemon, &folder);
     token_file(&folder, &format!("laptop {TOKEN}\ndesk {OTHER}\n"));
     let session = server.initialize().header("mcp-session-id").unwrap().to_owned();
@@ -68,7 +68,7 @@ fn session_belongs_to_its_opener() {
 
 #[test]
 fn changed_token_file_takes_effect_at_once() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let mut server = protected(&daemon, &folder);
     assert_eq!(server.call("status", json!({})).status, 200);
     token_file(&folder, &format!("desk {OTHER}\n"));
@@ -85,7 +85,7 @@ fn changed_token_file_takes_effect_at_once() {
 /// A name without a folder is a file in the working directory.
 #[test]
 fn relative_token_file_is_reloaded() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     token_file(&folder, &format!("laptop {TOKEN}\n"));
     let mut command = std::process::Command::new(GATEWAY);
     command.args(["http", "--listen", "127.0.0.1:0", "--tokens", "tokens", "--socket"]).arg(&daemon.socket);
@@ -101,7 +101,7 @@ fn relative_token_file_is_reloaded() {
 /// A removed token is refused, however it left the file; the log has the fault of the file.
 #[test]
 fn unlisted_token_is_refused_with_a_broken_file() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let server = protected(&daemon, &folder);
     let path = folder.path().join("tokens");
     let good = format!("laptop {TOKEN}\n");
@@ -124,7 +124,7 @@ fn unlisted_token_is_refused_with_a_broken_file() {
 /// A pending call, an event stream, and a session: they end within a second after their token.
 #[test]
 fn withdrawn_token_ends_its_calls_within_a_second() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let mut server = protected(&daemon, &folder);
     token_file(&folder, &format!("laptop {TOKEN}\ndesk {OTHER}\n"));
     let session = server.initialize().header("mcp-session-id").unwrap().to_owned();
@@ -161,7 +161,7 @@ fn withdrawn_token_ends_its_calls_within_a_second() {
 
 #[test]
 fn token_is_limited_to_its_tools_and_hosts() {
-    let (daemon, folder) = (Daemon::start(), TempDir::new().unwrap());
+    let (daemon, folder) = (Daemon::light(), TempDir::new().unwrap());
     let file = token_file(&folder, &format!("laptop {TOKEN} tools=status hosts=local\ndesk {OTHER} hosts=web1\n"));
     let mut command = daemon.gateway_of_a_user();
     command.args(["http", "--listen", "127.0.0.1:0", "--tokens", &file]);

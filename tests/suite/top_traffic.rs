@@ -86,7 +86,7 @@ const CONNECTIONS: fn() -> Value = || json!({"group_by": "connection", "limit": 
 #[test]
 fn shares_agree_with_interface_counters() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let flows: Vec<_> = [(B, 10), (B, 3), (B6, 1)].map(|(to, ratio)| (connected(&pair.a, &pair.b, to), ratio)).into();
     let sent_by = |netns: &Netns| {
         let link: Value = serde_json::from_str(&netns.ip("-s -j link show dev v0")).unwrap();
@@ -112,7 +112,7 @@ fn shares_agree_with_interface_counters() {
 #[test]
 fn old_and_closing_sockets_are_counted_once() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let stays = connected(&pair.a, &pair.b, B);
     let closes = connected(&pair.a, &pair.b, B);
     let reset = connected(&pair.a, &pair.b, B);
@@ -146,7 +146,7 @@ fn old_and_closing_sockets_are_counted_once() {
 #[test]
 fn unaccepted_and_orphaned_sockets_are_counted() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let mut kept = Vec::new();
     let answer = measure(&daemon, CONNECTIONS(), || {
@@ -165,7 +165,7 @@ fn unaccepted_and_orphaned_sockets_are_counted() {
 #[test]
 fn udp_is_counted_over_every_family() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let bind = |netns: &Netns, address: &str| {
         let ip: IpAddr = address.parse().unwrap();
         netns.enter(|| UdpSocket::bind((ip, 0)).unwrap())
@@ -206,7 +206,7 @@ fn udp_is_counted_over_every_family() {
 
 #[test]
 fn error_queue_data_is_not_received() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("top_traffic"));
     let sender = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
     let (fd, on) = (sender.as_raw_fd(), std::ptr::from_ref(&1).cast());
     // SAFETY: the option's value is an int, and is only read.
@@ -225,7 +225,7 @@ fn error_queue_data_is_not_received() {
 #[test]
 fn multicast_is_counted_per_receiver() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let group = Ipv4Addr::new(239, 1, 2, 3);
     let receiver = pair.b.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5_353)).unwrap());
     pair.b.enter(|| receiver.join_multicast_v4(&group, &B.parse().unwrap()).unwrap());
@@ -242,7 +242,7 @@ fn multicast_is_counted_per_receiver() {
 #[test]
 fn same_port_in_two_namespaces_has_two_owners() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let mut senders = Vec::new();
     for (netns, tcp, udp) in [(&pair.a, 40_000, 1_000), (&pair.b, 80_000, 2_000)] {
         let mut server = Process::in_netns(netns, "tcp-listen 127.0.0.1 5997");
@@ -284,7 +284,7 @@ fn same_port_in_two_namespaces_has_two_owners() {
 #[test]
 fn overlapping_windows_are_independent() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let (from, to) = connected(&pair.a, &pair.b, B);
     let (sender, receiver) =
         (pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap()), pair.b.enter(|| UdpSocket::bind((B, 0)).unwrap()));
@@ -317,7 +317,7 @@ fn overlapping_windows_are_independent() {
 #[test]
 fn groups_are_named() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     // Other tests also have A and B.
     const REMOTE: &str = "10.78.0.2";
     pair.a.ip("addr add 10.78.0.1/24 dev v0");
@@ -362,7 +362,7 @@ impl Drop for Cgroup {
 #[test]
 fn units_and_containers_come_from_the_cgroup() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let receiver = pair.b.enter(|| UdpSocket::bind((B, 0)).unwrap());
     let port = receiver.local_addr().unwrap().port();
     let id = format!("{:064x}", u64::from(std::process::id()));

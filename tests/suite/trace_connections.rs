@@ -43,7 +43,7 @@ fn begin_connect(netns: &Netns, to: SocketAddr) -> std::thread::JoinHandle<std::
 // In guests.
 #[test]
 fn bytes_and_owners_of_both_ends_are_exact() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     // IPv4, IPv6, and IPv4 to an IPv6 socket.
     let cases = [(B, B), (B6, B6), (B, "::")].map(|(address, bound)| {
         let pair = Pair::new();
@@ -86,7 +86,7 @@ fn old_listener_and_its_worker_are_owners() {
     let pair = Pair::new();
     let mut server = Process::in_netns(&pair.b, &format!("tcp-serve-fork {B} 7000"));
     assert_eq!(server.hear(), "listening");
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let (mut worker, mut kept) = (String::new(), None);
     let answer = watched(&daemon, json!({"direction": "inbound", "port": 7000}), || {
         let to = SocketAddr::new(B.parse().unwrap(), 7000);
@@ -107,7 +107,7 @@ fn old_listener_and_its_worker_are_owners() {
 #[test]
 fn every_failure_has_an_outcome() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     pair.b.run("nft add table inet t");
     pair.b.run("nft add chain inet t in { type filter hook input priority 0 ; }");
     pair.b.run("nft add rule inet t in tcp dport 7001 drop");
@@ -159,7 +159,7 @@ fn no_local_port_is_its_own_outcome() {
     let range = "net.ipv4.ip_local_port_range=40000 40001";
     assert!(pair.a.command("sysctl").args(["-qw", range]).status().unwrap().success());
     let to = echo_server(&pair.b, B);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let answer = watched(&daemon, json!({"direction": "outbound", "port": to.port()}), || {
         let streams: Vec<_> = (0..4).map(|_| connect(&pair.a, to)).collect();
         let failed = streams.iter().filter(|s| s.is_err()).count();
@@ -179,7 +179,7 @@ fn no_route_is_found_with_policy_routing() {
     pair.a.ip("-6 rule add from all lookup 100 priority 100");
     let to = echo_server(&pair.b, B);
     let to6 = echo_server(&pair.b, B6);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let answer = watched(&daemon, json!({"direction": "outbound", "limit": 100}), || {
         for _ in 0..3 {
             connect(&pair.a, "192.0.2.1:7000".parse().unwrap()).unwrap_err();
@@ -197,7 +197,7 @@ fn no_route_is_found_with_policy_routing() {
 #[test]
 fn resets_name_their_side() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let to = listener.local_addr().unwrap();
     let answer = watched(&daemon, json!({"port": to.port()}), || {
@@ -235,7 +235,7 @@ fn socket_linger_zero(stream: &TcpStream) {
 fn short_lived_processes_are_named() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let mut pids = Vec::new();
     let answer = watched(&daemon, json!({"direction": "outbound", "port": to.port(), "limit": 100}), || {
         for _ in 0..20 {
@@ -260,7 +260,7 @@ fn old_connection_is_reported_when_it_closes() {
     let to = listener.local_addr().unwrap();
     let stream = connect(&pair.a, to).unwrap();
     let (served, _) = listener.accept().unwrap();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let answer = watched(&daemon, json!({"port": to.port()}), || {
         drop(stream);
         drop(served);
@@ -283,7 +283,7 @@ fn connecting_is_an_outcome() {
     let pair = Pair::new();
     pair.b.run("nft add table inet t");
     pair.b.run("nft add chain inet t in { type filter hook input priority 0 ; policy drop ; }");
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let to = SocketAddr::new(B.parse().unwrap(), 7000);
     let answer = watched(&daemon, json!({"remote": "10.77.0.0/24"}), || {
         begin_connect(&pair.a, to);
@@ -303,7 +303,7 @@ fn connecting_is_an_outcome() {
 fn concurrent_windows_keep_their_filters() {
     let pair = Pair::new();
     let (one, two) = (echo_server(&pair.b, B), echo_server(&pair.b, B));
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let questions =
         [json!({"port": one.port()}), json!({"port": two.port()}), json!({"remote": A, "direction": "inbound"})];
     let windows = questions.map(|mut arguments| {
@@ -326,7 +326,7 @@ fn thousand_connects_per_second_are_counted_once() {
     let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
     let to = listener.local_addr().unwrap();
     std::thread::spawn(move || listener.incoming().for_each(drop));
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let arguments = json!({"port": to.port(), "direction": "outbound", "limit": 10_000});
     let answer = watched(&daemon, arguments, || {
         let begun = std::time::Instant::now();
@@ -353,7 +353,7 @@ fn thousand_connects_per_second_are_counted_once() {
 fn lost_events_are_counted() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let answer = watched(&daemon, json!({"port": to.port(), "limit": 3}), || {
         (0..10).for_each(|_| drop(connect(&pair.a, to).unwrap()));
     });
@@ -363,7 +363,7 @@ fn lost_events_are_counted() {
 
 #[test]
 fn invalid_filter_error_shows_an_example() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let mut client = Client::connect(&daemon.socket);
     for (arguments, says) in [
         (json!({"remote": "10.0.0.0/33"}), "10.0.0.0/8"),
@@ -381,7 +381,7 @@ fn invalid_filter_error_shows_an_example() {
 fn process_filter_compares_the_whole_name() {
     let pair = Pair::new();
     let to = echo_server(&pair.b, B);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_connections");
     let one = || {
         let line = format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port());
         assert!(pair.a.command("bash").args(["-c", &line]).status().unwrap().success());

@@ -110,7 +110,7 @@ fn find(answer: &Value, name: &str) -> Value {
 
 #[test]
 fn outcomes_over_ipv4_ipv6_and_loopback() {
-    let (daemon, _alone) = (Daemon::start(), without_scans());
+    let (daemon, _alone) = (Daemon::of("trace_dns"), without_scans());
     let cases = [(B, 53), (B6, 53), ("127.0.0.1", 53), ("::1", 53), (B, 5353)].map(|(address, port)| {
         let pair = Pair::new();
         let server = serve(&pair.b, address, port);
@@ -159,7 +159,7 @@ fn outcomes_over_ipv4_ipv6_and_loopback() {
 #[test]
 fn mdns_answers_are_matched_by_name() {
     const GROUP: &str = "224.0.0.251";
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     [&pair.a, &pair.b].iter().for_each(|netns| drop(netns.ip("route add 224.0.0.0/4 dev v0")));
     let open = |netns: &Netns, address: &str| {
         let socket = netns.enter(|| UdpSocket::bind(("0.0.0.0", 5353)).unwrap());
@@ -198,7 +198,7 @@ fn mdns_answers_are_matched_by_name() {
 #[test]
 fn queries_over_tcp() {
     for address in [B, B6] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
         let server = serve(&pair.b, address, 53);
         let name = format!("missing.tcp-{}", pair.b.inode());
         let (answer, _) = answer_to(&daemon, json!({"name": name}), || {
@@ -216,7 +216,7 @@ fn queries_over_tcp() {
 
 #[test]
 fn exited_process_is_named_and_young_query_pending() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let server = serve(&pair.b, B, 53);
     let zone = format!("gone-{}", pair.b.inode());
     // The neighbor is known, so the query leaves at once.
@@ -239,7 +239,7 @@ fn exited_process_is_named_and_young_query_pending() {
 // In guests.
 #[test]
 fn retransmitted_query_is_one_query() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let server = serve(&pair.b, B, 53);
     let name = format!("silent.again-{}", pair.b.inode());
     let (answer, _) = answer_to(&daemon, json!({"name": name}), || {
@@ -255,7 +255,7 @@ fn retransmitted_query_is_one_query() {
 
 #[test]
 fn thousand_queries_are_all_counted() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let server = serve(&pair.b, B, 53);
     let zone = format!("many-{}", pair.b.inode());
     let (answer, _) = answer_to(&daemon, json!({"name": zone, "limit": 10_000}), || {
@@ -273,7 +273,7 @@ fn thousand_queries_are_all_counted() {
 fn long_names_reduce_rows_to_fit_the_budget() {
     const ANSWER_BYTES: usize = 8_000;
     let _alone = without_scans();
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let server = serve(&pair.b, B, 53);
     let zone = format!("{}.long-{}", ["x".repeat(60), "y".repeat(60), "z".repeat(60)].join("."), pair.b.inode());
     let short = daemon.watch(TOOL, json!({"name": zone}));
@@ -291,7 +291,7 @@ fn long_names_reduce_rows_to_fit_the_budget() {
 
 #[test]
 fn nothing_is_attached_without_a_window() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let mut client = Client::connect(&daemon.socket);
     let server = echo_server(&pair.b, B);
     let id = client.begin_call(TOOL, json!({"duration_ms": 400}));

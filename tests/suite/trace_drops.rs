@@ -72,7 +72,7 @@ fn to(address: &str, port: u16) -> SocketAddr {
 #[test]
 fn closed_tcp_port() {
     for (address, place) in [(B, "tcp_v4_rcv"), (B6, "tcp_v6_rcv")] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
         let answer = answer_to(&daemon, || assert!(connect(&pair.a, to(address, 81)).is_err()));
         let row = row(&answer, &pair.b, "NO_SOCKET");
         assert_eq!((&row["location"], &row["protocol"], &row["kind"]), (&json!(place), &json!("tcp"), &json!("SYN")));
@@ -85,7 +85,7 @@ fn closed_tcp_port() {
 // In guests.
 #[test]
 fn closed_udp_port_counts_every_datagram() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_drops");
     // The function, and the function that contains it since Linux 7.
     let cases = [(B, ["__udp4_lib_rcv", "udp_rcv"]), (B6, ["__udp6_lib_rcv", "udpv6_rcv"])]
         .map(|(address, places)| (Pair::new(), address, places));
@@ -109,7 +109,7 @@ fn closed_udp_port_counts_every_datagram() {
 // In guests.
 #[test]
 fn firewall_on_input_and_output() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_drops");
     let cases = [("input", "tcp"), ("input", "udp"), ("output", "tcp"), ("output", "udp")].map(|(hook, protocol)| {
         let pair = Pair::new();
         let filtered = if hook == "input" { pair.b.clone() } else { pair.a.clone() };
@@ -139,7 +139,7 @@ fn firewall_on_input_and_output() {
 
 #[test]
 fn firewall_on_forward_and_loopback() {
-    let (net, daemon) = (Routed::new(), Daemon::start());
+    let (net, daemon) = (Routed::new(), Daemon::of("trace_drops"));
     nft(&net.router, "forward", "udp dport 84 drop");
     nft(&net.b, "input", "iif lo udp dport 84 drop");
     let answer = answer_to(&daemon, || {
@@ -194,7 +194,7 @@ fn syn_cookies_are_counted_without_a_drop() {
 // In guests, since Linux 6.12.
 #[test]
 fn full_udp_receive_buffer_names_its_owner() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     let receiver = pair.b.enter(|| UdpSocket::bind((B, 86)).unwrap());
     sockopt::set_socket_recv_buffer_size(&receiver, 2_304).unwrap();
     let answer = answer_to(&daemon, || send(&pair.a, to(B, 86), 200, 500));
@@ -220,7 +220,7 @@ fn rate_limited_class() {
 
 /// More data than a queue holds.
 fn full_queue(tc: &[&str]) {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     tc.iter().for_each(|line| drop(pair.a.run(line)));
     let answer = answer_to(&daemon, || send(&pair.a, to(B, 87), 100, 1_000));
     let dropped: Vec<_> = rows(&answer, &pair.a);
@@ -258,7 +258,7 @@ fn drops_by_tc_and_xdp_programs() {
         (libbpf_sys::BPF_PROG_TYPE_XDP, XDP_DROP, libbpf_sys::BPF_XDP, "XDP"),
     ];
     for (kind, verdict, at, what) in cases {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
         let netns = if at == libbpf_sys::BPF_TCX_EGRESS { &pair.a } else { &pair.b };
         let link = pair.b.ip("-o link show v0");
         let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
@@ -298,7 +298,7 @@ fn scan(pair: &Pair, ports: usize) {
 #[test]
 fn scan_is_counted_and_leaves_room_for_others() {
     const PACKETS: usize = 30_000;
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     nft(&pair.b, "input", "udp dport 7 drop");
     let _scanning = scanning();
     let answer = answer_amid_all(&daemon, || {
@@ -314,7 +314,7 @@ fn scan_is_counted_and_leaves_room_for_others() {
 
 #[test]
 fn scan_slots_are_freed_when_their_windows_end() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     let _scanning = scanning();
     let open = || daemon.watch(TOOL, json!({"limit": 10_000}));
     let first = open();
@@ -331,7 +331,7 @@ fn scan_slots_are_freed_when_their_windows_end() {
 
 #[test]
 fn clean_traffic_has_no_drops() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     let server = echo_server(&pair.b, B);
     let answer = answer_to(&daemon, || {
         for _ in 0..20 {
@@ -348,7 +348,7 @@ fn clean_traffic_has_no_drops() {
 
 #[test]
 fn windows_share_a_program_and_its_counts() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     let mut client = Client::connect(&daemon.socket);
     let windows = [(); 3].map(|()| daemon.watch(TOOL, json!({"limit": 10_000})));
     send(&pair.a, to(B, 92), 40, 10);

@@ -163,7 +163,7 @@ fn bulk_round_trips_are_of_the_network() {
         });
     });
     let network = row(&answer, "wire_to_ack", "client");
-    assert!(network.get("least").is_none() && network["count"].as_u64().unwrap() > 10, "{network:#}");
+    assert!(network.get("least").is_none() && network["count"].as_u64().unwrap() >= 5, "{network:#}");
     assert!((18_700.0..30_000.0).contains(&us(network, "p50")), "{answer:#}");
 }
 

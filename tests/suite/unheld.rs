@@ -1,16 +1,19 @@
-//! TCP sockets without a process, in network namespaces other than the daemon's: connections that wait for accept(),
-//! and orphans, which their process has closed and which still send. No kernel has an iterator over all of them.
+//! TCP sockets without a process: connections that wait for accept(), and orphans, which their process has closed and
+//! which still send. In network namespaces other than the daemon's, no kernel has an iterator over all of them.
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
-use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+use rustix::net::{
+    AddressFamily, SocketType, bind, socket,
+    sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size},
+};
 use serde_json::{Value, json};
 
-use crate::harness::*;
+use crate::{harness::*, injected::nft};
 
 /// Runs `traffic` while a window is open, and returns the answer.
 fn watched(daemon: &Daemon, tool: &str, arguments: Value, traffic: impl FnOnce()) -> Value {
@@ -289,5 +292,59 @@ fn rtts_of_an_earlier_window_are_excluded() {
         let samples = row["rtt_us"]["samples"].as_u64().unwrap() as usize;
         assert!(samples.abs_diff(times) <= 5, "{times}: {row:#}");
         assert_eq!(owner(row, &pair.b)["segments_out"], times, "{row:#}");
+    }
+}
+
+/// What a case keeps open.
+type Kept = Box<dyn std::any::Any>;
+
+/// Closed by its own end first, in `b`.
+fn closed(pair: &Pair, address: &str) -> Kept {
+    let listener = pair.b.enter(|| TcpListener::bind((address, 0)).unwrap());
+    let client = connect(&pair.b, listener.local_addr().unwrap()).unwrap();
+    drop((client, listener.accept().unwrap()));
+    Box::new(listener)
+}
+
+// In guests.
+#[test]
+fn each_kind_is_found_alone_in_the_own_namespace() {
+    type Case = (&'static str, fn(&Pair) -> &Netns, fn(&Pair) -> Kept);
+    let cases: [Case; 5] = [
+        (
+            "established",
+            |pair| &pair.b,
+            |pair| {
+                let (listener, at) = listener(pair);
+                Box::new((waiting(pair, at, 1, 0), listener))
+            },
+        ),
+        (
+            "syn_recv",
+            |pair| &pair.b,
+            |pair| {
+                let (listener, at) = listener(pair);
+                nft(&pair.a, "output", "tcp flags & (syn | ack) == ack drop"); // the end of the handshake
+                Box::new((connect(&pair.a, at).unwrap(), listener))
+            },
+        ),
+        ("fin_wait1", |pair| &pair.a, |pair| Box::new(orphan(pair, false))),
+        ("time_wait", |pair| &pair.b, |pair| closed(pair, B)),
+        ("time_wait", |pair| &pair.b, |pair| closed(pair, B6)),
+    ];
+    for (state, netns, begin) in cases {
+        let pair = Pair::new();
+        let daemon = daemon_for("snapshot_sockets", netns(&pair));
+        let mut client = Client::connect(&daemon.socket);
+        let mut found = || {
+            let answer = client.call("snapshot_sockets", json!({"limit": 10_000})).unwrap();
+            rows(&answer, "sockets", netns(&pair)).iter().filter(|row| row["state"] == state).count()
+        };
+        // A process holds it, and the kernel does not count it.
+        let bound = netns(&pair).enter(|| socket(AddressFamily::INET, SocketType::STREAM, None).unwrap());
+        bind(&bound, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+        assert_eq!(found(), 0, "{state}");
+        let _kept = begin(&pair);
+        until("it is found", || (found() == 1).then_some(()));
     }
 }

@@ -22,10 +22,13 @@ use tempfile::TempDir;
 
 mod deadline;
 pub mod delayed;
+mod few;
 pub mod installed;
 mod network;
 pub mod slow;
 mod watching;
+#[allow(unused_imports)] // unused in binaries that load every tool
+pub use few::*;
 pub use network::*;
 #[allow(unused_imports)] // unused in binaries that open no window
 pub use watching::*;

@@ -15,8 +15,6 @@ use std::{
     time::Duration,
 };
 
-use netmon_mcp::tools::SAMPLERS;
-
 use super::{Daemon, require_root, run, until};
 
 /// A network namespace, removed when dropped.
@@ -122,13 +120,6 @@ impl Pair {
 /// A daemon in a namespace, so that its own interfaces are the test's.
 pub fn daemon_in(netns: &Netns) -> Daemon {
     netns.enter(Daemon::own)
-}
-
-/// A daemon in a namespace with only one tool and `status`: it starts fast.
-pub fn daemon_for(tool: &str, netns: &Netns) -> Daemon {
-    let others = SAMPLERS.iter().map(|sampler| sampler.name).filter(|name| ![tool, "status"].contains(name));
-    let without: Vec<_> = others.flat_map(|name| ["--without", name]).collect();
-    netns.enter(|| Daemon::start_with(&without))
 }
 
 /// Accepts on `address` and echoes received data, until the test drops the listener.

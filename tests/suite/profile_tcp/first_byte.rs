@@ -47,7 +47,7 @@ fn think(ends: &mut Ends, count: usize, thinks: Duration) -> Vec<Duration> {
 #[test]
 fn server_that_thinks_is_late_at_both_ends() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     for (ms, count, address) in [(10, 20, B), (250, 4, B6), (2_500, 1, B)] {
         let mut ends = Ends::new(&pair.a, &pair.b, address, address);
         let thinks = Duration::from_millis(ms);
@@ -67,7 +67,7 @@ fn server_that_thinks_is_late_at_both_ends() {
 #[test]
 fn slow_path_is_in_the_clients_time_only() {
     let pair = SlowPair::new(Duration::from_millis(10));
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let mut ends = Ends::new(&pair.a, &pair.b, SLOW_B, SLOW_B);
     let thinks = Duration::from_millis(30);
     let mut times = Vec::new();
@@ -83,7 +83,7 @@ fn slow_path_is_in_the_clients_time_only() {
 #[test]
 fn connection_per_request_counts() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let listener_of_all = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let to = listener_of_all.local_addr().unwrap();
     let thinks = Duration::from_millis(20);
@@ -136,7 +136,7 @@ fn defer_accept(listener: &TcpListener) {
 #[test]
 fn pipelined_requests_have_one_first_byte() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let ends = Ends::new(&pair.a, &pair.b, B, B);
     let thinks = Duration::from_millis(50);
     let mut times = Vec::new();
@@ -177,7 +177,7 @@ fn overlap(ends: &Ends, count: usize) {
 #[test]
 fn both_ways_at_once_is_left_out_and_counted() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let ends = Ends::new(&pair.a, &pair.b, B, B);
     let answer = watched(&daemon, json!({"port": ends.to.port()}), || {
         overlap(&ends, 6);
@@ -192,7 +192,7 @@ fn both_ways_at_once_is_left_out_and_counted() {
 #[test]
 fn left_out_connection_is_looked_at_again() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let ends = Ends::new(&pair.a, &pair.b, B, B);
     let answer = watched(&daemon, json!({"port": ends.to.port()}), || {
         let (mut client, mut server) = (&ends.client, &ends.server);
@@ -214,7 +214,7 @@ fn left_out_connection_is_looked_at_again() {
 #[test]
 fn unasked_data_is_left_out_and_counted() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let ends = Ends::new(&pair.a, &pair.b, B, B);
     let answer = watched(&daemon, json!({"port": ends.to.port()}), || {
         let (mut client, mut server) = (&ends.client, &ends.server);
@@ -235,7 +235,7 @@ fn unasked_data_is_left_out_and_counted() {
 #[test]
 fn exchange_from_before_the_window_is_not_counted() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let mut ends = Ends::new(&pair.a, &pair.b, B, B);
     ends.round_trips(2);
     ends.client.write_all(&[1]).unwrap();

@@ -24,7 +24,7 @@ fn write_for(stream: &TcpStream, time: Duration, bytes: usize, pause: Duration) 
 
 /// The limit of a client with this way of writing, to a server that reads or not.
 fn limit(pair: (&Netns, &Netns), address: &str, reads: bool, write: impl FnOnce(&TcpStream)) -> Value {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("profile_tcp");
     let ends = Ends::new(pair.0, pair.1, address, address);
     let mut server = ends.server.try_clone().unwrap();
     if reads {

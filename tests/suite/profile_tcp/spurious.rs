@@ -9,7 +9,7 @@ use crate::harness::*;
 
 #[test]
 fn lost_ack_makes_a_spurious_retransmit() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("profile_tcp"));
     pair.a.run("nft add table inet t");
     pair.a.run("nft add chain inet t in { type filter hook input priority 0 ; }");
     let mut ends = Ends::new(&pair.a, &pair.b, B, B);

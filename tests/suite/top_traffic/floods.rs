@@ -17,7 +17,7 @@ fn flood(netns: &Netns, to: SocketAddr, sockets: u64) {
 fn socket_flood_is_counted_untracked() {
     let _flooding = scanning();
     let netns = Netns::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let receiver = netns.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     let to = receiver.local_addr().unwrap();
     let sockets = 66_000;
@@ -41,7 +41,7 @@ fn socket_flood_is_counted_untracked() {
 fn socket_slots_are_freed_when_their_windows_end() {
     let _flooding = scanning();
     let netns = Netns::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let open = || netns.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     let (receiver, idle) = (open(), open());
     let to = receiver.local_addr().unwrap();

@@ -29,7 +29,7 @@ fn sum(bytes: [(&str, (u64, u64)); 3]) -> BTreeMap<String, (u64, u64)> {
 #[test]
 fn udp_sender_has_a_row_per_remote() {
     for (prefix, any) in [("10.71.0.", "0.0.0.0"), ("fd71::", "::")] {
-        let (netns, daemon) = (with_addresses(prefix), Daemon::start());
+        let (netns, daemon) = (with_addresses(prefix), Daemon::of("top_traffic"));
         for closes in [false, true] {
             let mut kept = None;
             let answer = measure(&daemon, question("remote"), || {
@@ -50,7 +50,7 @@ fn udp_sender_has_a_row_per_remote() {
 
 #[test]
 fn connected_udp_socket_may_send_and_reconnect() {
-    let (netns, daemon) = (with_addresses("10.72.0."), Daemon::start());
+    let (netns, daemon) = (with_addresses("10.72.0."), Daemon::of("top_traffic"));
     let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let to = |host: u8| SocketAddr::from(([10, 72, 0, host], 9));
     let _receivers = [1, 2, 3].map(|host| netns.enter(|| UdpSocket::bind(to(host)).unwrap()));
@@ -77,7 +77,7 @@ fn socket_row<'a>(answer: &'a Value, netns: &Netns, socket: &UdpSocket) -> &'a V
 // In guests, since Linux 6.3.
 #[test]
 fn udp_server_has_a_row_per_sender() {
-    let (netns, daemon) = (with_addresses("10.73.0."), Daemon::start());
+    let (netns, daemon) = (with_addresses("10.73.0."), Daemon::of("top_traffic"));
     let server = netns.enter(|| UdpSocket::bind("10.73.0.4:0").unwrap());
     let to = server.local_addr().unwrap();
     let clients =
@@ -101,7 +101,7 @@ fn udp_server_has_a_row_per_sender() {
 
 #[test]
 fn threads_sharing_a_socket_keep_remotes_separate() {
-    let (netns, daemon) = (with_addresses("10.74.0."), Daemon::start());
+    let (netns, daemon) = (with_addresses("10.74.0."), Daemon::of("top_traffic"));
     let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let answer = measure(&daemon, question("remote"), || {
         thread::scope(|scope| {
@@ -131,7 +131,7 @@ fn socket_with_many_remotes_leaves_room_for_others() {
     let _flooding = scanning();
     let netns = Netns::new();
     netns.ip("addr add 10.75.0.1/16 dev lo");
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let answer = measure_amid_all(&daemon, question("remote"), || {
         for host in 1..=REMOTES {
@@ -154,7 +154,7 @@ fn socket_with_many_remotes_leaves_room_for_others() {
 // In guests, since Linux 6.3.
 #[test]
 fn receiver_without_source_address_is_in_limits() {
-    let (netns, daemon) = (with_addresses("10.75.0."), Daemon::start());
+    let (netns, daemon) = (with_addresses("10.75.0."), Daemon::of("top_traffic"));
     let receiver = netns.enter(|| UdpSocket::bind("10.75.0.2:0").unwrap());
     let sender = netns.enter(|| UdpSocket::bind("10.75.0.1:0").unwrap());
     let to = receiver.local_addr().unwrap();
@@ -175,7 +175,7 @@ fn receiver_without_source_address_is_in_limits() {
 
 #[test]
 fn unit_rows_state_the_cgroup_v1_limit() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("top_traffic");
     let mut client = Client::connect(&daemon.socket);
     let v1 = !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     for (group_by, expected) in [("unit", v1), ("container", v1), ("process", false)] {

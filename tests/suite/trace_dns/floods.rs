@@ -20,7 +20,7 @@ fn other_datagrams() -> Vec<Vec<u8>> {
 // In guests.
 #[test]
 fn non_dns_packets_take_no_query_slots() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let server = serve(&pair.b, B6, 53);
     // No server has it, and its neighbor entry exists, so senders do not wait for resolution.
     const NOBODY: &str = "fd77::3";
@@ -42,7 +42,7 @@ fn non_dns_packets_take_no_query_slots() {
 
 #[test]
 fn long_stream_to_port_53_takes_no_query_slots() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let server = serve(&pair.b, B6, 53);
     let sink = pair.b.enter(|| TcpListener::bind((B, 53)).unwrap());
     thread::spawn(move || std::io::copy(&mut sink.accept().unwrap().0, &mut std::io::sink()));
@@ -65,7 +65,7 @@ fn full_window_counts_unread_messages() {
     const QUERIES: u16 = 10_000;
     const KEPT: u64 = 8_192;
     let _alone = scanning(); // it also fills the windows of other tests
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     serve(&pair.b, B, 53);
     let zone = format!("beyond-{}", pair.b.inode());
     let windows = [zone.as_str(), "no.such.zone"].map(|name| daemon.watch(TOOL, json!({"name": name})));

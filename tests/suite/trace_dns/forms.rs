@@ -49,7 +49,7 @@ fn assert_answered(answer: &Value, count: usize) {
 #[test]
 fn fragmented_and_extended_answers_are_matched() {
     for (address, options) in [(B, None), (B6, None), (B6, Some(4)), (B6, Some(60)), (B6, Some(244))] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
         let mtu = if address == B { 576 } else { 1_280 };
         pair.b.ip(&format!("link set v0 mtu {mtu}"));
         let bind = |netns: &Netns, address: &str, port| {
@@ -76,7 +76,7 @@ fn fragmented_and_extended_answers_are_matched() {
 
 #[test]
 fn messages_of_all_kinds_are_matched() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let socket = pair.b.enter(|| UdpSocket::bind((B, 53)).unwrap());
     serve_udp(socket, |query| match query[1] {
         1 => [&query[..2], &[0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]].concat(), // FORMERR, a header alone
@@ -115,7 +115,7 @@ fn messages_of_all_kinds_are_matched() {
 fn messages_sharing_tcp_segments_are_parsed() {
     const QUERIES: u16 = 60;
     for (address, records, cut) in [(B, 0, None), (B6, 9, None), (B, 2, Some(1)), (B6, 1, Some(777))] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
         let listener = pair.b.enter(|| TcpListener::bind((address, 53)).unwrap());
         let zone = format!("pipelined-{}", pair.b.inode());
         let all: Vec<_> = (0..QUERIES).map(|id| query(id, &format!("n{id}.{zone}"))).collect();
@@ -151,7 +151,7 @@ fn messages_sharing_tcp_segments_are_parsed() {
 #[test]
 fn reordered_and_repeated_tcp_segments_are_parsed() {
     const QUERIES: u16 = 12;
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
     let zone = format!("disorder-{}", pair.b.inode());
     let all: Vec<_> = (0..QUERIES).map(|id| query(id, &format!("n{id}.{zone}"))).collect();
     let [asked, replies] = [

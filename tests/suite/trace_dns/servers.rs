@@ -20,7 +20,7 @@ fn at(answer: &Value, zone: &str, address: &str) -> Vec<(String, bool)> {
 #[test]
 fn parallel_queries_are_matched_to_the_answering_server() {
     for (alive, silent) in [(B, "10.77.0.3"), (B6, "fd77::3")] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
         let prefix = if alive == B { 24 } else { 64 };
         let nodad = if alive == B { "" } else { "nodad" };
         pair.b.ip(&format!("addr add {silent}/{prefix} dev v0 {nodad}"));
@@ -58,7 +58,7 @@ fn parallel_queries_are_matched_to_the_answering_server() {
 #[test]
 fn namespaces_with_equal_addresses_stay_separate() {
     const PORT: u16 = 40_123;
-    let (daemon, alive, dead) = (Daemon::start(), Netns::new(), Netns::new());
+    let (daemon, alive, dead) = (Daemon::of("trace_dns"), Netns::new(), Netns::new());
     [&alive, &dead].iter().for_each(|netns| drop(netns.ip("link set lo up")));
     let server = serve(&alive, "127.0.0.1", 53);
     let _silent = silent_server(&dead, "127.0.0.1");
@@ -84,7 +84,7 @@ fn namespaces_with_equal_addresses_stay_separate() {
 #[test]
 fn translated_query_counts_once() {
     const SERVICE: &str = "10.96.0.10";
-    let (near, far, daemon) = (Pair::new(), Netns::new(), Daemon::start());
+    let (near, far, daemon) = (Pair::new(), Netns::new(), Daemon::of("trace_dns"));
     let router = &near.b;
     run(&format!("ip link add v1 netns {} type veth peer name v1 netns {}", router.name(), far.name()));
     for (netns, address) in [(router, "10.78.0.1"), (&far, "10.78.0.2")] {
@@ -119,7 +119,7 @@ fn translated_query_counts_once() {
 #[test]
 fn port_translated_queries_are_counted() {
     for (family, loopback) in [("ip", "127.0.0.1"), ("ip6", "::1")] {
-        let (netns, daemon) = (Netns::new(), Daemon::start());
+        let (netns, daemon) = (Netns::new(), Daemon::of("trace_dns"));
         netns.ip("link set lo up");
         netns.run(&format!("nft add table {family} t"));
         netns.run(&format!("nft add chain {family} t o {{ type nat hook output priority -100 ; }}"));

@@ -6,7 +6,7 @@ use crate::processes::Process;
 #[test]
 fn container_overflows_exclude_unroutable_syns() {
     let pair = Pair::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of("trace_drops");
     // Its child does not close either, and neither accepts: 128 connections wait, and one more.
     let mut server = Process::in_netns(&pair.b, &format!("tcp-listen-fork {B} 86"));
     let child = server.hear().parse().unwrap();

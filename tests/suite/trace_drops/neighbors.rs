@@ -14,7 +14,7 @@ fn until_dead(netns: &Netns, neighbor: &str) {
 
 #[test]
 fn small_mtu_missing_route_and_dead_neighbor_at_a_router() {
-    let (net, daemon) = (Routed::new(), Daemon::start());
+    let (net, daemon) = (Routed::new(), Daemon::of("trace_drops"));
     net.router.ip("link set r0 mtu 1000");
     ask_for_neighbors_quickly(&net.router, "r0");
     let answer = answer_to(&daemon, || {
@@ -41,7 +41,7 @@ fn small_mtu_missing_route_and_dead_neighbor_at_a_router() {
 
 #[test]
 fn dead_neighbor_of_a_process() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
     ask_for_neighbors_quickly(&pair.a, "v0");
     let answer = answer_to(&daemon, || {

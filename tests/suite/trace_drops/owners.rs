@@ -5,7 +5,7 @@ use crate::processes::Process;
 
 #[test]
 fn short_lived_socket_of_a_process_with_many_files() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     nft(&pair.a, "output", "udp dport 92 drop");
     let mut server = Process::in_netns(&pair.a, &format!("udp-briefly {B} 92 3000"));
     server.hear();

@@ -1,0 +1,40 @@
+//! Daemons with a few tools. To load every tool takes two seconds of a CPU, more than most tests.
+
+use netmon_mcp::tools::SAMPLERS;
+
+use super::{Daemon, Netns};
+
+/// Tools that load fast.
+const LIGHT: [&str; 3] = ["network-monitor", "snapshot_interfaces", "snapshot_sockets"];
+
+impl Daemon {
+    /// A netmond with only one tool and `status`.
+    pub fn of(tool: &str) -> Daemon {
+        Daemon::with(&[tool])
+    }
+
+    /// For tests of the gateway.
+    pub fn light() -> Daemon {
+        Daemon::with(&LIGHT)
+    }
+
+    fn with(tools: &[&str]) -> Daemon {
+        // In a guest, the daemon of all tests has every tool.
+        if std::env::var_os("NETMON_TEST_SOCKET").is_some() {
+            Daemon::start()
+        } else {
+            Daemon::start_with(&only(tools))
+        }
+    }
+}
+
+/// The same in a namespace.
+pub fn daemon_for(tool: &str, netns: &Netns) -> Daemon {
+    netns.enter(|| Daemon::start_with(&only(&[tool])))
+}
+
+/// The arguments of a netmond with only these tools and `status`.
+fn only(tools: &[&str]) -> Vec<&'static str> {
+    let others = SAMPLERS.iter().map(|sampler| sampler.name).filter(|name| !tools.contains(name) && *name != "status");
+    others.flat_map(|name| ["--without", name]).collect()
+}
