@@ -219,7 +219,7 @@ static __always_inline bool storages_above(struct sock *sk, struct storages *sto
 		struct storages storages;                                                                              \
                                                                                                                        \
 		storages_above(sk, &storages) && ((carried_##name(storages.above, other) && (other)->pid) ||           \
-						  carried_##name(storages.first, other));                              \
+						  (carried_##name(storages.first, other) && (other)->is_known));       \
 	})
 
 /* The paths of an MPTCP socket, in order. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * After the last window: otherwise a marked listener would continue to copy its mark. The file that includes this
- * defines `forget()` first, which deletes a socket's storage. A socket without a process in another network namespace
- * keeps its storage, which has the number of its window.
+ * defines `forget()` first, which removes the tool's part of a socket's storage. A socket without a process in another
+ * network namespace keeps its part, which has the number of its window.
  */
 #pragma once
 #include "sockets.h"

@@ -160,6 +160,8 @@ __noinline int load_row_below(__u32 key)
 	if (!asked || !room || !carried_track(storage_in(room), (void *)room->carried))
 		return 0;
 	track = (const void *)room->carried;
+	if (!track->is_known)
+		return 0;
 	state = copy_in(room)->inet_conn.icsk_inet.sk.__sk_common.skc_state;
 	if (state == TCP_CLOSE || state == TCP_LISTEN || track->ended || !began_since(track, asked->since_ns))
 		return 0;

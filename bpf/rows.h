@@ -5,7 +5,7 @@
  * Include this after `#define ROW`, the type of a row, and five functions: `load_counters()` reads the socket, or a
  * copy, and its mark if it has one; `load_past()` adds what TCP does not count; `load_listener()` says whether a
  * listener needs more than `unread`; `load_direction()` adds which end opened a socket if its mark lacks that; and
- * `forget()` deletes the socket's storage.
+ * `forget()` removes the tool's part of the socket's storage.
  */
 #pragma once
 #include "accept_queue.h"

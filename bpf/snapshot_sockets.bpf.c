@@ -46,6 +46,7 @@ __noinline int load_row_below(__u64 address, __u32 key)
 	sk = &copy_in(room)->inet_conn.icsk_inet.sk;
 	row = (void *)room->row;
 	__builtin_memset(row, 0, sizeof(*row));
+	row->below = true;
 	row->protocol = sk->sk_protocol;
 	row->cookie = sk->__sk_common.skc_cookie.counter ?: address;
 	row->netns = sock_netns(sk);

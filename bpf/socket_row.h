@@ -50,7 +50,8 @@ struct socket_row {
 	__u8 redirected; /* it is in a sockmap: REDIRECTS_SENT or REDIRECTS_RECEIVED */
 	__u32 unread;    /* CLAIM_UNREAD: the number of sockets of this ring without a row */
 	__u8 kernel;     /* the kernel created it for itself: no process can have it */
-	__u8 pad[3];
+	__u8 below;      /* it is below another socket, or in a ring */
+	__u8 pad[2];
 };
 const struct socket_row *socket_row_type __attribute__((unused));
 

@@ -3,6 +3,9 @@
  * The storage of a TCP or UDP socket, with a part for each tool that follows sockets. The objects of these tools share
  * one map: the kernel allocates the storage of a map when a socket gets one, copies it at each accept, and frees it at
  * the end.
+ *
+ * `is_known` says that a part exists. trace_connections never removes its part: such a storage lives as long as its
+ * socket.
  */
 #pragma once
 #include "owner.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The storage of a monitored socket: its owner and opening time. */
+/* The part of trace_connections in a socket's storage. */
 #pragma once
 #include "connections.h"
 #include "storage.h"

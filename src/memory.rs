@@ -1,9 +1,10 @@
 //! Limits the memory that the allocator keeps after use.
 //!
 //! glibc gives every few threads an arena, and each arena keeps its largest size: fifty windows at once left 120 MB
-//! behind, one arena leaves 40 MB. netmond allocates too rarely for lock contention. The threads that serve HTTP do not.
+//! behind, one arena leaves 40 MB. netmond allocates rarely, so its threads do not wait for each other. The
+//! threads that serve HTTP allocate often.
 
-/// From now on all threads share so many arenas. One is for before the first thread starts; more may follow.
+/// Limits the number of arenas. Call it before a second thread allocates: glibc ignores later calls.
 pub fn share_arenas(number: usize) {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes two numbers; a value that it does not know is refused.

@@ -216,20 +216,22 @@ impl Reading {
 
 /// The orphans of all network namespaces: the kernel has one counter for them.
 fn orphans() -> u64 {
-    count(&sockstat(""), "TCP", "orphan").unwrap_or(0)
+    count(&fs::read_to_string(SOCKSTAT).unwrap_or_default(), "TCP", "orphan").unwrap_or(0)
 }
 
-/// The TCP sockets of our own namespace as the kernel counts them: those that have an address and a peer or listen, those in
-/// TIME_WAIT. Incomplete handshakes are not among them. It is unknown where the kernel does not say it.
+/// The kernel's count of TCP sockets in our own namespace: listening, connected, and in TIME_WAIT. It does not include
+/// incomplete handshakes and bound sockets. `None` if it is unavailable.
 pub fn counted() -> Option<u64> {
-    let ipv4 = sockstat("");
-    let ipv6 = count(&sockstat("6"), "TCP6", "inuse").unwrap_or(0); // not there without IPv6
+    let ipv4 = fs::read_to_string(SOCKSTAT).ok()?;
+    let ipv6 = match fs::read_to_string("/proc/net/sockstat6") {
+        Ok(ipv6) => count(&ipv6, "TCP6", "inuse")?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => 0, // no IPv6
+        Err(_) => return None,
+    };
     Some(count(&ipv4, "TCP", "inuse")? + count(&ipv4, "TCP", "tw")? + ipv6)
 }
 
-fn sockstat(family: &str) -> String {
-    fs::read_to_string(format!("/proc/net/sockstat{family}")).unwrap_or_default()
-}
+const SOCKSTAT: &str = "/proc/net/sockstat";
 
 fn count(sockstat: &str, protocol: &str, name: &str) -> Option<u64> {
     let counts = sockstat.lines().find_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "))?;

@@ -42,7 +42,7 @@ impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> LineTr
         }
     }
 
-    /// Its id is unknown, so the response has none: no schema of MCP allows null.
+    /// Answers a line without a known id. The response has none: no schema of MCP allows null.
     fn refuse(&mut self, error: ErrorData) {
         self.reply = Some(Box::pin(self.send(TxJsonRpcMessage::<RoleServer>::error(error, None))));
     }
@@ -91,7 +91,7 @@ impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> Transp
     }
 }
 
-/// Lines, and what is wrong with the others: the input goes on after those.
+/// Lines, or why one is unreadable: the lines after it follow.
 struct Lines(LinesCodec);
 
 impl Lines {

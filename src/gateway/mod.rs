@@ -62,7 +62,7 @@ use readings::Readings;
 /// Why there is no answer. The message includes the next step.
 #[derive(Debug)]
 pub enum Failure {
-    /// There is no such tool: the only error that MCP requires as a protocol error.
+    /// There is no such tool, and the message lists those that exist: the only error that MCP requires as a protocol error.
     UnknownTool(String),
     /// The daemon has no sample.
     Daemon(wire::Error),

@@ -1,4 +1,4 @@
-//! Errors of the protocol, for requests that are no tool calls, and for lines that are no messages.
+//! Errors of the protocol, for requests other than tool calls, and for lines that are not messages.
 
 use std::io;
 
@@ -27,7 +27,7 @@ pub fn unread(request: CustomRequest) -> ErrorData {
     }
 }
 
-/// The error for a line that is no message.
+/// The error for a line that is not a message.
 pub fn not_a_message(e: &serde_json::Error) -> ErrorData {
     match e.classify() {
         Category::Syntax | Category::Eof => ErrorData::parse_error(untrusted::clean(&format!("not JSON: {e}")), None),
@@ -35,7 +35,7 @@ pub fn not_a_message(e: &serde_json::Error) -> ErrorData {
     }
 }
 
-/// The error for a line that is no text.
+/// The error for a line that is not UTF-8.
 pub fn not_text(e: &io::Error) -> ErrorData {
     ErrorData::parse_error(format!("not JSON: {e}"), None)
 }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::schema::input_schema;
-use crate::{untrusted, wire::Error};
+use crate::{limits, untrusted, wire::Error};
 
 /// The two names that the length of a window has: in milliseconds, and in seconds (`network-monitor`).
 const IN_MS: &str = "duration_ms";
@@ -108,7 +108,8 @@ fn unknown(name: &str, schema: &Value) -> String {
 pub fn meant(name: &str, known: &[&str]) -> String {
     /// The similarity that clap requires for its own proposals.
     const ALIKE: f64 = 0.7;
-    let likeness = |known: &&&str| strsim::jaro(name, known);
+    // A long one is none of them, and to compare it takes long.
+    let likeness = |known: &&&str| if name.len() > limits::LOGGED_CHARS { 0.0 } else { strsim::jaro(name, known) };
     let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     let shown = untrusted::clean(name);
     match nearest.filter(|known| likeness(known) > ALIKE) {

@@ -208,3 +208,19 @@ fn round_trips_are_profiled_with_their_owner() {
     assert_eq!(remote["owners"][0]["pid"], std::process::id(), "{answer:#}");
     assert!(remote["rtt_us"]["samples"].as_u64().unwrap() >= 5, "{answer:#}");
 }
+
+/// Some kernels do not count the IPv6 paths of MPTCP in /proc/net/sockstat6.
+#[test]
+fn socket_without_a_process_is_found_beside_a_listener() {
+    let pair = Pair::new();
+    let at = SocketAddr::new(B6.parse().unwrap(), 0);
+    let Some(_listener) = listen(&pair.b, at, 8) else { return };
+    let daemon = daemon_for("snapshot_sockets", &pair.b);
+    let mut client = Client::connect(&daemon.socket);
+    let other = pair.b.enter(|| TcpListener::bind(at).unwrap());
+    let ends = (connect(&pair.b, other.local_addr().unwrap()).unwrap(), other.accept().unwrap());
+    drop((other, ends));
+    until("it is found", || {
+        client.call("snapshot_sockets", json!({})).unwrap()["states"]["time_wait"].as_u64().filter(|count| *count == 1)
+    });
+}

@@ -20,12 +20,12 @@ const STORAGES: &str = "storages";
 #[derive(Default)]
 pub struct Common {
     pub hubs: Hubs,
-    /// The map of the first object that has one: later objects use it as theirs.
+    /// The map of the first loaded object. Later objects reuse it.
     storages: Mutex<Option<OwnedFd>>,
 }
 
 impl Common {
-    /// Loads an object with the maps that it shares.
+    /// Loads an object. It reuses the shared map if there is one.
     pub fn load<'obj, O: OpenSkel<'obj>>(&self, mut open: O) -> libbpf_rs::Result<O::Output> {
         if !open.open_object().maps().any(|map| map.name() == STORAGES) {
             return open.load();
@@ -35,6 +35,7 @@ impl Common {
             for mut map in open.open_object_mut().maps_mut().filter(|map| map.name() == STORAGES) {
                 map.reuse_fd(known.as_fd())?;
             }
+            drop(storages); // loading takes long
             return open.load();
         }
         let loaded = open.load()?;

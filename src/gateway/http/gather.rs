@@ -15,7 +15,7 @@ use crate::limits;
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// The response to a request with the events of its first moment together: all of them, if it has ended by then.
+/// Collects the events of the first moment into one piece: all events, if the response ends within it.
 pub async fn gathered(response: Response) -> Response {
     if response.headers().get(header::CONTENT_TYPE) != Some(&EVENTS) {
         return response;

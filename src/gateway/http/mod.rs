@@ -303,7 +303,7 @@ fn router<S: ServerHandler>(
         .with_cancellation_token(streams.clone());
     let mcp = StreamableHttpService::new(move || Ok(server()), Arc::clone(&http.sessions.manager), config);
     let mcp =
-        Router::new().route_service("/mcp", mcp).layer(middleware::from_fn_with_state(Arc::clone(http), own_sessions));
+        Router::new().route_service("/mcp", mcp).layer(middleware::from_fn_with_state(Arc::clone(http), in_sessions));
     Router::new()
         .merge(mcp)
         .merge(page::routes(http, streams))
@@ -315,8 +315,8 @@ fn router<S: ServerHandler>(
         .with_state(Arc::clone(http))
 }
 
-/// Notes whose a session is that MCP has just begun; sends a short answer in one piece.
-async fn own_sessions(State(http): State<Arc<Http>>, request: Request, next: Next) -> Response {
+/// Notes the owner of a new session, and sends a short answer in one piece.
+async fn in_sessions(State(http): State<Arc<Http>>, request: Request, next: Next) -> Response {
     let sender = request.extensions().get::<Sender>().cloned();
     let is_call = request.method() == Method::POST;
     let response = next.run(request).await;

@@ -91,9 +91,10 @@ struct Selection<'a> {
     states: BTreeMap<State, u64>,
     other_netns: bool,
     redirected: u64,
-    /// TCP sockets of our own namespace that the kernel counts, and incomplete handshakes, which it does not.
+    /// Listed TCP sockets of our own namespace that the kernel also counts.
     counted: u64,
-    half_open: u64,
+    /// Incomplete handshakes, and MPTCP's paths: the kernel does not count them, or not all.
+    uncounted: u64,
     /// Of each ring, how many of its sockets have no row.
     rings: HashMap<u64, u32>,
 }
@@ -110,15 +111,15 @@ impl<'a> Selection<'a> {
             other_netns: false,
             redirected: 0,
             counted: 0,
-            half_open: 0,
+            uncounted: 0,
             rings: HashMap::new(),
         }
     }
 
-    /// Whether processes hold every TCP socket of our namespace: the search for others in the kernel's table takes as long
-    /// on an idle host as on a busy one.
+    /// Whether processes hold every TCP socket of our namespace. With a filter, fewer are counted, so this is false. The search
+    /// for others in the kernel's table takes as long on an idle host as on a busy one.
     fn has_all(&self) -> bool {
-        self.half_open == 0 && sockets::counted() == Some(self.counted)
+        self.uncounted == 0 && sockets::counted() == Some(self.counted)
     }
 
     fn take(&mut self, row: &socket_row) {
@@ -136,7 +137,7 @@ impl<'a> Selection<'a> {
             self.other_netns = true;
         } else if row.protocol == TCP && state != State::Close {
             self.counted += 1;
-            self.half_open += u64::from(row.half_open);
+            self.uncounted += u64::from(row.half_open) + u64::from(row.below);
         }
         self.redirected += u64::from(row.redirected != 0);
         *self.states.entry(state).or_default() += 1;
