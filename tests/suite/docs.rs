@@ -233,7 +233,8 @@ fn squeezed(text: &str) -> String {
 #[test]
 fn clients_command_prints_the_snippets_of_the_page() {
     let output = Command::new(GATEWAY).arg("clients").output().unwrap();
-    let printed = String::from_utf8(output.stdout).unwrap().replace(GATEWAY, "netmon-mcp");
+    let program = fs::canonicalize(GATEWAY).unwrap(); // as the kernel names it
+    let printed = String::from_utf8(output.stdout).unwrap().replace(program.to_str().unwrap(), "netmon-mcp");
     let page = parse(Path::new("docs/clients.md"));
     let first = page.blocks.iter().position(|(_, block)| block.starts_with("claude mcp add")).unwrap();
     let until = page.blocks.iter().position(|(_, block)| block.starts_with("alice ")).unwrap();

@@ -348,6 +348,7 @@ fn clean_traffic_has_no_drops() {
 
 #[test]
 fn windows_share_a_program_and_its_counts() {
+    let no_scans = without_scans();
     let (pair, daemon) = (Pair::new(), Daemon::of("trace_drops"));
     let mut client = Client::connect(&daemon.socket);
     let windows = [(); 3].map(|()| daemon.watch(TOOL, json!({"limit": 10_000})));
@@ -358,6 +359,7 @@ fn windows_share_a_program_and_its_counts() {
         let answer = window.end();
         assert_eq!(row(&answer, &pair.b, "NO_SOCKET")["count"], 40);
     }
+    drop(no_scans);
     client.until_detached(TOOL);
     // A later window excludes the counts of an earlier one.
     let answer = answer_to(&daemon, || ());
