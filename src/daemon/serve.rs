@@ -278,7 +278,8 @@ impl Conversation<'_> {
             drop(begun); // to take it is the client's affair
             self.peer.hold(&mut memory, &request.tool, line.len())?;
             *bytes += line.len();
-            self.write(&line)?;
+            // After a part of a line, an error would read as its rest.
+            self.write(&line).map_err(|_| Error::Cancelled)?;
             begun = self.progress.begin();
             match every {
                 Some(every) if goes_on => end = (end + every).max(Instant::now()),

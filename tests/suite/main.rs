@@ -33,6 +33,7 @@ mod http_harness;
 mod hub;
 mod interfaces;
 mod io_uring;
+mod latency_recorded;
 mod loading;
 mod maps;
 mod mounts;
@@ -41,7 +42,6 @@ mod network_monitor;
 mod oauth;
 mod page;
 mod past;
-mod past_latency;
 mod past_tcp;
 #[allow(dead_code)]
 mod processes;

@@ -79,7 +79,8 @@ fn server_that_became_slow_is_in_the_recording() {
     assert!(first_byte["p50"].as_u64().unwrap() >= 1_350_000, "{profile:#}");
 
     let diagnosis = ask_past(&daemon.socket, &path, &format!("diagnose limit=1000 port={port}"), all);
-    let found = row(&diagnosis["findings"], |row| row["code"] == "slow_application");
+    let mut findings = diagnosis["findings"].as_array().unwrap().iter();
+    let found = findings.find(|found| found["code"] == "slow_application").unwrap_or_else(|| panic!("{diagnosis:#}"));
     let evidence = &found["evidence"];
     assert_eq!((&evidence["local"], &evidence["owner"]["netns"]), (&local, &json!(pair.b.inode())), "{found:#}");
     let ms = |key: &str| evidence[key].as_f64().unwrap_or_else(|| panic!("{key}: {found:#}"));
