@@ -125,7 +125,7 @@ pub const CGROUP_WALKS_PER_SECOND: u32 = 20;
 /// Threads that serve HTTP clients. A long answer, of which a client has one at a time, takes tens of milliseconds to
 /// write: the other clients of that thread wait so long, and those of the other thread do not.
 pub const WORKERS: usize = 2;
-/// Time to gather the first events of an answer over HTTP. A call without a window takes less.
+/// Time to gather the first events of an answer over HTTP. Most calls without a window take less.
 pub const GATHERED: Duration = Duration::from_millis(20);
 /// HTTP connections at once. An idle one costs about 10 KB, one in the middle of a header up to [`HEADER_BYTES`] more.
 pub const CONNECTIONS: usize = 2_048;

@@ -78,23 +78,25 @@ fn argument_twice_is_refused() {
     }
 }
 
+/// The usage error of a command line that needs no daemon and no privilege.
+fn usage_error(line: &str) -> String {
+    let mut command = cli(Path::new("/none"), line);
+    command.uid(65534);
+    let (code, text) = failure(command);
+    assert_eq!(code, 2, "{line}: {text}");
+    text
+}
+
 #[test]
 fn unknown_tool_error_lists_the_tools_that_exist_here() {
-    let ask = |line: &str| {
-        let mut command = cli(Path::new("/none"), line);
-        command.uid(65534);
-        let (code, text) = failure(command);
-        assert_eq!(code, 2, "{line}: {text}");
-        text
-    };
     for line in ["tools nope", "call nope", "call nope -o json"] {
-        let text = ask(line);
+        let text = usage_error(line);
         assert!(text.contains("unknown tool nope") && text.contains("trace_dns"), "{line}: {text}");
         assert!(!text.contains("hosts"), "{line}: {text}");
-        assert!(ask(&format!("--host web1=unix:/none {line}")).contains(", hosts"), "{line}");
+        assert!(usage_error(&format!("--host web1=unix:/none {line}")).contains(", hosts"), "{line}");
     }
-    assert!(ask("tools trace_dsn").contains("did you mean trace_dns?"));
-    assert!(ask("tools hosts").contains("no other host is configured"));
+    assert!(usage_error("tools trace_dsn").contains("did you mean trace_dns?"));
+    assert!(usage_error("tools hosts").contains("no other host is configured"));
     let mut help = cli(Path::new("/none"), "tools --help");
     let help = String::from_utf8(help.output().unwrap().stdout).unwrap();
     assert!(help.contains("trace_dns") && !help.contains("hosts,") && !help.contains(", hosts"), "{help}");
@@ -102,23 +104,16 @@ fn unknown_tool_error_lists_the_tools_that_exist_here() {
 
 #[test]
 fn unknown_argument_error_lists_every_accepted_one() {
-    let ask = |line: &str| {
-        let mut command = cli(Path::new("/none"), line);
-        command.uid(65534);
-        let (code, text) = failure(command);
-        assert_eq!(code, 2, "{line}: {text}");
-        text
-    };
     for line in ["diagnose nope=1", "snapshot_sockets nope=1", "snapshot_sockets duration=1s"] {
-        let text = ask(line);
+        let text = usage_error(line);
         assert!(text.contains("since, until") && !text.contains("host"), "{line}: {text}");
-        let text = ask(&format!("--host web1=unix:/none {line}"));
+        let text = usage_error(&format!("--host web1=unix:/none {line}"));
         assert!(text.contains("since, until, host"), "{line}: {text}");
     }
-    assert!(ask("diagnose sinc=-1h").contains("did you mean since?"));
-    assert!(!ask("network-monitor operation=incoming nope=1").contains("since"), "it is not recorded");
-    assert!(ask("--host web1=unix:/none status nope=1").contains("Arguments: host"));
-    assert!(ask("status nope=1").contains("this tool takes no arguments"));
+    assert!(usage_error("diagnose sinc=-1h").contains("did you mean since?"));
+    assert!(!usage_error("network-monitor operation=incoming nope=1").contains("since"), "it is not recorded");
+    assert!(usage_error("--host web1=unix:/none status nope=1").contains("Arguments: host"));
+    assert!(usage_error("status nope=1").contains("this tool takes no arguments"));
 }
 
 #[test]
