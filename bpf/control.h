@@ -88,30 +88,6 @@ static __always_inline bool load_control(struct sk_buff *skb, __u64 at, struct c
 	return true;
 }
 
-static __noinline int add_control(struct sk_buff *skb, __u64 from, struct ipv4 *ip, __u8 egress)
-{
-	struct control_key key = { .egress = egress, .protocol = ip->protocol, .source = ip->source };
-	__u32 zero = 0, header = ip->offset + (ip->protocol == OSPF ? 0 : 8);
-	struct control *room, *known;
-
-	room = bpf_map_lookup_elem(&control_room, &zero);
-	if (!room || !load_control(skb, from + header, room))
-		return 0;
-	load_control_key(&key, room);
-	key.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
-	key.ifindex = BPF_CORE_READ(skb, dev, ifindex);
-	room->destination = ip->destination;
-	known = bpf_map_lookup_elem(&controls, &key);
-	/* An old entry belongs to an earlier transaction. */
-	if (known && room->last_ns - known->last_ns < STALE_NS) {
-		room->first_ns = known->first_ns;
-		room->count = known->count + 1;
-	}
-	if (bpf_map_update_elem(&controls, &key, room, BPF_ANY))
-		__sync_fetch_and_add(&controls_lost, 1);
-	return 0;
-}
-
 /* Where `read_ipv4` cannot. */
 static __always_inline bool copy_ipv4(struct sk_buff *skb, __u64 from, struct ipv4 *ip)
 {
@@ -128,16 +104,56 @@ static __always_inline bool copy_ipv4(struct sk_buff *skb, __u64 from, struct ip
 	return true;
 }
 
-/* Every packet passes here, so what is neither ends soon. */
+static __noinline int add_control(struct sk_buff *skb, __u64 from, __u8 egress)
+{
+	struct control_key key = { .egress = egress };
+	struct control *room, *known;
+	struct ipv4 ip = {};
+	__u32 zero = 0;
+
+	if (!read_ipv4(skb, from, &ip) && (bpf_ksym_exists(bpf_rdonly_cast) || !copy_ipv4(skb, from, &ip)))
+		return 0;
+	if (ip.fragment || !(ip.protocol == OSPF || (ip.protocol == IPPROTO_UDP && is_dhcp(ip.word))))
+		return 0;
+	room = bpf_map_lookup_elem(&control_room, &zero);
+	if (!room || !load_control(skb, from + ip.offset + (ip.protocol == OSPF ? 0 : 8), room))
+		return 0;
+	key.protocol = ip.protocol;
+	key.source = ip.source;
+	load_control_key(&key, room);
+	key.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+	key.ifindex = BPF_CORE_READ(skb, dev, ifindex);
+	room->destination = ip.destination;
+	known = bpf_map_lookup_elem(&controls, &key);
+	/* An old entry belongs to an earlier transaction. */
+	if (known && room->last_ns - known->last_ns < STALE_NS) {
+		room->first_ns = known->first_ns;
+		room->count = known->count + 1;
+	}
+	if (bpf_map_update_elem(&controls, &key, room, BPF_ANY))
+		__sync_fetch_and_add(&controls_lost, 1);
+	return 0;
+}
+
+/*
+ * Every packet passes here, so what is neither ends soon: at its protocol, or at the ports of UDP behind a header
+ * without options.
+ */
 static __always_inline void note_control(struct sk_buff *skb, __u64 from, bool egress)
 {
-	struct ipv4 ip = {};
+	const struct udphdr *udp;
+	const struct iphdr *ip;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return;
-	if (!read_ipv4(skb, from, &ip) && (bpf_ksym_exists(bpf_rdonly_cast) || !copy_ipv4(skb, from, &ip)))
-		return;
-	if (ip.fragment || !(ip.protocol == OSPF || (ip.protocol == IPPROTO_UDP && is_dhcp(ip.word))))
-		return;
-	add_control(skb, from, &ip, egress);
+	if (bpf_ksym_exists(bpf_rdonly_cast)) {
+		ip = cast_to(iphdr, from);
+		if (ip->protocol != OSPF && ip->protocol != IPPROTO_UDP)
+			return;
+		udp = cast_to(udphdr, from + 20);
+		if (ip->protocol == IPPROTO_UDP && *(const __u8 *)ip == 0x45 &&
+		    !is_dhcp(udp->source | (__u32)udp->dest << 16))
+			return;
+	}
+	add_control(skb, from, egress);
 }

@@ -85,7 +85,7 @@ static __always_inline void tell_part(struct sk_buff *skb, struct segment *s, st
 	m->sight.segment = kind;
 	*(__be32 *)(m->data + (s->transport & (HEADS - 4)) + 4) = bpf_htonl(s->sequence + at);
 	m->sight.length = head + copy(skb, dynptr, m->data + head, s->from + head + at, bytes, room);
-	bpf_ringbuf_submit(m, 0);
+	bpf_ringbuf_submit(m, wake_flags(sizeof(m->sight) + HEADS + room));
 }
 
 /* Copies `bytes` of the data at `at`, PIECE at most. */

@@ -58,10 +58,17 @@ struct ipv6hdr {
 	__u8 nexthdr;
 } __attribute__((preserve_access_index));
 
-/* The mark of a packet, and its name. */
-static __always_inline __u8 dscp_of(struct sk_buff *skb, __u64 from, __u64 *name)
+/* What old kernels do not read in place. */
+static __always_inline bool copy_start(struct sk_buff *skb, __u64 from, __u8 header[12])
+{
+	return !bpf_probe_read_kernel(header, 12, (void *)from);
+}
+
+/* 0 = none, or not IP. */
+static __always_inline __u8 dscp_of(struct sk_buff *skb, __u64 from)
 {
 	bool is_ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
+	const struct ipv6hdr *ipv6;
 	__u8 header[12] = {};
 
 	if (!is_ipv4 && skb->protocol != bpf_htons(ETH_P_IPV6))
@@ -69,25 +76,36 @@ static __always_inline __u8 dscp_of(struct sk_buff *skb, __u64 from, __u64 *name
 	if ((__u64)skb->head + skb->tail < from + 20)
 		return 0;
 	if (bpf_ksym_exists(bpf_rdonly_cast)) {
-		if (is_ipv4) {
-			const struct iphdr *ip = cast_to(iphdr, from);
-
-			*name = (__u64)ip->protocol << 32 | (__u32)ip->tot_len << 16 | ip->id;
-			return ip->tos >> 2;
-		}
-		const struct ipv6hdr *ip = cast_to(ipv6hdr, from);
-
-		*name = (__u32)ip->payload_len << 16 | ip->nexthdr;
-		return (*(const __u8 *)ip & 15) << 2 | ip->flow_lbl[0] >> 6;
+		if (is_ipv4)
+			return cast_to(iphdr, from)->tos >> 2;
+		ipv6 = cast_to(ipv6hdr, from);
+		return (*(const __u8 *)ipv6 & 15) << 2 | ipv6->flow_lbl[0] >> 6;
 	}
-	if (bpf_probe_read_kernel(header, sizeof(header), (void *)from))
+	if (!copy_start(skb, from, header))
 		return 0;
-	if (is_ipv4) {
-		*name = (__u64)header[9] << 32 | (__u32)(header[2] | header[3] << 8) << 16 | header[4] | header[5] << 8;
-		return header[1] >> 2;
+	return is_ipv4 ? header[1] >> 2 : (header[0] & 15) << 2 | header[1] >> 6;
+}
+
+/* Of a packet with a mark. */
+static __always_inline __u64 name_of(struct sk_buff *skb, __u64 from)
+{
+	bool is_ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
+	const struct ipv6hdr *ipv6;
+	const struct iphdr *ip;
+	__u8 header[12] = {};
+
+	if (bpf_ksym_exists(bpf_rdonly_cast)) {
+		ip = cast_to(iphdr, from);
+		if (is_ipv4)
+			return (__u64)ip->protocol << 32 | (__u32)ip->tot_len << 16 | ip->id;
+		ipv6 = cast_to(ipv6hdr, from);
+		return (__u32)ipv6->payload_len << 16 | ipv6->nexthdr;
 	}
-	*name = (__u32)(header[4] | header[5] << 8) << 16 | header[6];
-	return (header[0] & 15) << 2 | header[1] >> 6;
+	if (!copy_start(skb, from, header))
+		return 0;
+	if (is_ipv4)
+		return (__u64)header[9] << 32 | (__u32)(header[2] | header[3] << 8) << 16 | header[4] | header[5] << 8;
+	return (__u32)(header[4] | header[5] << 8) << 16 | header[6];
 }
 
 static __always_inline struct marked *marked_here(void)
@@ -101,14 +119,17 @@ static __always_inline struct marked *marked_here(void)
 static __always_inline void note_mark(struct sk_buff *skb, __u64 from)
 {
 	struct marked *marked = marked_here();
-	__u64 name = 0;
+	__u8 dscp = dscp_of(skb, from);
 
 	if (!marked)
 		return;
-	marked->dscp = dscp_of(skb, from, &name);
-	marked->skb = marked->dscp ? (__u64)skb : 0;
+	marked->skb = 0;
+	if (!dscp)
+		return;
+	marked->skb = (__u64)skb;
+	marked->name = name_of(skb, from);
 	marked->ifindex = skb->dev->ifindex;
-	marked->name = name;
+	marked->dscp = dscp;
 }
 
 static __noinline int add_remark(struct sk_buff *skb, __u64 from, const struct marked *marked, __u8 dscp)
@@ -147,7 +168,6 @@ static __noinline int add_remark(struct sk_buff *skb, __u64 from, const struct m
 static __always_inline void compare_mark(struct sk_buff *skb, __u64 from)
 {
 	struct marked *marked;
-	__u64 name = 0;
 	__u8 dscp;
 
 	if (!skb->skb_iif)
@@ -155,7 +175,7 @@ static __always_inline void compare_mark(struct sk_buff *skb, __u64 from)
 	marked = marked_here();
 	if (!marked || marked->skb != (__u64)skb)
 		return;
-	dscp = dscp_of(skb, from, &name);
-	if (name == marked->name && dscp != marked->dscp)
+	dscp = dscp_of(skb, from);
+	if (dscp != marked->dscp && name_of(skb, from) == marked->name)
 		add_remark(skb, from, marked, dscp);
 }

@@ -6,6 +6,7 @@
  * counters it knows the number of wire packets in a GRO or TSO super-packet.
  */
 #include "owner.h"
+#include "ring.h"
 #include "super_packets.h"
 
 /* The verifier's context of an XDP program. */
@@ -266,7 +267,7 @@ static __always_inline void emit(struct sock *sk, struct attempt *attempt, __u64
 	e->established = established;
 	if (end_ns && !established)
 		e->error = BPF_CORE_READ(sk, sk_err);
-	bpf_ringbuf_submit(e, 0);
+	bpf_ringbuf_submit(e, wake_flags(sizeof(*e)));
 }
 
 /*

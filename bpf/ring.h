@@ -1,20 +1,32 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Records of a ring buffer that user space reads every 50 ms. */
+/* A ring buffer of records. Its reader sleeps until much is unread, or for half a second. */
 #pragma once
 #include "kernel.h"
 
 /*
- * Waking the reader for each record costs more than the record. So the program wakes it once per this number of bytes,
- * even while it is busy.
+ * To wake the reader costs more than a record: an interrupt of this CPU, which is slow in a virtual machine. So a
+ * program wakes it once in this many bytes.
  */
-enum { WAKE_BYTES = 64 * 1024 };
+enum { WAKE_BYTES = 128 * 1024 };
+
+/*
+ * What was written since the last read or wake-up, in bytes. Of two CPUs that write at once, one may not be counted.
+ * User space sets it to 0, so it is alone in its section.
+ */
+__u32 unread SEC(".data.unread") = 0;
+
+/* The flags of a record's output or submission. */
+static __always_inline __u64 wake_flags(__u32 bytes)
+{
+	__u32 now = unread + bytes;
+	bool is_much = now >= WAKE_BYTES;
+
+	unread = is_much ? 0 : now;
+	return is_much ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
 
 /* Returns whether the record fit. */
 static __always_inline bool put(void *ring, const void *record, __u64 size)
 {
-	__u64 unread = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA), flags = BPF_RB_NO_WAKEUP;
-
-	if (unread >= WAKE_BYTES && unread % WAKE_BYTES < 2 * size)
-		flags = BPF_RB_FORCE_WAKEUP;
-	return !bpf_ringbuf_output(ring, (void *)record, size, flags);
+	return !bpf_ringbuf_output(ring, (void *)record, size, wake_flags(size));
 }

@@ -8,6 +8,7 @@
 #include "holders.h"
 #include "next.h"
 #include "packet.h"
+#include "ring.h"
 
 enum { DNS = 53, MDNS = 5353 };
 
@@ -272,7 +273,7 @@ static __always_inline int tell(struct sk_buff *skb, struct bpf_dynptr *dynptr, 
 	}
 	m->sight = *sight;
 	m->sight.length = copy(skb, dynptr, m->data, from, bytes, room);
-	bpf_ringbuf_submit(m, 0);
+	bpf_ringbuf_submit(m, wake_flags(sizeof(m->sight) + room));
 	return 0;
 }
 

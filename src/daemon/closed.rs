@@ -6,12 +6,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use libbpf_rs::MapHandle;
-
 use crate::{
     daemon::{
         events::{Events, Subscription},
-        kernel::{Link, Pod},
+        kernel::{Link, Pod, Ring},
         shared::{Held, Shared},
     },
     limits,
@@ -47,7 +45,7 @@ struct Kept<T: Ended> {
 impl<T: Ended> Closed<T> {
     /// `attach` attaches the programs that write the ring buffer; `limit` are kept.
     pub fn new(
-        ring: &MapHandle,
+        ring: Ring,
         limit: usize,
         attach: impl Fn() -> Result<Vec<Link>, Error> + Send + Sync + 'static,
     ) -> Result<Arc<Self>, Error> {

@@ -4,28 +4,36 @@
 //! programs are detached, the thread ends, and the ring is unmapped. So nothing runs or is held without an open window.
 
 use std::{
+    io,
+    mem::MaybeUninit,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
-use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{RingBuffer, RingBufferBuilder};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fd::BorrowedFd,
+    event::{Timespec, epoll},
+    fd::{AsFd, OwnedFd},
 };
 
 use crate::{
     daemon::{
-        kernel::{self, Link, Pod},
+        kernel::{self, Link, Pod, Ring},
         shared::{Held, Shared},
     },
     limits,
     sync::lock,
     wire::Error,
 };
+
+/// Records that were written while a reader slept. More is a flood: it then reads often without being woken.
+const FLOOD: i32 = 256;
+/// For how long it sleeps during a flood. The smallest ring takes 500,000 records a second meanwhile.
+const FLOOD_TICK: Duration = Duration::from_millis(5);
 
 type Subscriber<T> = Box<dyn FnMut(&T) + Send>;
 type Subscribers<T> = Arc<Mutex<Vec<(u64, Subscriber<T>)>>>;
@@ -34,7 +42,7 @@ type Attach = Box<dyn Fn() -> Result<Vec<Link>, Error> + Send + Sync>;
 /// A stream of `T` from one ring buffer.
 pub struct Events<T: Pod> {
     attach: Attach,
-    map: MapHandle,
+    map: Ring,
     ring: Mutex<Option<RingBuffer<'static>>>,
     /// Whether a thread reads the ring.
     reading: Mutex<bool>,
@@ -53,12 +61,12 @@ pub struct Subscription<T: Pod> {
 impl<T: Pod> Events<T> {
     /// Events of the ring buffer `map`; `attach` attaches the programs that write it.
     pub fn new(
-        map: &MapHandle,
+        map: Ring,
         attach: impl Fn() -> Result<Vec<Link>, Error> + Send + Sync + 'static,
     ) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Events {
             attach: Box::new(attach),
-            map: MapHandle::try_from(map)?,
+            map,
             ring: Mutex::default(),
             reading: Mutex::default(),
             links: Shared::new(),
@@ -67,33 +75,41 @@ impl<T: Pod> Events<T> {
         }))
     }
 
-    fn open(&self) -> Result<(), Error> {
+    /// A descriptor that is ready once each time that a program wakes the reader.
+    fn woken(&self) -> io::Result<OwnedFd> {
+        let woken = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&woken, self.map.records.as_fd(), epoll::EventData::new_u64(0), flags)?;
+        Ok(woken)
+    }
+
+    /// Maps the ring, and returns what its reader waits for.
+    fn open(&self) -> Result<OwnedFd, Error> {
         let fan_out = Arc::clone(&self.subscribers);
         let mut builder = RingBufferBuilder::new();
-        builder.add(&self.map, move |bytes| {
+        builder.add(&self.map.records, move |bytes| {
             let event = kernel::read_record(bytes);
             lock(&fan_out).iter_mut().for_each(|(_, subscriber)| subscriber(&event));
             0
         })?;
+        let woken = self.woken()?;
         *lock(&self.ring) = Some(builder.build()?);
-        Ok(())
+        Ok(woken)
     }
 
     /// Calls `subscriber` with every event from now on, on the thread that reads the ring: it must
     /// be quick. The programs are attached when this returns.
     pub fn subscribe(self: &Arc<Self>, subscriber: impl FnMut(&T) + Send + 'static) -> Result<Subscription<T>, Error> {
         let mut reading = lock(&self.reading);
-        if !*reading {
-            self.open()?;
-        }
+        let woken = if *reading { None } else { Some(self.open()?) };
         let links = self.links.hold((), || {
             self.drain(); // what was left behind when the last window closed
             (self.attach)()
         });
         let links = links.and_then(|links| {
-            if !*reading {
+            if let Some(woken) = woken {
                 let events = Arc::clone(self);
-                let pump = move || events.pump();
+                let pump = move || events.pump(&woken);
                 thread::Builder::new().name("events".into()).stack_size(limits::THREAD_STACK).spawn(pump)?;
             }
             Ok(links)
@@ -109,15 +125,11 @@ impl<T: Pod> Events<T> {
         Ok(Subscription { events: Arc::clone(self), id, _links: links })
     }
 
-    fn pump(&self) {
-        let Some(fd) = lock(&self.ring).as_ref().map(RingBuffer::epoll_fd) else { return };
-        // SAFETY: the ring, which owns the descriptor, is taken below, at the end of this function, and nowhere else
-        // while this thread reads.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    fn pump(&self, woken: &OwnedFd) {
         loop {
-            // The kernel wakes us when much is unread, and a window drains the ring itself at its end.
+            // A program wakes us when much is unread, and a window drains the ring itself at its end.
             let tick = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-            let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&tick));
+            let _ = epoll::wait(woken, &mut [MaybeUninit::uninit()], Some(&tick));
             let mut reading = lock(&self.reading);
             if lock(&self.subscribers).is_empty() {
                 *reading = false;
@@ -125,16 +137,20 @@ impl<T: Pod> Events<T> {
                 return;
             }
             drop(reading);
-            self.drain();
+            while self.drain() >= FLOOD {
+                thread::sleep(FLOOD_TICK);
+            }
         }
     }
 
     /// Delivers the current content of the ring, but not later events: a flood that is faster than this reader would
-    /// never end.
-    fn drain(&self) {
-        if let Some(ring) = &*lock(&self.ring) {
-            ring.consume_raw_n(limits::RING_RECORDS);
+    /// never end. Returns the number of events.
+    fn drain(&self) -> i32 {
+        let read = lock(&self.ring).as_ref().map_or(0, |ring| ring.consume_raw_n(limits::RING_RECORDS));
+        if let Err(e) = kernel::set(&self.map.unread, 0u32, &0u32) {
+            tracing::warn!("the reader of a ring buffer may be woken too early: {e}");
         }
+        read
     }
 }
 

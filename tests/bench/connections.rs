@@ -42,11 +42,13 @@ pub fn cost() -> Vec<Figure> {
     figures
 }
 
-/// The same during `diagnose` with all tools, and with programs that only return at their tracepoints.
+/// The same during `diagnose` with all tools, with programs that only return at their tracepoints, and with only
+/// `trace_connections` beside such programs: the least that names the owner of each connection.
 pub fn diagnosed() -> Vec<Figure> {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let client = RefCell::new(Client::connect(&daemon.socket));
     let window = [("diagnose", json!({"duration_ms": 60_000}))];
+    let alone = [(TOOL, json!({"duration_ms": 60_000}))];
     let on = || cost::open(&mut client.borrow_mut(), &window);
     let off = |ids| {
         let mut client = client.borrow_mut();
@@ -60,6 +62,10 @@ pub fn diagnosed() -> Vec<Figure> {
         figures.push(cost::compare(&format!("{name}, diagnosed / not"), load(), (1.12, "<= 1.12"), on, off));
         let empty = Empty::diagnose;
         figures.push(cost::compare(&format!("… {name}, empty programs / none"), load(), (0.0, "-"), empty, drop));
+        let on = || (cost::open(&mut client.borrow_mut(), &alone), Empty::diagnose_but(TRACEPOINTS_OF_CONNECTIONS));
+        let off = |(ids, _)| cost::close(&mut client.borrow_mut(), &alone, ids);
+        let least = format!("… {name}, {TOOL} and empty programs / none");
+        figures.push(cost::compare(&least, load(), (0.0, "-"), on, off));
     }
     figures
 }

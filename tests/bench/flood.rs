@@ -9,7 +9,13 @@ use std::{
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 use serde_json::{Value, json};
 
-use crate::{Figure, cost, floor::Empty, harness::*, median, workload::Load};
+use crate::{
+    Figure, cost,
+    floor::{Empty, TRACEPOINTS_OF_DROPS},
+    harness::*,
+    median,
+    workload::Load,
+};
 
 /// The measuring tools, from `tools/list`.
 pub fn windows(daemon: &Daemon) -> Vec<(String, Value)> {
@@ -79,6 +85,12 @@ pub fn scan() -> Vec<Figure> {
     figures.push(scanned(&pair, &daemon, &windows));
     let floor = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), Empty::all, drop);
     figures.push(more("an empty program at their tracepoints", floor, "-"));
+    let client = RefCell::new(Client::connect(&daemon.socket));
+    let drops = [("trace_drops", json!({"duration_ms": 60_000}))];
+    let on = || (cost::open(&mut client.borrow_mut(), &drops), Empty::all_but(TRACEPOINTS_OF_DROPS));
+    let off = |(ids, _)| cost::close(&mut client.borrow_mut(), &drops, ids);
+    let least = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), on, off);
+    figures.push(more("trace_drops, and empty programs at the other tracepoints", least, "-"));
     figures
 }
 

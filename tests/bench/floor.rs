@@ -44,6 +44,9 @@ pub const TRACEPOINTS_OF_LATENCY: &[&CStr] = &[
 pub const TRACEPOINTS_OF_CONNECTIONS: &[&CStr] =
     &[c"fib6_table_lookup", c"fib_table_lookup", c"inet_sk_error_report", c"inet_sock_set_state"];
 
+/// Those of `trace_drops`.
+pub const TRACEPOINTS_OF_DROPS: &[&CStr] = &[c"kfree_skb"];
+
 /// Those of `top_traffic`.
 pub const TRACEPOINTS_OF_TRAFFIC: &[&CStr] = &[c"inet_sock_set_state", c"sock_recv_length", c"sock_send_length"];
 
@@ -75,12 +78,22 @@ impl Empty {
 
     /// At the tracepoints of `diagnose` and of the recorder.
     pub fn diagnose() -> Empty {
-        Empty::trace(&[TRACEPOINTS, &[c"neigh_update"]].concat())
+        Empty::diagnose_but(&[])
     }
 
     /// At the tracepoints of all tools that measure.
     pub fn all() -> Empty {
-        Empty::trace(&[TRACEPOINTS, TRACEPOINTS_OF_LATENCY].concat())
+        Empty::all_but(&[])
+    }
+
+    /// The same without those of some tools, which measure.
+    pub fn all_but(others: &[&CStr]) -> Empty {
+        Empty::trace(&without([TRACEPOINTS, TRACEPOINTS_OF_LATENCY].concat(), others))
+    }
+
+    /// At the tracepoints of `diagnose` and of the recorder, but those of some tools, which measure.
+    pub fn diagnose_but(others: &[&CStr]) -> Empty {
+        Empty::trace(&without([TRACEPOINTS, &[c"neigh_update"]].concat(), others))
     }
 
     /// At tracepoints, raw programs and typed programs are called alike.
@@ -90,6 +103,11 @@ impl Empty {
         let link = |name: &&CStr| owned(unsafe { bpf_raw_tracepoint_open(name.as_ptr(), program.as_raw_fd()) });
         Empty(tracepoints.iter().map(link).collect())
     }
+}
+
+fn without<'a>(mut tracepoints: Vec<&'a CStr>, others: &[&CStr]) -> Vec<&'a CStr> {
+    tracepoints.retain(|name| !others.contains(name));
+    tracepoints
 }
 
 /// `r0 = returns; exit`.

@@ -52,7 +52,7 @@ fn bridged_containers_are_counted_at_both_ends() {
     let net = Bridged::new();
     let mut server = Process::in_netns(&net.b, &format!("tcp-listen {B} 7301"));
     assert_eq!(server.hear(), "listening");
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let mut sender = None;
     let by_connection = json!({"port": 7_301, "group_by": "connection"});
     let asked = [
@@ -93,7 +93,7 @@ fn passed_connection_is_credited_to_its_new_holder() {
     assert_eq!(taker.hear(), "ready");
     let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
     let to: SocketAddr = listener.local_addr().unwrap();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let mut client = Client::connect(&daemon.socket);
     let port = json!({"port": to.port(), "remote": B});
     let [traffic, profile] = answers(&daemon, [("top_traffic", port.clone()), ("profile_tcp", port.clone())], || {

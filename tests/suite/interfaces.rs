@@ -59,7 +59,7 @@ fn every_field_agrees_with_ip() {
 
 #[test]
 fn interface_argument_selects_one_interface() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::of(TOOL);
     let mut client = Client::connect(&daemon.socket);
     let answer = client.call(TOOL, json!({"interface": "lo", "duration_ms": 100})).unwrap();
     let interfaces = answer["interfaces"].as_array().unwrap();

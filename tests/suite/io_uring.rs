@@ -68,7 +68,7 @@ fn registered_io_uring_socket_has_owner_bytes_and_queues() {
         let (mut client, server) = ends(&pair, address);
         let port = client.peer_addr().unwrap().port();
         let mut ring = ring_of(vec![server.into()]);
-        let daemon = Daemon::start(); // it has not seen the opening of the sockets
+        let daemon = Daemon::of_sockets(); // it has not seen the opening of the sockets
         let mut asking = Client::connect(&daemon.socket);
         for bytes in [20_000, 10_000] {
             let arguments = json!({"group_by": "connection", "port": port, "limit": 100});
@@ -100,7 +100,7 @@ fn registered_io_uring_socket_has_owner_bytes_and_queues() {
 // In guests, since Linux 5.19.
 #[test]
 fn io_uring_accepted_connection_has_owner_and_rtt() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
     // Other tests have connections of A, too.
     let [from, at] = ["10.82.0.1", "10.82.0.2"];
     pair.a.ip(&format!("addr add {from}/24 dev v0"));
@@ -141,7 +141,7 @@ fn udp_sockets_in_a_ring_are_listed() {
     let sender = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
     sender.send_to(&[1; 100], to).unwrap();
     let _ring = ring_of(vec![socket.into()]);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let mut client = Client::connect(&daemon.socket);
     until("the datagram is there", || {
         let answer = client.call("snapshot_sockets", json!({"port": to.port(), "protocol": "udp"})).unwrap();
@@ -154,7 +154,7 @@ fn unread_io_uring_sockets_are_counted() {
     let pair = Pair::new();
     let sockets = |netns: &Netns| netns.enter(|| (0..70).map(|_| UdpSocket::bind((B, 0)).unwrap().into()).collect());
     let _ring = ring_of(sockets(&pair.b));
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let asked = json!({"pid": std::process::id(), "protocol": "udp", "limit": 1_000});
     let answer = Client::connect(&daemon.socket).call("snapshot_sockets", asked).unwrap();
     assert_eq!(rows(&answer, "sockets", &pair.b).len(), 64, "{answer:#}");

@@ -65,7 +65,7 @@ fn bytes_of_both_ends_are_counted_with_owner() {
     let pair = Pair::new();
     for address in [B, B6] {
         let Some(mut ends) = connected(&pair, address) else { return };
-        let daemon = Daemon::start(); // it has not seen the opening of the sockets
+        let daemon = Daemon::of_sockets(); // it has not seen the opening of the sockets
         for bytes in [300_000, 200_000] {
             let arguments = json!({"group_by": "connection", "protocol": "tcp", "port": ends.to.port(), "limit": 100});
             let window = daemon.watch("top_traffic", arguments);
@@ -91,7 +91,7 @@ fn unread_data_is_in_the_receive_queue() {
     let Some(mut ends) = connected(&pair, B) else { return };
     ends.client.write_all(&[1; 50_000]).unwrap();
     until_acknowledged(&ends.client);
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let mut client = Client::connect(&daemon.socket);
     let mut queue = |left: u64| {
         let answer = client.call("snapshot_sockets", json!({"port": ends.to.port(), "limit": 50})).unwrap();
@@ -110,7 +110,7 @@ fn blocked_data_is_in_the_send_queue() {
     let pair = Pair::new();
     let Some(mut ends) = connected(&pair, B) else { return };
     ends.client.set_nonblocking(true).unwrap();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let mut client = Client::connect(&daemon.socket);
     let mut sent = 0u64;
     until("nothing moves", || {
@@ -130,7 +130,7 @@ fn full_accept_queue_has_an_owner() {
     let pair = Pair::new();
     let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 7_301);
     let Some(_listener) = listen(&pair.b, at, 2) else { return };
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&["snapshot_sockets", "top_traffic", "trace_drops"]);
     let window = daemon.watch("trace_drops", json!({"port": at.port()}));
     // The clients use plain TCP.
     let target = SocketAddr::new(B.parse().unwrap(), at.port());
@@ -171,7 +171,7 @@ fn second_subflow_is_credited_to_the_connecting_process() {
         netns.ip("mptcp limits set subflows 2 add_addr_accepted 2");
     }
     pair.a.ip("mptcp endpoint add 10.77.0.11 dev v0 subflow");
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let window = daemon.watch("trace_connections", json!({"limit": 100}));
     let mut ends = connected(&pair, B).unwrap();
     let port = ends.to.port();
@@ -195,7 +195,7 @@ fn second_subflow_is_credited_to_the_connecting_process() {
 fn round_trips_are_profiled_with_their_owner() {
     let pair = Pair::new();
     let Some(mut ends) = connected(&pair, B) else { return };
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let window = daemon.watch("profile_tcp", json!({"remote": B, "port": ends.to.port()}));
     for _ in 0..10 {
         ends.client.write_all(&[1; 100]).unwrap();

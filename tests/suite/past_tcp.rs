@@ -99,7 +99,7 @@ fn sockmap_bytes_are_counted_once() {
     for redirects in [true, false] {
         let (mut from, mut to) = ends(&netns);
         let kept = sockmap(&from, &to, redirects);
-        let daemon = Daemon::start();
+        let daemon = Daemon::of("top_traffic");
         for protocol in ["all", "tcp"] {
             for bytes in [1_000_000, 123_456] {
                 let arguments = json!({"group_by": "connection", "protocol": protocol, "limit": 1_000});
@@ -118,7 +118,7 @@ fn sockmap_bytes_are_counted_once() {
 
 #[test]
 fn sockmap_sockets_closed_in_the_window_are_counted() {
-    let (netns, daemon) = (Netns::new(), Daemon::start());
+    let (netns, daemon) = (Netns::new(), Daemon::of("top_traffic"));
     let window = daemon.watch("top_traffic", json!({"group_by": "netns", "limit": 1_000}));
     let (mut from, mut to) = ends(&netns);
     let _kept = sockmap(&from, &to, true);
@@ -133,7 +133,7 @@ fn sockmap_sockets_closed_in_the_window_are_counted() {
 #[test]
 fn sending_packet_sockets_are_named_in_limits() {
     use rustix::net::{AddressFamily, SocketType, socket};
-    let (netns, daemon) = (Netns::new(), Daemon::start());
+    let (netns, daemon) = (Netns::new(), Daemon::of("top_traffic"));
     let mut client = Client::connect(&daemon.socket);
     let mut count = || {
         let asked = json!({"pid": std::process::id(), "duration_ms": 100});

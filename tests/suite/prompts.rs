@@ -8,7 +8,7 @@ use crate::harness::*;
 
 #[test]
 fn prompts_are_listed_and_validated() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let list = client.request("prompts/list", json!({}));
     let names: Vec<_> = list["result"]["prompts"].as_array().unwrap().iter().map(|prompt| &prompt["name"]).collect();
@@ -22,7 +22,7 @@ fn prompts_are_listed_and_validated() {
 
 #[test]
 fn prompt_arguments_are_completed_from_open_sockets() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::light();
     let mut client = Client::connect(&daemon.socket);
     let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 77), 0)).unwrap();
     let _open = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

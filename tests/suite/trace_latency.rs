@@ -17,6 +17,7 @@ mod quota;
 mod truth;
 
 const TOOL: &str = "trace_latency";
+
 /// Runs `traffic` while a window is open, and returns the answer.
 fn watched(daemon: &Daemon, port: u16, traffic: impl FnOnce()) -> Value {
     let window = daemon.watch(TOOL, json!({"port": port, "limit": 100}));
@@ -115,11 +116,15 @@ fn request_in_two_parts_has_one_reply() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.a);
     let ends = Ends::new(&pair.a, &pair.b, B);
+    // Parts that are further apart than a millisecond are not taken for one request.
+    let mut apart = 0;
     let answer = watched(&daemon, ends.to.port(), || {
         let (mut client, mut server) = (&ends.client, &ends.server);
         for _ in 0..10 {
+            let begun = Instant::now();
             client.write_all(&[1; BYTES]).unwrap();
             client.write_all(&[1; BYTES]).unwrap();
+            apart += u64::from(begun.elapsed() >= Duration::from_millis(1));
             server.read_exact(&mut [0; BYTES]).unwrap();
             server.read_exact(&mut [0; BYTES]).unwrap();
             thread::sleep(Duration::from_millis(10));
@@ -129,9 +134,10 @@ fn request_in_two_parts_has_one_reply() {
     });
     for side in ["server", "client"] {
         let replies = row(&answer, "request_to_reply", side);
-        assert_eq!(replies["count"], 10, "{answer:#}");
+        assert!((10 - apart..=10).contains(&replies["count"].as_u64().unwrap()), "{apart} apart: {answer:#}");
         assert!((9_000.0..13_000.0).contains(&us(replies, "p50")), "{answer:#}");
     }
+    assert!(apart < 10, "this host stops for a millisecond all the time");
 }
 
 #[test]

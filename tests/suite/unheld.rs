@@ -103,7 +103,7 @@ fn until_nothing_moves(pair: &Pair) {
 
 #[test]
 fn waiting_connection_is_credited_to_its_listener() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
     let (listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 1, 10_000); // before the window
     let answer = top_traffic(&daemon, || {
@@ -127,7 +127,7 @@ fn waiting_connection_is_credited_to_its_listener() {
 
 #[test]
 fn unread_waiting_connections_are_counted() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
     let (listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 200, 1_000);
     let answer = top_traffic(&daemon, || {
@@ -154,7 +154,7 @@ fn unread_waiting_connections_are_counted() {
 #[test]
 fn orphan_is_counted_in_each_window() {
     for last_ack in [false, true] {
-        let (pair, daemon) = (Pair::new(), Daemon::start());
+        let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
         let mut ends = None;
         let answer = top_traffic(&daemon, || {
             let (mut peer, port) = orphan(&pair, last_ack);
@@ -179,7 +179,7 @@ fn orphan_is_counted_in_each_window() {
 
 #[test]
 fn old_orphans_are_counted() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
     let (mut peer, _) = orphan(&pair, false);
     for tool in ["top_traffic", "profile_tcp"] {
         let answer = watched(&daemon, tool, json!({}), || ());
@@ -190,7 +190,7 @@ fn old_orphans_are_counted() {
 
 #[test]
 fn overlapping_windows_share_an_orphan() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
     let window = || daemon.watch("top_traffic", json!({"group_by": "connection", "protocol": "tcp", "limit": 10_000}));
     let long = window();
     let (mut peer, _) = orphan(&pair, false);
@@ -205,7 +205,7 @@ fn overlapping_windows_share_an_orphan() {
 
 #[test]
 fn trace_connections_lists_waiting_and_orphaned() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
     let (_listener, at) = listener(&pair);
     let mut kept = None;
     // Failures come first, and a scan of another test would fill all rows.
@@ -244,7 +244,7 @@ fn owner<'a>(row: &'a Value, netns: &Netns) -> &'a Value {
 
 #[test]
 fn profile_tcp_counts_waiting_and_orphaned() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
     let (_listener, at) = listener(&pair);
     let mut clients = waiting(&pair, at, 150, 100); // before the window
     // By port and by address: other tests have the same addresses at the same time, and a remote lists only two owners.
@@ -269,7 +269,7 @@ fn profile_tcp_counts_waiting_and_orphaned() {
 
 #[test]
 fn rtts_of_an_earlier_window_are_excluded() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
+    let (pair, daemon) = (Pair::new(), Daemon::of_sockets());
     let (listener, at) = listener(&pair);
     // The cleanup program does not reach connections that wait for accept() at the end of a window.
     let mut clients = Vec::new();

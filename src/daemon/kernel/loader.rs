@@ -180,6 +180,18 @@ impl Loader {
     pub fn map(&mut self, map: &MapMut<'_>) -> libbpf_rs::Result<MapHandle> {
         MapHandle::try_from(map)
     }
+
+    /// Keeps a ring buffer, and the `.data.unread` of its object.
+    pub fn ring(&mut self, records: &MapMut<'_>, unread: &MapMut<'_>) -> libbpf_rs::Result<Ring> {
+        Ok(Ring { records: self.map(records)?, unread: self.map(unread)? })
+    }
+}
+
+/// A ring buffer of `bpf/ring.h`.
+pub struct Ring {
+    pub records: MapHandle,
+    /// A number of bytes.
+    pub unread: MapHandle,
 }
 
 thread_local! {

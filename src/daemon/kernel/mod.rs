@@ -35,7 +35,7 @@ mod probe;
 mod rooms;
 
 pub use common::Common;
-pub use loader::{Loader, Optional, adopt_libbpf, lacks};
+pub use loader::{Loader, Optional, Ring, adopt_libbpf, lacks};
 pub use maps::{Listed, delete, entries, field, per_cpu, per_cpu_array, remove, set, set_on_every_cpu};
 pub use probe::LOOPBACK;
 use rooms::ROOMS;

@@ -124,7 +124,8 @@ impl Outgoing {
     pub fn new(loader: &mut Loader, skel: &skel::NetworkMonitorSkel) -> Result<Option<Self>, Error> {
         let Some(program) = loader.optional(&skel.progs.connect_state)? else { return Ok(None) };
         let attached = program.clone();
-        let events = Events::new(&loader.map(&skel.maps.connects)?, move || Ok(vec![attached.trace()?]))?;
+        let ring = loader.ring(&skel.maps.connects, &skel.maps.data_unread)?;
+        let events = Events::new(ring, move || Ok(vec![attached.trace()?]))?;
         let bss = loader.map(&skel.maps.bss)?;
         Ok(Some(Outgoing { program, bss, events, watch: Mutex::default(), lingering: Arc::default() }))
     }

@@ -121,7 +121,7 @@ impl Profiler {
         let attached = traced.clone();
         let tables = Arc::new(Tables {
             forget: [loader.iterator(&progs.forget_held)?, loader.iterator(&progs.forget_tcp)?],
-            closed: Closed::new(&loader.map(&maps.closed)?, limits::PROFILED_CLOSED, move || {
+            closed: Closed::new(loader.ring(&maps.closed, &maps.data_unread)?, limits::PROFILED_CLOSED, move || {
                 Ok(attached.iter().map(Program::trace).collect::<io::Result<_>>()?)
             })?,
             closed_rtts: loader.map(&maps.closed_rtts)?,

@@ -154,7 +154,7 @@ impl Counting {
             forget: [loader.iterator(&progs.forget_held)?, loader.iterator(&progs.forget_tcp)?],
             slots: loader.map(&maps.slots)?,
             udp_flows: loader.map(&maps.udp_flows)?,
-            tcp_closed: Closed::new(&loader.map(&maps.tcp_closed)?, TCP_CLOSED_KEPT, move || {
+            tcp_closed: Closed::new(loader.ring(&maps.tcp_closed, &maps.data_unread)?, TCP_CLOSED_KEPT, move || {
                 Ok(vec![attached.trace()?])
             })?,
             bss: loader.map(&maps.bss)?,

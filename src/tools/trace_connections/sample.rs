@@ -97,7 +97,8 @@ impl ConnectionTracer {
         let requests = Arc::new(loader.map(&skel.maps.requests)?);
         let round = Arc::new(AtomicU32::new(1));
         let (attached, rounds, asked) = (states.clone(), Arc::clone(&round), Arc::clone(&requests));
-        let events = Events::new(&loader.map(&skel.maps.connections)?, move || {
+        let ring = loader.ring(&skel.maps.connections, &skel.maps.data_unread)?;
+        let events = Events::new(ring, move || {
             let links = attached.iter().map(Program::trace).collect::<Result<_, _>>()?;
             let round = rounds.fetch_add(1, Ordering::Relaxed);
             kernel::set(&asked, 0u32, &types::request { round, ..Default::default() })?;

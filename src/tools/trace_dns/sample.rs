@@ -49,7 +49,7 @@ impl DnsTracer {
         let attached = programs.clone();
         let attach = move || Ok(attached.iter().map(Program::trace).collect::<io::Result<_>>()?);
         Ok(DnsTracer {
-            events: Events::new(&loader.map(&skel.maps.messages)?, attach)?,
+            events: Events::new(loader.ring(&skel.maps.messages, &skel.maps.data_unread)?, attach)?,
             bss: loader.map(&skel.maps.bss)?,
             holders: Holders::new(loader.optional(&skel.progs.open_sockets)?, loader.map(&skel.maps.wanted)?),
             programs,

@@ -7,10 +7,17 @@ use super::{Daemon, Netns};
 /// Tools that load fast.
 const LIGHT: [&str; 3] = ["network-monitor", "snapshot_interfaces", "snapshot_sockets"];
 
+/// Tools that list the sockets of processes.
+const SOCKETS: [&str; 4] = ["profile_tcp", "snapshot_sockets", "top_traffic", "trace_connections"];
+
 impl Daemon {
     /// A netmond with only one tool and `status`.
     pub fn of(tool: &str) -> Daemon {
         Daemon::with(&[tool])
+    }
+
+    pub fn of_sockets() -> Daemon {
+        Daemon::with(&SOCKETS)
     }
 
     /// For tests of the gateway.
@@ -18,7 +25,8 @@ impl Daemon {
         Daemon::with(&LIGHT)
     }
 
-    fn with(tools: &[&str]) -> Daemon {
+    /// A netmond with only these tools and `status`.
+    pub fn with(tools: &[&str]) -> Daemon {
         // In a guest, the daemon of all tests has every tool.
         if std::env::var_os("NETMON_TEST_SOCKET").is_some() {
             Daemon::start()

@@ -94,7 +94,7 @@ fn sorted(mut said: [Value; 3]) -> [Value; 3] {
 #[test]
 fn accepted_connections_are_inbound() {
     let netns = Netns::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     // IPv4 and IPv6, one address and all; also one byte at a time.
     for (at, to, backlog, keeps) in [
         ("127.0.0.1:7100", "127.0.0.1:7100", 0, true),
@@ -123,7 +123,7 @@ fn accepted_connections_are_inbound() {
 #[test]
 fn bound_client_is_outbound() {
     let netns = Netns::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     for (number, from) in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "127.0.0.2:7119"].into_iter().enumerate() {
         let from: SocketAddr = from.parse().unwrap();
         let service = 7_110 + number as u16;
@@ -145,7 +145,7 @@ fn bound_client_is_outbound() {
 #[test]
 fn half_closed_connection_keeps_its_direction() {
     let netns = Netns::new();
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     for (service, server_first) in [(7_120, true), (7_121, false)] {
         let to: SocketAddr = ([127, 0, 0, 1], service).into();
         let listener = listener(&netns, to, 0);
@@ -170,7 +170,7 @@ fn half_closed_connection_keeps_its_direction() {
 #[test]
 fn simultaneous_open_and_self_connect_are_outbound() {
     let pair = SlowPair::new(Duration::from_millis(100));
-    let daemon = Daemon::start();
+    let daemon = Daemon::of_sockets();
     let (a, b) = ((SLOW_A, 7_130), (SLOW_B, 7_131));
     let at = |(host, port): (&str, u16)| SocketAddr::new(host.parse().unwrap(), port);
     let (one, other) = thread::scope(|scope| {

@@ -61,7 +61,7 @@ fn is_among(seen: &[Value], limit: &str) -> bool {
 
 #[test]
 fn tcp_cork_counts_as_application() {
-    let (pair, daemon) = (SlowPair::new(Duration::from_millis(5)), Daemon::start());
+    let (pair, daemon) = (SlowPair::new(Duration::from_millis(5)), Daemon::of_sockets());
     let stream = to_a_reader(&pair);
     sockopt::set_tcp_cork(&stream, true).unwrap();
     let (seen, row) = limits(&daemon, &stream, || {
@@ -78,7 +78,7 @@ fn tcp_cork_counts_as_application() {
 #[test]
 fn requested_pacing_counts_as_application() {
     const SO_MAX_PACING_RATE: libc::c_int = 47;
-    let (pair, daemon) = (SlowPair::new(Duration::from_millis(5)), Daemon::start());
+    let (pair, daemon) = (SlowPair::new(Duration::from_millis(5)), Daemon::of_sockets());
     let stream = to_a_reader(&pair);
     let rate: u32 = 200_000;
     // SAFETY: the descriptor is open, and the value has the given length.
@@ -99,7 +99,7 @@ fn requested_pacing_counts_as_application() {
 /// Most segments come while the window is full. Most of the time nothing comes, and the last few bytes wait for Nagle.
 #[test]
 fn limited_by_weighs_time_instead_of_segments() {
-    let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::start());
+    let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::of_sockets());
     let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
     let mut stream = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let mut server = listener.accept().unwrap().0;

@@ -14,7 +14,7 @@ use crate::harness::{slow::*, *};
 // In guests.
 #[test]
 fn timed_out_connection_was_established() {
-    let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::start());
+    let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::of("trace_connections"));
     let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
     let to = listener.local_addr().unwrap();
     let old = connect(&pair.a, to).unwrap();
