@@ -66,7 +66,7 @@ static __always_inline struct slot *admit(struct sock *sk, struct mark *mark, __
 		return 0;
 	if (slot->id)
 		bpf_map_delete_elem(&udp_flows, &slot->id);
-	mark_current(mark);
+	mark_task(mark, bpf_get_current_task_btf());
 	flow.slot = index;
 	flow.socket.cookie = cookie;
 	flow.socket.cgroup = load_cgroup(sk);

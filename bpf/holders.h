@@ -154,7 +154,7 @@ int open_sockets(struct bpf_iter__task_file *ctx)
  */
 static __always_inline __u64 socket_of(struct sk_buff *skb)
 {
-	struct sock *sk = skb->sk;
+	const struct sock *sk = untrusted(sk_buff, skb)->sk;
 
 	if (!sk)
 		return 0;

@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "below.h"
+#include "closing.h"
 #include "direction.h"
 #include "storage.h"
 #include "windows.h"
@@ -37,10 +38,8 @@ static __always_inline bool is_new(const struct mark *mark)
 }
 
 /* A kernel thread has no name. */
-static __always_inline void mark_current(struct mark *mark)
+static __always_inline void mark_task(struct mark *mark, const struct task_struct *task)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-
 	if (task->flags & PF_KTHREAD)
 		return;
 	load_holder(task, &mark->pid, mark->comm);
@@ -73,7 +72,7 @@ static __always_inline void mark_opened(struct sock *sk, int state)
 	mark->pid = mark->handshake_us = 0;
 	mark->direction = state == TCP_LISTEN ? INBOUND : OUTBOUND;
 	mark->comm[0] = 0;
-	mark_current(mark);
+	mark_task(mark, bpf_get_current_task_btf());
 	if (!mark->pid)
 		mark_as_above(sk, mark);
 	bpf_get_socket_cookie(sk);
@@ -104,7 +103,7 @@ static __always_inline void mark_closed(struct sock *sk)
 	if (!mark->direction)
 		mark->direction = guess_direction(sk);
 	if (!mark->pid || mark->direction == INBOUND)
-		mark_current(mark);
+		mark_task(mark, closing_task(mark->pid));
 	if (!mark->pid)
 		mark_as_above(sk, mark);
 	note_orphan(sk, mark);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* Common records of several programs: the owner of a socket, and its two ends. */
 #pragma once
-#include "kernel.h"
+#include "cast.h"
 
 /* A process, as it was at the time of the event. */
 struct owner {
@@ -23,9 +23,9 @@ struct endpoints {
  * A process: its number, and its name as in ps, which is the group leader's; a thread may have another name, such as
  * "tokio-runtime-w". Plain loads: a helper for each would cost 20 ns on a kernel with mitigations.
  */
-static __always_inline void load_holder(struct task_struct *task, __u32 *pid, char comm[16])
+static __always_inline void load_holder(const struct task_struct *task, __u32 *pid, char comm[16])
 {
-	const __u32 *name = (const void *)task->group_leader->comm;
+	const __u32 *name = (const void *)untrusted(task_struct, task)->group_leader->comm;
 	__u32 *word = (void *)comm;
 
 	*pid = task->tgid;
@@ -35,15 +35,16 @@ static __always_inline void load_holder(struct task_struct *task, __u32 *pid, ch
 	word[3] = name[3];
 }
 
-static __always_inline __u64 task_cgroup(struct task_struct *task)
+static __always_inline __u64 task_cgroup(const struct task_struct *task)
 {
-	return task->cgroups->dfl_cgrp->kn->id;
+	return untrusted(task_struct, task)->cgroups->dfl_cgrp->kn->id;
 }
 
 /* Process 1 of a PID namespace, of a container for example. */
-static __always_inline bool is_init(struct task_struct *task)
+static __always_inline bool is_init(const struct task_struct *task)
 {
-	__u32 level = task->group_leader->thread_pid->level;
+	const struct task_struct *leader = untrusted(task_struct, task)->group_leader;
+	__u32 level = leader->thread_pid->level;
 	const struct upid *innermost;
 	struct pid *pid;
 
@@ -52,7 +53,7 @@ static __always_inline bool is_init(struct task_struct *task)
 	if (!level)
 		return false;
 	/* As a number: old verifiers allow addition to it. */
-	if (bpf_core_read(&pid, sizeof(pid), &task->group_leader->thread_pid))
+	if (bpf_core_read(&pid, sizeof(pid), &leader->thread_pid))
 		return false;
 	innermost =
 	    (const void *)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
@@ -63,7 +64,7 @@ static __always_inline bool is_init(struct task_struct *task)
  * Whether a process creates sockets for the services that it starts, and keeps them, as systemd does. This is process 1
  * of the host or of a container, or a child subreaper, such as the manager of a user's services.
  */
-static __always_inline bool is_manager(struct task_struct *task)
+static __always_inline bool is_manager(const struct task_struct *task)
 {
 	return is_init(task) || BPF_CORE_READ_BITFIELD(task->signal, is_child_subreaper);
 }
@@ -95,13 +96,16 @@ static __always_inline __u8 claim_of(struct task_struct *task, __u32 fd, const s
 	return is_manager(task) ? CLAIM_MANAGER : CLAIM_OWN;
 }
 
+static __always_inline void load_owner(const struct task_struct *task, struct owner *owner)
+{
+	load_holder(task, &owner->pid, owner->comm);
+	owner->cgroup = task_cgroup(task);
+}
+
 /* Only for hooks that run in the context of the reported process. */
 static __always_inline void current_owner(struct owner *owner)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-
-	load_holder(task, &owner->pid, owner->comm);
-	owner->cgroup = task_cgroup(task);
+	load_owner(bpf_get_current_task_btf(), owner);
 }
 
 static __always_inline __u32 sock_netns(const struct sock *sk)
@@ -170,11 +174,7 @@ __noinline int is_owned_by_current(__u64 address)
 
 static __always_inline bool current_owns(const struct sock *sk)
 {
-	__u64 address = 0;
-
-	/* Such a function takes a number, since the verifier does not track pointers into it. */
-	bpf_probe_read_kernel(&address, sizeof(address), &sk);
-	return is_owned_by_current(address);
+	return is_owned_by_current(number_of((__u64)sk));
 }
 
 static __always_inline void mapped(__u8 address[16], __be32 ipv4)

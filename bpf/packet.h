@@ -4,7 +4,7 @@
  * flows.
  */
 #pragma once
-#include "kernel.h"
+#include "cast.h"
 
 /* The first bytes from the network header on: IPv6, an extension header or two, and the ports. */
 enum { HEADER = 64 };
@@ -35,12 +35,6 @@ static __always_inline __u32 copy_header(struct sk_buff *skb, __u8 to[HEADER])
 {
 	return skb->protocol ? copy_from(skb, to, network_header(skb)) : 0;
 }
-
-/* Linux 6.2 and newer. Not a call but a marker: the verifier then lets the program load there. */
-extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
-
-#define cast_to(type, address)                                                                                         \
-	((const struct type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(struct type)))
 
 /* The fields that distinguish IPv4 flows. */
 struct ipv4 {

@@ -61,13 +61,13 @@ static __always_inline void load_endpoints(const struct sock_common *c, struct e
 
 static __always_inline __u32 load_netns(const struct sock_common *c)
 {
-	return c->skc_net.net->ns.inum;
+	return untrusted(sock_common, c)->skc_net.net->ns.inum;
 }
 
 /* The cgroup that created the socket. It stays known after the process ends. */
 static __always_inline __u64 load_cgroup(const struct sock *sk)
 {
-	return sk->sk_cgrp_data.cgroup->kn->id;
+	return untrusted(sock, sk)->sk_cgrp_data.cgroup->kn->id;
 }
 
 /* Payload, each byte once. The peer's FIN takes a sequence number without a byte. */

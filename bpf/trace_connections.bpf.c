@@ -6,6 +6,7 @@
  * between, the socket's storage keeps its owner, since most state changes happen in softirq, where `current` is
  * arbitrary.
  */
+#include "closing.h"
 #include "next.h"
 #include "open_connections.h"
 
@@ -80,7 +81,7 @@ static __always_inline void closes(struct sock *sk)
 	if (!track)
 		return;
 	if (track->direction != OUTBOUND || !track->owner.pid) {
-		current_owner(&track->owner);
+		load_owner(closing_task(track->owner.pid), &track->owner);
 		track->managed = false;
 		track->owner.netns = load_netns(&sk->__sk_common);
 		if (!track->direction)

@@ -104,46 +104,57 @@ struct payload {
 
 enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, AUTHENTICATION = 51, OPTIONS = 60, MOBILITY = 135, EXTENSIONS = 8 };
 
-static __always_inline bool is_extension(__u8 header)
+#define IPV6_HEADER 40
+
+static __always_inline bool is_extension(__u32 header)
 {
 	return header == HOP_BY_HOP || header == ROUTING || header == FRAGMENT || header == AUTHENTICATION ||
 	       header == OPTIONS || header == MOBILITY;
 }
 
-/* Finds the header behind the IPv6 extension headers. False in a fragment after the first. */
-static __always_inline bool pass_extensions(struct sk_buff *skb, __u64 from, __u8 *protocol, __u32 *offset)
+/*
+ * The header behind the IPv6 extension headers of a packet in the memory from `from` to `end`: its offset times 256,
+ * and its protocol. 0 if it is not there, as in a fragment after the first. A global function: the verifier checks it
+ * once.
+ */
+__noinline int behind_extensions(__u64 from, __u64 end, __u32 protocol)
 {
-	__u64 end = (__u64)skb->head + skb->tail;
+	__u32 offset = IPV6_HEADER;
 	__u8 header[4];
 
-	for (int i = 0; i < EXTENSIONS && is_extension(*protocol); i++) {
-		if (from + *offset + 8 > end || bpf_probe_read_kernel(header, sizeof(header), (void *)(from + *offset)))
-			return false;
-		if (*protocol == FRAGMENT && (header[2] || header[3] & ~7))
-			return false;
-		if (*protocol == FRAGMENT)
-			*offset += 8;
-		else if (*protocol == AUTHENTICATION)
-			*offset += (header[1] + 2) * 4;
+	for (int i = 0; i < EXTENSIONS && is_extension(protocol); i++) {
+		if (from + offset + 8 > end || bpf_probe_read_kernel(header, sizeof(header), (void *)(from + offset)))
+			return 0;
+		if (protocol == FRAGMENT && (header[2] || header[3] & ~7))
+			return 0;
+		if (protocol == FRAGMENT)
+			offset += 8;
+		else if (protocol == AUTHENTICATION)
+			offset += (header[1] + 2) * 4;
 		else
-			*offset += (header[1] + 1) * 8;
-		*protocol = header[0];
+			offset += (header[1] + 1) * 8;
+		protocol = header[0];
 	}
-	return true;
+	return offset << 8 | (protocol & 0xff);
 }
 
 /* Whether the headers are of UDP, or of TCP with data or of its first segment, from or to a port of DNS. */
 static __always_inline bool find_payload(struct sk_buff *skb, __u64 from, const __u8 *header, __u32 bytes,
 					 struct payload *payload)
 {
-	__u32 offset = (header[0] & 15) * 4, at, ports;
+	__u32 offset = (header[0] & 15) * 4, at, ports, behind;
 	__u8 far[HEADER] __attribute__((aligned(8))) = {}, protocol = header[9];
 
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		protocol = header[6];
-		offset = 40;
-		if (is_extension(protocol) && !pass_extensions(skb, from, &protocol, &offset))
-			return false;
+		offset = IPV6_HEADER;
+		if (is_extension(protocol)) {
+			behind = behind_extensions(number_of(from), number_of((__u64)skb->head + skb->tail), protocol);
+			if (!behind)
+				return false;
+			protocol = behind;
+			offset = behind >> 8;
+		}
 	} else if (word_at(header, 4) & bpf_htonl(0x1fff)) {
 		return false; /* only a first fragment has ports */
 	}
@@ -242,7 +253,7 @@ static __always_inline bool is_message(struct sk_buff *skb, struct bpf_dynptr *d
 /* Once for all messages of a packet. */
 static __always_inline void describe(struct sk_buff *skb, struct sight *sight, bool egress)
 {
-	struct sock *sk = skb->sk;
+	const struct sock *sk = untrusted(sk_buff, skb)->sk;
 
 	sight->time_ns = bpf_ktime_get_ns();
 	sight->socket = socket_of(skb);

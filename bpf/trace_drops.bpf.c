@@ -157,7 +157,7 @@ static __always_inline void describe_route(struct flow *flow, struct sk_buff *sk
 static __always_inline void describe(struct flow *flow, struct sk_buff *skb, const struct sock *sk, __u64 receiver)
 {
 	struct dst_entry *dst = (void *)(skb->_skb_refdst & ~1ul);
-	struct net_device *dev = skb->dev;
+	struct net_device *dev = untrusted(sk_buff, skb)->dev;
 
 	__builtin_memset(&flow->owner, 0, sizeof(flow->owner));
 	__builtin_memset(flow->interface, 0, sizeof(flow->interface));

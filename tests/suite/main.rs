@@ -9,6 +9,7 @@ mod activation;
 mod adding;
 mod between;
 mod clients;
+mod closing;
 mod command_line;
 mod completion;
 mod conformance;
