@@ -38,8 +38,12 @@ impl Readings {
             Readings { question, input: request.input.clone(), stream: BufReader::new(stream), sum: None };
         let mut line = serde_json::to_vec(&request).unwrap_or_default();
         line.push(b'\n');
-        readings.stream.get_mut().write_all(&line).await.map_err(gone)?;
-        let line = readings.line().await?.unwrap_or_default();
+        // A daemon that refuses does so before it reads: its sentence is there all the same.
+        let written = readings.stream.get_mut().write_all(&line).await;
+        let Some(line) = readings.line().await? else {
+            written.map_err(gone)?;
+            return Err(Failure::Absent("netmond did not start the measurement".into()));
+        };
         match serde_json::from_str(&line) {
             Ok(Response { opened: true, .. }) => Ok(readings),
             _ => Err(read(&line)

@@ -48,7 +48,7 @@ impl Stream {
         let request = Request { version: wire::VERSION, tool, input: json!({}), tell_opened: true, every_ms };
         let mut line = serde_json::to_vec(&request)?;
         line.push(b'\n');
-        (&socket).write_all(&line)?;
+        let _ = (&socket).write_all(&line); // a daemon that refuses does so before it reads: its sentence follows
         socket.set_nonblocking(true)?;
         // Before the first it may have to load every tool.
         let patience = every + limits::ANSWER_GRACE;
@@ -135,5 +135,20 @@ pub fn wait(socket: Option<&UnixStream>, signals: &UnixStream, until: Instant) -
             Ok(_) if !fds[0].revents().is_empty() => return Ready::Signal,
             Ok(_) => return Ready::Socket,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_before_the_request_is_read() {
+        let ((ours, mut its), (signals, _signal)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        its.write_all(b"{\"version\":2,\"error\":{\"busy\":\"too many requests\"}}\n").unwrap();
+        drop(its);
+        let mut stream = Stream::begin(ours, Duration::from_secs(1)).unwrap();
+        let Next::Gone(reason) = stream.next(&signals, None) else { panic!("it is refused") };
+        assert!(reason.contains("too many requests"), "{reason}");
     }
 }

@@ -180,7 +180,7 @@ fn no_route_is_found_with_policy_routing() {
     let to = echo_server(&pair.b, B);
     let to6 = echo_server(&pair.b, B6);
     let daemon = Daemon::of("trace_connections");
-    let answer = watched(&daemon, json!({"direction": "outbound", "limit": 100}), || {
+    let answer = watched(&daemon, json!({"direction": "outbound", "limit": 10_000}), || {
         for _ in 0..3 {
             connect(&pair.a, "192.0.2.1:7000".parse().unwrap()).unwrap_err();
             connect(&pair.a, "[2001:db8::1]:7000".parse().unwrap()).unwrap_err();
