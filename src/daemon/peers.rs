@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{SendFlags, send},
+};
 use serde_json::Value;
 
 use super::turns::Turns;
@@ -242,14 +246,24 @@ impl<'a> Lines<'a> {
 }
 
 /// Hands a client its answer, which it must have taken within `time`.
-pub fn write_all(mut stream: &UnixStream, mut bytes: &[u8], time: Duration) -> io::Result<()> {
+///
+/// The kernel applies the timeout of a socket to each part of a large write: a client that takes a little now and then
+/// would never reach it.
+pub fn write_all(stream: &UnixStream, mut bytes: &[u8], time: Duration) -> io::Result<()> {
     let end = Instant::now() + time;
     while !bytes.is_empty() {
-        stream.set_write_timeout(Some(left(end)?))?;
-        match stream.write(bytes) {
+        let left = left(end)?;
+        match send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(n) => bytes = &bytes[n..],
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            Err(Errno::AGAIN) => {
+                let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+                match poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&timeout)) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(())
@@ -263,7 +277,7 @@ fn left(end: Instant) -> io::Result<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{io::Write, thread};
 
     use super::*;
 

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::{net::UnixStream, process::CommandExt},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -80,6 +81,25 @@ fn silent_connection_times_out() {
     let _ = stream.read_to_string(&mut answer); // an end, or a reset for unread data
     assert!(begun.elapsed() < limits::REQUEST_TIME + Duration::from_secs(5), "{:?}", begun.elapsed());
     until("the thread is given back", || (threads(&daemon) == 1).then_some(()));
+}
+
+/// An error behind a part of an answer would read as the rest of it.
+#[test]
+fn client_that_is_too_slow_gets_a_part_of_an_answer_and_no_more() {
+    let daemon = Daemon::light();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let open = |_| (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap());
+    let _open: Vec<_> = (0..500).map(open).collect(); // 700 KB, more than a socket takes without being read
+    let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+    stream.write_all(b"{\"version\":2,\"tool\":\"snapshot_sockets\",\"input\":{\"limit\":10000}}\n").unwrap();
+    let (mut answer, mut part) = (Vec::new(), [0; 20_000]);
+    while let Ok(bytes @ 1..) = stream.read(&mut part) {
+        answer.extend(&part[..bytes]);
+        std::thread::sleep(Duration::from_millis(500)); // at this speed it takes 17 s
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("{\"version\":2,\"sample\""), "{answer}");
+    assert!(!answer.ends_with('\n') && !answer.contains("\"error\""), "{}", &answer[answer.len() - 300..]);
 }
 
 #[test]

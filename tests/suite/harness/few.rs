@@ -1,4 +1,4 @@
-//! Daemons with a few tools. To load every tool takes two seconds of a CPU, more than most tests.
+//! Daemons with a few tools. To load every tool takes as much of a CPU as many tests.
 
 use netmon_mcp::tools::SAMPLERS;
 
