@@ -8,11 +8,13 @@ enum { EXECVE_X86_64 = 59, EXECVEAT_X86_64 = 322, EXECVE_ARM64 = 221, EXECVEAT_A
 /* Linux 5.15 and newer. */
 enum bpf_func_id___regs { BPF_FUNC_task_pt_regs___regs = 175 };
 
-/*
- * Whether a process is on its way out of execve(). What it closes then are copies of its parent's files, by the flag
- * close-on-exec. Its copy is the last one if the parent closed the file between fork() and execve().
- */
-static __always_inline bool leaves_exec(struct task_struct *task)
+/* fork() makes both numbers equal, and each execve() adds one to the first. */
+struct task_struct___exec {
+	__u64 self_exec_id;
+	__u64 parent_exec_id;
+} __attribute__((preserve_access_index));
+
+static __always_inline bool leaves_execve(struct task_struct *task)
 {
 	struct pt_regs *regs;
 
@@ -24,11 +26,27 @@ static __always_inline bool leaves_exec(struct task_struct *task)
 	return regs->syscallno == EXECVE_ARM64 || regs->syscallno == EXECVEAT_ARM64;
 }
 
-/* The current process, or the parent whose copy it closes. `owner` is the known owner, which may replace itself. */
+/*
+ * Whether a child leaves its first execve(). It then closes copies of its parent's files that have the flag
+ * close-on-exec. A copy is the last one if the parent closed the file after fork().
+ */
+static __always_inline bool closes_copies(struct task_struct *task)
+{
+	const struct task_struct___exec *exec = (const void *)task;
+
+	return leaves_execve(task) && exec->self_exec_id == exec->parent_exec_id + 1;
+}
+
+/*
+ * The current process, or the parent whose copy it closes. `owner` is the known owner (0 = unknown): if it executes
+ * itself, it stays the owner. A worker without a known socket that executes itself cannot be told from such a child.
+ */
 static __always_inline const struct task_struct *closing_task(__u32 owner)
 {
 	struct task_struct *current = bpf_get_current_task_btf();
 	const struct task_struct *task = untrusted(task_struct, current), *parent = task->real_parent;
 
-	return leaves_exec(current) && task->tgid != owner && !is_manager(parent) ? parent : task;
+	if (!closes_copies(current) || task->tgid == owner || parent->flags & PF_KTHREAD || is_manager(parent))
+		return task;
+	return parent;
 }

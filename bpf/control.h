@@ -136,8 +136,8 @@ static __noinline int add_control(struct sk_buff *skb, __u64 from, __u8 egress)
 }
 
 /*
- * Every packet passes here, so what is neither ends soon: at its protocol, or at the ports of UDP behind a header
- * without options.
+ * Every packet passes here. Most are neither DHCP nor OSPF, and end at the protocol or, behind a header without
+ * options, at the ports of UDP.
  */
 static __always_inline void note_control(struct sk_buff *skb, __u64 from, bool egress)
 {

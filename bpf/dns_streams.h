@@ -78,7 +78,7 @@ static __always_inline void tell_part(struct sk_buff *skb, struct segment *s, st
 	}
 	barrier_var(head);
 	if (head > HEADS || copy(skb, dynptr, m->data, s->from, head, HEADS) != head) {
-		bpf_ringbuf_discard(m, 0);
+		bpf_ringbuf_discard(m, BPF_RB_NO_WAKEUP);
 		return;
 	}
 	m->sight = s->sight;

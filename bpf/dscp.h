@@ -58,22 +58,27 @@ struct ipv6hdr {
 	__u8 nexthdr;
 } __attribute__((preserve_access_index));
 
-/* What old kernels do not read in place. */
+static __always_inline bool has_ip_header(struct sk_buff *skb, __u64 from)
+{
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return false;
+	return (__u64)skb->head + skb->tail >= from + 20;
+}
+
+/* Old kernels cannot read in place, so this copies the first bytes. */
 static __always_inline bool copy_start(struct sk_buff *skb, __u64 from, __u8 header[12])
 {
 	return !bpf_probe_read_kernel(header, 12, (void *)from);
 }
 
-/* 0 = none, or not IP. */
+/* The DSCP mark. 0 = no mark, or not IP. */
 static __always_inline __u8 dscp_of(struct sk_buff *skb, __u64 from)
 {
 	bool is_ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
 	const struct ipv6hdr *ipv6;
 	__u8 header[12] = {};
 
-	if (!is_ipv4 && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return 0;
-	if ((__u64)skb->head + skb->tail < from + 20)
+	if (!has_ip_header(skb, from))
 		return 0;
 	if (bpf_ksym_exists(bpf_rdonly_cast)) {
 		if (is_ipv4)
@@ -86,7 +91,7 @@ static __always_inline __u8 dscp_of(struct sk_buff *skb, __u64 from)
 	return is_ipv4 ? header[1] >> 2 : (header[0] & 15) << 2 | header[1] >> 6;
 }
 
-/* Of a packet with a mark. */
+/* Of a packet with an IP header. */
 static __always_inline __u64 name_of(struct sk_buff *skb, __u64 from)
 {
 	bool is_ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
@@ -173,7 +178,7 @@ static __always_inline void compare_mark(struct sk_buff *skb, __u64 from)
 	if (!skb->skb_iif)
 		return;
 	marked = marked_here();
-	if (!marked || marked->skb != (__u64)skb)
+	if (!marked || marked->skb != (__u64)skb || !has_ip_header(skb, from))
 		return;
 	dscp = dscp_of(skb, from);
 	if (dscp != marked->dscp && name_of(skb, from) == marked->name)

@@ -267,7 +267,7 @@ static __always_inline void emit(struct sock *sk, struct attempt *attempt, __u64
 	e->established = established;
 	if (end_ns && !established)
 		e->error = BPF_CORE_READ(sk, sk_err);
-	bpf_ringbuf_submit(e, wake_flags(sizeof(*e)));
+	bpf_ringbuf_submit(e, 0); /* wakes the reader at once, since a window may end with this connect */
 }
 
 /*

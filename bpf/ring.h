@@ -4,16 +4,16 @@
 #include "kernel.h"
 
 /*
- * To wake the reader costs more than a record: an interrupt of this CPU, which is slow in a virtual machine. So a
- * program wakes it once in this many bytes.
+ * Waking the reader costs more than a record: it interrupts this CPU, which is slow in a virtual machine. So a program
+ * wakes it once in this many bytes.
  */
 enum { WAKE_BYTES = 128 * 1024 };
 
 /*
- * What was written since the last read or wake-up, in bytes. Of two CPUs that write at once, one may not be counted.
- * User space sets it to 0, so it is alone in its section.
+ * Bytes since the last read or wake-up. It is not atomic: concurrent writes may be lost, so a wake-up may come late.
+ * The half second limits that. User space sets it to 0, so it is alone in its section.
  */
-__u32 unread SEC(".data.unread") = 0;
+volatile __u32 unread SEC(".data.unread") = 0;
 
 /* The flags of a record's output or submission. */
 static __always_inline __u64 wake_flags(__u32 bytes)
@@ -28,5 +28,8 @@ static __always_inline __u64 wake_flags(__u32 bytes)
 /* Returns whether the record fit. */
 static __always_inline bool put(void *ring, const void *record, __u64 size)
 {
-	return !bpf_ringbuf_output(ring, (void *)record, size, wake_flags(size));
+	if (!bpf_ringbuf_output(ring, (void *)record, size, wake_flags(size)))
+		return true;
+	unread = WAKE_BYTES; /* the next record that fits wakes the reader */
+	return false;
 }

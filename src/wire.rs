@@ -3,10 +3,7 @@
 //! each is a line. Closing the connection cancels the request; closing it for writing only ends its window now, and the
 //! answer, or the last reading, comes. After an answer the connection takes the next request.
 
-use std::{
-    io::{self, Write},
-    os::unix::net::UnixStream,
-};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -63,9 +60,9 @@ impl Response {
     }
 }
 
-/// Reports that the window has opened. The thread that waits for the window's end notices a disconnected client.
-pub fn tell_opened(mut client: &UnixStream) {
-    let _ = client.write_all(&Response { version: VERSION, opened: true, ..Response::default() }.line());
+/// The line that says that the window has opened.
+pub fn opened() -> Vec<u8> {
+    Response { version: VERSION, opened: true, ..Response::default() }.line()
 }
 
 /// Why the daemon has no sample. The message includes the next step.

@@ -30,9 +30,9 @@ use crate::{
     wire::Error,
 };
 
-/// Records that were written while a reader slept. More is a flood: it then reads often without being woken.
+/// At least this many records in one read are a flood. The reader then reads often, without being woken.
 const FLOOD: i32 = 256;
-/// For how long it sleeps during a flood. The smallest ring takes 500,000 records a second meanwhile.
+/// The pause between two reads in a flood. The smallest ring takes 500,000 records a second.
 const FLOOD_TICK: Duration = Duration::from_millis(5);
 
 type Subscriber<T> = Box<dyn FnMut(&T) + Send>;
@@ -146,11 +146,11 @@ impl<T: Pod> Events<T> {
     /// Delivers the current content of the ring, but not later events: a flood that is faster than this reader would
     /// never end. Returns the number of events.
     fn drain(&self) -> i32 {
-        let read = lock(&self.ring).as_ref().map_or(0, |ring| ring.consume_raw_n(limits::RING_RECORDS));
+        // Before the read: what is written meanwhile counts as unread, and a wake-up may come too early, but not late.
         if let Err(e) = kernel::set(&self.map.unread, 0u32, &0u32) {
-            tracing::warn!("the reader of a ring buffer may be woken too early: {e}");
+            tracing::debug!("resetting the counter of unread bytes failed: {e}");
         }
-        read
+        lock(&self.ring).as_ref().map_or(0, |ring| ring.consume_raw_n(limits::RING_RECORDS))
     }
 }
 

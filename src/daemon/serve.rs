@@ -264,7 +264,7 @@ impl Conversation<'_> {
         let mut session = self.host.open(&request.tool, &request.input)?;
         let opened = Instant::now();
         if request.tell_opened {
-            wire::tell_opened(self.stream);
+            self.write(&wire::opened()).map_err(|_| Error::Cancelled)?;
         }
         // Attaching takes the kernel 5-15 ms (an RCU grace period): the answer should not come later for it, unless it
         // took a tenth of the window.

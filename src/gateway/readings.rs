@@ -38,7 +38,7 @@ impl Readings {
             Readings { question, input: request.input.clone(), stream: BufReader::new(stream), sum: None };
         let mut line = serde_json::to_vec(&request).unwrap_or_default();
         line.push(b'\n');
-        // A daemon that refuses does so before it reads: its sentence is there all the same.
+        // netmond refuses before it reads, so its error can be read although the write failed.
         let written = readings.stream.get_mut().write_all(&line).await;
         let Some(line) = readings.line().await? else {
             written.map_err(gone)?;

@@ -48,7 +48,8 @@ impl Stream {
         let request = Request { version: wire::VERSION, tool, input: json!({}), tell_opened: true, every_ms };
         let mut line = serde_json::to_vec(&request)?;
         line.push(b'\n');
-        let _ = (&socket).write_all(&line); // a daemon that refuses does so before it reads: its sentence follows
+        // netmond refuses before it reads, so its error can be read although the write failed.
+        let _ = (&socket).write_all(&line);
         socket.set_nonblocking(true)?;
         // Before the first it may have to load every tool.
         let patience = every + limits::ANSWER_GRACE;

@@ -89,17 +89,29 @@ fn client_that_is_too_slow_gets_a_part_of_an_answer_and_no_more() {
     let daemon = Daemon::light();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let open = |_| (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap());
-    let _open: Vec<_> = (0..500).map(open).collect(); // 700 KB, more than a socket takes without being read
+    // Of more than a kilobyte each, so that the answer is longer than a socket takes without being read.
+    let room: usize = std::fs::read_to_string("/proc/sys/net/core/wmem_default").unwrap().trim().parse().unwrap();
+    let _open: Vec<_> = (0..500 + room / 1_000).map(open).collect();
     let mut stream = UnixStream::connect(&daemon.socket).unwrap();
     stream.write_all(b"{\"version\":2,\"tool\":\"snapshot_sockets\",\"input\":{\"limit\":10000}}\n").unwrap();
     let (mut answer, mut part) = (Vec::new(), [0; 20_000]);
     while let Ok(bytes @ 1..) = stream.read(&mut part) {
         answer.extend(&part[..bytes]);
-        std::thread::sleep(Duration::from_millis(500)); // at this speed it takes 17 s
+        std::thread::sleep(Duration::from_millis(500)); // at this speed it takes more than 12 s
     }
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("{\"version\":2,\"sample\""), "{answer}");
     assert!(!answer.ends_with('\n') && !answer.contains("\"error\""), "{}", &answer[answer.len() - 300..]);
+}
+
+#[test]
+fn client_that_reads_nothing_gives_its_thread_back() {
+    let daemon = Daemon::light();
+    let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+    let asked = "{\"version\":2,\"tool\":\"status\",\"input\":{},\"tell_opened\":true}\n";
+    stream.write_all(asked.repeat(1_000).as_bytes()).unwrap(); // two lines for each, and a socket takes some hundred
+    until("it answers", || (threads(&daemon) > 1).then_some(()));
+    until("the thread is given back", || (threads(&daemon) == 1).then_some(()));
 }
 
 #[test]

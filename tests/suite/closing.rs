@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::*;
+use crate::{harness::*, processes::Process};
 
 fn pipe() -> (OwnedFd, OwnedFd) {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
@@ -76,5 +76,27 @@ fn connection_belongs_to_the_parent_of_a_new_program() {
         let rows = served(&answer, table, &pair.b, to);
         assert_eq!(rows.len(), 2, "{tool}: {answer:#}");
         assert!(rows.iter().all(|row| row["owner"]["pid"] == std::process::id()), "{tool}: {answer:#}");
+    }
+}
+
+#[test]
+fn connection_stays_with_a_process_that_executes_itself() {
+    let pair = Pair::new();
+    let daemon = Daemon::of_sockets();
+    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let to = listener.local_addr().unwrap();
+    for is_known in [true, false] {
+        let watch = || daemon.watch("trace_connections", json!({"port": to.port(), "direction": "outbound"}));
+        let before = is_known.then(watch);
+        let mut process = Process::in_netns(&pair.a, &format!("tcp-execute {} {}", to.ip(), to.port()));
+        process.hear();
+        let window = before.unwrap_or_else(watch);
+        let mut served = listener.accept().unwrap().0;
+        process.go();
+        assert_eq!(served.read(&mut [0]).unwrap(), 0);
+        drop(served);
+        let answer = window.end();
+        let pids: Vec<_> = answer["connections"].as_array().unwrap().iter().map(|row| &row["owner"]["pid"]).collect();
+        assert_eq!(pids, [&json!(process.pid())], "{is_known}: {answer:#}");
     }
 }

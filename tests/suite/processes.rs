@@ -98,6 +98,7 @@ fn play() {
         "tcp-send" => tcp_send(to(), size()),
         "tcp-activate" => tcp_activate(to(), size()),
         "activated" => activated(),
+        "tcp-execute" => tcp_execute(to()),
         "tcp-share" => tcp_share(to(), size()),
         "tcp-take" => tcp_take(Path::new(words[1]), words[2].parse().unwrap()),
         "udp-open" => udp_open(to(), size()),
@@ -321,6 +322,15 @@ fn tcp_activate(at: SocketAddr, number: usize) {
     wait();
     service.kill().unwrap();
     service.wait().unwrap();
+}
+
+/// Executes another program, which closes its connection.
+fn tcp_execute(to: SocketAddr) {
+    use std::os::unix::process::CommandExt;
+    let _held = TcpStream::connect(to).unwrap();
+    say("connected");
+    wait();
+    panic!("{}", Command::new("true").exec());
 }
 
 /// Holds the descriptors from its start.

@@ -130,6 +130,8 @@ pub async fn run(gateway: Gateway, options: Options) -> anyhow::Result<()> {
 /// Keys and the mouse, from a thread of their own: reading them blocks.
 fn events() -> mpsc::UnboundedReceiver<std::io::Result<Event>> {
     let (send, receive) = mpsc::unbounded_channel();
+    // From now on a new size of the terminal is an event. The first frame is drawn after this, in the size of then.
+    let _ = event::poll(Duration::ZERO); // the thread tells an error
     thread::spawn(move || {
         loop {
             let event = event::read();

@@ -1,4 +1,4 @@
-//! Daemons with a few tools. To load every tool takes as much of a CPU as many tests.
+//! Daemons with a few tools. Loading every tool takes more CPU time than many tests.
 
 use netmon_mcp::tools::SAMPLERS;
 
