@@ -213,7 +213,7 @@ fn scenarios() -> Vec<Scenario> {
 }
 
 /// Scenarios that run at once: they mostly wait, and two CPUs carry their traffic.
-const AT_ONCE: usize = 18;
+const AT_ONCE: usize = 12;
 /// Scenarios in a round. Each dropped flow takes a slot, and slots are freed only when no window is open.
 const ROUND: usize = 64;
 
