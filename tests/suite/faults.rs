@@ -245,6 +245,14 @@ fn ring_buffer_overflow() {
     let id = client.begin_call("network-monitor", json!({"operation": "outgoing", "interface": "lo", "duration": 30}));
     client.until_open("network-monitor", 1);
     run(&format!("kill -STOP {}", daemon.pid()));
+    // The other threads stop when one of them has taken the signal.
+    until("every thread has stopped", || {
+        let mut tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        let has_stopped = |task: std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("status")).is_ok_and(|status| status.contains("State:\tT"))
+        };
+        tasks.all(|task| has_stopped(task.unwrap())).then_some(())
+    });
     netns.enter(|| {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         (0..CONNECTS).for_each(|_| drop(TcpStream::connect(closed)));
