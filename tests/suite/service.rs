@@ -67,7 +67,8 @@ fn systemd_restart_keeps_pending_requests() {
     });
     until("the window is open", || ask(&socket, STATUS).unwrap().contains("\"windows\":1").then_some(()));
     terminate(&mut first);
-    assert!(window.join().unwrap().unwrap().contains("shutting_down"));
+    let said = window.join().unwrap().unwrap();
+    assert!(said.contains("shutting_down"), "{said}");
     until("it says that it stops", || (heard(&messages) == "STOPPING=1").then_some(()));
 
     let between = std::thread::spawn({
