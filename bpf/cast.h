@@ -11,13 +11,12 @@ extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 
 /*
  * The same pointer, which the verifier then does not trust. For each pointer that is loaded through a trusted one,
- * Linux 6.4 and newer search all types of the kernel by name, up to four times (btf_nested_type_is_trusted()). A search
- * takes longer than the rest of the check of a small program.
+ * Linux 6.4 and newer search all types of the kernel by name, up to four times (btf_nested_type_is_trusted()). That
+ * took most of the time to load (docs/costs.md).
  */
 #define untrusted(type, pointer) (bpf_ksym_exists(bpf_rdonly_cast) ? cast_to(type, pointer) : (pointer))
 
-/* An address that is only a number to the verifier: a global function takes no pointer, since it is checked by itself.
- */
+/* An address that is only a number to the verifier. It checks a global function by itself, so that takes no pointer. */
 static __always_inline __u64 number_of(__u64 address)
 {
 	__u64 number = 0;
