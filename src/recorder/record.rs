@@ -18,7 +18,12 @@ use super::{
     stream::{Next, Ready, Stream, wait},
     time::{Micros, Period, now, shown},
 };
-use crate::{limits, sandbox::folder_of, supervisor::Supervisor, tools::diagnose::parts};
+use crate::{
+    limits,
+    sandbox::folder_of,
+    supervisor::Supervisor,
+    tools::diagnose::parts::{self, Split},
+};
 
 /// How to record.
 #[derive(Clone, Debug)]
@@ -66,6 +71,13 @@ impl Clocks {
             time.tv_sec * 1_000_000 + time.tv_nsec / 1_000
         };
         Clocks { wall_us: now(), boot_us: of(ClockId::Boottime), awake_us: of(ClockId::Monotonic) }
+    }
+
+    /// Those at an earlier moment, by CLOCK_MONOTONIC. A moment that is not known, or later, is now.
+    fn at(self, monotonic_ns: u64) -> Self {
+        let ago = self.awake_us - (monotonic_ns / 1_000) as Micros;
+        let ago = if monotonic_ns == 0 { 0 } else { ago.max(0) };
+        Clocks { wall_us: self.wall_us - ago, boot_us: self.boot_us - ago, awake_us: self.awake_us - ago }
     }
 
     /// By how much the clock on the wall was set since then, and how long the host slept.
@@ -166,7 +178,6 @@ impl Recorder {
                     if std::mem::take(complained) {
                         tracing::info!("recording continues");
                     }
-                    self.open();
                 }
                 Next::Sample(sample) => {
                     if let Err(reason) = self.take(sample.get()) {
@@ -187,15 +198,6 @@ impl Recorder {
         }
     }
 
-    /// The daemon counts from now on: what was not recorded before is a gap.
-    fn open(&mut self) {
-        let clocks = Clocks::now();
-        if let Some(gap) = &mut self.gap {
-            gap.period.end_us = clocks.wall_us.max(gap.period.begin_us);
-        }
-        self.last = Some(clocks);
-    }
-
     fn begin_gap(&mut self, reason: &str) {
         let begin_us = self.last.take().map(|last| last.wall_us);
         if let (None, Some(begin_us)) = (&self.gap, begin_us) {
@@ -206,8 +208,9 @@ impl Recorder {
 
     /// A reading: what happened since the last one.
     fn take(&mut self, sample: &str) -> Result<(), String> {
-        let clocks = Clocks::now();
-        let (split, window_ns) = parts::split(sample)?;
+        let Split { parts, window_ns, ended_ns } = parts::split(sample)?;
+        // The reading may have waited for this process, and what came meanwhile is of the next one.
+        let clocks = Clocks::now().at(ended_ns);
         let length_us = (window_ns / 1_000) as Micros;
         let begin_us = self.begin(clocks, length_us);
         let of = |part: parts::Part| Part { part: part.part.into(), tool: part.tool.into(), sample: part.sample };
@@ -218,7 +221,7 @@ impl Recorder {
             boot: self.boot.clone(),
             host: self.host.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            parts: split.into_iter().map(of).collect(),
+            parts: parts.into_iter().map(of).collect(),
         };
         let faults = parts::faults(sample)?;
         let figures = figures(&window.parts, &faults);
@@ -226,7 +229,10 @@ impl Recorder {
             part.sample = parts::condense(&part.part, std::mem::take(&mut part.sample))?;
         }
         let (begin_us, end_us) = (window.begin_us, window.end_us);
-        let gap = self.gap.take();
+        let mut gap = self.gap.take();
+        if let Some(gap) = &mut gap {
+            gap.period.end_us = begin_us.max(gap.period.begin_us);
+        }
         let events = self.tracker.window((begin_us, end_us), &self.host, faults);
         self.write(Entry { gap, window, figures });
         for event in &events {

@@ -113,7 +113,7 @@ pub fn merge(windows: Vec<Vec<Part>>) -> Result<Vec<Part>, String> {
     let question = Question::named(REST).ok_or("unknown tool diagnose")?;
     let sum = (question.fold)(samples).map_err(|e| e.to_string())?;
     let of = |part: parts::Part| Part { part: part.part.into(), tool: part.tool.into(), sample: part.sample };
-    Ok(parts::split(sum.get())?.0.into_iter().map(of).collect())
+    Ok(parts::split(sum.get())?.parts.into_iter().map(of).collect())
 }
 
 /// There is nothing of this period: what there is, and what to do.

@@ -34,6 +34,7 @@ mod http_harness;
 mod hub;
 mod interfaces;
 mod io_uring;
+mod late_recorder;
 mod latency_recorded;
 mod loading;
 mod maps;

@@ -9,7 +9,7 @@ use super::asked::Asked;
 use crate::{
     tools::{
         Question,
-        diagnose::parts::{self, REST},
+        diagnose::parts::{self, REST, Split},
         past::{Recollection, Recorded},
     },
     wire::Error,
@@ -32,7 +32,7 @@ struct Rest {
 
 impl Parts {
     pub fn of(sample: &str) -> Result<Parts, String> {
-        let (parts, window_ns) = parts::split(sample)?;
+        let Split { parts, window_ns, .. } = parts::split(sample)?;
         let rest = parts.iter().find(|part| part.part == REST).map(|part| part.sample.as_str()).unwrap_or("{}");
         let rest: Rest = serde_json::from_str(rest).map_err(|e| e.to_string())?;
         let text = |(name, reply): (String, Value)| Some((name, reply["error"].as_str()?.to_owned()));

@@ -123,6 +123,9 @@ pub struct Sample {
     #[serde(default)]
     ended_early: bool,
     window_ns: u64,
+    /// When the window ended, by CLOCK_MONOTONIC; 0 is not known.
+    #[serde(default)]
+    ended_ns: u64,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]

@@ -32,8 +32,17 @@ pub fn part_of(tool: &str) -> Option<&'static str> {
     ASKED.iter().find(|asked| asked.tool == tool).map(|asked| asked.name)
 }
 
-/// A sample in parts, and how long its window was, in nanoseconds.
-pub fn split(sample: &str) -> Result<(Vec<Part>, u64), String> {
+/// A sample, taken apart.
+pub struct Split {
+    pub parts: Vec<Part>,
+    /// The length of its window.
+    pub window_ns: u64,
+    /// When the window ended, by CLOCK_MONOTONIC; 0 is not known.
+    pub ended_ns: u64,
+}
+
+/// A sample in parts.
+pub fn split(sample: &str) -> Result<Split, String> {
     let mut rest: Sample = serde_json::from_str(sample).map_err(|e| e.to_string())?;
     let (mut parts, mut heard) = (Vec::new(), std::mem::take(&mut rest.heard));
     for asked in ASKED {
@@ -52,10 +61,9 @@ pub fn split(sample: &str) -> Result<(Vec<Part>, u64), String> {
         };
         parts.push(Part { part: asked.name, tool: asked.tool, sample });
     }
-    let window_ns = rest.window_ns;
     let sample = serde_json::to_string(&rest).map_err(|e| e.to_string())?;
     parts.push(Part { part: REST, tool: REST, sample });
-    Ok((parts, window_ns))
+    Ok(Split { parts, window_ns: rest.window_ns, ended_ns: rest.ended_ns })
 }
 
 /// The sample that has these parts.

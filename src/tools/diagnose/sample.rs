@@ -23,7 +23,7 @@ use crate::{
         host::{Host, Measurement},
         quotas::Quotas,
         session::Session,
-        window::Window,
+        window::{Window, monotonic_ns},
     },
     limits,
     wire::Error,
@@ -130,7 +130,7 @@ impl Session<Sample> for Diagnosis<'_> {
     }
 
     fn read(&mut self, is_last: bool) -> Result<Sample, Error> {
-        let now = Instant::now();
+        let (now, ended_ns) = (Instant::now(), monotonic_ns());
         at_once(&mut self.parts, |part| part.asked.tool, |part| part.read(is_last))?;
         let heard: BTreeMap<_, _> = self.parts.iter_mut().map(|part| (part.asked.name.into(), part.reply())).collect();
         let (netns, netns_files) = (own_netns(), netns_files());
@@ -153,6 +153,7 @@ impl Session<Sample> for Diagnosis<'_> {
             netns_files,
             ended_early: self.ended_early,
             window_ns: (now - std::mem::replace(&mut self.begun, now)).as_nanos() as u64,
+            ended_ns,
         })
     }
 }

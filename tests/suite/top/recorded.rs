@@ -56,7 +56,7 @@ fn entry(at: usize, load: u64) -> Entry {
     let seed = include_str!("../../../fuzz/seeds/reports/10-diagnose");
     let mut sample: Value = serde_json::from_str(seed.lines().nth(2).unwrap()).unwrap();
     scale(&mut sample, load);
-    let (parts, _) = parts::split(&sample.to_string()).unwrap();
+    let parts = parts::split(&sample.to_string()).unwrap().parts;
     let part = |part: parts::Part| Part { part: part.part.into(), tool: part.tool.into(), sample: part.sample };
     let window = Window {
         begin_us: begin(at),
