@@ -203,7 +203,8 @@ impl Past {
             let Some(question) = Question::named(ProfileTcp::NAME) else { return };
             let input = json!({"port": finding["evidence"]["local"]["port"], "limit": limits::ROWS_MAX});
             for period in periods {
-                let Ok(before) = self.answer(question, input.clone(), period).await else { return };
+                // Of a part of the time nothing may be recorded.
+                let Ok(before) = self.answer(question, input.clone(), period).await else { continue };
                 let first_byte = first_byte_at(&before.structured["listeners"], &finding["evidence"]);
                 let parts = ["p50", "p99"].map(|part| Some((part, first_byte[part].as_u64()?)));
                 for (part, us) in parts.into_iter().flatten() {
