@@ -160,7 +160,7 @@ impl<'a> Ledger<'a> {
         let now = bytes(&socket.traffic);
         let known = self.before.sockets.get(&name).copied();
         if known.is_none() && !is_new {
-            self.older += u64::from(now != Bytes::default());
+            self.older += u64::from(now != Bytes::default() && self.wants(socket, holder(socket)));
             return;
         }
         let is_whole = known.is_none() && is_closed;

@@ -69,6 +69,17 @@ fn socket_is_counted_once_from_the_window_start() {
 }
 
 #[test]
+fn older_connection_is_missing_only_from_questions_about_it() {
+    for (asked, missing) in [(json!({}), 1), (json!({"pid": 50}), 1), (json!({"pid": 51}), 0), (json!({"port": 1}), 0)]
+    {
+        let (input, before) = (input(asked), Before::default());
+        let mut ledger = Ledger::new(&input, &before, false);
+        ledger.closed(&tcp(5, 50, 0, 1 << 40), false);
+        assert_eq!(ledger.finish(Gaps::default(), 1).0.gaps.tcp_older, missing, "{input:?}");
+    }
+}
+
+#[test]
 fn closed_socket_is_credited_to_its_last_holder() {
     let input = input(json!({}));
     let before = before(&[tcp(1, 10, 0, 0)]);
