@@ -154,24 +154,21 @@ static __always_inline void decided(void)
 		__sync_fetch_and_add(&undecided_entries, -1);
 }
 
-SEC("tp_btf/fib_table_lookup")
-int BPF_PROG(route_ipv4, __u32 table, const struct flowi4 *flow, const void *next_hop, int error)
+/* A look-up for TCP, unless it found a route and nothing is undecided. */
+static __always_inline void look_at_ipv4(__u32 table, const struct flowi4 *flow, int error)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct connection c = {};
-	struct task_struct *task;
 	struct net *net;
 	bool more = false;
 
-	if ((!error && !undecided_entries) || flow->__fl_common.flowic_proto != IPPROTO_TCP)
-		return 0;
-	task = bpf_get_current_task_btf();
 	mapped(c.endpoints.local, flow->saddr);
 	mapped(c.endpoints.remote, flow->daddr);
 	if (!connects_to(task, c.endpoints.remote, flow->uli.ports.dport))
-		return 0;
+		return;
 	if (!error) {
 		decided();
-		return 0;
+		return;
 	}
 	c.endpoints.remote_port = bpf_ntohs(flow->uli.ports.dport);
 	net = task->nsproxy->net_ns;
@@ -182,6 +179,13 @@ int BPF_PROG(route_ipv4, __u32 table, const struct flowi4 *flow, const void *nex
 		not_in(table, &c);
 	else
 		emit(&c);
+}
+
+SEC("tp_btf/fib_table_lookup")
+int BPF_PROG(route_ipv4, __u32 table, const struct flowi4 *flow, const void *next_hop, int error)
+{
+	if ((error || undecided_entries) && flow->__fl_common.flowic_proto == IPPROTO_TCP)
+		look_at_ipv4(table, flow, error);
 	return 0;
 }
 
@@ -214,40 +218,45 @@ static __always_inline bool no_address(const struct in6_addr *address)
 }
 
 /* Without a source address, IPv6 looks the route up again, with the address that it chose. */
-SEC("tp_btf/fib6_table_lookup")
-int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result, struct fib6_table *table,
-	     const struct flowi6 *flow)
+static __always_inline void look_at_ipv6(const struct net *net, const struct fib6_result *result, __u32 table,
+					 const struct flowi6 *flow, bool found)
 {
-	bool found = !(result->fib6_flags & RTF_REJECT);
-	__u32 id = table->tb6_id;
 	struct connection c = {};
 	bool last;
 	int error;
 
-	if ((found && !undecided_entries) || flow->__fl_common.flowic_proto != IPPROTO_TCP)
-		return 0;
 	copy_address(c.endpoints.local, &flow->saddr);
 	copy_address(c.endpoints.remote, &flow->daddr);
 	if (!connects_to(bpf_get_current_task_btf(), c.endpoints.remote, flow->uli.ports.dport))
-		return 0;
+		return;
 	if (found) {
 		decided();
-		return 0;
+		return;
 	}
 	c.endpoints.remote_port = bpf_ntohs(flow->uli.ports.dport);
 	error = route_error(net, result);
 	load_attempt(&c, net->ns.inum, error);
 	/* The local table comes before the main one, and no table comes after main; but rules can add more. */
-	last = error != ENETUNREACH || (!has_rules(net) && id == RT6_TABLE_MAIN);
+	last = error != ENETUNREACH || (!has_rules(net) && table == RT6_TABLE_MAIN);
 	if (no_address(&flow->saddr)) {
-		not_in(id, &c);
+		not_in(table, &c);
 	} else if (!last) {
-		not_in(id | AGAIN, &c);
+		not_in(table | AGAIN, &c);
 	} else {
 		if (undecided_entries)
 			decided();
 		emit(&c);
 	}
+}
+
+SEC("tp_btf/fib6_table_lookup")
+int BPF_PROG(route_ipv6, const struct net *net, const struct fib6_result *result, struct fib6_table *table,
+	     const struct flowi6 *flow)
+{
+	bool found = !(result->fib6_flags & RTF_REJECT);
+
+	if ((!found || undecided_entries) && flow->__fl_common.flowic_proto == IPPROTO_TCP)
+		look_at_ipv6(net, result, table->tb6_id, flow, found);
 	return 0;
 }
 

@@ -290,49 +290,57 @@ static __always_inline int tell(struct sk_buff *skb, struct bpf_dynptr *dynptr, 
 
 #include "dns_streams.h"
 
-static __always_inline int see(struct sk_buff *skb, __u64 from, bool egress)
+/* What the fast path could not rule out. */
+static __always_inline void look_at(struct sk_buff *skb, __u64 from, bool egress)
 {
 	__u8 header[HEADER] __attribute__((aligned(8))) = {};
 	struct sock *sk = skb->sk;
 	struct bpf_dynptr dynptr;
 	struct payload payload = {};
 	struct segment *s;
-	struct ipv4 ip;
-	__u32 bytes, zero = 0;
+	__u32 bytes = skb->len - (from - (__u64)skb->data), zero = 0;
 	__u64 place;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return 0;
-	if (sk && is_of_other_ports(sk))
-		return 0;
-	if (read_ipv4(skb, from, &ip) && !has_dns_ports(&ip)) {
-		if (egress && sk && !ip.fragment && is_translated(sk, bpf_ntohl(ip.word)))
-			__sync_fetch_and_add(&translated, 1);
-		return 0;
-	}
-	bytes = skb->len - (from - (__u64)skb->data);
 	if (!copy_from(skb, header, from) || !find_payload(skb, from, header, bytes, &payload)) {
 		if (egress && sk && payload.ports && is_translated(sk, payload.ports))
 			__sync_fetch_and_add(&translated, 1);
-		return 0;
+		return;
 	}
 	if (!payload.is_segment && !is_message(skb, &dynptr, from, &payload))
-		return 0;
+		return;
 	s = bpf_map_lookup_elem(&segments, &zero);
 	if (!s)
-		return 0;
+		return;
 	describe(skb, &s->sight, egress);
-	if (!payload.is_segment && bytes <= SHORT)
-		return tell(skb, &dynptr, from, bytes, &s->sight, SHORT);
-	if (!payload.is_segment)
-		return tell(skb, &dynptr, from, bytes, &s->sight, CAPTURE);
-	s->from = from;
-	s->transport = payload.transport;
-	s->head = payload.offset;
-	s->sequence = payload.sequence;
-	s->length = payload.length;
-	place = (__u64)s->sight.netns << 32 | s->sight.ifindex;
-	return see_segment(skb, s, mix_flow(mix(mix(0, place), egress), header, skb->protocol), payload.is_first);
+	if (!payload.is_segment && bytes <= SHORT) {
+		tell(skb, &dynptr, from, bytes, &s->sight, SHORT);
+	} else if (!payload.is_segment) {
+		tell(skb, &dynptr, from, bytes, &s->sight, CAPTURE);
+	} else {
+		s->from = from;
+		s->transport = payload.transport;
+		s->head = payload.offset;
+		s->sequence = payload.sequence;
+		s->length = payload.length;
+		place = (__u64)s->sight.netns << 32 | s->sight.ifindex;
+		see_segment(skb, s, mix_flow(mix(mix(0, place), egress), header, skb->protocol), payload.is_first);
+	}
+}
+
+/* Every packet passes here. Most end at their protocol, their socket's ports, or their own. */
+static __always_inline void see(struct sk_buff *skb, __u64 from, bool egress)
+{
+	struct sock *sk = skb->sk;
+	struct ipv4 ip;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return;
+	if (sk && is_of_other_ports(sk))
+		return;
+	if (!read_ipv4(skb, from, &ip) || has_dns_ports(&ip))
+		look_at(skb, from, egress);
+	else if (egress && sk && !ip.fragment && is_translated(sk, bpf_ntohl(ip.word)))
+		__sync_fetch_and_add(&translated, 1);
 }
 
 NEXT_OF(sent);

@@ -119,26 +119,28 @@ static __always_inline bool is_free(__u64 id, __u32 oldest)
 	return (__s32)(((__u32)id - oldest) << (32 - SEEN_BITS)) < 0;
 }
 
-/* The slot of a flow, or a free one for it, or none. */
-static __always_inline __u64 *slot_of(__u64 id, __u32 *slot)
+/* The id in the slot of a flow, if it has one. */
+static __always_inline __u64 *slot_of(struct ids *table, __u64 id, __u32 *slot)
 {
-	__u32 zero = 0, oldest = windows.oldest;
-	struct ids *table = bpf_map_lookup_elem(&ids, &zero);
-	__u64 *free = 0;
-
-	for (int i = 0; table && i < PROBES; i++) {
-		__u32 at = ((__u32)(id >> 32) + i) & flow_mask & (FLOWS - 1);
-
-		if (is_same(table->of[at], id)) {
-			*slot = at;
-			return &table->of[at];
-		}
-		if (!free && is_free(table->of[at], oldest)) {
-			*slot = at;
-			free = &table->of[at];
-		}
+	for (int i = 0; i < PROBES; i++) {
+		*slot = ((__u32)(id >> 32) + i) & flow_mask & (FLOWS - 1);
+		if (is_same(table->of[*slot], id))
+			return &table->of[*slot];
 	}
-	return free;
+	return 0;
+}
+
+/* A free one for it. */
+static __always_inline __u64 *free_slot(struct ids *table, __u64 id, __u32 *slot)
+{
+	__u32 oldest = windows.oldest;
+
+	for (int i = 0; i < PROBES; i++) {
+		*slot = ((__u32)(id >> 32) + i) & flow_mask & (FLOWS - 1);
+		if (is_free(table->of[*slot], oldest))
+			return &table->of[*slot];
+	}
+	return 0;
 }
 
 /* IP first stores the input device in the control block; skb_iif may be its VRF. */
@@ -215,15 +217,24 @@ static __always_inline void leave_note(struct verdict *verdict, struct sk_buff *
 	verdict->slot = slot;
 }
 
+/* The flow of a packet at its place. */
+static __always_inline __u64 mix_packet(__u64 id, struct sk_buff *skb)
+{
+	__u8 header[HEADER] __attribute__((aligned(8))) = {};
+
+	copy_header(skb, header);
+	return mix_flow(id, header, skb->protocol);
+}
+
 /* `receiver` is the cookie of `sk` if that socket is the packet's receiver; otherwise `sk` is the sender, if any. */
 static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reason, const struct sock *sk,
 				 __u64 receiver)
 {
 	struct place *place = place_of(location, reason);
 	struct verdict *verdict = verdict_on(reason);
-	__u8 header[HEADER] __attribute__((aligned(8))) = {};
-	__u32 oldest = windows.oldest, length = 0, slot = 0;
+	__u32 oldest = windows.oldest, slot = 0, zero = 0;
 	struct flow *flow;
+	struct ids *table;
 	struct ipv4 ip;
 	__u64 id, *known;
 
@@ -239,42 +250,37 @@ static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reas
 	id = mix(mix(seed, location), (__u64)reason << 32 | skb->skb_iif);
 	if (sk)
 		id = mix(mix(id, load_netns(&sk->__sk_common)), receiver);
-	if (read_ipv4(skb, network_header(skb), &ip)) {
-		id = mix_ipv4(id, &ip);
-	} else {
-		length = copy_header(skb, header);
-		id = mix_flow(id, header, skb->protocol);
-	}
+	id = read_ipv4(skb, network_header(skb), &ip) ? mix_ipv4(id, &ip) : mix_packet(id, skb);
 	id = (id & ~0ull << SEEN_BITS) | (windows.newest & ((1 << SEEN_BITS) - 1));
-	known = slot_of(id, &slot);
-	if (!known)
+	table = bpf_map_lookup_elem(&ids, &zero);
+	if (!table)
 		return 0;
-	if (!is_same(*known, id)) {
-		/* One place may fill a quarter of the table: a scan leaves slots for other faults. */
-		if (place->flows > flow_mask / 4)
-			return 0;
-		flow = bpf_map_lookup_elem(&flows, &slot);
-		if (!flow)
-			return 0;
-		place->flows++;
-		describe(flow, skb, sk, receiver);
-		__builtin_memcpy(flow->header, header, HEADER);
-		flow->length = length ?: copy_header(skb, flow->header);
-		flow->location = location;
-		flow->reason = reason;
-		flow->id = id >> SEEN_BITS;
-		flow->born_ns = bpf_ktime_get_ns();
-		flow->packets = 1;
+	known = slot_of(table, id, &slot);
+	if (known) {
 		*known = id;
-		if (verdict)
-			forget_chain(slot);
+		flow = bpf_map_lookup_elem(&flows, &slot);
+		if (flow)
+			flow->packets++;
 		leave_note(verdict, skb, slot);
 		return 0;
 	}
+	/* One place may fill a quarter of the table: a scan leaves slots for other faults. */
+	known = place->flows > flow_mask / 4 ? 0 : free_slot(table, id, &slot);
+	flow = known ? bpf_map_lookup_elem(&flows, &slot) : 0;
+	if (!known || !flow)
+		return 0;
+	place->flows++;
+	describe(flow, skb, sk, receiver);
+	__builtin_memset(flow->header, 0, HEADER);
+	flow->length = copy_header(skb, flow->header);
+	flow->location = location;
+	flow->reason = reason;
+	flow->id = id >> SEEN_BITS;
+	flow->born_ns = bpf_ktime_get_ns();
+	flow->packets = 1;
 	*known = id;
-	flow = bpf_map_lookup_elem(&flows, &slot);
-	if (flow)
-		flow->packets++;
+	if (verdict)
+		forget_chain(slot);
 	leave_note(verdict, skb, slot);
 	return 0;
 }
