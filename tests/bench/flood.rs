@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    ffi::CStr,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
 };
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Figure, cost,
-    floor::{Empty, TRACEPOINTS_OF_DROPS},
+    floor::{Empty, TRACEPOINTS_OF_DROPS, TRACEPOINTS_OF_LATENCY},
     harness::*,
     median,
     workload::Load,
@@ -85,13 +86,22 @@ pub fn scan() -> Vec<Figure> {
     figures.push(scanned(&pair, &daemon, &windows));
     let floor = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), Empty::all, drop);
     figures.push(more("an empty program at their tracepoints", floor, "-"));
-    let client = RefCell::new(Client::connect(&daemon.socket));
-    let drops = [("trace_drops", json!({"duration_ms": 60_000}))];
-    let on = || (cost::open(&mut client.borrow_mut(), &drops), Empty::all_but(TRACEPOINTS_OF_DROPS));
-    let off = |(ids, _)| cost::close(&mut client.borrow_mut(), &drops, ids);
-    let least = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), on, off);
-    figures.push(more("trace_drops, and empty programs at the other tracepoints", least, "-"));
+    let drops = ("trace_drops", TRACEPOINTS_OF_DROPS);
+    figures.push(least(&pair, &daemon, &[drops]));
+    figures.push(least(&pair, &daemon, &[drops, ("trace_latency", TRACEPOINTS_OF_LATENCY)]));
     figures
+}
+
+/// The extra cost with some of the tools, and empty programs at the tracepoints of the others.
+fn least(pair: &Pair, daemon: &Daemon, tools: &[(&str, &[&CStr])]) -> Figure {
+    let windows: Vec<_> = tools.iter().map(|(tool, _)| (*tool, json!({"duration_ms": 60_000}))).collect();
+    let theirs: Vec<_> = tools.iter().flat_map(|(_, tracepoints)| *tracepoints).copied().collect();
+    let client = RefCell::new(Client::connect(&daemon.socket));
+    let on = || (cost::open(&mut client.borrow_mut(), &windows), Empty::all_but(&theirs));
+    let off = |(ids, _)| cost::close(&mut client.borrow_mut(), &windows, ids);
+    let turns = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(pair)), on, off);
+    let names: Vec<_> = tools.iter().map(|(tool, _)| *tool).collect();
+    more(&format!("{}, and empty programs at the other tracepoints", names.join(" and ")), turns, "-")
 }
 
 fn scanned(pair: &Pair, daemon: &Daemon, windows: &[(&str, Value)]) -> Figure {

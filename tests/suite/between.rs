@@ -3,7 +3,7 @@
 
 use std::{
     io::Read,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     thread,
 };
 
@@ -91,7 +91,7 @@ fn passed_connection_is_credited_to_its_new_holder() {
     let path = folder.path().join("take");
     let mut taker = Process::in_netns(&pair.a, &format!("tcp-take {} 40000", path.display()));
     assert_eq!(taker.hear(), "ready");
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let to: SocketAddr = listener.local_addr().unwrap();
     let daemon = Daemon::of_sockets();
     let mut client = Client::connect(&daemon.socket);

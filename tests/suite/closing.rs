@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::process::CommandExt,
@@ -51,7 +51,7 @@ fn served<'a>(answer: &'a Value, table: &str, netns: &Netns, to: SocketAddr) -> 
 fn connection_belongs_to_the_parent_of_a_new_program() {
     let pair = Pair::new();
     let daemon = Daemon::of_sockets();
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let to = listener.local_addr().unwrap();
     let open = || {
         let client = connect(&pair.a, to).unwrap();
@@ -83,7 +83,7 @@ fn connection_belongs_to_the_parent_of_a_new_program() {
 fn connection_stays_with_a_process_that_executes_itself() {
     let pair = Pair::new();
     let daemon = Daemon::of_sockets();
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let to = listener.local_addr().unwrap();
     for is_known in [true, false] {
         let watch = || daemon.watch("trace_connections", json!({"port": to.port(), "direction": "outbound"}));

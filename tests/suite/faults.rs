@@ -214,7 +214,7 @@ pub fn reported_connection(socket: &Path) -> Value {
     let mut client = Client::connect(socket);
     until("our connection is reported", || {
         let netns = Netns::new();
-        let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        let listener = listen(&netns, "127.0.0.1");
         let answer = outgoing(&mut client, &netns, listener.local_addr().unwrap());
         let inode = netns.inode();
         answer["connections"].as_array().unwrap().iter().find(|c| c["owner"]["netns"] == inode).cloned()

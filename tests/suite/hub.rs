@@ -1,10 +1,7 @@
 //! Programs of several tools at one tracepoint, where one program is attached: each window sees all of its events while
 //! other windows open and close.
 
-use std::{
-    io::{Read, Write},
-    net::TcpListener,
-};
+use std::io::{Read, Write};
 
 use serde_json::{Value, json};
 
@@ -27,7 +24,7 @@ fn ends(tool: &str, answer: &Value) -> u64 {
 #[test]
 fn windows_of_other_tools_open_and_close_beside_one() {
     let (netns, daemon) = (Netns::new(), Daemon::own());
-    let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let listener = listen(&netns, "127.0.0.1");
     let to = listener.local_addr().unwrap();
     let connect_once = || {
         let mut client = connect(&netns, to).unwrap();

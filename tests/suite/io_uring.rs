@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpStream, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -43,7 +43,7 @@ fn receive(ring: &mut IoUring, slot: u32, bytes: usize) {
 
 /// A connection from `a` to `b`.
 fn ends(pair: &Pair, address: &str) -> (TcpStream, TcpStream) {
-    let listener = pair.b.enter(|| TcpListener::bind((address, 0)).unwrap());
+    let listener = listen(&pair.b, address);
     let client = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
 }
@@ -105,7 +105,7 @@ fn io_uring_accepted_connection_has_owner_and_rtt() {
     let [from, at] = ["10.82.0.1", "10.82.0.2"];
     pair.a.ip(&format!("addr add {from}/24 dev v0"));
     pair.b.ip(&format!("addr add {at}/24 dev v0"));
-    let listener = pair.b.enter(|| TcpListener::bind((at, 0)).unwrap());
+    let listener = listen(&pair.b, at);
     let to = listener.local_addr().unwrap();
     let mut ring = IoUring::new(8).unwrap();
     ring.submitter().register_files_sparse(4).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -50,7 +50,7 @@ fn server_that_became_slow_is_in_the_recording() {
     let (pair, daemon) = (Pair::new(), Daemon::start());
     let recorder = Recorder::start(&daemon.socket, &path, &[]);
     until("a window is recorded", || facts(&path)?.period);
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let to: SocketAddr = listener.local_addr().unwrap();
     let (port, local) = (to.port(), json!({"address": B, "port": to.port()}));
     let mut client = connect(&pair.a, to).unwrap();

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{Read, Write},
-    net::TcpListener,
     path::PathBuf,
 };
 
@@ -52,7 +51,7 @@ const ROWS: [(&str, &str); 3] =
 fn tools_share_the_storage_of_sockets_and_keep_their_parts() {
     let (netns, daemon) = (Netns::new(), Daemon::own());
     let mut status = Client::connect(&daemon.socket);
-    let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let listener = listen(&netns, "127.0.0.1");
     let to = listener.local_addr().unwrap();
     for (kept, list) in ROWS {
         for (ended, _) in ROWS.iter().filter(|(tool, _)| *tool != kept) {

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream, UdpSocket},
     os::unix::ffi::OsStrExt,
     process::Command,
     time::{Duration, Instant},

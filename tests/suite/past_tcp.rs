@@ -3,7 +3,7 @@
 use std::{
     ffi::c_void,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     ptr,
 };
@@ -66,7 +66,7 @@ fn sockmap(from: &TcpStream, to: &TcpStream, redirects: bool) -> (OwnedFd, Owned
 
 /// A connection over the loopback of a namespace, with IPv6.
 fn ends(netns: &Netns) -> (TcpStream, TcpStream) {
-    let listener = netns.enter(|| TcpListener::bind("[::1]:0").unwrap());
+    let listener = listen(netns, "::1");
     let client = connect(netns, listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
 }

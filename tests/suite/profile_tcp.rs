@@ -38,8 +38,8 @@ struct Ends {
 }
 
 impl Ends {
-    fn new(a: &Netns, b: &Netns, address: &str, listen: &str) -> Ends {
-        let listener = b.enter(|| TcpListener::bind((listen, 0)).unwrap());
+    fn new(a: &Netns, b: &Netns, address: &str, bound: &str) -> Ends {
+        let listener = listen(b, bound);
         let to = SocketAddr::new(address.parse().unwrap(), listener.local_addr().unwrap().port());
         let client = connect(a, to).unwrap();
         let server = listener.accept().unwrap().0;

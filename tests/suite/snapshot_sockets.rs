@@ -149,7 +149,7 @@ struct Zoo {
 fn zoo(pair: &Pair) -> Zoo {
     let (mut streams, mut listeners, mut udp) = (Vec::new(), Vec::new(), Vec::new());
     for (server, client_netns) in [(B, &pair.a), (B6, &pair.a), ("127.0.0.1", &pair.b), ("::1", &pair.b)] {
-        let listener = pair.b.enter(|| TcpListener::bind((server, 0)).unwrap());
+        let listener = listen(&pair.b, server);
         let mut client = connect(client_netns, listener.local_addr().unwrap()).unwrap();
         let (mut accepted, _) = listener.accept().unwrap();
         client.write_all(&[1; 3_000]).unwrap();
@@ -161,14 +161,14 @@ fn zoo(pair: &Pair) -> Zoo {
         listeners.push(listener);
     }
     // An IPv6 listener with IPv4 clients: both ends are IPv4 on the wire.
-    let dual = pair.b.enter(|| TcpListener::bind("[::]:0").unwrap());
+    let dual = listen(&pair.b, "::");
     let client = connect(&pair.a, SocketAddr::new(B.parse().unwrap(), dual.local_addr().unwrap().port())).unwrap();
     let (accepted, _) = dual.accept().unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap(); // close_wait here, fin_wait2 there
     streams.extend([client, accepted]);
     listeners.push(dual);
     // Closed by this end first: time_wait, without a process.
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let client = connect(&pair.b, listener.local_addr().unwrap()).unwrap();
     drop((listener.accept().unwrap(), client));
     for address in [B, B6, "127.0.0.1"] {
@@ -259,7 +259,7 @@ fn full_accept_queue_is_shown_at_its_listener() {
     let pair = Pair::new();
     let daemon = Daemon::of("snapshot_sockets");
     let mut client = Client::connect(&daemon.socket);
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     // SAFETY: listening again only changes the backlog of our own socket.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 2) }, 0);
     let to = listener.local_addr().unwrap();
@@ -282,7 +282,7 @@ fn limited_by_names_the_sender_limit() {
     let pair = slow::SlowPair::new(Duration::from_millis(30));
     let daemon = Daemon::of("snapshot_sockets");
     let mut client = Client::connect(&daemon.socket);
-    let listener = pair.b.enter(|| TcpListener::bind((slow::SLOW_B, 0)).unwrap());
+    let listener = listen(&pair.b, slow::SLOW_B);
     let sender = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let port = sender.local_addr().unwrap().port();
     let mut limited = |port: u16, by: Value, meanwhile: &mut dyn FnMut()| {

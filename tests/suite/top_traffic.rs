@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     path::PathBuf,
     thread,
@@ -56,8 +56,7 @@ fn moved(row: &Value) -> (u64, u64) {
 
 /// Both ends of a TCP connection between two namespaces.
 fn connected(from: &Netns, to: &Netns, address: &str) -> (TcpStream, TcpStream) {
-    let ip: IpAddr = address.parse().unwrap();
-    let listener = to.enter(|| TcpListener::bind((ip, 0)).unwrap());
+    let listener = listen(to, address);
     let client = connect(from, listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
 }
@@ -147,7 +146,7 @@ fn old_and_closing_sockets_are_counted_once() {
 fn unaccepted_and_orphaned_sockets_are_counted() {
     let pair = Pair::new();
     let daemon = Daemon::of("top_traffic");
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let mut kept = Vec::new();
     let answer = measure(&daemon, CONNECTIONS(), || {
         // The client closes, and the server has an unaccepted connection with unread bytes.

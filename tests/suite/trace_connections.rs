@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     time::Duration,
 };
@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use crate::{harness::*, processes::Process};
 
 const TOOL: &str = "trace_connections";
-/// Runs `traffic` while a window with these arguments is open, and returns the answer.
-fn watched(daemon: &Daemon, arguments: Value, traffic: impl FnOnce()) -> Value {
+/// Runs `traffic` while a window with these arguments is open, and returns the answer with all rows, also of other tests.
+fn watched(daemon: &Daemon, mut arguments: Value, traffic: impl FnOnce()) -> Value {
+    arguments.as_object_mut().unwrap().entry("limit").or_insert(10_000.into());
     let window = daemon.watch(TOOL, arguments);
     traffic();
     let answer = window.end();
@@ -47,7 +48,7 @@ fn bytes_and_owners_of_both_ends_are_exact() {
     // IPv4, IPv6, and IPv4 to an IPv6 socket.
     let cases = [(B, B), (B6, B6), (B, "::")].map(|(address, bound)| {
         let pair = Pair::new();
-        let listener = pair.b.enter(|| TcpListener::bind((bound, 0)).unwrap());
+        let listener = listen(&pair.b, bound);
         let to = SocketAddr::new(address.parse().unwrap(), listener.local_addr().unwrap().port());
         (pair, listener, to)
     });
@@ -198,7 +199,7 @@ fn no_route_is_found_with_policy_routing() {
 fn resets_name_their_side() {
     let pair = Pair::new();
     let daemon = Daemon::of("trace_connections");
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let to = listener.local_addr().unwrap();
     let answer = watched(&daemon, json!({"port": to.port()}), || {
         let stream = connect(&pair.a, to).unwrap();
@@ -256,7 +257,7 @@ fn short_lived_processes_are_named() {
 #[test]
 fn old_connection_is_reported_when_it_closes() {
     let pair = Pair::new();
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let to = listener.local_addr().unwrap();
     let stream = connect(&pair.a, to).unwrap();
     let (served, _) = listener.accept().unwrap();
@@ -323,7 +324,7 @@ fn concurrent_windows_keep_their_filters() {
 #[test]
 fn thousand_connects_per_second_are_counted_once() {
     let netns = Netns::new();
-    let listener = netns.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let listener = listen(&netns, "127.0.0.1");
     let to = listener.local_addr().unwrap();
     std::thread::spawn(move || listener.incoming().for_each(drop));
     let daemon = Daemon::of("trace_connections");

@@ -1,11 +1,11 @@
 //! `trace_drops`: real faults in the test's namespaces, each with its reason, place, endpoints and owner.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use serde_json::{Value, json};
 
 use crate::{harness::*, injected::*};
@@ -161,7 +161,7 @@ fn full_accept_queue() {
         // Close-on-exec: programs of other tests would otherwise also hold it.
         let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         bind(&listener, &to(B, 85)).unwrap();
-        listen(&listener, 1).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
         listener
     });
     let answer = answer_to(&daemon, || {
@@ -339,7 +339,7 @@ fn clean_traffic_has_no_drops() {
             std::io::Write::write_all(&mut stream, b"hello").unwrap();
             std::io::Read::read_exact(&mut stream, &mut [0; 5]).unwrap();
         }
-        let listener = pair.a.enter(|| TcpListener::bind((A, 0)).unwrap());
+        let listener = listen(&pair.a, A);
         drop(listener);
     });
     let (a, b) = (tcp(&answer, &pair.a), tcp(&answer, &pair.b));

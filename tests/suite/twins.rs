@@ -89,7 +89,7 @@ fn listener_of_another_namespace_is_separate() {
     let (pair, other) = (Pair::new(), Netns::new());
     let at = SocketAddr::new(B.parse().unwrap(), 7_313);
     let _elsewhere = other.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).unwrap());
-    let _other_port = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap()); // makes the address known
+    let _other_port = listen(&pair.b, B); // makes the address known
     let daemon = Daemon::start();
     let found = findings(&daemon, "connection_refused", at.port(), || {
         knock(&pair.a, at);

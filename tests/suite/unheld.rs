@@ -53,7 +53,7 @@ fn limit(answer: &Value, code: &str) -> u64 {
 
 /// A listener of `b` that accepts on request, with a queue for 4,096.
 fn listener(pair: &Pair) -> (TcpListener, SocketAddr) {
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     rustix::net::listen(&listener, 4_096).unwrap();
     let at = listener.local_addr().unwrap();
     (listener, at)
@@ -300,7 +300,7 @@ type Kept = Box<dyn std::any::Any>;
 
 /// Closed by its own end first, in `b`.
 fn closed(pair: &Pair, address: &str) -> Kept {
-    let listener = pair.b.enter(|| TcpListener::bind((address, 0)).unwrap());
+    let listener = listen(&pair.b, address);
     let client = connect(&pair.b, listener.local_addr().unwrap()).unwrap();
     drop((client, listener.accept().unwrap()));
     Box::new(listener)

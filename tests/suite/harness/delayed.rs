@@ -3,14 +3,14 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Netns, connect, until};
+use super::{Netns, connect, listen, until};
 
 /// The length of a request and of a reply.
 pub const BYTES: usize = 64;
@@ -42,7 +42,7 @@ pub fn middle(times: &[Duration]) -> Duration {
 
 impl Ends {
     pub fn new(a: &Netns, b: &Netns, address: &str) -> Ends {
-        let listener = b.enter(|| TcpListener::bind((address, 0)).unwrap());
+        let listener = listen(b, address);
         let to = listener.local_addr().unwrap();
         let client = connect(a, to).unwrap();
         let server = listener.accept().unwrap().0;

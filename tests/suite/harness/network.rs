@@ -3,13 +3,13 @@
 use std::{
     fs::File,
     io::Write,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU16, AtomicU32, Ordering},
     },
     thread,
     time::Duration,
@@ -122,10 +122,18 @@ pub fn daemon_in(netns: &Netns) -> Daemon {
     netns.enter(Daemon::own)
 }
 
+/// Listens on a port that no other test has: netmond sees the ports of all namespaces. Those of clients begin at 32768.
+pub fn listen(netns: &Netns, address: &str) -> TcpListener {
+    static NEXT: AtomicU16 = AtomicU16::new(22_000);
+    let port = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(port < 32_768);
+    let at = SocketAddr::new(address.parse().unwrap(), port);
+    netns.enter(|| TcpListener::bind(at).unwrap())
+}
+
 /// Accepts on `address` and echoes received data, until the test drops the listener.
 pub fn echo_server(netns: &Netns, address: &str) -> SocketAddr {
-    let ip: IpAddr = address.parse().unwrap();
-    let listener = netns.enter(|| TcpListener::bind((ip, 0)).unwrap());
+    let listener = listen(netns, address);
     let at = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

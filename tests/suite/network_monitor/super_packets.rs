@@ -7,7 +7,7 @@ use super::*;
 fn super_packet_counts_as_wire_packets() {
     let pair = Pair::new();
     let daemon = daemon_for(TOOL, &pair.b);
-    let listener = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener = listen(&pair.b, B);
     let to = listener.local_addr().unwrap();
     let reader = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -63,7 +63,7 @@ fn bytes_sent(stream: &TcpStream) -> u64 {
 
 /// A thread reads and discards the data of one connection.
 fn sink(netns: &Netns, address: &str) -> (SocketAddr, std::thread::JoinHandle<()>) {
-    let listener = netns.enter(|| TcpListener::bind((address, 0)).unwrap());
+    let listener = listen(netns, address);
     let to = listener.local_addr().unwrap();
     let reader = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();

@@ -84,7 +84,7 @@ fn slow_path_is_in_the_clients_time_only() {
 fn connection_per_request_counts() {
     let pair = Pair::new();
     let daemon = Daemon::of("profile_tcp");
-    let listener_of_all = pair.b.enter(|| TcpListener::bind((B, 0)).unwrap());
+    let listener_of_all = listen(&pair.b, B);
     let to = listener_of_all.local_addr().unwrap();
     let thinks = Duration::from_millis(20);
     for is_deferred in [false, true] {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ const TIME: Duration = Duration::from_millis(1_500);
 
 /// A connection over a path of `delay` to a server that reads.
 fn to_a_reader(pair: &SlowPair) -> TcpStream {
-    let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
+    let listener = listen(&pair.b, SLOW_B);
     let stream = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let mut server = listener.accept().unwrap().0;
     thread::spawn(move || while let Ok(1..) = server.read(&mut [0; 65_536]) {});
@@ -100,7 +100,7 @@ fn requested_pacing_counts_as_application() {
 #[test]
 fn limited_by_weighs_time_instead_of_segments() {
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::of_sockets());
-    let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
+    let listener = listen(&pair.b, SLOW_B);
     let mut stream = connect(&pair.a, listener.local_addr().unwrap()).unwrap();
     let mut server = listener.accept().unwrap().0;
     thread::spawn(move || while server.read_exact(&mut [0; 60_200]).is_ok() && server.write_all(b"ok").is_ok() {});

@@ -2,7 +2,6 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpListener,
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -15,7 +14,7 @@ use crate::harness::{slow::*, *};
 #[test]
 fn timed_out_connection_was_established() {
     let (pair, daemon) = (SlowPair::new(Duration::from_millis(1)), Daemon::of("trace_connections"));
-    let listener = pair.b.enter(|| TcpListener::bind((SLOW_B, 0)).unwrap());
+    let listener = listen(&pair.b, SLOW_B);
     let to = listener.local_addr().unwrap();
     let old = connect(&pair.a, to).unwrap();
     let _held = listener.accept().unwrap();
