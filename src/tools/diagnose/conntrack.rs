@@ -1,38 +1,62 @@
-//! The fill level of the connection tracking tables. Each network namespace has its own, with one limit for all; a
-//! process shows its namespace's in /proc, readable by everyone.
+//! The connection tracking tables. Each network namespace has its own, with one limit for all; a process shows its
+//! namespace's in /proc, readable by everyone.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, os::unix::fs::MetadataExt};
 
 use crate::limits;
 
-/// Entries of the fullest table, and how many each may have; `None` where connections are not tracked.
-pub fn fullest() -> Option<(u64, u64)> {
-    let limit = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").ok()?.trim().parse().ok()?;
-    Some((statistics().filter_map(|(_, text)| entries(&text)).max()?, limit))
+/// What is known of a table.
+struct Table {
+    entries: u64,
+    /// Failed insertions since the namespace was created.
+    insert_failed: u64,
 }
 
-/// What each process shows of its namespace's table.
-fn statistics() -> impl Iterator<Item = (u32, String)> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let file = |pid: u32| Some((pid, fs::read_to_string(format!("/proc/{pid}/net/stat/nf_conntrack")).ok()?));
-    processes.take(limits::NAMESPACE_PROCESSES).filter_map(file)
-}
-
-/// The number of failed insertions since a namespace was created, as its processes show it.
+/// The tables, by the inodes of their files: all processes of a namespace show the same file.
 #[derive(Default)]
-pub struct Clashes(HashMap<u32, u64>);
+pub struct Tables(HashMap<u64, Table>);
 
-impl Clashes {
-    pub fn read() -> Clashes {
-        Clashes(statistics().map(|(pid, text)| (pid, insert_failed(&text))).collect())
+impl Tables {
+    /// Reads them; none where connections are not tracked.
+    pub fn read() -> Tables {
+        let mut tables = HashMap::new();
+        if limit().is_none() {
+            return Tables(tables);
+        }
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        for pid in processes.take(limits::NAMESPACE_PROCESSES) {
+            let path = format!("/proc/{pid}/net/stat/nf_conntrack");
+            let Ok(inode) = fs::metadata(&path).map(|file| file.ino()) else { continue };
+            // To look up a file costs less than to read it.
+            if !tables.contains_key(&inode)
+                && let Some(table) = fs::read_to_string(&path).ok().and_then(|text| table(&text))
+            {
+                tables.insert(inode, table);
+            }
+        }
+        Tables(tables)
     }
 
-    /// The most of any namespace since an earlier reading.
-    pub fn since(&self, before: &Clashes) -> u64 {
-        let grown = |(pid, now): (&u32, &u64)| Some(now.saturating_sub(*before.0.get(pid)?));
+    /// Entries of the fullest table, and how many each may have; `None` where connections are not tracked.
+    pub fn fullest(&self) -> Option<(u64, u64)> {
+        Some((self.0.values().map(|table| table.entries).max()?, limit()?))
+    }
+
+    /// The most failed insertions in any table since an earlier reading.
+    pub fn clashes_since(&self, before: &Tables) -> u64 {
+        let grown =
+            |(inode, now): (&u64, &Table)| Some(now.insert_failed.saturating_sub(before.0.get(inode)?.insert_failed));
         self.0.iter().filter_map(grown).max().unwrap_or_default()
     }
+}
+
+fn limit() -> Option<u64> {
+    fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").ok()?.trim().parse().ok()
+}
+
+fn table(stat: &str) -> Option<Table> {
+    Some(Table { entries: entries(stat)?, insert_failed: insert_failed(stat) })
 }
 
 /// The sum over CPUs, a line each.

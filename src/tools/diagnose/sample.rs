@@ -41,7 +41,7 @@ pub struct Diagnosis<'a> {
     /// The last reading.
     begun: Instant,
     quotas: Quotas,
-    clashes: conntrack::Clashes,
+    tracked: conntrack::Tables,
     /// The client wanted the answer before the window was over.
     ended_early: bool,
 }
@@ -88,7 +88,7 @@ impl<'a> Diagnosis<'a> {
             network,
             begun: Instant::now(),
             quotas: Quotas::read(),
-            clashes: conntrack::Clashes::read(),
+            tracked: conntrack::Tables::read(),
             ended_early: false,
         })
     }
@@ -137,17 +137,17 @@ impl Session<Sample> for Diagnosis<'_> {
         let quotas = Quotas::read();
         let throttled = quotas.since(&self.quotas);
         self.quotas = quotas;
-        let clashes = conntrack::Clashes::read();
-        let clashed = clashes.since(&self.clashes);
-        self.clashes = clashes;
+        let tracked = conntrack::Tables::read();
+        let (fullest, clashes) = (tracked.fullest(), tracked.clashes_since(&self.tracked));
+        self.tracked = tracked;
         let network = self.network();
         Ok(Sample {
             heard,
-            conntrack: conntrack::fullest(),
+            conntrack: fullest,
             network_error: self.network.as_ref().err().cloned().unwrap_or_default(),
             network,
             netns,
-            clashes: clashed,
+            clashes,
             throttled,
             resolvers: resolvers::configured(netns, &netns_files),
             netns_files,

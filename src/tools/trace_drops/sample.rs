@@ -66,9 +66,9 @@ struct Reading {
     /// Packets by location and reason.
     places: HashMap<(u64, u32), u64>,
     /// Slot after slot.
-    flows: Vec<types::flow>,
+    flows: Arc<[types::flow]>,
     /// Beside them, which chain dropped them; or nothing.
-    chains: Vec<Chain>,
+    chains: Arc<[Chain]>,
     listeners: HashMap<u64, types::open_socket>,
     /// Of their network namespaces.
     overflows: HashMap<u32, u64>,
@@ -138,24 +138,39 @@ impl DropTracer {
     pub fn open(&self) -> Result<Drops<'_>, Error> {
         let numbered = self.windows.open()?;
         let held = self.links.hold((), || self.attach())?;
-        let (before, since_ns, missed) = (self.read()?, monotonic_ns(), self.program.misses()?);
+        let (before, since_ns, missed) = (self.read(None)?, monotonic_ns(), self.program.misses()?);
         Ok(Drops { tracer: self, _held: held, numbered, before, since_ns, missed })
     }
 
-    fn read(&self) -> Result<Reading, Error> {
+    fn places(&self) -> Result<HashMap<(u64, u32), u64>, Error> {
+        let mut places = HashMap::new();
+        for place in kernel::per_cpu_array::<types::place>(&self.places)? {
+            if place.location != 0 {
+                *places.entry((place.location, place.reason)).or_default() += place.packets;
+            }
+        }
+        Ok(places)
+    }
+
+    /// Flows are read only if a packet was dropped since `before`: they are a megabyte on two CPUs.
+    fn read(&self, before: Option<&Reading>) -> Result<Reading, Error> {
         let mut reading = Reading {
             counters: Counters::read(),
             unplaced: kernel::field(&self.bss, offset_of!(types::bss, unplaced))?,
+            places: self.places()?,
             ..Reading::default()
         };
-        // Flows before places: a packet in between then has no flow yet, and no count exceeds the total.
-        reading.flows = kernel::per_cpu_array(&self.flows)?;
-        if let Some(verdicts) = &self.verdicts {
-            reading.chains = kernel::per_cpu_array(&verdicts.chains)?;
-        }
-        for place in kernel::per_cpu_array::<types::place>(&self.places)? {
-            if place.location != 0 {
-                *reading.places.entry((place.location, place.reason)).or_default() += place.packets;
+        match before.filter(|before| before.places == reading.places) {
+            Some(before) => {
+                (reading.flows, reading.chains) = (Arc::clone(&before.flows), Arc::clone(&before.chains));
+            }
+            None => {
+                // Flows before places: a packet in between then has no flow yet, and no count exceeds the total.
+                reading.flows = kernel::per_cpu_array(&self.flows)?.into();
+                if let Some(verdicts) = &self.verdicts {
+                    reading.chains = kernel::per_cpu_array(&verdicts.chains)?.into();
+                }
+                reading.places = self.places()?;
             }
         }
         for socket in self.holders.find::<types::open_socket>([], |s| s.managed != 0)? {
@@ -296,7 +311,8 @@ impl Session<Sample> for Drops<'_> {
     fn read(&mut self, _: bool) -> Result<Sample, Error> {
         // A flow that dies from here on keeps its slot for the next reading.
         let numbered = self.tracer.windows.open()?;
-        let (after, now, missed) = (self.tracer.read()?, monotonic_ns(), self.tracer.program.misses()?);
+        let (after, now) = (self.tracer.read(Some(&self.before))?, monotonic_ns());
+        let missed = self.tracer.program.misses()?;
         self.numbered = numbered;
         let mut sample = self.tracer.difference(&self.before, &after)?;
         sample.missed = missed - self.missed + after.unplaced - self.before.unplaced;
