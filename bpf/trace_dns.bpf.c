@@ -327,7 +327,7 @@ static __always_inline void look_at(struct sk_buff *skb, __u64 from, bool egress
 	}
 }
 
-/* Every packet passes here. Most end at their protocol, their socket's ports, or their own. */
+/* Every packet passes here. For most, the protocol, the socket's ports or the packet's own ports decide. */
 static __always_inline void see(struct sk_buff *skb, __u64 from, bool egress)
 {
 	struct sock *sk = skb->sk;

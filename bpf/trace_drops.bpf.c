@@ -119,7 +119,7 @@ static __always_inline bool is_free(__u64 id, __u32 oldest)
 	return (__s32)(((__u32)id - oldest) << (32 - SEEN_BITS)) < 0;
 }
 
-/* The id in the slot of a flow, if it has one. */
+/* The flow's entry in the table of ids, or none. */
 static __always_inline __u64 *slot_of(struct ids *table, __u64 id, __u32 *slot)
 {
 	for (int i = 0; i < PROBES; i++) {
@@ -130,7 +130,7 @@ static __always_inline __u64 *slot_of(struct ids *table, __u64 id, __u32 *slot)
 	return 0;
 }
 
-/* A free one for it. */
+/* A free slot for a new flow, or none. */
 static __always_inline __u64 *free_slot(struct ids *table, __u64 id, __u32 *slot)
 {
 	__u32 oldest = windows.oldest;

@@ -203,7 +203,7 @@ impl Past {
             let Some(question) = Question::named(ProfileTcp::NAME) else { return };
             let input = json!({"port": finding["evidence"]["local"]["port"], "limit": limits::ROWS_MAX});
             for period in periods {
-                // Of a part of the time nothing may be recorded.
+                // Part of the time may not be recorded.
                 let Ok(before) = self.answer(question, input.clone(), period).await else { continue };
                 let first_byte = first_byte_at(&before.structured["listeners"], &finding["evidence"]);
                 let parts = ["p50", "p99"].map(|part| Some((part, first_byte[part].as_u64()?)));

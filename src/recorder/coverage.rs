@@ -26,7 +26,7 @@ pub struct Told {
     pub reason: Option<String>,
 }
 
-/// A smaller distance between two windows is not a gap: the line of the daemon is still on its way.
+/// A shorter time is not a gap: the line of the daemon is still on its way, or the clock on the wall was corrected.
 const SLACK: Micros = SECOND;
 
 impl Coverage {

@@ -73,10 +73,11 @@ impl Clocks {
         Clocks { wall_us: now(), boot_us: of(ClockId::Boottime), awake_us: of(ClockId::Monotonic) }
     }
 
-    /// Those at an earlier moment, by CLOCK_MONOTONIC. A moment that is not known, or later, is now.
-    fn at(self, monotonic_ns: u64) -> Self {
-        let ago = self.awake_us - (monotonic_ns / 1_000) as Micros;
-        let ago = if monotonic_ns == 0 { 0 } else { ago.max(0) };
+    /// The clocks at an earlier moment of CLOCK_MONOTONIC. A moment that is later, or before `since`, is of another
+    /// host's clock, and counts as now.
+    fn at(self, monotonic_ns: u64, since: Clocks) -> Self {
+        let moment = (monotonic_ns / 1_000) as Micros;
+        let ago = if (since.awake_us..=self.awake_us).contains(&moment) { self.awake_us - moment } else { 0 };
         Clocks { wall_us: self.wall_us - ago, boot_us: self.boot_us - ago, awake_us: self.awake_us - ago }
     }
 
@@ -97,6 +98,8 @@ struct Recorder {
     host: String,
     tracker: Tracker,
     hook: Option<Hook>,
+    /// When the stream was asked for.
+    asked: Clocks,
     /// When the last window ended.
     last: Option<Clocks>,
     /// Why nothing was recorded before the window that comes, and since when.
@@ -132,8 +135,8 @@ impl Recorder {
             gap = Some(Gap { period: Period { begin_us, end_us: begin_us }, reason: reason.into() });
         }
         let hook = Hook::start(&options.on_incident)?;
-        let (last, pending) = (None, Vec::new());
-        Ok(Recorder { options, store, boot, host, tracker, hook, last, gap, pending, lost: 0, told: None })
+        let (asked, last, pending) = (Clocks::now(), None, Vec::new());
+        Ok(Recorder { options, store, boot, host, tracker, hook, asked, last, gap, pending, lost: 0, told: None })
     }
 
     /// Records until SIGTERM. netmond may restart meanwhile.
@@ -141,6 +144,7 @@ impl Recorder {
         let mut complained = false;
         loop {
             let every = self.options.interval;
+            self.asked = Clocks::now();
             let begun = dial().and_then(|socket| Stream::begin(socket, every).map_err(|e| e.to_string()));
             let reason = match begun {
                 Ok(stream) => match self.follow(stream, signals, supervisor, &mut complained) {
@@ -209,8 +213,8 @@ impl Recorder {
     /// A reading: what happened since the last one.
     fn take(&mut self, sample: &str) -> Result<(), String> {
         let Split { parts, window_ns, ended_ns } = parts::split(sample)?;
-        // The reading may have waited for this process, and what came meanwhile is of the next one.
-        let clocks = Clocks::now().at(ended_ns);
+        // The reading may have waited for this process. Later events belong to the next reading.
+        let clocks = Clocks::now().at(ended_ns, self.last.unwrap_or(self.asked));
         let length_us = (window_ns / 1_000) as Micros;
         let begin_us = self.begin(clocks, length_us);
         let of = |part: parts::Part| Part { part: part.part.into(), tool: part.tool.into(), sample: part.sample };

@@ -156,7 +156,7 @@ impl Sqlite {
     }
 }
 
-/// Two windows are adjacent if the time between them is at most this: the line of the daemon is still on its way.
+/// Two windows are adjacent if the time between them is at most this: the clock on the wall may be corrected.
 pub const ADJACENT: Micros = 500_000;
 
 /// What the journal may take beside the file.

@@ -123,7 +123,7 @@ pub struct Sample {
     #[serde(default)]
     ended_early: bool,
     window_ns: u64,
-    /// When the window ended, by CLOCK_MONOTONIC; 0 is not known.
+    /// When netmond began to read the window, by CLOCK_MONOTONIC; 0 = unknown.
     #[serde(default)]
     ended_ns: u64,
 }

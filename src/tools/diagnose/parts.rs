@@ -37,7 +37,7 @@ pub struct Split {
     pub parts: Vec<Part>,
     /// The length of its window.
     pub window_ns: u64,
-    /// When the window ended, by CLOCK_MONOTONIC; 0 is not known.
+    /// When netmond began to read the window, by CLOCK_MONOTONIC; 0 = unknown.
     pub ended_ns: u64,
 }
 

@@ -66,9 +66,11 @@ struct Reading {
     /// Packets by location and reason.
     places: HashMap<(u64, u32), u64>,
     /// Slot after slot.
-    flows: Arc<[types::flow]>,
+    flows: Arc<Vec<types::flow>>,
     /// Beside them, which chain dropped them; or nothing.
-    chains: Arc<[Chain]>,
+    chains: Arc<Vec<Chain>>,
+    /// Nothing was dropped while flows and places were read, so they fit.
+    is_settled: bool,
     listeners: HashMap<u64, types::open_socket>,
     /// Of their network namespaces.
     overflows: HashMap<u32, u64>,
@@ -152,7 +154,7 @@ impl DropTracer {
         Ok(places)
     }
 
-    /// Flows are read only if a packet was dropped since `before`: they are a megabyte on two CPUs.
+    /// Flows are read only if a packet was dropped since `before`: their table is large.
     fn read(&self, before: Option<&Reading>) -> Result<Reading, Error> {
         let mut reading = Reading {
             counters: Counters::read(),
@@ -160,17 +162,19 @@ impl DropTracer {
             places: self.places()?,
             ..Reading::default()
         };
-        match before.filter(|before| before.places == reading.places) {
+        match before.filter(|before| before.is_settled && before.places == reading.places) {
             Some(before) => {
                 (reading.flows, reading.chains) = (Arc::clone(&before.flows), Arc::clone(&before.chains));
+                reading.is_settled = true;
             }
             None => {
-                // Flows before places: a packet in between then has no flow yet, and no count exceeds the total.
-                reading.flows = kernel::per_cpu_array(&self.flows)?.into();
+                // Flows before places: the flow of a packet in between is read next time.
+                reading.flows = Arc::new(kernel::per_cpu_array(&self.flows)?);
                 if let Some(verdicts) = &self.verdicts {
-                    reading.chains = kernel::per_cpu_array(&verdicts.chains)?.into();
+                    reading.chains = Arc::new(kernel::per_cpu_array(&verdicts.chains)?);
                 }
-                reading.places = self.places()?;
+                let earlier = std::mem::replace(&mut reading.places, self.places()?);
+                reading.is_settled = earlier == reading.places;
             }
         }
         for socket in self.holders.find::<types::open_socket>([], |s| s.managed != 0)? {
