@@ -235,8 +235,14 @@ fn soak_keeps_memory_and_answers() {
     // The gateway's threads for long answers and its idle connections end after a time: no request runs meanwhile.
     let is_back =
         |after: &Held, before: &Held| after.descriptors <= before.descriptors && after.threads <= before.threads.max(2);
+    let mut shown = String::new();
     let after = until("threads and connections have ended", || {
         let after = processes.map(Held::by);
+        let now = format!("{after:?}");
+        if now != shown {
+            println!("after {before:?}: {now}");
+            shown = now;
+        }
         after.iter().zip(&before).all(|(after, before)| is_back(after, before)).then_some(after)
     });
     let Outcome { answers, errors, mut windows, lost_events } = outcome;
