@@ -9,7 +9,7 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicU16, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     thread,
     time::Duration,
@@ -124,10 +124,10 @@ pub fn daemon_in(netns: &Netns) -> Daemon {
 
 /// Listens on a port that no other test has: netmond sees the ports of all namespaces. Those of clients begin at 32768.
 pub fn listen(netns: &Netns, address: &str) -> TcpListener {
-    static NEXT: AtomicU16 = AtomicU16::new(22_000);
-    let port = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(port < 32_768);
-    let at = SocketAddr::new(address.parse().unwrap(), port);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Another run of the suite begins elsewhere.
+    let number = std::process::id().wrapping_mul(269).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+    let at = SocketAddr::new(address.parse().unwrap(), 22_000 + (number % 10_000) as u16);
     netns.enter(|| TcpListener::bind(at).unwrap())
 }
 
