@@ -204,53 +204,6 @@ fn failed_connects_are_red_if_color_is_wanted() {
 }
 
 #[test]
-fn watch_prints_each_reading_then_the_sum() {
-    let (pair, daemon) = (Pair::new(), Daemon::start());
-    let to = echo_server(&pair.b, B);
-    let connect_once = || drop(connect(&pair.a, to).unwrap());
-    let asked = format!("trace_connections port={} direction=outbound --watch=0.2", to.port());
-    let mut child = begin(&daemon.socket, &format!("{asked} -o ndjson"));
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut seen = 0;
-    let mut count = |line: String| {
-        let reading: Value = serde_json::from_str(&line).unwrap();
-        seen += reading["connections"].as_array().unwrap().len();
-        seen
-    };
-    count(lines.next().unwrap()); // it measures
-    connect_once();
-    while count(lines.next().unwrap()) == 0 {}
-    connect_once();
-    interrupt(&child);
-    let last = lines.map(&mut count).last();
-    assert_eq!((child.wait().unwrap().code(), last), (Some(0), Some(2)), "each is told in one reading");
-
-    let mut child = begin(&daemon.socket, &asked);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    lines.find(|line| line.is_empty()).unwrap(); // the first reading has ended
-    (0..3).for_each(|_| connect_once());
-    lines.find(|line| line.contains(&to.to_string())).unwrap();
-    interrupt(&child);
-    let sum: Vec<_> = lines.skip_while(|line| !line.starts_with("Total, ")).collect();
-    let rows: Vec<_> = sum.iter().filter(|line| line.contains(&to.to_string())).collect();
-    assert!(rows.len() == 1 && rows[0].contains(" 3× "), "{sum:#?}");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-}
-
-#[test]
-fn watch_reports_a_lost_daemon_after_its_readings() {
-    let daemon = Daemon::own();
-    let mut child = begin(&daemon.socket, "snapshot_interfaces --watch=0.1");
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    lines.find(|line| line.is_empty()).unwrap(); // the first reading has ended
-    kill_process(Pid::from_raw(daemon.pid() as i32).unwrap(), Signal::KILL).unwrap();
-    assert!(lines.any(|line| line.starts_with("Total, ")));
-    let output = child.wait_with_output().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && error.contains("netmond disconnected"), "{error}");
-}
-
-#[test]
 fn watch_redraws_and_ends_with_its_reader() {
     let daemon = Daemon::start();
     let line = format!("{GATEWAY} --socket {} snapshot_interfaces --watch=0.1 | head -n 3", daemon.socket.display());

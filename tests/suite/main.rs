@@ -71,6 +71,7 @@ mod trace_latency;
 mod twins;
 mod unheld;
 mod usage;
+mod watch;
 
 /// Four times the total duration on two cores.
 const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);
