@@ -40,19 +40,10 @@ static __always_inline void forget(struct sock *sk)
 #define ROW struct tcp_row
 #include "rows.h"
 
-/* The averages that a row and its round trips were made of, read once more after them: a segment may come meanwhile. */
-struct again {
-	__u32 srtt_us; /* of the socket … */
-	__u32 delivered;
-	__u32 seen_srtt_us; /* … and of its round trips */
-	__u32 seen_delivered;
-};
-
 /* The output of `list_rtts_held` and `list_rtts_tcp`. */
 struct tcp_row_with_rtt {
 	struct tcp_row row;
 	struct rtt rtt;
-	struct again again;
 };
 const struct tcp_row_with_rtt *tcp_row_with_rtt_type __attribute__((unused));
 
@@ -227,35 +218,13 @@ int list_held(struct bpf_iter__task_file *ctx)
 /* The round trips of a socket, after its counters, if it has any. */
 static __always_inline void list_rtt(struct seq_file *seq, struct sock *sk, struct tcp_row *row)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct rtt *rtt = rtt_of(sk);
-	struct again *again = (void *)row; /* there is no more room on the stack */
 
 	__builtin_memset(row, 0, sizeof(*row));
-	if (!tp || !rtt || sk->__sk_common.skc_state == TCP_CLOSE || !load_row(sk, row))
+	if (!rtt || sk->__sk_common.skc_state == TCP_CLOSE || !load_row(sk, row))
 		return;
 	bpf_seq_write(seq, row, sizeof(*row));
 	bpf_seq_write(seq, rtt, sizeof(*rtt));
-	again->srtt_us = tp->srtt_us;
-	again->delivered = tp->delivered;
-	again->seen_srtt_us = rtt->srtt_us;
-	again->seen_delivered = rtt->delivered;
-	bpf_seq_write(seq, again, sizeof(*again));
-}
-
-/* Of a socket that was copied: nothing has changed meanwhile. */
-static __always_inline void write_copied_rtt(struct seq_file *seq, struct room *room, struct rtt *rtt)
-{
-	struct tcp_row *row = (void *)room->row;
-	__u32 srtt_us = row->srtt_us, delivered = row->delivered;
-	struct again *again = (void *)room->row;
-
-	bpf_seq_write(seq, rtt, sizeof(*rtt));
-	again->srtt_us = srtt_us;
-	again->delivered = delivered;
-	again->seen_srtt_us = rtt->srtt_us;
-	again->seen_delivered = rtt->delivered;
-	bpf_seq_write(seq, again, sizeof(*again));
 }
 
 static long list_waiting_rtt(__u32 i, struct accept_queue *queue)
@@ -289,7 +258,7 @@ static __always_inline int list_rtts_mptcp(struct bpf_iter__task_file *ctx, stru
 		    rtt->first != windows.first)
 			continue;
 		write_below(ctx->meta->seq, task, room, CLAIM_OWN);
-		write_copied_rtt(ctx->meta->seq, room, rtt);
+		bpf_seq_write(ctx->meta->seq, rtt, sizeof(*rtt));
 	}
 	leave_room(room);
 	return 0;
@@ -306,7 +275,7 @@ static long list_ring_rtt(__u32 slot, struct ring *ring)
 	    rtt->first != windows.first)
 		return 0;
 	write_below(ring->seq, ring->task, ring->room, CLAIM_OWN);
-	write_copied_rtt(ring->seq, ring->room, rtt);
+	bpf_seq_write(ring->seq, rtt, sizeof(*rtt));
 	ring->listed++;
 	return 0;
 }

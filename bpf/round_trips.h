@@ -169,21 +169,18 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, const struct tcp_s
  */
 static __always_inline struct rtt *take_sample(struct sock *sk, const struct tcp_sock *tp, bool brings_data)
 {
-	__u32 srtt_us = tp->srtt_us, delivered = tp->delivered, before_us, before;
+	__u32 srtt_us = tp->srtt_us, delivered = tp->delivered;
 	struct rtt *rtt = rtt_of(sk);
 
 	/* With nothing in flight, no acknowledgement and no sample follows. Data may be a request. */
 	if (!rtt)
 		return tp->packets_out || brings_data ? begin_rtt(sk, tp) : 0;
-	before_us = rtt->srtt_us;
-	before = rtt->delivered;
-	/* Before the sample: whoever reads in between has it in the next reading, and not in both. */
+	if (srtt_us != rtt->srtt_us)
+		add_sample(rtt, rtt->srtt_us ? srtt_us - rtt->srtt_us + (rtt->srtt_us >> 3) : srtt_us >> 3,
+			   rtt->prompt_next);
+	else if (delivered != rtt->delivered)
+		add_sample(rtt, srtt_us >> 3, rtt->prompt_next);
 	rtt->srtt_us = srtt_us;
 	rtt->delivered = delivered;
-	barrier();
-	if (srtt_us != before_us)
-		add_sample(rtt, before_us ? srtt_us - before_us + (before_us >> 3) : srtt_us >> 3, rtt->prompt_next);
-	else if (delivered != before)
-		add_sample(rtt, srtt_us >> 3, rtt->prompt_next);
 	return rtt;
 }

@@ -31,7 +31,7 @@ fn watch_prints_each_reading_then_the_sum() {
     let last = lines.map(&mut count).last();
     assert_eq!((child.wait().unwrap().code(), last), (Some(0), Some(2)), "each is told in one reading");
 
-    // On a busy host the kernel may leave out a program's run, which the sum then says.
+    // If the sum says that events were lost, connects may be missing from it.
     until("a watch loses no event", || {
         let mut child = begin(&daemon.socket, &asked);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);

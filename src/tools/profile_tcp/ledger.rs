@@ -6,7 +6,7 @@ use super::{
     Counts, Gaps, Group, Histogram, Input, JIFFY, Prompt, RemoteEnd, SLOW_US, Sample, Service, VERY_SLOW_US, Waits,
     histogram::bucket_of,
     repliers::{Holder, Key, NewReplies, SocketOwner, process},
-    skel::types::{rtt, tcp_row, tcp_row_with_rtt},
+    skel::types::{rtt, tcp_row},
 };
 use crate::{
     answer::Endpoint,
@@ -160,14 +160,6 @@ pub fn handshake(row: &tcp_row) -> Option<rtt> {
     let mut rtt = rtt { min_us: us, max_us: us, ..rtt::default() };
     add_sample(&mut rtt, us, true);
     (row.handshake_us != 0).then_some(rtt)
-}
-
-/// The row of a socket and its round trips. If a segment came while they were read, they do not fit, and show no sample
-/// between them: the next reading has it.
-pub fn settled(tcp_row_with_rtt { row, rtt, again }: &tcp_row_with_rtt) -> tcp_row {
-    let fit = (again.srtt_us, again.delivered) == (row.srtt_us, row.delivered)
-        && (again.seen_srtt_us, again.seen_delivered) == (rtt.srtt_us, rtt.delivered);
-    if fit { *row } else { tcp_row { srtt_us: rtt.srtt_us, delivered: rtt.delivered, ..*row } }
 }
 
 /// A program sees a sample when the next segment arrives: the last one is still between the socket's average and

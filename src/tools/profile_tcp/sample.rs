@@ -12,7 +12,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, skel::SkelBuilder};
 
 use super::{
     Clock, Counts, Gaps, Input, Reset, Sample,
-    ledger::{Before, Ledger, Samples, handshake, holder, settled, with_last_sample},
+    ledger::{Before, Ledger, Samples, handshake, holder, with_last_sample},
     repliers::{self, CountedReplies, Holder},
     skel::{self, types},
 };
@@ -185,7 +185,7 @@ impl Profiler {
         self.list_rtts.iter().try_for_each(|program| {
             program.each(|both: &tcp_row_with_rtt| {
                 if seen.insert(both.row.cookie) {
-                    take(&settled(both), &both.rtt);
+                    take(&both.row, &both.rtt);
                 }
             })
         })

@@ -244,18 +244,3 @@ fn recorded_listeners_are_narrowed_by_owner_and_port() {
 fn empty_answer_says_so() {
     assert!(ProfileTcp::text(&answer_to(Sample::default())).starts_with("No matching TCP connection"));
 }
-
-#[test]
-fn sample_of_a_segment_during_the_read_is_of_the_next_reading() {
-    use skel::types::{again, rtt, tcp_row, tcp_row_with_rtt};
-    let rtt = rtt { srtt_us: 800, delivered: 5, ..rtt::default() };
-    let row = tcp_row { srtt_us: 880, delivered: 6, state: 1, ..tcp_row::default() };
-    let samples = |again| {
-        let both = tcp_row_with_rtt { row, rtt, again };
-        ledger::with_last_sample(&ledger::settled(&both), &rtt).buckets.iter().sum::<u32>()
-    };
-    let same = again { srtt_us: 880, delivered: 6, seen_srtt_us: 800, seen_delivered: 5 };
-    assert_eq!(samples(same), 1);
-    assert_eq!(samples(again { delivered: 7, ..same }), 0);
-    assert_eq!(samples(again { seen_srtt_us: 880, seen_delivered: 6, ..same }), 0);
-}
