@@ -4,9 +4,11 @@
  *
  * An MPTCP socket has one for each path, and these do all the work. Every listener of a Go program is one. The iterator
  * over files shows the upper socket. Pointers from there to a lower socket are plain numbers to the verifier. So a
- * lower socket is copied before it is read, and cannot get storage.
+ * lower socket is copied before it is read, and cannot get storage. A socket that a file leads to is read in the same
+ * way if the verifier does not trust it (`files.h`).
  */
 #pragma once
+#include "files.h"
 #include "namespaces.h"
 
 enum {
@@ -178,7 +180,7 @@ static __always_inline bool is_subflow(const struct tcp_sock *tp)
 static __always_inline __u64 identity(struct sock *sk, const struct tcp_sock *tp)
 {
 	if (!is_subflow(tp))
-		return bpf_get_socket_cookie(sk);
+		return name_of(sk);
 	return sk->__sk_common.skc_cookie.counter ?: (__u64)sk;
 }
 
@@ -257,6 +259,7 @@ struct queue_below {
 	struct task_struct *task;
 	struct room *room;
 	__u32 key;
+	__u8 claim; /* of the task, on the listener */
 };
 
 /* Copies the next one; false at the end. */

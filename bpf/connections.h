@@ -17,7 +17,7 @@ enum end {
 };
 
 struct connection {
-	__u64 start_ns;       /* CLOCK_MONOTONIC; 0 = before the first window */
+	__u64 start_ns;       /* CLOCK_MONOTONIC; 0 = before the first window. With `unread`: the listener or ring */
 	__u64 established_ns; /* 0 = not established, or before the first window */
 	__u64 end_ns;         /* 0 = still open */
 	__u64 rx_bytes;       /* payload, each byte once */
@@ -30,8 +30,8 @@ struct connection {
 	__u8 direction;
 	__u8 end;
 	__u8 closing; /* its process had closed it before it ended */
-	__u8 in_ring;
-	__u32 unread; /* not 0: the number of connections of this listener or ring without a row */
+	__u8 claim;   /* enum claim of the holder that the row names; 0 if a record names the owner */
+	__u32 unread; /* not 0: the number of connections of this listener, or ring (CLAIM_UNREAD), without a row */
 };
 const struct connection *connection_type __attribute__((unused));
 

@@ -31,7 +31,7 @@ struct {
 
 /* A segment during the loop over its messages. */
 struct segment {
-	__u64 from; /* network header */
+	struct bounds bounds;
 	__u32 transport;
 	__u32 head; /* bytes of headers */
 	__u32 sequence;
@@ -77,14 +77,14 @@ static __always_inline void tell_part(struct sk_buff *skb, struct segment *s, st
 		return;
 	}
 	barrier_var(head);
-	if (head > HEADS || copy(skb, dynptr, m->data, s->from, head, HEADS) != head) {
+	if (head > HEADS || copy(skb, &s->bounds, dynptr, m->data, s->bounds.from, head, HEADS) != head) {
 		bpf_ringbuf_discard(m, BPF_RB_NO_WAKEUP);
 		return;
 	}
 	m->sight = s->sight;
 	m->sight.segment = kind;
 	*(__be32 *)(m->data + (s->transport & (HEADS - 4)) + 4) = bpf_htonl(s->sequence + at);
-	m->sight.length = head + copy(skb, dynptr, m->data + head, s->from + head + at, bytes, room);
+	m->sight.length = head + copy(skb, &s->bounds, dynptr, m->data + head, s->bounds.from + head + at, bytes, room);
 	bpf_ringbuf_submit(m, wake_flags(sizeof(m->sight) + HEADS + room));
 }
 
@@ -105,7 +105,7 @@ static __noinline __u32 read_start(struct sk_buff *skb, struct segment *s, __u32
 {
 	struct bpf_dynptr dynptr;
 
-	return copy(skb, &dynptr, start, s->from + s->head + at, s->length - at, 2 + DNS_HEADER);
+	return copy(skb, &s->bounds, &dynptr, start, s->bounds.from + s->head + at, s->length - at, 2 + DNS_HEADER);
 }
 
 /* The length of the message at `next`, with its length field. */

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * After the last window: otherwise a marked listener would continue to copy its mark. The file that includes this
- * defines `forget()` first, which removes the tool's part of a socket's storage. A socket without a process in another
- * network namespace keeps its part, which has the number of its window.
+ * defines `forget()` first, which removes the tool's part of a socket's storage. A socket of another network namespace
+ * that no process holds, or that the verifier does not trust, keeps its part, which has the number of its window.
  */
 #pragma once
-#include "sockets.h"
+#include "files.h"
 
 SEC("iter/task_file")
 int forget_held(struct bpf_iter__task_file *ctx)
 {
 	struct sock *sk = inet_socket_of(ctx->file);
 
-	if (sk)
+	if (sk && !files_are_untrusted)
 		forget(sk);
 	return 0;
 }

@@ -135,7 +135,7 @@ int open_sockets(struct bpf_iter__task_file *ctx)
 	if (is_mptcp(sk) && is_inet(sk))
 		return open_subflows(ctx, task, sk);
 	s.listener = is_inet(sk) && sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN;
-	s.cookie = s.listener ? bpf_get_socket_cookie(sk) : sk->__sk_common.skc_cookie.counter;
+	s.cookie = s.listener ? name_of(sk) : sk->__sk_common.skc_cookie.counter;
 	s.address = (__u64)BPF_CORE_READ(socket, sk);
 	if (!s.listener && !is_wanted(&s))
 		return 0;

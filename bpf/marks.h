@@ -8,6 +8,7 @@
 #include "below.h"
 #include "closing.h"
 #include "direction.h"
+#include "old_listeners.h"
 #include "storage.h"
 #include "windows.h"
 
@@ -19,6 +20,14 @@ CARRIED(mark, storages, struct mark, __builtin_offsetof(struct storage, MARK))
 static __always_inline struct mark *known_mark(struct sock *sk)
 {
 	return KNOWN_PART(sk, MARK);
+}
+
+/* The mark of a socket that a file leads to; of an untrusted one a copy. */
+static __always_inline const struct mark *held_mark(struct sock *sk, struct mark *copy)
+{
+	if (!files_are_untrusted)
+		return known_mark(sk);
+	return carried_mark(number_of((__u64)BPF_CORE_READ(sk, sk_bpf_storage)), copy) && copy->is_known ? copy : 0;
 }
 
 static __always_inline struct mark *mark_of(struct sock *sk)
@@ -78,6 +87,17 @@ static __always_inline void mark_opened(struct sock *sk, int state)
 	bpf_get_socket_cookie(sk);
 }
 
+static __always_inline void mark_as_listener(struct sock *sk, struct mark *mark)
+{
+	const struct old_listener *listener = old_listener_of(sk);
+
+	if (!listener)
+		return;
+	mark->pid = listener->owner.pid;
+	mark->managed = listener->managed;
+	__builtin_memcpy(mark->comm, listener->owner.comm, sizeof(mark->comm));
+}
+
 /* A mark inherited from a listener does not have the opening time. */
 static __always_inline void mark_accepted(struct sock *sk)
 {
@@ -90,6 +110,8 @@ static __always_inline void mark_accepted(struct sock *sk)
 		mark->direction = guess_direction(sk);
 	if (!mark->pid)
 		mark_as_above(sk, mark);
+	if (!mark->pid)
+		mark_as_listener(sk, mark);
 	bpf_get_socket_cookie(sk);
 }
 

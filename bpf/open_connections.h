@@ -4,6 +4,7 @@
 #include "accept_queue.h"
 #include "attempts.h"
 #include "below.h"
+#include "old_listeners.h"
 #include "ring_files.h"
 
 #define ORPHAN_OWNER struct track
@@ -60,6 +61,17 @@ static __always_inline void load_counts(const struct tcp_sock *tp, struct connec
 }
 
 CARRIED(track, storages, struct track, __builtin_offsetof(struct storage, track))
+
+/* An accepted connection without inherited storage has the owner of its listener. */
+static __always_inline void own_as_listener(struct sock *sk, struct track *track)
+{
+	const struct old_listener *listener = old_listener_of(sk);
+
+	if (!listener)
+		return;
+	track->owner = listener->owner;
+	track->managed = listener->managed;
+}
 
 /* A path that the kernel itself opens for an MPTCP socket, or accepts for one, has the owner of that socket. */
 static __always_inline void own_as_above(struct sock *sk, struct track *track)
@@ -123,25 +135,29 @@ static long list_waiting(__u32 i, struct accept_queue *queue)
 	return 0;
 }
 
+static __always_inline void write_unread(struct seq_file *seq, __u64 listener, __u32 unread)
+{
+	struct connection *c = unread ? new_row() : 0;
+
+	if (!c)
+		return;
+	c->start_ns = listener;
+	c->unread = unread;
+	bpf_seq_write(seq, c, sizeof(*c));
+}
+
 /* The connections that wait at a listener of another namespace, once per reading. */
 static __always_inline int list_queue(struct seq_file *seq, struct sock *listener)
 {
 	struct track *track = known_track(listener);
 	struct accept_queue queue = { .seq = seq };
 	const struct request *asked = request();
-	struct connection *c;
-	__u32 unread;
 
 	if (!asked || (track && track->round == asked->round))
 		return 0;
 	if (track)
 		track->round = asked->round;
-	unread = walk_accept_queue(listener, list_waiting, &queue, WAITING);
-	c = unread ? new_row() : 0;
-	if (!c)
-		return 0;
-	c->unread = unread;
-	bpf_seq_write(seq, c, sizeof(*c));
+	write_unread(seq, (__u64)listener, walk_accept_queue(listener, list_waiting, &queue, WAITING));
 	return 0;
 }
 
@@ -173,13 +189,16 @@ __noinline int load_row_below(__u32 key)
 	return 1;
 }
 
-/* Without another record, the owner is the holder of the upper socket. */
-static __always_inline void write_below(struct seq_file *seq, struct task_struct *task, struct room *room)
+/* Without another record, or with that of a manager, the owner is the holder of the file. */
+static __always_inline void write_below(struct seq_file *seq, struct task_struct *task, struct room *room, __u8 claim)
 {
+	const struct track *track = (const void *)room->carried;
 	struct connection *c = (void *)room->row;
 
-	if (!c->owner.pid)
+	if (!c->owner.pid || track->managed) {
 		own_as_held(task, &c->owner);
+		c->claim = claim;
+	}
 	if (wanted(c))
 		bpf_seq_write(seq, c, sizeof(*c));
 }
@@ -191,28 +210,69 @@ static long list_waiting_below(__u32 i, struct queue_below *queue)
 	if (!next_waiting_below(queue, &below))
 		return 1;
 	if (load_row_below(queue->key))
-		write_below(queue->seq, queue->task, queue->room);
+		write_below(queue->seq, queue->task, queue->room, queue->claim);
 	return 0;
 }
 
-static __always_inline void list_subflows(struct seq_file *seq, struct task_struct *task, struct sock *above,
-					  struct room *room, __u32 key)
+/* The connections that wait at a copied listener; returns the number of those of another namespace not reached. */
+static __always_inline __u32 list_queue_below(struct queue_below *queue, const struct below *listener)
 {
-	struct queue_below queue = { .seq = seq, .task = task, .room = room, .key = key };
+	const struct sock *sk = below_sock(listener);
+	__u32 waiting = sock_netns(sk) == own_netns ? 0 : sk->sk_ack_backlog;
+	long walked;
+
+	queue->next = (__u64)listener->tcp->inet_conn.icsk_accept_queue.rskq_accept_head;
+	queue->listener = listener->address;
+	if (!queue->next || !bpf_core_enum_value_exists(enum bpf_func_id___loop, BPF_FUNC_loop___loop))
+		return waiting;
+	walked = bpf_loop(WAITING, list_waiting_below, queue, 0);
+	return walked == WAITING && queue->next && waiting > WAITING ? waiting - WAITING : 0;
+}
+
+static __always_inline void list_subflows(struct queue_below *queue, struct sock *above)
+{
+	struct room *room = queue->room;
 	struct subflows walk;
 	struct below below;
 
 	begin_subflows(above, &walk);
 	if (above->__sk_common.skc_state != TCP_LISTEN) {
 		for (int i = 0; i < SUBFLOWS && next_subflow(&walk, room, &below); i++)
-			if (load_row_below(key))
-				write_below(seq, task, room);
+			if (load_row_below(queue->key))
+				write_below(queue->seq, queue->task, room, queue->claim);
 	} else if (next_subflow(&walk, room, &below)) {
-		queue.next = (__u64)below.tcp->inet_conn.icsk_accept_queue.rskq_accept_head;
-		queue.listener = below.address;
-		if (queue.next && bpf_core_enum_value_exists(enum bpf_func_id___loop, BPF_FUNC_loop___loop))
-			bpf_loop(WAITING, list_waiting_below, &queue, 0);
+		write_unread(queue->seq, below.address, list_queue_below(queue, &below));
 	}
+}
+
+/*
+ * A TCP or MPTCP socket that a process holds and the verifier does not trust. User space omits what iter/tcp or another
+ * holder lists again.
+ */
+static __noinline int list_untrusted(struct bpf_iter__task_file *ctx, struct sock *sk)
+{
+	struct seq_file *seq = ctx->meta->seq;
+	struct task_struct *task = ctx->task;
+	struct queue_below queue = { .seq = seq, .task = task };
+	struct file *file = ctx->file;
+	struct below below;
+
+	if (!task || !file)
+		return 0;
+	queue.claim = claim_of(task, ctx->fd, file);
+	queue.room = queue.claim == CLAIM_INHERITED ? 0 : take_room(&queue.key);
+	if (!queue.room)
+		return 0;
+	if (is_mptcp(sk)) {
+		list_subflows(&queue, sk);
+	} else if (copy_below(queue.room, number_of((__u64)sk), &below)) {
+		if (below_sock(&below)->__sk_common.skc_state == TCP_LISTEN)
+			write_unread(seq, below.address, list_queue_below(&queue, &below));
+		else if (load_row_below(queue.key))
+			write_below(seq, task, queue.room, queue.claim);
+	}
+	leave_room(queue.room);
+	return 0;
 }
 
 /*
@@ -224,19 +284,21 @@ static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, stru
 	struct track *track = track_of(above);
 	const struct request *asked = request();
 	struct task_struct *task = ctx->task;
+	struct queue_below queue = { .seq = ctx->meta->seq, .task = task };
 	struct file *file = ctx->file;
-	struct room *room;
-	__u32 key;
 
-	if (!track || !asked || !task || !file || track->round == asked->round || is_inherited(task, ctx->fd, file))
+	if (!track || !asked || !task || !file || track->round == asked->round)
+		return 0;
+	queue.claim = claim_of(task, ctx->fd, file);
+	if (queue.claim == CLAIM_INHERITED)
 		return 0;
 	track->round = asked->round;
 	own_as_held(task, &track->owner);
-	room = is_elsewhere(above) ? take_room(&key) : 0;
-	if (!room)
+	queue.room = is_elsewhere(above) ? take_room(&queue.key) : 0;
+	if (!queue.room)
 		return 0;
-	list_subflows(ctx->meta->seq, task, above, room, key);
-	leave_room(room);
+	list_subflows(&queue, above);
+	leave_room(queue.room);
 	return 0;
 }
 
@@ -253,7 +315,7 @@ static long list_ring_file(__u32 slot, struct ring *ring)
 	if (ring->listed == RING_SOCKETS) {
 		ring->unread++;
 	} else {
-		write_below(ring->seq, ring->task, ring->room);
+		write_below(ring->seq, ring->task, ring->room, ring->claim);
 		ring->listed++;
 	}
 	return 0;
@@ -272,7 +334,8 @@ static __noinline int list_ring(struct bpf_iter__task_file *ctx)
 	c = ring.unread ? new_row() : 0;
 	if (c) {
 		c->unread = ring.unread;
-		c->in_ring = true;
+		c->start_ns = ring.address;
+		c->claim = CLAIM_UNREAD;
 		bpf_seq_write(ctx->meta->seq, c, sizeof(*c));
 	}
 	leave_room(ring.room);
@@ -294,9 +357,11 @@ int list_held(struct bpf_iter__task_file *ctx)
 
 	if (!sk)
 		return list_ring(ctx);
-	if (is_mptcp(sk))
-		return list_held_mptcp(ctx, sk);
-	return sk->sk_protocol == IPPROTO_TCP ? list_held_tcp(ctx, sk) : 0;
+	if (sk->sk_protocol != IPPROTO_TCP && !is_mptcp(sk))
+		return 0;
+	if (files_are_untrusted)
+		return list_untrusted(ctx, sk);
+	return is_mptcp(sk) ? list_held_mptcp(ctx, sk) : list_held_tcp(ctx, sk);
 }
 
 /* In our own network namespace also sockets that no process holds. */

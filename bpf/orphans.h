@@ -9,6 +9,7 @@
  * Include this after `#define ORPHAN_OWNER`, the type of the tool's data about an orphan's owner.
  */
 #pragma once
+#include "files.h"
 #include "namespaces.h"
 
 enum {
@@ -64,7 +65,7 @@ static __always_inline void note_orphan(struct sock *sk, const ORPHAN_OWNER *own
 
 	if (!is_elsewhere(sk))
 		return;
-	cookie = bpf_get_socket_cookie(sk);
+	cookie = name_of(sk);
 	for (int i = 0; i < ORPHAN_PROBES; i++) {
 		struct orphan *orphan = orphan_slot(cookie, i);
 
@@ -83,10 +84,11 @@ static __always_inline void note_orphan(struct sock *sk, const ORPHAN_OWNER *own
 /* For the change to CLOSE of a closing socket. */
 static __always_inline void forget_orphan(struct sock *sk)
 {
-	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+	__u64 cookie;
 
 	if (!is_elsewhere(sk))
 		return;
+	cookie = name_of(sk);
 	for (int i = 0; i < ORPHAN_PROBES; i++) {
 		struct orphan *orphan = orphan_slot(cookie, i);
 
@@ -116,7 +118,8 @@ struct orphan_walk {
 /*
  * A copy of the socket, or null. The kernel reuses the memory of a TCP socket only for TCP sockets while a program that
  * reads it runs (SLAB_TYPESAFE_BY_RCU), and never reuses a cookie. So a copy with the same cookie is the same socket.
- * If the socket is gone, its slot is freed: no program was attached at its end.
+ * An old socket may have none (`name_of()`), and every newer one has one. If the socket is gone, its slot is freed: no
+ * program was attached at its end.
  */
 static __always_inline const struct tcp_sock *copy_orphan(struct orphan *orphan, __u64 cookie)
 {
@@ -129,7 +132,7 @@ static __always_inline const struct tcp_sock *copy_orphan(struct orphan *orphan,
 	if (size > sizeof(*copy))
 		size = sizeof(*copy);
 	if (!bpf_probe_read_kernel(copy, size, (void *)orphan->address) &&
-	    sk->__sk_common.skc_cookie.counter == cookie && sk->__sk_common.skc_state != TCP_CLOSE)
+	    (sk->__sk_common.skc_cookie.counter ?: orphan->address) == cookie && sk->__sk_common.skc_state != TCP_CLOSE)
 		return (const void *)copy;
 	__sync_val_compare_and_swap(&orphan->cookie, cookie, ORPHAN_NONE);
 	return 0;

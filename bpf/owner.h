@@ -70,20 +70,28 @@ static __always_inline bool is_manager(const struct task_struct *task)
 }
 
 /*
- * Whether a process inherited the file from its parent, which still has it. Every child is in this state from fork()
- * until exec(), and the file then belongs to the parent. Process numbers do not show the older one, since they wrap. A
- * socket that a manager creates for a service belongs to the service.
+ * Whether a file that a process and its parent both have belongs to the parent. Every child is in this state from
+ * fork() until exec(). Process numbers do not show the older one, since they wrap. A socket that a manager creates for
+ * a service belongs to the service.
  */
+static __always_inline bool is_of_parent(const struct task_struct *task, const struct task_struct *parent)
+{
+	if (parent->tgid <= 1)
+		return false;
+	return untrusted(task_struct, task)->group_leader->flags & PF_FORKNOEXEC || !is_manager(parent);
+}
+
+/* Whether a process inherited the file from its parent, which still has it, and to which it belongs. */
 static __always_inline bool is_inherited(struct task_struct *task, __u32 fd, const struct file *file)
 {
 	struct task_struct *parent = task->real_parent;
 	struct file *same = 0;
 
-	if (parent->tgid <= 1 || fd >= parent->files->fdt->max_fds)
+	if (fd >= parent->files->fdt->max_fds)
 		return false;
 	if (bpf_probe_read_kernel(&same, sizeof(same), parent->files->fdt->fd + fd) || same != file)
 		return false;
-	return task->group_leader->flags & PF_FORKNOEXEC || !is_manager(parent);
+	return is_of_parent(task, parent);
 }
 
 /* The owner of a shared file: the lowest process number. UNREAD has a count instead of a row. */
@@ -145,11 +153,11 @@ __noinline int is_among(__u64 files, __u64 file)
 }
 
 /*
- * Whether the running task has the socket with this address among its first files or its latest ones, which have the
- * numbers before the next free one. On a path with an arbitrary `current`, a hit proves ownership and a miss claims
- * nothing. Inlined, the verifier took seconds for it.
+ * The first number of the part of the running task's files that has the socket with this address: among its first files
+ * or its latest ones, which have the numbers before the next free one. -1 if none has. Inlined, the verifier took
+ * seconds for it.
  */
-__noinline int is_owned_by_current(__u64 address)
+__noinline int part_of_current(__u64 address)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	const struct sock *sk = (const void *)address;
@@ -157,24 +165,40 @@ __noinline int is_owned_by_current(__u64 address)
 	__u32 max, next;
 
 	if (!is_full(sk))
-		return false;
+		return -1;
 	file = (__u64)BPF_CORE_READ(sk, sk_socket, file);
 	table = (__u64)BPF_CORE_READ(task, files, fdt, fd);
 	max = BPF_CORE_READ(task, files, fdt, max_fds);
 	next = BPF_CORE_READ(task, files, next_fd);
 	if (!file || !table)
-		return false;
+		return -1;
 	if (next > FILES && next <= max && is_among(table + (next - FILES_AT_ONCE) * sizeof(file), file))
-		return true;
+		return next - FILES_AT_ONCE;
 	for (int i = 0; i < FILES && i < max; i += FILES_AT_ONCE)
 		if (is_among(table + i * sizeof(file), file))
-			return true;
-	return false;
+			return i;
+	return -1;
 }
 
+/* Whether that part of the parent's files has it, too, and it belongs to the parent. */
+__noinline int is_parents_of_current(__u64 address, __u32 part)
+{
+	struct task_struct *task = bpf_get_current_task_btf(), *parent = task->real_parent;
+	const struct sock *sk = (const void *)address;
+	__u64 table;
+
+	if (!is_of_parent(task, parent) || part + FILES_AT_ONCE > BPF_CORE_READ(parent, files, fdt, max_fds))
+		return false;
+	table = (__u64)BPF_CORE_READ(parent, files, fdt, fd);
+	return table && is_among(table + part * sizeof(table), (__u64)BPF_CORE_READ(sk, sk_socket, file));
+}
+
+/* On a path with an arbitrary `current`, a hit proves ownership and a miss claims nothing. */
 static __always_inline bool current_owns(const struct sock *sk)
 {
-	return is_owned_by_current(number_of((__u64)sk));
+	int part = part_of_current(number_of((__u64)sk));
+
+	return part >= 0 && !is_parents_of_current(number_of((__u64)sk), part);
 }
 
 static __always_inline void mapped(__u8 address[16], __be32 ipv4)

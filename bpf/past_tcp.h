@@ -32,6 +32,8 @@ enum packet_sock_flags___past { PACKET_SOCK_QDISC_BYPASS = 6 };
 /* Bytes that bypassed TCP since monitoring began, and the inputs of that sum. */
 struct past {
 	struct traffic moved;
+	__u32 first; /* first window of its period */
+	__u32 pad;
 	__s64 received; /* by calls, minus TCP's part: never more than the bypassed bytes */
 	__s64 sent;
 	__u32 copied_seq; /* at the last call */
@@ -48,21 +50,54 @@ struct {
 /* Not 0 if any socket has such counters. Programs skip them otherwise. */
 __u64 past_sockets;
 
+/* Of this period. */
+static __always_inline struct past *known_past(struct sock *sk)
+{
+	struct past *known = bpf_sk_storage_get(&past, sk, 0, 0);
+
+	return known && known->first == windows.first ? known : 0;
+}
+
+/* The numbers of a socket that is in a sockmap and has no storage yet, when it was read last. By address. */
+struct unmoved {
+	__u32 copied_seq;
+	__u32 write_seq;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct unmoved);
+} unmoved SEC(".maps");
+
 /* Starts counting. If every call was seen since the socket opened, TCP's counts so far belong to the calls so far. */
 static __always_inline struct past *begin_past(struct sock *sk, const struct tcp_sock *tp)
 {
 	struct mark *mark = known_mark(sk);
 	struct past *now = sk_storage_of(&past, sk);
+	const struct unmoved *earlier;
+	__u64 address = (__u64)sk;
 
 	if (!now)
 		return 0;
 	past_sockets = 1;
-	now->copied_seq = tp->copied_seq;
-	now->write_seq = tp->write_seq;
+	now->moved.rx_bytes = now->moved.tx_bytes = 0; /* it may be of an earlier period */
+	now->received = now->sent = 0;
+	earlier = bpf_map_lookup_elem(&unmoved, &address);
+	now->copied_seq = earlier ? earlier->copied_seq : tp->copied_seq;
+	now->write_seq = earlier ? earlier->write_seq : tp->write_seq;
+	if (earlier)
+		bpf_map_delete_elem(&unmoved, &address);
 	if (mark && is_new(mark)) {
+		now->copied_seq = tp->copied_seq;
+		now->write_seq = tp->write_seq;
 		now->received = -(__s64)(tp->bytes_received - (__u32)(tp->rcv_nxt - tp->copied_seq));
 		now->sent = -(__s64)(tp->bytes_acked + (__u32)(tp->write_seq - tp->snd_una) - 1);
 	}
+	barrier();
+	now->first = windows.first; /* last: another CPU may use it from here on */
 	return now;
 }
 
@@ -87,7 +122,7 @@ static __always_inline void count_past(struct sock *sk, __u32 length, bool is_se
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return;
-	known = bpf_sk_storage_get(&past, sk, 0, 0) ?: begin_past(sk, tp);
+	known = known_past(sk) ?: begin_past(sk, tp);
 	if (!known)
 		return;
 	if (is_sent)
@@ -104,13 +139,34 @@ static __always_inline void load_past(struct sock *sk, const struct tcp_sock *tp
 	row->past = redirects(sk);
 	if (!row->past && !past_sockets)
 		return;
-	known = bpf_sk_storage_get(&past, sk, 0, 0);
+	known = known_past(sk);
 	if (!known && row->past)
 		known = begin_past(sk, tp);
 	if (!known)
 		return;
 	row->traffic.rx_bytes += known->moved.rx_bytes;
 	row->traffic.tx_bytes += known->moved.tx_bytes;
+}
+
+CARRIED(past, past, struct past, 0)
+
+/* The same for a copied socket: the next call begins the count. */
+static __always_inline void load_past_below(const struct room *room, __u64 address, struct socket_bytes *row)
+{
+	const struct tcp_sock *tp = copy_in(room);
+	struct unmoved now = { tp->copied_seq, tp->write_seq };
+	struct past known = {};
+
+	row->past = redirects_at(tp->inet_conn.icsk_inet.sk.sk_user_data, address);
+	if (!row->past && !past_sockets)
+		return;
+	if (!carried_past(storage_in(room), &known) || known.first != windows.first) {
+		if (row->past)
+			bpf_map_update_elem(&unmoved, &address, &now, BPF_ANY);
+		return;
+	}
+	row->traffic.rx_bytes += known.moved.rx_bytes;
+	row->traffic.tx_bytes += known.moved.tx_bytes;
 }
 
 /* A packet socket that bypasses the queueing discipline, sends from a ring, or is send-only. */
@@ -141,7 +197,7 @@ static __always_inline int list_past(struct bpf_iter__task_file *ctx, struct soc
 		return 0;
 	if (!task)
 		return 0;
-	row.cookie = bpf_get_socket_cookie(sk);
+	row.cookie = name_of(sk);
 	load_holder(task, &row.pid, row.comm);
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 	return 0;

@@ -13,10 +13,7 @@
 #include "ring.h"
 #include "tcp_row.h"
 
-enum {
-	CLOSED_RTTS = 16384,
-	WAITING_RTTS = 48, /* like WAITING, for longer rows */
-};
+enum { CLOSED_RTTS = 16384, WAITING_RTTS = 48 /* like WAITING, for longer rows */ };
 
 /* `list_rtts_held` reaches fewer waiting connections than `list_held`. */
 static __always_inline bool load_listener(const struct sock *sk, bool elsewhere, struct tcp_row *row)
@@ -28,6 +25,10 @@ static __always_inline bool load_listener(const struct sock *sk, bool elsewhere,
 }
 
 static __always_inline void load_past(struct sock *sk, const struct tcp_sock *tp, struct tcp_row *row)
+{
+}
+
+static __always_inline void load_past_below(const struct room *room, __u64 address, struct tcp_row *row)
 {
 }
 
@@ -44,6 +45,7 @@ static __always_inline void forget(struct sock *sk)
 struct tcp_row_with_rtt {
 	struct tcp_row row;
 	struct rtt rtt;
+	struct average again[2]; /* of both, read once more: a segment may have come meanwhile */
 };
 const struct tcp_row_with_rtt *tcp_row_with_rtt_type __attribute__((unused));
 
@@ -131,7 +133,7 @@ static __always_inline void hand_in_rtt(struct sock *sk)
 
 	if (!rtt)
 		return;
-	cookie = bpf_get_socket_cookie(sk);
+	cookie = name_of(sk);
 	rtt->closed_ns = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&closed_rtts, &cookie, rtt, BPF_ANY))
 		__sync_fetch_and_add(&figures.closed_rtts_untracked, 1);
@@ -176,7 +178,9 @@ static __always_inline void follow_state(struct sock *sk, int oldstate, int news
 	} else if (begins_close(newstate)) {
 		mark_closed(sk);
 		hand_in_rtt(sk);
-	} else if (newstate == TCP_CLOSE && oldstate != TCP_LISTEN) {
+	} else if (newstate == TCP_CLOSE && oldstate == TCP_LISTEN) {
+		forget_old_listener(sk);
+	} else if (newstate == TCP_CLOSE) {
 		hand_in(sk);
 		if (is_closing(oldstate))
 			forget_orphan(sk);
@@ -215,6 +219,17 @@ int list_held(struct bpf_iter__task_file *ctx)
 	return sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state != TCP_CLOSE ? list_held_tcp(ctx, sk) : 0;
 }
 
+/* After a socket's row and its round trips. The memory of the row takes what is read. */
+static __always_inline void write_again(struct seq_file *seq, struct tcp_row *row, const struct rtt *rtt)
+{
+	const struct tcp_sock *tp = (const void *)row->address;
+
+	row->average.srtt_us = BPF_CORE_READ(tp, srtt_us);
+	row->average.delivered = BPF_CORE_READ(tp, delivered);
+	bpf_seq_write(seq, &row->average, sizeof(row->average));
+	bpf_seq_write(seq, (void *)&rtt->average, sizeof(rtt->average));
+}
+
 /* The round trips of a socket, after its counters, if it has any. */
 static __always_inline void list_rtt(struct seq_file *seq, struct sock *sk, struct tcp_row *row)
 {
@@ -225,6 +240,7 @@ static __always_inline void list_rtt(struct seq_file *seq, struct sock *sk, stru
 		return;
 	bpf_seq_write(seq, row, sizeof(*row));
 	bpf_seq_write(seq, rtt, sizeof(*rtt));
+	write_again(seq, row, rtt);
 }
 
 static long list_waiting_rtt(__u32 i, struct accept_queue *queue)
@@ -239,44 +255,92 @@ static long list_waiting_rtt(__u32 i, struct accept_queue *queue)
 
 CARRIED(rtts, rtts, struct rtt, 0)
 
-static __always_inline int list_rtts_mptcp(struct bpf_iter__task_file *ctx, struct task_struct *task,
-					   struct sock *above)
+/* Of a lower socket with a copy in this room, if it has round trips. */
+static __always_inline bool list_rtt_below(struct seq_file *seq, struct task_struct *task, __u64 address,
+					   struct room *room, __u32 key)
 {
+	struct rtt *rtt = (void *)room->carried;
+
+	if (!load_row_below(address, key) || !carried_rtts(storage_in(room), rtt) || rtt->first != windows.first)
+		return false;
+	write_below(seq, task, room, CLAIM_OWN);
+	bpf_seq_write(seq, rtt, sizeof(*rtt));
+	carried_rtts(storage_in(room), rtt);
+	write_again(seq, (void *)room->row, rtt);
+	return true;
+}
+
+static long list_waiting_rtt_below(__u32 i, struct queue_below *queue)
+{
+	struct below below;
+
+	if (!next_waiting_below(queue, &below))
+		return 1;
+	list_rtt_below(queue->seq, queue->task, below.address, queue->room, queue->key);
+	return 0;
+}
+
+/* The connections that wait at a copied listener of another network namespace. */
+static __always_inline void list_rtts_waiting(struct bpf_iter__task_file *ctx, struct task_struct *task,
+					      const struct below *listener, struct room *room, __u32 key)
+{
+	struct queue_below queue = { .listener = listener->address, .task = task, .room = room, .key = key };
+
+	if (sock_netns(below_sock(listener)) == own_netns ||
+	    !bpf_core_enum_value_exists(enum bpf_func_id___loop, BPF_FUNC_loop___loop))
+		return;
+	queue.seq = ctx->meta->seq;
+	queue.next = (__u64)listener->tcp->inet_conn.icsk_accept_queue.rskq_accept_head;
+	bpf_loop(WAITING_RTTS, list_waiting_rtt_below, &queue, 0);
+}
+
+/* A socket that the verifier does not trust. A separate function has its own stack. */
+static __noinline int list_rtts_untrusted(struct bpf_iter__task_file *ctx, struct sock *sk)
+{
+	struct task_struct *task = ctx->task;
+	struct below below;
+	struct room *room;
+	__u32 key;
+
+	room = task ? take_room(&key) : 0;
+	if (!room)
+		return 0;
+	if (copy_below(room, number_of((__u64)sk), &below)) {
+		if (below_sock(&below)->__sk_common.skc_state == TCP_LISTEN)
+			list_rtts_waiting(ctx, task, &below, room, key);
+		else
+			list_rtt_below(ctx->meta->seq, task, below.address, room, key);
+	}
+	leave_room(room);
+	return 0;
+}
+
+/* A separate function: its caller must leave stack space for `list_rtts_held_tcp` on old kernels. */
+static __noinline int list_rtts_mptcp(struct bpf_iter__task_file *ctx, struct sock *above)
+{
+	struct task_struct *task = ctx->task;
 	struct subflows walk;
 	struct below below;
 	struct room *room;
-	struct rtt *rtt;
 	__u32 key;
 
-	room = take_room(&key);
+	room = task ? take_room(&key) : 0;
 	if (!room)
 		return 0;
-	rtt = (void *)room->carried;
 	begin_subflows(above, &walk);
-	for (int i = 0; i < SUBFLOWS && next_subflow(&walk, room, &below); i++) {
-		if (!load_row_below(below.address, key) || !carried_rtts(storage_in(room), rtt) ||
-		    rtt->first != windows.first)
-			continue;
-		write_below(ctx->meta->seq, task, room, CLAIM_OWN);
-		bpf_seq_write(ctx->meta->seq, rtt, sizeof(*rtt));
-	}
+	for (int i = 0; i < SUBFLOWS && next_subflow(&walk, room, &below); i++)
+		list_rtt_below(ctx->meta->seq, task, below.address, room, key);
 	leave_room(room);
 	return 0;
 }
 
 static long list_ring_rtt(__u32 slot, struct ring *ring)
 {
-	struct rtt *rtt = (void *)ring->room->carried;
 	struct below below;
 
 	if (copy_from_ring(ring, slot, &below) != RING_TCP || ring->listed == RING_SOCKETS)
 		return 0;
-	if (!load_row_below(below.address, ring->key) || !carried_rtts(storage_in(ring->room), rtt) ||
-	    rtt->first != windows.first)
-		return 0;
-	write_below(ring->seq, ring->task, ring->room, CLAIM_OWN);
-	bpf_seq_write(ring->seq, rtt, sizeof(*rtt));
-	ring->listed++;
+	ring->listed += list_rtt_below(ring->seq, ring->task, below.address, ring->room, ring->key);
 	return 0;
 }
 
@@ -316,8 +380,10 @@ int list_rtts_held(struct bpf_iter__task_file *ctx)
 	if (!task || is_inherited(task, ctx->fd, file))
 		return 0;
 	if (is_mptcp(sk))
-		return list_rtts_mptcp(ctx, task, sk);
-	return sk->sk_protocol == IPPROTO_TCP ? list_rtts_held_tcp(ctx, sk) : 0;
+		return list_rtts_mptcp(ctx, sk);
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	return files_are_untrusted ? list_rtts_untrusted(ctx, sk) : list_rtts_held_tcp(ctx, sk);
 }
 
 /* Sockets that no process holds, in our own network namespace. */

@@ -79,7 +79,7 @@ static __always_inline bool load_reset_owner(struct sock *sk, struct reset_key *
 	key->netns = load_netns(&sk->__sk_common);
 	if (!has_owner(sk) || key->state == TCP_LISTEN)
 		return false;
-	reset->cookie = sk->__sk_common.skc_cookie.counter;
+	reset->cookie = files_are_untrusted ? name_of(sk) : sk->__sk_common.skc_cookie.counter;
 	reset->cgroup = load_cgroup(sk);
 	mark = known_mark(sk);
 	outbound = (mark && mark->direction ? mark->direction : guess_direction(sk)) == OUTBOUND;

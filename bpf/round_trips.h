@@ -18,11 +18,21 @@ enum {
 	JIFFY_WEIGHT = 1024, /* of a segment that came within the jiffy of the one before it: 1 */
 };
 
+/* TCP's average of round trips, and with it the number of acknowledged segments. */
+struct average {
+	__u32 srtt_us; /* times 8, as the kernel holds it */
+	__u32 delivered;
+};
+
+static __always_inline struct average average_of(const struct tcp_sock *tp)
+{
+	return (struct average){ tp->srtt_us, tp->delivered };
+}
+
 /* The round trips of a socket. Only the holder of the socket lock writes it. */
 struct rtt {
-	__u64 closed_ns; /* CLOCK_MONOTONIC; 0 = the connection is open */
-	__u32 srtt_us;   /* as it was at the last segment */
-	__u32 delivered;
+	__u64 closed_ns;        /* CLOCK_MONOTONIC; 0 = the connection is open */
+	struct average average; /* as it was at the last segment */
 	__u32 min_us;
 	__u32 max_us;
 	__u64 network;     /* weight of the time in which data waited for the network … */
@@ -151,8 +161,7 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, const struct tcp_s
 	__sync_fetch_and_add(&figures.rtts, 1);
 	__builtin_memset(rtt, 0, sizeof(*rtt)); /* it may be of an earlier period */
 	rtt->first = windows.first;
-	rtt->srtt_us = tp->srtt_us;
-	rtt->delivered = tp->delivered;
+	rtt->average = average_of(tp);
 	rtt->seen = bpf_jiffies64();
 	rtt->min_us = ~0u;
 	mark = known_mark(sk);
@@ -169,18 +178,21 @@ static __always_inline struct rtt *begin_rtt(struct sock *sk, const struct tcp_s
  */
 static __always_inline struct rtt *take_sample(struct sock *sk, const struct tcp_sock *tp, bool brings_data)
 {
-	__u32 srtt_us = tp->srtt_us, delivered = tp->delivered;
+	struct average now = average_of(tp), before;
 	struct rtt *rtt = rtt_of(sk);
 
 	/* With nothing in flight, no acknowledgement and no sample follows. Data may be a request. */
 	if (!rtt)
 		return tp->packets_out || brings_data ? begin_rtt(sk, tp) : 0;
-	if (srtt_us != rtt->srtt_us)
-		add_sample(rtt, rtt->srtt_us ? srtt_us - rtt->srtt_us + (rtt->srtt_us >> 3) : srtt_us >> 3,
+	before = rtt->average;
+	/* Before the sample: a reading in between then lacks it, and the next one has it. */
+	rtt->average = now;
+	barrier();
+	if (now.srtt_us != before.srtt_us)
+		add_sample(rtt,
+			   before.srtt_us ? now.srtt_us - before.srtt_us + (before.srtt_us >> 3) : now.srtt_us >> 3,
 			   rtt->prompt_next);
-	else if (delivered != rtt->delivered)
-		add_sample(rtt, srtt_us >> 3, rtt->prompt_next);
-	rtt->srtt_us = srtt_us;
-	rtt->delivered = delivered;
+	else if (now.delivered != before.delivered)
+		add_sample(rtt, now.srtt_us >> 3, rtt->prompt_next);
 	return rtt;
 }

@@ -2,10 +2,10 @@
 /*
  * A row for each TCP socket of the host, with the counters of its life.
  *
- * Include this after `#define ROW`, the type of a row, and five functions: `load_counters()` reads the socket, or a
- * copy, and its mark if it has one; `load_past()` adds what TCP does not count; `load_listener()` says whether a
- * listener needs more than `unread`; `load_direction()` adds which end opened a socket if its mark lacks that; and
- * `forget()` removes the tool's part of the socket's storage.
+ * Include this after `#define ROW`, the type of a row, and six functions: `load_counters()` reads the socket, or a
+ * copy, and its mark if it has one; `load_past()` and `load_past_below()` add what TCP does not count;
+ * `load_listener()` says whether a listener needs more than `unread`; `load_direction()` adds which end opened a socket
+ * if its mark lacks that; and `forget()` removes the tool's part of the socket's storage.
  */
 #pragma once
 #include "accept_queue.h"
@@ -65,6 +65,7 @@ __noinline int load_row_below(__u64 address, __u32 key)
 	load_counters(copy_in(room), mark, row);
 	if (!mark || !mark->direction)
 		load_direction(copy_in(room), row);
+	load_past_below(room, address, row);
 	row->cookie = sk->__sk_common.skc_cookie.counter ?: address;
 	row->address = address;
 	row->cgroup = copied_cgroup(copy_in(room));
@@ -134,13 +135,13 @@ static long list_waiting_below(__u32 i, struct queue_below *queue)
 	if (!next_waiting_below(queue, &below))
 		return 1;
 	if (load_row_below(below.address, queue->key))
-		write_below(queue->seq, queue->task, queue->room, CLAIM_OWN);
+		write_below(queue->seq, queue->task, queue->room, queue->claim);
 	return 0;
 }
 
 /* The connections that wait at a listener below an MPTCP socket, and the number not reached. */
 static __always_inline void list_queue_below(struct bpf_iter__task_file *ctx, struct task_struct *task,
-					     const struct below *listener, struct room *room, __u32 key)
+					     const struct below *listener, struct room *room, __u32 key, __u8 claim)
 {
 	struct queue_below queue = { .listener = listener->address, .task = task, .room = room, .key = key };
 	const struct sock *sk = below_sock(listener);
@@ -153,6 +154,7 @@ static __always_inline void list_queue_below(struct bpf_iter__task_file *ctx, st
 	row->cookie = sk->__sk_common.skc_cookie.counter ?: listener->address;
 	more = load_listener(sk, sock_netns(sk) != own_netns, row);
 	queue.seq = ctx->meta->seq;
+	queue.claim = claim;
 	queue.next = (__u64)listener->tcp->inet_conn.icsk_accept_queue.rskq_accept_head;
 	if (waiting && !bpf_core_enum_value_exists(enum bpf_func_id___loop, BPF_FUNC_loop___loop)) {
 		row->unread = waiting;
@@ -160,12 +162,14 @@ static __always_inline void list_queue_below(struct bpf_iter__task_file *ctx, st
 		walked = bpf_loop(WAITING, list_waiting_below, &queue, 0);
 		row->unread = walked == WAITING && queue.next && waiting > WAITING ? waiting - WAITING : 0;
 	}
+	if (sock_netns(sk) == own_netns)
+		row->unread = 0; /* iter/tcp lists them */
 	if (row->unread || more)
 		bpf_seq_write(ctx->meta->seq, row, sizeof(*row));
 }
 
 /* An MPTCP socket that a process holds: one row per path, and per connection that waits at it. */
-static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, struct sock *above)
+static __noinline int list_held_mptcp(struct bpf_iter__task_file *ctx, struct sock *above)
 {
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
@@ -179,16 +183,18 @@ static __always_inline int list_held_mptcp(struct bpf_iter__task_file *ctx, stru
 	if (!task || !file || above->__sk_common.skc_state == TCP_CLOSE)
 		return 0;
 	claim = claim_of(task, ctx->fd, file);
-	mark = claim == CLAIM_INHERITED ? 0 : mark_of(above);
+	mark = claim == CLAIM_INHERITED || files_are_untrusted ? 0 : mark_of(above);
 	if (mark)
 		mark_listener(mark, task, claim);
 	room = take_room(&key);
 	if (!room)
 		return 0;
 	begin_subflows(above, &walk);
+	if (files_are_untrusted && above->__sk_common.skc_state == TCP_LISTEN && claim != CLAIM_INHERITED)
+		note_old_listener(above, task, claim, windows.newest);
 	if (above->__sk_common.skc_state == TCP_LISTEN) {
 		if (claim != CLAIM_INHERITED && next_subflow(&walk, room, &below))
-			list_queue_below(ctx, task, &below, room, key);
+			list_queue_below(ctx, task, &below, room, key, claim);
 	} else {
 		for (int i = 0; i < SUBFLOWS && next_subflow(&walk, room, &below); i++)
 			if (load_row_below(below.address, key))
@@ -248,8 +254,36 @@ static __noinline int list_ring(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* A TCP socket that a process holds, in any network namespace. */
-static __noinline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock *sk)
+/* A TCP socket that a process holds and the verifier does not trust. */
+static __noinline int list_untrusted(struct bpf_iter__task_file *ctx, struct sock *sk)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct below below;
+	struct room *room;
+	__u8 claim;
+	__u32 key;
+
+	room = task && file ? take_room(&key) : 0;
+	if (!room)
+		return 0;
+	claim = claim_of(task, ctx->fd, file);
+	if (!copy_below(room, number_of((__u64)sk), &below)) {
+		leave_room(room);
+		return 0;
+	}
+	if (below_sock(&below)->__sk_common.skc_state != TCP_LISTEN) {
+		if (load_row_below(below.address, key))
+			write_below(ctx->meta->seq, task, room, claim);
+	} else if (claim != CLAIM_INHERITED) {
+		note_old_listener(sk, task, claim, windows.newest);
+		list_queue_below(ctx, task, &below, room, key, claim);
+	}
+	leave_room(room);
+	return 0;
+}
+
+static __noinline int list_trusted(struct bpf_iter__task_file *ctx, struct sock *sk)
 {
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
@@ -265,6 +299,12 @@ static __noinline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock
 	load_holder(task, &row.pid, row.comm);
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 	return 0;
+}
+
+/* A TCP socket that a process holds, in any network namespace. */
+static __always_inline int list_held_tcp(struct bpf_iter__task_file *ctx, struct sock *sk)
+{
+	return files_are_untrusted ? list_untrusted(ctx, sk) : list_trusted(ctx, sk);
 }
 
 /* The socket from iter/tcp, unless it is a listener or only a remnant of a socket. */

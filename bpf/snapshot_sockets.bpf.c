@@ -49,6 +49,7 @@ __noinline int load_row_below(__u64 address, __u32 key)
 	row->below = true;
 	row->protocol = sk->sk_protocol;
 	row->cookie = sk->__sk_common.skc_cookie.counter ?: address;
+	row->address = files_are_untrusted ? address : 0;
 	row->netns = sock_netns(sk);
 	row->cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
 	row->state = sk->__sk_common.skc_state;
@@ -150,6 +151,35 @@ static __always_inline void load_common(struct sock_common *c, struct socket_row
 	load_endpoints(c, &row->endpoints);
 }
 
+/* A socket that the verifier does not trust. */
+static __noinline int list_untrusted(struct bpf_iter__task_file *ctx, struct task_struct *task, struct file *file,
+				     struct sock *sk)
+{
+	struct socket_row *row;
+	struct below below;
+	struct room *room;
+	bool is_copied;
+	__u32 key;
+
+	room = take_room(&key);
+	if (!room)
+		return 0;
+	if (sk->sk_protocol == IPPROTO_TCP)
+		is_copied = copy_below(room, number_of((__u64)sk), &below);
+	else
+		is_copied =
+		    copy_socket(room, number_of((__u64)sk), bpf_core_type_size(struct udp_sock), IPPROTO_UDP, &below);
+	if (is_copied && load_row_below(below.address, key)) {
+		row = (void *)room->row;
+		row->below = false;
+		if (row->protocol == IPPROTO_TCP)
+			load_redirected(sk, row);
+		write_below(ctx->meta->seq, task, room, claim_of(task, ctx->fd, file));
+	}
+	leave_room(room);
+	return 0;
+}
+
 static __noinline int list_socket(struct bpf_iter__task_file *ctx, struct task_struct *task, struct file *file,
 				  struct sock *sk)
 {
@@ -198,12 +228,14 @@ int list_files(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk || !is_inet(sk))
 		return 0;
-	return is_mptcp(sk) ? list_mptcp(ctx, task, file, sk) : list_socket(ctx, task, file, sk);
+	if (is_mptcp(sk))
+		return list_mptcp(ctx, task, file, sk);
+	return files_are_untrusted ? list_untrusted(ctx, task, file, sk) : list_socket(ctx, task, file, sk);
 }
 
 /*
- * A socket that a process holds has a cookie by now. A socket in a ring may have none and is read by address; both rows
- * need the same identifier.
+ * A socket that a process holds has a cookie by now, or is untrusted. A socket in a ring may have none. Those are read
+ * by address; both rows need the same identifier.
  */
 static __always_inline __u64 named(struct sock *sk)
 {
@@ -234,6 +266,7 @@ int list_tcp(struct bpf_iter__tcp *ctx)
 		row.cookie = bpf_get_socket_cookie(c);
 	if (tp) {
 		row.cookie = named(&tp->inet_conn.icsk_inet.sk);
+		row.address = files_are_untrusted ? (__u64)tp : 0;
 		load_tcp(tp, &row);
 		load_redirected(&tp->inet_conn.icsk_inet.sk, &row);
 		row.cgroup = load_cgroup(&tp->inet_conn.icsk_inet.sk);
@@ -255,6 +288,7 @@ int list_udp(struct bpf_iter__udp *ctx)
 	sk = &udp->inet.sk;
 	load_common(&sk->__sk_common, &row);
 	row.cookie = named(sk);
+	row.address = files_are_untrusted ? (__u64)sk : 0;
 	load_udp(sk, &row);
 	row.cgroup = load_cgroup(sk);
 	row.kernel = is_kernels(sk);

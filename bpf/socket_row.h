@@ -7,6 +7,7 @@
 /* The fields of a socket. Zero if a protocol or a state lacks the field. */
 struct socket_row {
 	__u64 cookie;
+	__u64 address; /* if the cookie may be new (`files.h`); otherwise 0 */
 	__u64 cgroup;
 	__u64 rx_bytes;
 	__u64 tx_bytes; /* including retransmissions */

@@ -27,16 +27,22 @@ struct sk_psock {
 
 #pragma clang attribute pop
 
-static __always_inline const struct sk_psock *psock_of(struct sock *sk)
+/* `user_data` is that of the socket with this address. */
+static __always_inline const struct sk_psock *psock_at(const void *user_data, __u64 address)
 {
-	const struct sk_psock *psock = (const void *)((__u64)sk->sk_user_data & ~(__u64)POINTER_FLAGS);
+	const struct sk_psock *psock = (const void *)((__u64)user_data & ~(__u64)POINTER_FLAGS);
 
-	return psock && (__u64)BPF_CORE_READ(psock, sk) == (__u64)sk ? psock : 0;
+	return psock && (__u64)BPF_CORE_READ(psock, sk) == address ? psock : 0;
 }
 
-static __always_inline __u8 redirects(struct sock *sk)
+static __always_inline const struct sk_psock *psock_of(struct sock *sk)
 {
-	const struct sk_psock *psock = sk->sk_user_data ? psock_of(sk) : 0;
+	return psock_at(sk->sk_user_data, (__u64)sk);
+}
+
+static __always_inline __u8 redirects_at(const void *user_data, __u64 address)
+{
+	const struct sk_psock *psock = user_data ? psock_at(user_data, address) : 0;
 
 	if (!psock)
 		return 0;
@@ -44,4 +50,9 @@ static __always_inline __u8 redirects(struct sock *sk)
 	    (bpf_core_field_exists(psock->progs.skb_verdict) && BPF_CORE_READ(psock, progs.skb_verdict)))
 		return REDIRECTS_RECEIVED;
 	return REDIRECTS_SENT;
+}
+
+static __always_inline __u8 redirects(struct sock *sk)
+{
+	return redirects_at(sk->sk_user_data, (__u64)sk);
 }

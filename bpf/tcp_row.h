@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /* TCP's counters of a socket. */
 #pragma once
-#include "limited.h"
 #include "marks.h"
+#include "round_trips.h"
 
 /* A TCP socket and the counters of its life. Waits are in jiffies. */
 struct tcp_row {
@@ -20,9 +20,8 @@ struct tcp_row {
 	__u32 busy;
 	__u32 receiver_limited;
 	__u32 send_buffer_limited;
-	__u32 srtt_us;      /* times 8, as the kernel holds it */
+	struct average average;
 	__u32 handshake_us; /* the first sample, if monitored, times 8 */
-	__u32 delivered;    /* acknowledged segments */
 	__u32 window;       /* the newest window when it was opened; 0 = before monitoring */
 	__u32 unread;       /* for a listener or a ring: the number of connections without a row … */
 	__u32 unread_rtts;  /* … and without a row of round trips */
@@ -62,9 +61,8 @@ static __always_inline void load_counters(const struct tcp_sock *tp, const struc
 	row->segments_out = tp->segs_out;
 	row->retransmits = tp->total_retrans;
 	row->spurious = tp->dsack_dups;
-	row->srtt_us = tp->srtt_us;
+	row->average = average_of(tp);
 	row->handshake_us = mark && is_new(mark) ? mark->handshake_us : 0;
-	row->delivered = tp->delivered;
 	row->inbound = mark && mark->direction == INBOUND;
 	row->state = sk->__sk_common.skc_state;
 	row->orphan = is_orphan(sk);

@@ -76,6 +76,8 @@ static __always_inline void follow_state(struct sock *sk, int oldstate, int news
 	} else if (begins_close(newstate)) {
 		mark_closed(sk);
 	} else if (newstate == TCP_CLOSE) {
+		if (oldstate == TCP_LISTEN)
+			forget_old_listener(sk);
 		hand_in(sk);
 		if (is_closing(oldstate))
 			forget_orphan(sk);
@@ -94,9 +96,10 @@ int BPF_PROG(tcp_state, struct sock *sk, int oldstate, int newstate)
 }
 
 /* A counted UDP socket. */
-static __always_inline int list_udp(struct bpf_iter__task_file *ctx, struct sock *sk)
+static __noinline int list_udp(struct bpf_iter__task_file *ctx, struct sock *sk)
 {
-	struct mark *mark = known_mark(sk);
+	struct mark copy = {};
+	const struct mark *mark = held_mark(sk, &copy);
 	struct socket_bytes row = { .protocol = IPPROTO_UDP };
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
@@ -104,7 +107,7 @@ static __always_inline int list_udp(struct bpf_iter__task_file *ctx, struct sock
 	if (!task || !file || !mark || !mark->slot)
 		return 0;
 	row.claim = claim_of(task, ctx->fd, file);
-	row.cookie = bpf_get_socket_cookie(sk);
+	row.cookie = name_of(sk);
 	load_endpoints(&sk->__sk_common, &row.endpoints);
 	load_holder(task, &row.pid, row.comm);
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));

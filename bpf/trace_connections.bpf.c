@@ -32,6 +32,8 @@ static __always_inline void connects(struct sock *sk)
 
 	if (!track)
 		return;
+	if (files_are_untrusted)
+		bpf_get_socket_cookie(sk); /* see name_of() */
 	track->start_ns = bpf_ktime_get_ns();
 	track->established_ns = 0;
 	track->managed = false;
@@ -51,6 +53,8 @@ static __always_inline void is_established(struct sock *sk, int oldstate)
 
 	if (!track)
 		return;
+	if (files_are_untrusted && oldstate == TCP_SYN_RECV)
+		bpf_get_socket_cookie(sk);
 	track->established_ns = now;
 	track->ended = NOT_ENDED;
 	track->round = 0;
@@ -64,6 +68,8 @@ static __always_inline void is_established(struct sock *sk, int oldstate)
 	track->direction = INBOUND;
 	if (!track->owner.pid)
 		own_as_above(sk, track);
+	if (!track->owner.pid)
+		own_as_listener(sk, track);
 	track->owner.netns = load_netns(&sk->__sk_common);
 }
 
@@ -146,6 +152,8 @@ static __always_inline void follow_state(struct sock *sk, int oldstate, int news
 {
 	if (newstate == TCP_CLOSE) {
 		is_closed(sk, oldstate);
+		if (oldstate == TCP_LISTEN)
+			forget_old_listener(sk);
 		if (is_closing(oldstate))
 			forget_orphan(sk);
 	} else if (newstate == TCP_ESTABLISHED) {
@@ -218,6 +226,11 @@ int find_listeners(struct bpf_iter__task_file *ctx)
 	claim = claim_of(task, ctx->fd, file);
 	if (claim == CLAIM_INHERITED)
 		return 0;
+	if (files_are_untrusted) {
+		if (sk->__sk_common.skc_state == TCP_LISTEN)
+			note_old_listener(sk, task, claim, asked->round);
+		return 0;
+	}
 	track = PART(sk, track);
 	/* The lowest number of several; a manager holds the sockets that it activates for others. */
 	if (!track || (track->round == asked->round && (!track->managed || claim == CLAIM_MANAGER)))

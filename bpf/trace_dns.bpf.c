@@ -187,6 +187,16 @@ static __always_inline bool find_payload(struct sk_buff *skb, __u64 from, const 
 	return bytes > payload->offset || (payload->is_first && bytes == payload->offset);
 }
 
+/*
+ * Addresses in a packet. The verifier treats a value from a map as a number. On some builds of Linux 6.18 it treats an
+ * address from a packet as a pointer, and refuses some arithmetic with it.
+ */
+struct bounds {
+	__u64 from; /* network header */
+	__u64 data;
+	__u64 end; /* of the linear part */
+};
+
 struct bpf_dynptr {
 	__u64 opaque[2];
 } __attribute__((aligned(8)));
@@ -198,10 +208,10 @@ extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dy
  * Copies at most `max` bytes, a constant; returns the number. The caller's dynptr must live as long as the program:
  * nothing else may reuse its stack slot.
  */
-static __always_inline __u32 copy(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u8 *to, __u64 from, __u32 bytes,
-				  const __u32 max)
+static __always_inline __u32 copy(struct sk_buff *skb, const struct bounds *bounds, struct bpf_dynptr *dynptr, __u8 *to,
+				  __u64 from, __u32 bytes, const __u32 max)
 {
-	__u64 end = (__u64)skb->head + skb->tail, linear = end > from ? end - from : 0;
+	__u64 end = bounds->end, linear = end > from ? end - from : 0;
 	__u32 length = bytes < max ? bytes : max;
 
 	if (linear < length && bpf_ksym_exists(bpf_dynptr_from_skb)) {
@@ -210,7 +220,7 @@ static __always_inline __u32 copy(struct sk_buff *skb, struct bpf_dynptr *dynptr
 		barrier_var(length);
 		if (length > max)
 			return 0;
-		return bpf_dynptr_read(to, length, dynptr, from - (__u64)skb->data, 0) ? 0 : length;
+		return bpf_dynptr_read(to, length, dynptr, from - bounds->data, 0) ? 0 : length;
 	}
 	if (linear < length)
 		length = linear;
@@ -238,14 +248,15 @@ static __always_inline bool begins(const __u8 *header, __u32 length)
 }
 
 /* Other traffic of these ports (tunnels, scans, floods) must not use the slots of queries. */
-static __always_inline bool is_message(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u64 from,
+static __always_inline bool is_message(struct sk_buff *skb, const struct bounds *bounds, struct bpf_dynptr *dynptr,
 				       const struct payload *payload)
 {
 	__u8 start[DNS_HEADER] = {};
 
 	if (payload->length < DNS_HEADER)
 		return false;
-	if (copy(skb, dynptr, start, from + payload->offset, payload->length, sizeof(start)) < DNS_HEADER)
+	if (copy(skb, bounds, dynptr, start, bounds->from + payload->offset, payload->length, sizeof(start)) <
+	    DNS_HEADER)
 		return true; /* unreadable data passes */
 	return begins(start, payload->length);
 }
@@ -273,8 +284,8 @@ static __always_inline void describe(struct sk_buff *skb, struct sight *sight, b
 }
 
 /* A record of the ring buffer, with room for `room` bytes of the packet: a constant. */
-static __always_inline int tell(struct sk_buff *skb, struct bpf_dynptr *dynptr, __u64 from, __u32 bytes,
-				const struct sight *sight, const __u32 room)
+static __always_inline int tell(struct sk_buff *skb, const struct bounds *bounds, struct bpf_dynptr *dynptr,
+				__u32 bytes, const struct sight *sight, const __u32 room)
 {
 	struct message *m = bpf_ringbuf_reserve(&messages, __builtin_offsetof(struct message, data) + room, 0);
 
@@ -283,7 +294,7 @@ static __always_inline int tell(struct sk_buff *skb, struct bpf_dynptr *dynptr, 
 		return 0;
 	}
 	m->sight = *sight;
-	m->sight.length = copy(skb, dynptr, m->data, from, bytes, room);
+	m->sight.length = copy(skb, bounds, dynptr, m->data, bounds->from, bytes, room);
 	bpf_ringbuf_submit(m, wake_flags(sizeof(m->sight) + room));
 	return 0;
 }
@@ -299,31 +310,34 @@ static __always_inline void look_at(struct sk_buff *skb, __u64 from, bool egress
 	struct payload payload = {};
 	struct segment *s;
 	__u32 bytes = skb->len - (from - (__u64)skb->data), zero = 0;
-	__u64 place;
+	__u64 at;
 
 	if (!copy_from(skb, header, from) || !find_payload(skb, from, header, bytes, &payload)) {
 		if (egress && sk && payload.ports && is_translated(sk, payload.ports))
 			__sync_fetch_and_add(&translated, 1);
 		return;
 	}
-	if (!payload.is_segment && !is_message(skb, &dynptr, from, &payload))
-		return;
 	s = bpf_map_lookup_elem(&segments, &zero);
 	if (!s)
 		return;
+	s->bounds.from = from;
+	s->bounds.data = (__u64)skb->data;
+	s->bounds.end = (__u64)skb->head + skb->tail;
+	barrier();
+	if (!payload.is_segment && !is_message(skb, &s->bounds, &dynptr, &payload))
+		return;
 	describe(skb, &s->sight, egress);
 	if (!payload.is_segment && bytes <= SHORT) {
-		tell(skb, &dynptr, from, bytes, &s->sight, SHORT);
+		tell(skb, &s->bounds, &dynptr, bytes, &s->sight, SHORT);
 	} else if (!payload.is_segment) {
-		tell(skb, &dynptr, from, bytes, &s->sight, CAPTURE);
+		tell(skb, &s->bounds, &dynptr, bytes, &s->sight, CAPTURE);
 	} else {
-		s->from = from;
 		s->transport = payload.transport;
 		s->head = payload.offset;
 		s->sequence = payload.sequence;
 		s->length = payload.length;
-		place = (__u64)s->sight.netns << 32 | s->sight.ifindex;
-		see_segment(skb, s, mix_flow(mix(mix(0, place), egress), header, skb->protocol), payload.is_first);
+		at = (__u64)s->sight.netns << 32 | s->sight.ifindex;
+		see_segment(skb, s, mix_flow(mix(mix(0, at), egress), header, skb->protocol), payload.is_first);
 	}
 }
 

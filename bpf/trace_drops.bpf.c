@@ -226,7 +226,7 @@ static __always_inline __u64 mix_packet(__u64 id, struct sk_buff *skb)
 	return mix_flow(id, header, skb->protocol);
 }
 
-/* `receiver` is the cookie of `sk` if that socket is the packet's receiver; otherwise `sk` is the sender, if any. */
+/* `receiver` is the name of `sk` if that socket is the packet's receiver; otherwise `sk` is the sender, if any. */
 static __always_inline int count(struct sk_buff *skb, __u64 location, __u32 reason, const struct sock *sk,
 				 __u64 receiver)
 {
@@ -300,7 +300,7 @@ SEC("tp_btf/kfree_skb")
 int BPF_PROG(drop_with_receiver, struct sk_buff *skb, void *location, __u32 reason, struct sock *receiver)
 {
 	if (receiver)
-		return count(skb, (__u64)location, reason, receiver, bpf_get_socket_cookie(receiver));
+		return count(skb, (__u64)location, reason, receiver, name_of(receiver));
 	return count(skb, (__u64)location, reason, skb->sk, 0);
 }
 

@@ -312,19 +312,19 @@ static __always_inline void note_segment(const struct sk_buff *skb, const struct
 		note_reply(tp, talk, sent);
 }
 
-/*
- * Helpers refuse the pointer in a packet (Linux 6.18). The way through the struct socket has the older type that they
- * take; a socket that its process has closed has none.
- */
 static __always_inline struct sock *sender_of(const struct sk_buff *skb)
 {
-	const struct sock *sk = skb->sk;
-	struct socket *socket;
+	struct sock *sk = skb->sk;
 
 	if (!sk || sk->__sk_common.skc_state == TCP_TIME_WAIT || sk->__sk_common.skc_state == TCP_NEW_SYN_RECV)
 		return 0;
-	socket = sk->sk_socket;
-	return socket ? socket->sk : 0;
+	return sk;
+}
+
+/* Storage takes the pointer in a packet, which RCU protects. The helper that casts sockets refuses it (Linux 6.18). */
+static __always_inline const struct tcp_sock *sending_tcp(struct sock *sk)
+{
+	return bpf_ksym_exists(bpf_rdonly_cast) ? cast_to(tcp_sock, sk) : bpf_skc_to_tcp_sock(sk);
 }
 
 SEC("tp_btf/net_dev_start_xmit")
@@ -332,12 +332,12 @@ int BPF_PROG(segment_leaves, struct sk_buff *skb)
 {
 	struct sock *sk = sender_of(skb);
 	__u32 seq = 0, payload;
-	struct tcp_sock *tp;
+	const struct tcp_sock *tp;
 	struct talk *talk;
 
-	if (!sk || sk->sk_protocol != IPPROTO_TCP || rests_now(sk))
+	if (!sk || !is_inet(sk) || sk->sk_protocol != IPPROTO_TCP || rests_now(sk))
 		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
+	tp = sending_tcp(sk);
 	payload = tp && tp->bytes_sent ? load_segment(skb, tp, &seq) : 0;
 	talk = payload ? talk_of(sk) : 0;
 	if (!talk)

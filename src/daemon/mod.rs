@@ -4,8 +4,9 @@
 //! numbers the open ones; [`kernel`] loads, attaches and reads; [`shared`] is what windows share, [`events`] fans rare
 //! events out, [`closed`] keeps closed connections; [`attribution`], [`holders`], [`sockets`] and [`netlink`] add names
 //! to the counters, [`quotas`] reads which control groups are kept from running, [`stamping`] has the kernel stamp what
-//! arrives; [`peers`] controls access, and [`turns`] the order.
+//! arrives; [`peers`] controls access, [`answers`] holds the memory of answers, and [`turns`] the order.
 
+mod answers;
 pub mod attribution;
 pub mod closed;
 pub mod events;

@@ -16,28 +16,17 @@ use rustix::{
     io::Errno,
     net::{SendFlags, send},
 };
-use serde_json::Value;
 
-use super::turns::Turns;
-use crate::{
-    budget::{Budget, Full, Held},
-    limits,
-    logging::Throttle,
-    sync::lock,
-    wire::Error,
-};
+use super::answers::{Answers, Claim};
+use crate::{limits, logging::Throttle, sync::lock, wire::Error};
 
 /// The users with requests under way.
 pub struct Peers {
     /// The users that may connect, besides root; empty: every user who can open the socket.
     allowed: Vec<u32>,
     at_work: Mutex<BTreeMap<u32, usize>>,
-    /// The memory of answers, from before they are made until they are taken.
-    memory: Arc<Budget<u32>>,
+    answers: Answers,
     logs: Mutex<BTreeMap<u32, Arc<Log>>>,
-    /// The length of each tool's last answer: the best guess for the next one.
-    last: Mutex<BTreeMap<String, usize>>,
-    long: Turns,
 }
 
 /// The log budget of one user: one user's lines do not hide another's. Refusals do not hide requests.
@@ -56,15 +45,7 @@ pub struct Peer<'a> {
 
 impl Peers {
     pub fn new(allowed: Vec<u32>) -> Self {
-        let memory = Budget::new(limits::SAMPLES_BYTES, limits::SAMPLES_BYTES_OF_A_USER);
-        Peers {
-            allowed,
-            at_work: Mutex::default(),
-            memory,
-            logs: Mutex::default(),
-            last: Mutex::default(),
-            long: Turns::default(),
-        }
+        Peers { allowed, at_work: Mutex::default(), answers: Answers::new(), logs: Mutex::default() }
     }
 
     /// Accepts a connection by its credentials (`SO_PEERCRED`).
@@ -92,13 +73,6 @@ impl Peers {
     }
 }
 
-/// Whether a client hangs up within this time.
-fn hangs_up(client: &UnixStream, time: Duration) -> bool {
-    let mut fds = [PollFd::new(client, PollFlags::empty())];
-    let timeout = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
-    poll(&mut fds, Some(&timeout)).is_ok() && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
-}
-
 /// The user of a connection; none, if the kernel does not know it.
 pub fn uid(stream: &UnixStream) -> u32 {
     credentials(stream).map_or(u32::MAX, |credentials| credentials.uid)
@@ -124,55 +98,9 @@ impl Peer<'_> {
         self.peers.log(self.uid)
     }
 
-    /// Memory for the answer to this request. A user waits for own answers to be taken, and not for long; a client that
-    /// has hung up does not wait.
-    pub fn reserve(&self, client: &UnixStream, tool: &str, input: &Value) -> Result<Held<u32>, Error> {
-        let (mut held, end) = (Held::nothing(&self.peers.memory, self.uid), Instant::now() + limits::ANSWER_TIME);
-        let (bytes, mut look) = (self.peers.expected(tool, input), limits::MEMORY_LOOK);
-        while let Err(full) = held.resize(bytes) {
-            if Instant::now() > end {
-                return Err(self.no_memory(full));
-            }
-            if hangs_up(client, look) {
-                return Err(Error::Cancelled);
-            }
-            look = (look * 2).min(limits::MEMORY_LOOK_MAX);
-        }
-        if bytes > limits::SAMPLE_HELD_MIN {
-            self.peers.long.wait(self.uid);
-        }
-        Ok(held)
-    }
-
-    /// Holds what the answer takes until it is taken, now that it is there.
-    pub fn hold(&self, held: &mut Held<u32>, tool: &str, bytes: usize) -> Result<(), Error> {
-        self.peers.long.made(self.uid);
-        let mut last = lock(&self.peers.last);
-        let last = last.entry(tool.into()).or_default();
-        *last = bytes.max(*last / 2);
-        held.resize(bytes).map_err(|full| self.no_memory(full))
-    }
-
-    fn no_memory(&self, full: Full) -> Error {
-        let (whose, limit) = match full {
-            Full::Share => (format!("the answers to uid {}", self.uid), limits::SAMPLES_BYTES_OF_A_USER),
-            Full::Total => ("all answers".into(), limits::SAMPLES_BYTES),
-        };
-        Error::Busy(format!(
-            "{whose} exceed netmond's memory limit of {} MB: read the pending answers, request fewer rows (limit), \
-             and try again",
-            limit >> 20
-        ))
-    }
-}
-
-impl Peers {
-    /// The expected length of an answer: that of the tool's last answer, or of its rows.
-    fn expected(&self, tool: &str, input: &Value) -> usize {
-        let last = lock(&self.last).get(tool).copied().unwrap_or_default();
-        let rows = input.get("limit").and_then(Value::as_u64).unwrap_or_default().min(limits::ROWS_MAX as u64) as usize;
-        let bytes = last.max(rows * limits::ROW_BYTES) * limits::ENCODING_COST;
-        bytes.clamp(limits::SAMPLE_HELD_MIN, limits::SAMPLES_BYTES_OF_A_USER)
+    /// Memory for the answer to a request of this peer.
+    pub fn claim<'a>(&'a self, client: &'a UnixStream, tool: &'a str) -> Claim<'a> {
+        self.peers.answers.claim(self.uid, client, tool)
     }
 }
 
@@ -277,7 +205,7 @@ fn left(end: Instant) -> io::Result<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, thread};
+    use std::io::Write;
 
     use super::*;
 
@@ -301,55 +229,6 @@ mod tests {
         assert!(peers.log(1).refusals.admit().is_some() && peers.log(2).requests.admit().is_some());
         (0..2 * limits::USERS_LOGGED as u32).for_each(|uid| drop(peers.log(uid)));
         assert!(lock(&peers.logs).len() <= limits::USERS_LOGGED);
-    }
-
-    /// A client that reads no answers waits for its own memory; other users do not wait.
-    #[test]
-    fn unread_answers_block_only_their_own_user() {
-        let peers = Peers::new(vec![]);
-        let (client, theirs) = UnixStream::pair().unwrap();
-        let (greedy, other) = (peers.take_on(1000, 1).ok().unwrap(), peers.take_on(1001, 2).ok().unwrap());
-        let all = serde_json::json!({"limit": 10_000});
-        let bytes = peers.expected("snapshot_sockets", &all);
-        assert!(bytes * 2 < limits::SAMPLES_BYTES_OF_A_USER, "{bytes}");
-        let mut kept = Vec::new();
-        while (kept.len() + 1) * bytes <= limits::SAMPLES_BYTES_OF_A_USER {
-            kept.push(greedy.reserve(&client, "snapshot_sockets", &all).ok().unwrap());
-        }
-        let mut more = Held::nothing(&peers.memory, 1000);
-        let refused = more.resize(bytes).map_err(|full| greedy.no_memory(full)).unwrap_err().to_string();
-        assert!(refused.contains("uid 1000") && refused.contains("limit"), "{refused}");
-        assert!(other.reserve(&client, "snapshot_sockets", &all).is_ok());
-        drop(theirs);
-        let begun = Instant::now();
-        assert!(matches!(greedy.reserve(&client, "snapshot_sockets", &all), Err(Error::Cancelled)));
-        assert!(begun.elapsed() < limits::ANSWER_TIME / 2, "who has hung up waits for nothing");
-        let mut one = kept.pop().unwrap();
-        assert!(greedy.hold(&mut one, "snapshot_sockets", 100).is_ok() && more.resize(bytes).is_ok(), "it was shorter");
-    }
-
-    #[test]
-    fn long_answers_are_serialized_per_user() {
-        let peers = Peers::new(vec![]);
-        let (client, _theirs) = UnixStream::pair().unwrap();
-        let (one, other) = (peers.take_on(1000, 1).ok().unwrap(), peers.take_on(1001, 2).ok().unwrap());
-        let ask = |peer: &Peer, limit: u64| {
-            let begun = Instant::now();
-            let held = peer.reserve(&client, "snapshot_sockets", &serde_json::json!({"limit": limit})).ok().unwrap();
-            (held, begun.elapsed())
-        };
-        let (mut first, waited) = ask(&one, 10_000);
-        assert!(waited < limits::LONG_ANSWER_WAIT);
-        assert!(ask(&other, 10_000).1 < limits::LONG_ANSWER_WAIT, "another user does not wait");
-        assert!(ask(&one, 1).1 < limits::LONG_ANSWER_WAIT, "nor does a short answer");
-        thread::scope(|scope| {
-            let second = scope.spawn(|| ask(&one, 10_000).1);
-            thread::sleep(limits::LONG_ANSWER_WAIT / 10);
-            assert!(!second.is_finished());
-            one.hold(&mut first, "snapshot_sockets", 100).ok().unwrap();
-            assert!(second.join().unwrap() < limits::LONG_ANSWER_WAIT, "the first one is made");
-        });
-        assert!(ask(&one, 10_000).1 >= limits::LONG_ANSWER_WAIT, "the one before could be a window");
     }
 
     #[test]

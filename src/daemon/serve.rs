@@ -273,10 +273,11 @@ impl Conversation<'_> {
         loop {
             let goes_on = session.watch(&window, end)? && every.is_some();
             // A window takes no memory; its answer does, until it is taken.
-            let mut memory = self.peer.reserve(self.stream, &request.tool, &request.input)?;
+            let mut memory = self.peer.claim(self.stream, &request.tool);
+            memory.reserve(&request.input)?;
             let line = encode(Ok(session.read(!goes_on)?));
             drop(begun); // to take it is the client's affair
-            self.peer.hold(&mut memory, &request.tool, line.len())?;
+            memory.hold(line.len())?;
             *bytes += line.len();
             // After a part of a line, an error would read as its rest.
             self.write(&line).map_err(|_| Error::Cancelled)?;

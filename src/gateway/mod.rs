@@ -25,6 +25,7 @@ pub mod clients;
 pub mod daemon;
 pub mod doctor;
 pub mod exchange;
+pub mod fingerprint;
 pub mod hosts;
 pub mod http;
 mod lines;

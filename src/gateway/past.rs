@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Failure, timeline};
+use super::{Failure, fingerprint::Fingerprint, timeline};
 use crate::{
     answer, limits,
     recorder::{
@@ -64,35 +64,9 @@ fn written(path: &Path) -> Vec<Option<(SystemTime, u64)>> {
     connections_of(path)[..2].iter().map(state).collect()
 }
 
-/// The same for findings that are one, whatever their figures are.
-pub type Identity = (Value, Value, Vec<Value>);
-
-/// Where a finding is: its code, its owner but for the process' number, and what its evidence names.
-pub fn place_of(finding: &Value) -> Identity {
-    const NAMES: [&str; 12] = [
-        "netns",
-        "interface",
-        "name",
-        "server",
-        "gateway",
-        "reason",
-        "service",
-        "destination",
-        "remote",
-        "remote_address",
-        "remote_port",
-        "local",
-    ];
-    let evidence = &finding["evidence"];
-    let mut owner = evidence["owner"].clone();
-    if let Some(owner) = owner.as_object_mut() {
-        owner.retain(|name, value| name != "pid" && !value.is_null());
-    }
-    (finding["code"].clone(), owner, NAMES.map(|name| evidence[name].clone()).to_vec())
-}
-
-fn place_of_recorded(incident: &Incident) -> Identity {
-    place_of(&serde_json::from_str(&incident.finding).unwrap_or_default())
+/// What identifies the finding of an incident.
+fn recorded(incident: &Incident) -> Fingerprint {
+    Fingerprint::of(&serde_json::from_str(&incident.finding).unwrap_or_default())
 }
 
 /// The times to the first byte of the listener that a finding is about: at its address with the most replies.
@@ -166,8 +140,8 @@ impl Past {
         let mut others: Vec<_> = incidents.iter().collect();
         let mut lines = String::new();
         for finding in answer.structured["findings"].as_array_mut().into_iter().flatten() {
-            let place = place_of(finding);
-            let (here, elsewhere) = others.into_iter().partition(|incident| place_of_recorded(incident) == place);
+            let own = Fingerprint::of(finding);
+            let (here, elsewhere) = others.into_iter().partition(|incident| recorded(incident).is_same(&own));
             others = elsewhere;
             let here: Vec<&Incident> = here;
             let Some(newest) = here.first() else { continue };
@@ -357,22 +331,5 @@ pub fn extend(question: &Question, input: &mut Value) {
         for name in [SINCE, UNTIL] {
             properties.as_object_mut().map(|properties| properties.insert(name.into(), json!({"type": "string"})));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::place_of;
-
-    #[test]
-    fn faults_at_two_listeners_of_a_program_are_two() {
-        let at = |port: u16, pid: u32| {
-            json!({"code": "listen_queue_overflow", "evidence":
-                {"owner": {"pid": pid, "process": "api"}, "local": {"address": "127.0.0.1", "port": port}}})
-        };
-        assert_eq!(place_of(&at(80, 1)), place_of(&at(80, 2)), "it restarted");
-        assert_ne!(place_of(&at(80, 1)), place_of(&at(81, 1)));
     }
 }

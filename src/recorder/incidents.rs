@@ -6,7 +6,13 @@ use super::{
     store::Incident,
     time::{Micros, shown},
 };
-use crate::{limits, tools::diagnose::Finding};
+use crate::{
+    limits,
+    tools::diagnose::{
+        Finding,
+        identity::{has_program, is_same},
+    },
+};
 
 /// The findings that are there now.
 #[derive(Default)]
@@ -72,16 +78,21 @@ impl Tracker {
     ) -> Vec<Event> {
         self.open.iter_mut().for_each(|open| open.absent += 1);
         let mut events = Vec::new();
-        for (identity, finding) in findings {
-            let is_it = |open: &&mut Open| open.incident.identity == identity && !open.incident.closed;
-            let place = self.open.iter_mut().find(is_it);
+        let (exact, others): (Vec<_>, _) = findings.into_iter().partition(|(identity, _)| self.is_open(identity));
+        for (identity, finding) in exact.into_iter().chain(others) {
+            let place = self.place_of(&identity);
             let json = serde_json::to_string(&finding).unwrap_or_default();
             let severity = severity(&finding);
             if let Some(Open { incident, absent, is_written }) = place {
                 incident.windows += i64::from(*absent > 0);
                 (*absent, *is_written, incident.end_us) = (0, false, end_us);
-                if rank(&severity) >= rank(&incident.severity) {
+                let as_good = has_program(&identity) || !has_program(&incident.identity);
+                let (rank, worst) = (rank(&severity), rank(&incident.severity));
+                if rank > worst || (rank == worst && as_good) {
                     (incident.severity, incident.finding) = (severity, json);
+                }
+                if as_good {
+                    incident.identity = identity;
                 }
             } else if self.open.iter().filter(|open| !open.incident.closed).count() < limits::INCIDENTS_OPEN {
                 let incident = Incident {
@@ -106,6 +117,21 @@ impl Tracker {
         }
         self.forget_oldest();
         events
+    }
+
+    fn is_open(&self, identity: &str) -> bool {
+        self.open.iter().any(|open| !open.incident.closed && open.incident.identity == identity)
+    }
+
+    /// The open incident of this identity; else the newest of the same finding with or without its program.
+    fn place_of(&mut self, identity: &str) -> Option<&mut Open> {
+        let open = || self.open.iter().enumerate().filter(|(_, open)| !open.incident.closed);
+        let exact = open().find(|(_, open)| open.incident.identity == identity);
+        let same = || {
+            open().filter(|(_, open)| is_same(&open.incident.identity, identity)).min_by_key(|(_, open)| open.absent)
+        };
+        let place = exact.or_else(same)?.0;
+        self.open.get_mut(place)
     }
 
     /// Of what has ended while nothing can be written, the newest wait.
@@ -151,8 +177,13 @@ fn rank(severity: &str) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
-    use crate::tools::diagnose::{Code, Severity};
+    use crate::{
+        answer::Owner,
+        tools::diagnose::{Code, HostPort, Severity},
+    };
 
     fn found(identity: &str, severity: Severity) -> (String, Finding) {
         (identity.into(), Finding::new(Code::Resets, severity, "x"))
@@ -196,6 +227,29 @@ mod tests {
         }
         assert_eq!(at(&mut tracker, 6, vec![]), (vec![], vec!["a".into()]));
         assert_eq!(at(&mut tracker, 7, warning()), (vec!["a".into()], vec![]), "another one");
+    }
+
+    /// Its socket was closed when the window ended.
+    #[test]
+    fn incident_goes_on_without_its_program() {
+        let mut tracker = Tracker::default();
+        let of = |process: &str| {
+            let owner = Owner { process: Some(process.into()).filter(|_| !process.is_empty()), ..Owner::default() };
+            let place = HostPort::from(IpAddr::from([198, 51, 100, 7]));
+            let finding = Finding::new(Code::FirewallDrop, Severity::Warning, process).owner(&owner).at(place);
+            vec![(finding.identity(), finding)]
+        };
+        assert_eq!(at(&mut tracker, 0, of("")).0.len(), 1);
+        for (second, process) in [(1, "named"), (2, ""), (3, "named")] {
+            assert_eq!(at(&mut tracker, second, of(process)), (vec![], vec![]));
+            assert_eq!(tracker.open[0].incident.identity, of("named")[0].0);
+            assert!(tracker.open[0].incident.finding.contains("named"));
+        }
+        assert_eq!(tracker.open[0].incident.windows, 4);
+        let both = |one: &str| [of(one), of("dig")].concat();
+        assert_eq!(at(&mut tracker, 4, both("named")).0.len(), 1, "another program");
+        let ended: Vec<_> = (5..8).flat_map(|second| at(&mut tracker, second, both("")).1).collect();
+        assert_eq!(ended, [of("named")[0].0.clone()], "the other one goes on");
     }
 
     #[test]

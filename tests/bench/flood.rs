@@ -7,12 +7,13 @@ use std::{
     os::fd::OwnedFd,
 };
 
+use netmon_mcp::daemon::stamping::Stamping;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 use serde_json::{Value, json};
 
 use crate::{
     Figure, cost,
-    floor::{Empty, TRACEPOINTS_OF_DROPS, TRACEPOINTS_OF_LATENCY},
+    floor::{Empty, TRACEPOINTS_OF_DROPS, TRACEPOINTS_OF_LATENCY, TRACEPOINTS_OF_PROFILE},
     harness::*,
     median,
     workload::Load,
@@ -86,9 +87,13 @@ pub fn scan() -> Vec<Figure> {
     figures.push(scanned(&pair, &daemon, &windows));
     let floor = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), Empty::all, drop);
     figures.push(more("an empty program at their tracepoints", floor, "-"));
+    let stamps = || (Empty::all(), Stamping::begin().unwrap());
+    let stamped = cost::turns(cost::ROUNDS, &mut Load::Scan(Scan::new(&pair)), stamps, drop);
+    figures.push(more("an empty program at their tracepoints, and stamps", stamped, "-"));
     let drops = ("trace_drops", TRACEPOINTS_OF_DROPS);
-    figures.push(least(&pair, &daemon, &[drops]));
-    figures.push(least(&pair, &daemon, &[drops, ("trace_latency", TRACEPOINTS_OF_LATENCY)]));
+    let resets = ("profile_tcp", TRACEPOINTS_OF_PROFILE);
+    let latency = ("trace_latency", TRACEPOINTS_OF_LATENCY);
+    figures.extend([&[drops][..], &[drops, resets], &[drops, resets, latency]].map(|some| least(&pair, &daemon, some)));
     figures
 }
 

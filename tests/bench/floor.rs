@@ -47,6 +47,10 @@ pub const TRACEPOINTS_OF_CONNECTIONS: &[&CStr] =
 /// Those of `trace_drops`.
 pub const TRACEPOINTS_OF_DROPS: &[&CStr] = &[c"kfree_skb"];
 
+/// Those of `profile_tcp`.
+pub const TRACEPOINTS_OF_PROFILE: &[&CStr] =
+    &[c"inet_sock_set_state", c"tcp_probe", c"tcp_receive_reset", c"tcp_send_reset"];
+
 /// Those of `top_traffic`.
 pub const TRACEPOINTS_OF_TRAFFIC: &[&CStr] = &[c"inet_sock_set_state", c"sock_recv_length", c"sock_send_length"];
 

@@ -26,6 +26,7 @@ mod flood;
 mod floor;
 mod latency;
 mod peers;
+mod recorded;
 mod recording;
 mod remote;
 mod sockets;
@@ -64,6 +65,7 @@ const BENCHMARKS: &[Benchmark] = &[
     ("recording-cost", recording::cost),
     ("recording-dns", recording::dns),
     ("recording-always", recording::always),
+    ("recorded-day", recorded::day),
     ("price", before::price),
     ("many-sockets", sockets::many_sockets),
     ("remote-latency", remote::latency),

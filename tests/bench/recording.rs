@@ -24,15 +24,15 @@ use crate::{
 };
 
 /// A daemon, and a recorder with its usual interval.
-struct Recorder {
+pub struct Recorder {
     process: Ended,
-    path: PathBuf,
+    pub path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Recorder {
     /// Starts it, and waits until it watches.
-    fn start(socket: &Path, client: &mut Client) -> Recorder {
+    pub fn start(socket: &Path, client: &mut Client) -> Recorder {
         let folder = open_folder();
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let path = folder.path().join("recording.sqlite");
@@ -57,7 +57,7 @@ impl Recorder {
     }
 
     /// Waits for the next write.
-    fn until_written(&self) {
+    pub fn until_written(&self) {
         let windows = || Some(Sqlite::read(&self.path).ok()?.facts().ok()?.windows);
         let before = windows().unwrap_or_default();
         until("a window is written", || windows().filter(|windows| *windows > before));
@@ -180,13 +180,13 @@ fn cpu_s(pids: &[u32]) -> f64 {
 }
 
 /// Connections at a steady rate, in a namespace of their own, until they are dropped.
-struct Connections {
+pub struct Connections {
     ended: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Connections {
-    fn start(rate: u32) -> Connections {
+    pub fn start(rate: u32) -> Connections {
         let ended = Arc::new(AtomicBool::new(rate == 0));
         let end = Arc::clone(&ended);
         let work = move || {

@@ -10,11 +10,11 @@ use std::{
 use super::{stage::*, traffic::*};
 use crate::harness::*;
 
-/// Connects repeatedly, with a little data each.
+/// Connects repeatedly, with a little data each. A fault in the middle of an exchange does not end the connects.
 fn clients(watch: &Watch, net: &Net, to: SocketAddr) {
     watch.every(PAUSE, || {
         if let Ok(stream) = try_connect(&net.client, to) {
-            exchange(&stream, 100);
+            exchange_within(&stream, 100, Duration::from_secs(1));
             finish(stream);
         }
     });

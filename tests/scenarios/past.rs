@@ -46,6 +46,7 @@ impl Past {
         let recorder = Mutex::new(record(&daemon.socket, &path));
         let past = Past { recorder, successor: Mutex::default(), begun_us: time::now(), path, _folder: folder };
         until("a window is recorded", || past.end());
+        REMOVED_NAMESPACES.next();
         Some(past)
     }
 
@@ -55,6 +56,7 @@ impl Past {
 
     /// Kills recorder and daemon after a round, and starts both again, if that is asked for.
     pub fn after_round(&self, daemon: &Daemon) {
+        REMOVED_NAMESPACES.next();
         if !Past::restarts() {
             return;
         }

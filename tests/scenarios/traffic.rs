@@ -78,8 +78,13 @@ impl Drop for Server {
 
 /// A request and its answer; false if either failed. An answer that a fault swallows never comes.
 pub fn exchange(stream: &TcpStream, bytes: usize) -> bool {
+    exchange_within(stream, bytes, Duration::from_secs(10))
+}
+
+/// The same, if the reply comes in this time.
+pub fn exchange_within(stream: &TcpStream, bytes: usize, time: Duration) -> bool {
     let mut stream = stream;
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+    let _ = stream.set_read_timeout(Some(time));
     let mut buffer = vec![7; bytes];
     stream.write_all(&buffer).is_ok() && stream.read_exact(&mut buffer).is_ok()
 }

@@ -151,9 +151,9 @@ fn new_tool_needs_one_folder_and_one_line() {
     assert!(tool["outputSchema"]["properties"]["load_1_minute"].is_object(), "{tool}");
     assert!(client.call(ADDED, json!({})).unwrap()["load_1_minute"].is_number());
     assert_eq!(client.tool_status(ADDED)["available"], true);
-    // diagnose asks only its usual tools.
-    let checks = client.call("diagnose", json!({"duration_ms": 100})).unwrap()["checks"].clone();
+    // diagnose has no other checks. How many of them can judge depends on the traffic of other tests.
+    let checks = client.call("diagnose", json!({"duration_ms": 100})).unwrap()["checks"]["total"].clone();
     let ours = Daemon::start();
-    let before = Client::connect(&ours.socket).call("diagnose", json!({"duration_ms": 100})).unwrap()["checks"].clone();
-    assert_eq!(checks, before);
+    let before = Client::connect(&ours.socket).call("diagnose", json!({"duration_ms": 100})).unwrap();
+    assert_eq!(checks, before["checks"]["total"]);
 }

@@ -4,6 +4,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpStream, UdpSocket},
+    time::Duration,
 };
 
 use netmon_mcp::{daemon::host::Sampler, tools::SAMPLERS};
@@ -73,6 +74,7 @@ const NEEDED: &[(&str, &[&str])] = &[
     ("tc,xdp", &[]),
     ("cgroup", &[]),
     ("bpf_loop", &[]),
+    ("bpf_sock_from_file", &[]),
     ("bpf_sk_storage_get", &["profile_tcp", "top_traffic", "trace_connections", "trace_latency"]),
 ];
 
@@ -166,6 +168,68 @@ fn own_namespace_is_measured_without_file_iterator() {
     let rows = answer["rows"].as_array().unwrap();
     let ours = rows.iter().find(|row| row["owner"]["netns"] == pair.a.inode()).unwrap_or_else(|| panic!("{answer}"));
     assert_eq!((&ours["rx_bytes"], &ours["tx_bytes"]), (&json!(100_000), &json!(100_000)), "{answer}");
+}
+
+// In guests, since Linux 6.12.
+/// The verifier of some kernels does not trust a socket that a file leads to.
+#[test]
+fn untrusted_sockets_of_files_are_read_as_copies() {
+    let (pair, own) = (Pair::new(), std::process::id());
+    let server = echo_server(&pair.b, B);
+    let stream = connect(&pair.a, server).unwrap();
+    let full = listen(&pair.b, B);
+    let waits = connect(&pair.a, full.local_addr().unwrap()).unwrap();
+    (&waits).write_all(&[0; 700]).unwrap();
+    until_acknowledged(&waits);
+    let (daemon, mut client) = without("bpf_sock_from_file");
+    let at_server = |answer: &Value, table: &str, port: u16| -> Vec<Value> {
+        let rows = answer[table].as_array().unwrap().iter();
+        let is_there = |row: &&Value| row["owner"]["netns"] == pair.b.inode() && row["local"]["port"] == port;
+        rows.filter(is_there).cloned().collect()
+    };
+    let sockets = client.call("snapshot_sockets", json!({"port": server.port()})).unwrap();
+    for table in ["sockets", "listeners"] {
+        let rows = at_server(&sockets, table, server.port());
+        assert_eq!(rows.iter().map(|row| &row["owner"]["pid"]).collect::<Vec<_>>(), [&json!(own)], "{sockets}");
+    }
+    let by_connection = |port: u16| json!({"group_by": "connection", "port": port});
+    let (traffic, waiting) = (
+        daemon.watch("top_traffic", by_connection(server.port())),
+        daemon.watch("top_traffic", by_connection(full.local_addr().unwrap().port())),
+    );
+    let (tcp, connections) = (
+        daemon.watch("profile_tcp", json!({"port": server.port()})),
+        daemon.watch("trace_connections", json!({"port": server.port()})),
+    );
+    echo(&stream, 100_000);
+    (&waits).write_all(&[0; 300]).unwrap();
+    until_acknowledged(&waits);
+    let accepted = connect(&pair.a, server).unwrap();
+    echo(&accepted, 1_000);
+    rustix::net::sockopt::set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap(); // close() then sends a reset
+    drop(accepted);
+    let rows = at_server(&traffic.end(), "rows", server.port());
+    let mut moved: Vec<_> = rows.iter().map(|row| (row["rx_bytes"].as_u64(), row["owner"]["pid"].clone())).collect();
+    moved.sort_by_key(|(bytes, _)| *bytes);
+    assert_eq!(moved, [(Some(1_000), json!(own)), (Some(100_000), json!(own))], "{rows:?}");
+    let rows = at_server(&waiting.end(), "rows", full.local_addr().unwrap().port());
+    assert_eq!(
+        rows.iter().map(|row| (&row["rx_bytes"], &row["owner"]["pid"])).collect::<Vec<_>>(),
+        [(&json!(300), &json!(own))]
+    );
+    let answer = connections.end();
+    let rows = at_server(&answer, "connections", server.port());
+    assert_eq!(
+        rows.iter().map(|row| (&row["direction"], &row["owner"]["pid"])).collect::<Vec<_>>(),
+        [(&json!("inbound"), &json!(own))],
+        "{answer}"
+    );
+    let answer = tcp.end();
+    let remotes = answer["remotes"].as_array().unwrap();
+    assert!(
+        remotes.iter().any(|row| row["connections"] == 2 && row["rtt_us"]["samples"].as_u64() > Some(0)),
+        "{answer}"
+    );
 }
 
 #[test]

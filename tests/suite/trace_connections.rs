@@ -204,7 +204,7 @@ fn resets_name_their_side() {
     let answer = watched(&daemon, json!({"port": to.port()}), || {
         let stream = connect(&pair.a, to).unwrap();
         let (mut served, _) = listener.accept().unwrap();
-        socket_linger_zero(&stream);
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap(); // close() then sends a reset
         drop(stream);
         served.read(&mut [0]).unwrap_err();
     });
@@ -213,23 +213,6 @@ fn resets_name_their_side() {
         assert_eq!((&c["outcome"], &c["errno"], &c["closed"]), (&json!("reset"), &errno, &json!(true)), "{answer:#}");
     }
     assert_eq!(answer["outcomes"]["reset"], 2, "{answer}");
-}
-
-/// close() then sends a reset.
-fn socket_linger_zero(stream: &TcpStream) {
-    use std::os::fd::AsRawFd;
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: the option is a struct linger, of the passed size.
-    let done = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            std::ptr::from_ref(&linger).cast(),
-            size_of::<libc::linger>() as u32,
-        )
-    };
-    assert_eq!(done, 0);
 }
 
 #[test]

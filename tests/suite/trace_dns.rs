@@ -3,6 +3,8 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -212,6 +214,33 @@ fn queries_over_tcp() {
         assert_eq!(row["owner"]["pid"], std::process::id(), "{row:#}");
         assert!(row["latency_us"].as_u64().unwrap() > 0, "{row:#}");
     }
+}
+
+// In guests.
+/// A packet that waited for a neighbor leaves while any process runs, such as a child that has the same socket until
+/// execve().
+#[test]
+fn query_beside_a_new_program_is_its_parents() {
+    let (pair, daemon) = (Pair::new(), Daemon::of("trace_dns"));
+    let server = serve(&pair.b, B, 53);
+    let name = format!("missing.child-{}", pair.b.inode());
+    let socket = pair.a.enter(|| UdpSocket::bind((A, 0)).unwrap());
+    socket.connect(server).unwrap();
+    let (message, own) = (query(5, &name), socket.as_raw_fd());
+    let mut command = Command::new("true");
+    // SAFETY: between fork and exec, one system call, with existing memory and a descriptor that is open.
+    unsafe {
+        command.pre_exec(move || match libc::send(own, message.as_ptr().cast(), message.len(), 0) {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    let (answer, ()) = answer_to(&daemon, json!({"name": name}), || {
+        assert!(command.status().unwrap().success());
+        socket.recv(&mut [0; 512]).unwrap();
+    });
+    let row = find(&answer, &name);
+    assert_eq!((&row["rcode"], &row["owner"]["pid"]), (&json!("NXDOMAIN"), &json!(std::process::id())), "{row:#}");
 }
 
 #[test]

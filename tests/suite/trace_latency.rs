@@ -92,7 +92,9 @@ fn slow_server_is_request_to_reply_of_both_sides() {
             let network = row(&answer, "wire_to_ack", side);
             assert!(network["least"] == true && us(network, "p99") < small(), "not the network: {answer:#}");
         }
-        assert!(us(row(&answer, "socket_to_read", "server"), "p50") < small(), "{answer:#}");
+        // On a busy host, the server's thread runs only some time after a request has come.
+        let woken = times.arriving[(count - 1) / 2].as_secs_f64() * 1e6;
+        assert!(us(row(&answer, "socket_to_read", "server"), "p50") < woken + small(), "{answer:#}");
         assert_eq!(answer["measured"]["limits"], json!([]), "{answer:#}");
     }
 }

@@ -2,7 +2,7 @@
 
 use libbpf_rs::btf::{
     Btf,
-    types::{Enum, Func, FuncProto, Ptr, Typedef},
+    types::{Enum, Func, FuncProto, MemberAttr, Ptr, Struct, Typedef},
 };
 
 /// The kernel's own type information. A few megabytes: it is read while loading, and dropped.
@@ -38,6 +38,16 @@ impl Kernel {
     /// The number of a function's type.
     pub fn function(&self, name: &str) -> Option<u32> {
         Some(self.0.type_by_name::<Func>(name)?.type_id().into())
+    }
+
+    /// Where a member is in a struct, in bytes.
+    pub fn offset(&self, name: &str, member: &str) -> Option<u32> {
+        let members = self.0.type_by_name::<Struct>(name)?;
+        let found = members.iter().find(|found| found.name.is_some_and(|name| name == member))?;
+        match found.attr {
+            MemberAttr::Normal { offset } => Some(offset / u8::BITS),
+            MemberAttr::BitField { .. } => None,
+        }
     }
 
     /// The number of a tracepoint's type.

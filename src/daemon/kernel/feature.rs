@@ -19,12 +19,14 @@ pub enum Feature {
     Cgroup,
     /// A socket's own storage and cookie, in a program at a tracepoint.
     SocketStorage,
+    /// The same for the socket of a file, in an iterator. Without it, `bpf/files.h` reads copies of such sockets.
+    FileSockets,
     /// `bpf_loop`.
     Loop,
 }
 
 impl Feature {
-    pub const ALL: [Feature; 12] = [
+    pub const ALL: [Feature; 13] = [
         Feature::Btf,
         Feature::TracepointBtf,
         Feature::Fexit,
@@ -36,6 +38,7 @@ impl Feature {
         Feature::Xdp,
         Feature::Cgroup,
         Feature::SocketStorage,
+        Feature::FileSockets,
         Feature::Loop,
     ];
 
@@ -53,6 +56,7 @@ impl Feature {
             Feature::Xdp => "xdp",
             Feature::Cgroup => "cgroup",
             Feature::SocketStorage => "bpf_sk_storage_get",
+            Feature::FileSockets => "bpf_sock_from_file",
             Feature::Loop => "bpf_loop",
         }
     }
@@ -66,7 +70,7 @@ impl Feature {
             Feature::TracepointBtf | Feature::Fexit => Release(5, 5),
             Feature::IterateFiles | Feature::IterateMaps => Release(5, 8),
             Feature::IterateTcp | Feature::IterateUdp => Release(5, 9),
-            Feature::SocketStorage => Release(5, 12),
+            Feature::SocketStorage | Feature::FileSockets => Release(5, 12),
             Feature::Loop => Release(5, 17),
         }
     }

@@ -1,8 +1,8 @@
 //! What this kernel lets us load, found out once.
 //!
-//! Kernels differ: an old one lacks a kind of program, a vendor's refuses one by policy. A two-instruction program of
-//! each kind shows it, in about 0.1 ms. Refused programs are left out of every object before it is loaded, so that no
-//! object is loaded twice; [`status`](crate::tools::status) has the list.
+//! Kernels differ: an old one lacks a kind of program, a vendor's refuses one by policy. A short program of each kind
+//! shows it. Refused programs are left out of every object before it is loaded, so that no object is loaded twice;
+//! [`status`](crate::tools::status) has the list.
 
 use std::{
     collections::HashMap,
@@ -205,6 +205,9 @@ fn refusal(feature: Feature, errno: i32, running: Release, missing: Vec<String>)
         _ if running < feature.since() => too_old(feature),
         _ if feature == Feature::Cgroup && errno == libc::ENOENT => {
             "cgroup v2 is not mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified".into()
+        }
+        name if feature == Feature::FileSockets && errno == libc::EACCES && missing.is_empty() => {
+            format!("{name}: the verifier does not trust such a socket; netmond reads a copy")
         }
         name if [libc::EPERM, libc::EACCES].contains(&errno) && !missing.is_empty() => {
             format!("{name}: netmond lacks {}", missing.join(" and "))

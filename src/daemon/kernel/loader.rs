@@ -19,6 +19,11 @@ use crate::{
 };
 use libbpf_rs::{MapHandle, MapMut, OpenObject, ProgramMut, skel::OpenSkel};
 
+/// The section of `bpf/files.h`.
+const FILES: &str = ".rodata.files";
+/// The map of `bpf/old_listeners.h`.
+const OLD_LISTENERS: &str = "old_listeners";
+
 /// Programs without which a tool still answers, and what its answers lack then.
 pub struct Optional {
     /// Their names in the object.
@@ -80,8 +85,25 @@ impl Loader {
     /// a required one would be refused, or all of them.
     pub fn load<'obj, O: OpenSkel<'obj>>(&mut self, mut open: O) -> Result<O::Output, Error> {
         self.leave_out_refused(open.open_object_mut())?;
+        self.tell_of_files(open.open_object_mut())?;
         FAILED.set(None);
         self.common.load(open).map_err(failure)
+    }
+
+    /// Sets `files_are_untrusted` of `bpf/files.h`, which is alone in its section. If it is 0, the table of old listeners
+    /// stays empty, so it is made as small as possible.
+    fn tell_of_files(&self, object: &mut OpenObject) -> Result<(), Error> {
+        let are_untrusted = self.features.refusal(Feature::FileSockets).is_some();
+        for mut map in object.maps_mut() {
+            if map.name() == OLD_LISTENERS && !are_untrusted {
+                map.set_max_entries(1)?;
+            } else if map.name() == FILES
+                && let Some(value) = map.initial_value_mut()
+            {
+                value.fill(are_untrusted.into());
+            }
+        }
+        Ok(())
     }
 
     fn leave_out_refused(&mut self, object: &mut OpenObject) -> Result<(), Error> {

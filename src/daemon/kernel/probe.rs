@@ -1,11 +1,11 @@
-//! Two-instruction programs, one of each kind: whether the kernel loads it, and under which rights it attaches.
+//! Short programs, one of each kind: whether the kernel loads it, and under which rights it attaches.
 
 use std::{io, os::fd::OwnedFd, ptr};
 
 use libbpf_sys::{
-    BPF_CGROUP_UDP4_SENDMSG, BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_TRACING,
-    BPF_PROG_TYPE_XDP, BPF_TRACE_FEXIT, BPF_TRACE_ITER, BPF_TRACE_RAW_TP, BPF_XDP, bpf_attach_type, bpf_insn,
-    bpf_prog_load, bpf_prog_load_opts, bpf_prog_type,
+    BPF_CGROUP_UDP4_SENDMSG, BPF_FUNC_get_socket_cookie, BPF_FUNC_sock_from_file, BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+    BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_TRACING, BPF_PROG_TYPE_XDP, BPF_TRACE_FEXIT, BPF_TRACE_ITER,
+    BPF_TRACE_RAW_TP, BPF_XDP, bpf_attach_type, bpf_insn, bpf_prog_load, bpf_prog_load_opts, bpf_prog_type,
 };
 
 use super::{Program, check, feature::Feature};
@@ -29,8 +29,8 @@ const PASS: i32 = 2;
 struct Shape {
     kind: bpf_prog_type,
     attach: bpf_attach_type,
-    /// What the program returns.
-    returns: i32,
+    /// What the program does.
+    code: Vec<[u8; 8]>,
     /// What it is attached to, by its number among the kernel's types.
     target: u32,
 }
@@ -38,9 +38,10 @@ struct Shape {
 fn shape(feature: Feature, kernel: &Kernel) -> io::Result<Shape> {
     let tracing = |attach, target: Option<u32>| {
         let target = target.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-        Ok(Shape { kind: BPF_PROG_TYPE_TRACING, attach, returns: 0, target })
+        Ok(Shape { kind: BPF_PROG_TYPE_TRACING, attach, code: returns(0).into(), target })
     };
     let iterator = |name: &str| tracing(BPF_TRACE_ITER, kernel.function(&format!("bpf_iter_{name}")));
+    let other = |kind, attach, value| Ok(Shape { kind, attach, code: returns(value).into(), target: 0 });
     match feature {
         Feature::TracepointBtf => tracing(BPF_TRACE_RAW_TP, kernel.tracepoint(TRACEPOINT)),
         Feature::Fexit => tracing(BPF_TRACE_FEXIT, kernel.function(FUNCTION)),
@@ -48,30 +49,59 @@ fn shape(feature: Feature, kernel: &Kernel) -> io::Result<Shape> {
         Feature::IterateTcp => iterator("tcp"),
         Feature::IterateUdp => iterator("udp"),
         Feature::IterateMaps => iterator("bpf_map"),
-        Feature::TrafficControl => Ok(Shape { kind: BPF_PROG_TYPE_SCHED_CLS, attach: 0, returns: NEXT, target: 0 }),
-        Feature::Xdp => Ok(Shape { kind: BPF_PROG_TYPE_XDP, attach: BPF_XDP, returns: PASS, target: 0 }),
-        Feature::Cgroup => Ok(Shape {
-            kind: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
-            attach: BPF_CGROUP_UDP4_SENDMSG,
-            returns: GOES_ON,
-            target: 0,
-        }),
+        Feature::FileSockets => {
+            let sk = kernel.offset("socket", "sk").ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+            Ok(Shape { code: names_socket_of_file(sk as i16).into(), ..iterator("task_file")? })
+        }
+        Feature::TrafficControl => other(BPF_PROG_TYPE_SCHED_CLS, 0, NEXT),
+        Feature::Xdp => other(BPF_PROG_TYPE_XDP, BPF_XDP, PASS),
+        Feature::Cgroup => other(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_UDP4_SENDMSG, GOES_ON),
         Feature::Btf | Feature::SocketStorage | Feature::Loop => {
             Err(io::Error::other(format!("{feature} is not a kind of program")))
         }
     }
 }
 
-/// `r0 = returns; exit`, as the kernel's instruction set has it (Documentation/bpf/standardization/instruction-set.rst).
-fn instructions(returns: i32) -> [[u8; 8]; 2] {
-    let [a, b, c, d] = returns.to_ne_bytes();
-    [[0xb7, 0, 0, 0, a, b, c, d], [0x95, 0, 0, 0, 0, 0, 0, 0]]
+// Instructions, as the kernel's instruction set has them (Documentation/bpf/standardization/instruction-set.rst).
+const MOVE: u8 = 0xb7;
+const LOAD: u8 = 0x79;
+const JUMP_IF_EQUAL: u8 = 0x15;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+
+/// One instruction; `registers` has the source in its upper half, and the destination in its lower one.
+fn instruction(code: u8, registers: u8, offset: i16, value: i32) -> [u8; 8] {
+    let ([a, b], [c, d, e, f]) = (offset.to_ne_bytes(), value.to_ne_bytes());
+    [code, registers, a, b, c, d, e, f]
+}
+
+/// `r0 = value; exit`
+fn returns(value: i32) -> [[u8; 8]; 2] {
+    [instruction(MOVE, 0, 0, value), instruction(EXIT, 0, 0, 0)]
+}
+
+/// Requests the cookie of the socket of a file; `sk` is the offset of the pointer to it in `struct socket`.
+fn names_socket_of_file(sk: i16) -> [[u8; 8]; 9] {
+    const FILE: i16 = 24; // struct bpf_iter__task_file: after `meta`, `task` and `fd`
+    let [end, exit] = returns(0);
+    [
+        instruction(LOAD, 0x11, FILE, 0),
+        instruction(JUMP_IF_EQUAL, 0x01, 5, 0),
+        instruction(CALL, 0, 0, BPF_FUNC_sock_from_file as i32),
+        instruction(JUMP_IF_EQUAL, 0x00, 3, 0),
+        instruction(LOAD, 0x01, sk, 0),
+        instruction(JUMP_IF_EQUAL, 0x01, 1, 0),
+        instruction(CALL, 0, 0, BPF_FUNC_get_socket_cookie as i32),
+        end,
+        exit,
+    ]
 }
 
 /// Loads a program of a kind.
 pub fn load(feature: Feature, kernel: &Kernel) -> io::Result<OwnedFd> {
     let shape = shape(feature, kernel)?;
-    let program: Vec<bpf_insn> = instructions(shape.returns)
+    let program: Vec<bpf_insn> = shape
+        .code
         .iter()
         // SAFETY: a `bpf_insn` is 8 bytes of integers, which any bytes are a value of.
         .map(|bytes| unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) })

@@ -3,10 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{
-    gateway::past::{Identity, place_of},
-    limits,
-};
+use crate::{gateway::fingerprint::Fingerprint, limits};
 
 /// A finding, from the first screen that has it to the last.
 #[derive(Serialize, Clone, Debug, PartialEq)]
@@ -25,20 +22,25 @@ pub struct Episode {
 
 /// Episodes of the last minutes.
 #[derive(Default)]
-pub struct Episodes(Vec<(Identity, Episode)>);
+pub struct Episodes(Vec<(Fingerprint, Episode)>);
 
 impl Episodes {
     /// Notes the findings of a moment.
     pub fn note(&mut self, findings: &[Value], at_ms: i64) {
         self.0.iter_mut().for_each(|(_, episode)| episode.active = false);
         for finding in findings {
-            let identity = place_of(finding);
+            let own = Fingerprint::of(finding);
             let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
             let (code, severity, finding) = (text("code"), text("severity"), finding.clone());
             let now = Episode { code, severity, active: true, since_ms: at_ms, last_ms: at_ms, finding };
-            match self.0.iter_mut().find(|(known, _)| *known == identity) {
-                Some((_, episode)) => *episode = Episode { since_ms: episode.since_ms, ..now },
-                None => self.0.push((identity, now)),
+            match self.0.iter_mut().find(|(known, _)| known.is_same(&own)) {
+                Some((known, episode)) => {
+                    *episode = Episode { since_ms: episode.since_ms, ..now };
+                    if own.has_program() {
+                        *known = own;
+                    }
+                }
+                None => self.0.push((own, now)),
             }
         }
         self.sort();
@@ -48,10 +50,10 @@ impl Episodes {
 
     /// Adds what is recorded of a finding: it may have begun earlier, or have ended.
     pub fn recall(&mut self, recorded: Episode) {
-        let identity = place_of(&recorded.finding);
-        match self.0.iter_mut().find(|(known, _)| *known == identity) {
+        let own = Fingerprint::of(&recorded.finding);
+        match self.0.iter_mut().find(|(known, _)| known.is_same(&own)) {
             Some((_, episode)) => episode.since_ms = episode.since_ms.min(recorded.since_ms),
-            None => self.0.push((identity, recorded)),
+            None => self.0.push((own, recorded)),
         }
         self.sort();
     }
@@ -86,6 +88,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Its socket was closed when that screen was made.
+    #[test]
+    fn finding_without_its_program_goes_on() {
+        let of = |process: Option<&str>| {
+            let owner = json!({"process": process, "netns": 1});
+            let service = json!({"address": "198.51.100.7", "port": 53});
+            json!({"code": "firewall_drop", "severity": "warning", "evidence": {"owner": owner, "service": service}})
+        };
+        let mut episodes = Episodes::default();
+        [None, Some("named"), None].into_iter().zip(1..).for_each(|(process, at)| episodes.note(&[of(process)], at));
+        let all = |episodes: &Episodes| -> Vec<_> { episodes.all().iter().map(|e| (e.since_ms, e.last_ms)).collect() };
+        assert_eq!(all(&episodes), [(1, 3)]);
+        episodes.note(&[of(Some("named")), of(Some("dig"))], 4);
+        assert_eq!(all(&episodes), [(1, 4), (4, 4)], "another program");
+    }
 
     #[test]
     fn finding_that_continues_is_one_episode() {

@@ -276,6 +276,7 @@ fn incident_is_inserted_once_and_updated() {
     store.append(&[], &mut both).unwrap();
     both[0].closed = true;
     both[0].end_us += SECOND;
+    both[1].identity = "with its program".into();
     store.append(&[], &mut both).unwrap();
     assert_eq!(store.open_incidents().unwrap(), [both[1].clone()]);
     assert_eq!(store.incidents(all()).unwrap(), both);

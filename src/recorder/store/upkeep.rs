@@ -81,7 +81,7 @@ fn write(tx: &Transaction, incident: &Incident) -> rusqlite::Result<i64> {
     tx.execute(
         &format!(
             "INSERT INTO findings ({INCIDENT}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (id) DO UPDATE SET \
-             severity = ?4, end_us = ?6, closed = ?7, windows = ?8, finding = ?10"
+             identity = ?2, severity = ?4, end_us = ?6, closed = ?7, windows = ?8, finding = ?10"
         ),
         params![id, identity, code, severity, begin_us, end_us, closed, windows, host, finding],
     )?;

@@ -116,6 +116,13 @@ impl<'a> Fabric<'a> {
         }
     }
 
+    /// Whether a device has an address on the wire by which packets to a next hop leave a namespace. Other namespaces may
+    /// have the same address: this traffic does not mean them.
+    pub fn is_near(&self, netns: u32, next: IpAddr, address: IpAddr) -> bool {
+        let near = self.egress(netns, next).map(|from| self.segment(from)).unwrap_or_default();
+        self.owners(address).any(|one| near.contains(&one.at))
+    }
+
     /// Whether a device speaks for itself on its wire, and is not a part of a bridge or a bond.
     pub fn is_station(&self, link: &Link) -> bool {
         link.master.is_none() && !link.loopback
@@ -177,5 +184,14 @@ pub mod tests {
         assert_eq!(fabric.egress(1, [10, 0, 0, 2].into()), Some((1, 2)));
         assert_eq!(fabric.target(Some((1, 2)), [10, 0, 0, 2].into()), Some((2, 2)));
         assert_eq!(fabric.target(None, [10, 0, 0, 2].into()), None, "two have it");
+    }
+
+    #[test]
+    fn address_is_near_on_the_wire_of_the_sender() {
+        let mut network = bridged();
+        network.addresses.push(address((5, 2), "10.0.0.9/24"));
+        let fabric = Fabric::of(&network);
+        let is_near = |address: [u8; 4]| fabric.is_near(1, address.into(), address.into());
+        assert_eq!([is_near([10, 0, 0, 2]), is_near([10, 0, 0, 9])], [true, false]);
     }
 }

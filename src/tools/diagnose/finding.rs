@@ -183,23 +183,6 @@ impl Finding {
         if *owner == Owner::default() { self } else { self.with("owner", owner) }
     }
 
-    /// The identity of a finding across windows, without its figures: its code, its owner without the process number,
-    /// and its places.
-    pub fn identity(&self) -> String {
-        /// The identifying keys of the evidence. A client's own port is not one of them: the next connection has
-        /// another.
-        const NAMES: [&str; 6] = ["netns", "interface", "name", "server", "gateway", "reason"];
-        let mut owner = self.evidence.get("owner").cloned().unwrap_or_default();
-        if let Some(owner) = owner.as_object_mut() {
-            owner.shift_remove("pid");
-        }
-        let mut places: Vec<_> = self.places.iter().map(HostPort::to_string).collect();
-        places.sort_unstable();
-        places.dedup();
-        let named = NAMES.iter().filter_map(|name| self.evidence.get(*name)).map(Value::to_string);
-        format!("{} {owner} {} {}", self.code, places.join(" "), named.collect::<Vec<_>>().join(" "))
-    }
-
     /// Says where it happens.
     pub fn at(mut self, place: impl Into<HostPort>) -> Self {
         self.places.push(place.into());
@@ -272,14 +255,6 @@ mod tests {
             .step("ip route get 10.0.0.1");
         assert_eq!(serde_json::to_value(&finding.evidence).unwrap(), serde_json::json!({"count": 3}));
         assert_eq!(finding.next_step, "netmon-mcp call profile_tcp remote=10.0.0.1\nip route get 10.0.0.1");
-    }
-
-    #[test]
-    fn same_fault_in_two_namespaces_is_two() {
-        let place = HostPort { address: "198.51.100.7".parse().unwrap(), port: Some(443) };
-        let of = |netns: u32| Finding::new(Code::BlackholeRoute, Severity::Warning, "x").with("netns", netns).at(place);
-        assert_eq!(of(1).identity(), of(1).identity());
-        assert_ne!(of(1).identity(), of(2).identity());
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod finding;
 mod gone;
 mod heard;
 mod held_requests;
+pub mod identity;
 mod narrow;
 mod network;
 mod ospf;
@@ -57,7 +58,7 @@ mod text;
 mod wants;
 
 use census::Census;
-pub use finding::{Code, Finding, Severity};
+pub use finding::{Code, Finding, HostPort, Severity};
 use network::Network;
 use questions::Replies;
 pub use rules::{codes, explains};
@@ -96,7 +97,7 @@ pub struct Input {
 }
 
 /// The raw samples of the tools.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct Sample {
     heard: Replies,
     /// Entries of the fullest table of tracked connections, and how many there may be.

@@ -16,7 +16,7 @@ pub const READINGS: u32 = 11;
 pub type Replies = BTreeMap<String, Reply>;
 
 /// A tool's sample, or why there is none.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, Clone)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// One, or as many as it was asked for.

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::evidence::{Connection, DroppedPackets, Evidence, Outcome};
+use super::{
+    evidence::{Connection, DroppedPackets, Evidence, Outcome},
+    fabric::Fabric,
+};
 use crate::answer::Owner;
 
 /// Traffic that failed, or fails.
@@ -36,6 +39,11 @@ impl Want {
     /// Where it had to go first.
     pub fn next(&self) -> IpAddr {
         self.hop.unwrap_or(self.to)
+    }
+
+    /// Whether it needs an address that a device has lost: it goes there, and its wire has no other device with it.
+    pub fn missed(&self, fabric: &Fabric, address: IpAddr) -> bool {
+        [self.to, self.next()].contains(&address) && !fabric.is_near(self.netns, self.next(), address)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     Counts, Gaps, Group, Histogram, Input, JIFFY, Prompt, RemoteEnd, SLOW_US, Sample, Service, VERY_SLOW_US, Waits,
     histogram::bucket_of,
     repliers::{Holder, Key, NewReplies, SocketOwner, process},
-    skel::types::{rtt, tcp_row},
+    skel::types::{average, rtt, tcp_row, tcp_row_with_rtt},
 };
 use crate::{
     answer::Endpoint,
@@ -162,17 +162,29 @@ pub fn handshake(row: &tcp_row) -> Option<rtt> {
     (row.handshake_us != 0).then_some(rtt)
 }
 
+/// The row of a socket that was read with its round trips. If a segment came meanwhile, the two do not fit: then they show
+/// no sample between them, and the next reading has it.
+pub fn settled(tcp_row_with_rtt { row, rtt, again }: &tcp_row_with_rtt) -> tcp_row {
+    let fit = is_same(&again[0], &row.average) && is_same(&again[1], &rtt.average);
+    if fit { *row } else { tcp_row { average: rtt.average, ..*row } }
+}
+
+fn is_same(one: &average, other: &average) -> bool {
+    (one.srtt_us, one.delivered) == (other.srtt_us, other.delivered)
+}
+
 /// A program sees a sample when the next segment arrives: the last one is still between the socket's average and
 /// what the program has seen of it. This is `take_sample` of `round_trips.h`.
 pub fn with_last_sample(row: &tcp_row, seen: &rtt) -> rtt {
     const ESTABLISHED: u8 = 1;
     let mut rtt = with_last_wait(row, seen);
-    if row.state != ESTABLISHED || (row.srtt_us, row.delivered) == (seen.srtt_us, seen.delivered) {
+    if row.state != ESTABLISHED || is_same(&row.average, &seen.average) {
         return rtt;
     }
-    let us = match seen.srtt_us {
-        0 => row.srtt_us >> 3,
-        srtt_us => row.srtt_us.wrapping_sub(srtt_us).wrapping_add(srtt_us >> 3),
+    let now_us = row.average.srtt_us;
+    let us = match seen.average.srtt_us {
+        0 => now_us >> 3,
+        before_us => now_us.wrapping_sub(before_us).wrapping_add(before_us >> 3),
     };
     if us < BACKWARDS {
         add_sample(&mut rtt, us, seen.prompt_next != 0);

@@ -12,7 +12,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, skel::SkelBuilder};
 
 use super::{
     Clock, Counts, Gaps, Input, Reset, Sample,
-    ledger::{Before, Ledger, Samples, handshake, holder, with_last_sample},
+    ledger::{Before, Ledger, Samples, handshake, holder, settled, with_last_sample},
     repliers::{self, CountedReplies, Holder},
     skel::{self, types},
 };
@@ -38,6 +38,7 @@ use crate::{
 use types::{figures, replier, replies, reset, reset_key, rtt, tcp_row, tcp_row_with_rtt, windows};
 
 kernel::pod!(figures, replier, replies, reset, reset_key, rtt, tcp_row, tcp_row_with_rtt, windows);
+kernel::pod!(types::listening, types::old_listener);
 sockets::row!(tcp_row, orphan, unread);
 
 /// The loaded programs, and their users.
@@ -59,6 +60,7 @@ struct Tables {
     closed: Arc<Closed<tcp_row>>,
     closed_rtts: MapHandle,
     resets: MapHandle,
+    old_listeners: MapHandle,
     repliers: MapHandle,
     bss: MapHandle,
 }
@@ -126,6 +128,7 @@ impl Profiler {
             })?,
             closed_rtts: loader.map(&maps.closed_rtts)?,
             resets: loader.map(&maps.resets)?,
+            old_listeners: loader.map(&maps.old_listeners)?,
             repliers: loader.map(&maps.repliers)?,
             bss: loader.map(&maps.bss)?,
         });
@@ -185,7 +188,7 @@ impl Profiler {
         self.list_rtts.iter().try_for_each(|program| {
             program.each(|both: &tcp_row_with_rtt| {
                 if seen.insert(both.row.cookie) {
-                    take(&both.row, &both.rtt);
+                    take(&settled(both), &both.rtt);
                 }
             })
         })
@@ -227,6 +230,7 @@ impl Tables {
         }
         self.forget.iter().try_for_each(Iterate::run)?;
         kernel::remove::<reset_key, reset>(&self.resets, |_| true)?;
+        kernel::remove::<types::listening, types::old_listener>(&self.old_listeners, |_| true)?;
         let zeros = vec![0; self.bss.value_size() as usize];
         Ok(self.bss.update(kernel::bytes(&0u32), &zeros, MapFlags::ANY)?)
     }
@@ -238,14 +242,17 @@ impl Profile {
     /// The round trips since the last reading, and those of the sockets' lives for the next.
     fn samples(&self) -> Result<(ByCookie<Samples>, ByCookie<rtt>), Error> {
         let (mut samples, mut next) = (HashMap::new(), HashMap::new());
-        let mut add = |cookie: u64, rtt: rtt| {
-            samples.insert(cookie, self.before.samples(cookie, &rtt));
+        let mut add = |cookie: u64, name: u64, rtt: rtt| {
+            samples.insert(cookie, self.before.samples(name, &rtt));
             next.insert(cookie, rtt);
         };
-        self.profiler.rtts(|row, rtt| add(row.cookie, with_last_sample(row, rtt)))?;
+        self.profiler.rtts(|row, rtt| {
+            let name = self.before.name(row, self.numbered.has_seen(row.window));
+            add(row.cookie, name, with_last_sample(row, rtt));
+        })?;
         // Also of orphans, which are open.
         let closed = kernel::entries::<u64, rtt>(&self.profiler.tables.closed_rtts)?;
-        closed.into_iter().for_each(|(cookie, rtt)| add(cookie, rtt));
+        closed.into_iter().for_each(|(cookie, rtt)| add(cookie, cookie, rtt));
         Ok((samples, next))
     }
 }

@@ -244,3 +244,18 @@ fn recorded_listeners_are_narrowed_by_owner_and_port() {
 fn empty_answer_says_so() {
     assert!(ProfileTcp::text(&answer_to(Sample::default())).starts_with("No matching TCP connection"));
 }
+
+#[test]
+fn sample_of_a_segment_during_the_read_is_of_the_next_reading() {
+    use skel::types::{average, rtt, tcp_row, tcp_row_with_rtt};
+    let average = |srtt_us, delivered| average { srtt_us, delivered };
+    let rtt = rtt { average: average(800, 5), ..rtt::default() };
+    let row = tcp_row { average: average(880, 6), state: 1, ..tcp_row::default() };
+    let samples = |again| {
+        let both = tcp_row_with_rtt { row, rtt, again };
+        ledger::with_last_sample(&ledger::settled(&both), &rtt).buckets.iter().sum::<u32>()
+    };
+    assert_eq!(samples([row.average, rtt.average]), 1);
+    assert_eq!(samples([average(880, 7), rtt.average]), 0);
+    assert_eq!(samples([row.average, row.average]), 0);
+}

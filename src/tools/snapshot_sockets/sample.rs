@@ -130,7 +130,12 @@ impl<'a> Selection<'a> {
             return;
         }
         let Some(state) = state(row) else { return };
-        if !matches(self.input, row) || !self.seen.insert(row.cookie) {
+        if !matches(self.input, row) {
+            return;
+        }
+        // By both: another tool may request its cookie meanwhile.
+        let is_new = self.seen.insert(row.cookie);
+        if !(row.address == 0 || row.address == row.cookie || self.seen.insert(row.address)) || !is_new {
             return;
         }
         if row.netns != self.own_netns {

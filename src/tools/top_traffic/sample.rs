@@ -27,9 +27,9 @@ use crate::{
     tcp::Unread,
     wire::Error,
 };
-use types::{admission, flow, slot, socket_bytes, traffic, windows};
+use types::{admission, flow, listening, old_listener, slot, socket_bytes, traffic, unmoved, windows};
 
-kernel::pod!(admission, flow, slot, socket_bytes, traffic, windows);
+kernel::pod!(admission, flow, listening, old_listener, slot, socket_bytes, traffic, unmoved, windows);
 sockets::row!(socket_bytes, orphan, unread);
 
 /// Connections that closed when there was no room.
@@ -87,6 +87,8 @@ struct Tables {
     forget: [Iterate; 2],
     slots: MapHandle,
     udp_flows: MapHandle,
+    old_listeners: MapHandle,
+    unmoved: MapHandle,
     tcp_closed: Arc<Closed<flow>>,
     bss: MapHandle,
 }
@@ -154,6 +156,8 @@ impl Counting {
             forget: [loader.iterator(&progs.forget_held)?, loader.iterator(&progs.forget_tcp)?],
             slots: loader.map(&maps.slots)?,
             udp_flows: loader.map(&maps.udp_flows)?,
+            old_listeners: loader.map(&maps.old_listeners)?,
+            unmoved: loader.map(&maps.unmoved)?,
             tcp_closed: Closed::new(loader.ring(&maps.tcp_closed, &maps.data_unread)?, TCP_CLOSED_KEPT, move || {
                 Ok(vec![attached.trace()?])
             })?,
@@ -217,6 +221,8 @@ impl Tables {
         }
         self.forget.iter().try_for_each(Iterate::run)?;
         kernel::remove::<u64, flow>(&self.udp_flows, |_| true)?;
+        kernel::remove::<listening, old_listener>(&self.old_listeners, |_| true)?;
+        kernel::remove::<u64, unmoved>(&self.unmoved, |_| true)?;
         // What the next window finds unused it takes for zeros.
         let used = FIRST_SLOT + (self.admission()?.slots as usize).min(UDP_SOCKETS_COUNTED);
         let keys: Vec<u8> = (0..used as u32).flat_map(u32::to_ne_bytes).collect();

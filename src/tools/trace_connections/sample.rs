@@ -1,6 +1,7 @@
 //! The daemon's side: programs that all open windows share, and each window's collection.
 
 use std::{
+    collections::HashMap,
     mem::{MaybeUninit, offset_of},
     sync::{
         Arc, Mutex,
@@ -28,12 +29,13 @@ use crate::{
         window::monotonic_ns,
     },
     filter::{Pid, Port},
+    numbers::owner,
     sync::lock,
     tcp::Unread,
     wire::Error,
 };
 
-kernel::pod!(types::request, types::undecided, types::wanted);
+kernel::pod!(types::listening, types::old_listener, types::request, types::undecided, types::wanted);
 
 pub struct ConnectionTracer {
     /// What happens to sockets.
@@ -98,10 +100,12 @@ impl ConnectionTracer {
         let round = Arc::new(AtomicU32::new(1));
         let (attached, rounds, asked) = (states.clone(), Arc::clone(&round), Arc::clone(&requests));
         let ring = loader.ring(&skel.maps.connections, &skel.maps.data_unread)?;
+        let old = loader.map(&skel.maps.old_listeners)?;
         let events = Events::new(ring, move || {
             let links = attached.iter().map(Program::trace).collect::<Result<_, _>>()?;
             let round = rounds.fetch_add(1, Ordering::Relaxed);
             kernel::set(&asked, 0u32, &types::request { round, ..Default::default() })?;
+            kernel::remove::<types::listening, types::old_listener>(&old, |_| true)?;
             search.run()?;
             Ok(links)
         })?;
@@ -208,12 +212,16 @@ impl Connections<'_> {
 impl Session<Sample> for Connections<'_> {
     fn read(&mut self, _: bool) -> Result<Sample, Error> {
         let (tracer, since_ns, ended_ns) = (self.tracer, self.since_ns, self.turn());
-        let (mut open, mut waiting, mut rings) = (Vec::new(), 0, 0);
-        tracer.list_open(self.opened_ns, |c| match (c.unread, c.in_ring) {
+        let (mut open, mut waiting, mut rings) = (Vec::new(), HashMap::new(), HashMap::new());
+        tracer.list_open(self.opened_ns, |c| match (c.unread, i64::from(c.claim)) {
             (0, _) => open.push(*c),
-            (unread, 0) => waiting += u64::from(unread),
-            (unread, _) => rings += u64::from(unread),
+            // Several processes may hold the listener, which `start_ns` then is, or the ring.
+            (unread, owner::CLAIM_UNREAD) => drop(rings.insert(c.start_ns, unread)),
+            (unread, _) => drop(waiting.insert(c.start_ns, unread)),
         })?;
+        let [waiting, rings] = [waiting, rings].map(|unread| unread.into_values().map(u64::from).sum());
+        // Of several rows of a connection the first counts: a manager holds what it activates for others.
+        open.sort_by_key(|c| (c.owner.pid == 0, c.claim));
         self.subscription.drain();
         let mut period = lock(&self.collected).remove(0);
         open.iter().for_each(|c| period.add_open(c));

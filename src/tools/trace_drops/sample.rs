@@ -378,23 +378,23 @@ fn symbol(symbols: &HashMap<u64, String>, address: u64) -> String {
 
 /// Listeners with drops, or with a full queue now.
 fn listeners(before: &Reading, after: &Reading) -> Vec<Listener> {
-    let grown = |socket: &types::open_socket| {
-        socket.dropped.wrapping_sub(before.listeners.get(&socket.cookie).map_or(0, |b| b.dropped))
+    // One without a cookie is named by its place in memory, which a new one may get. `ss` gives it a cookie.
+    let place = |s: &types::open_socket| (s.owner.netns, s.endpoints.local, s.endpoints.local_port);
+    let grown = |s: &types::open_socket| {
+        let earlier = [s.cookie, s.address].iter().find_map(|name| before.listeners.get(name));
+        earlier.filter(|b| place(b) == place(s)).and_then(|b| s.dropped.checked_sub(b.dropped)).unwrap_or(s.dropped)
     };
-    let troubled = |s: &&types::open_socket| s.listener != 0 && (grown(s) > 0 || s.accept_queue > s.accept_queue_max);
-    let mut listeners: Vec<_> = after
-        .listeners
-        .values()
-        .filter(troubled)
-        .map(|s| Listener {
-            socket: s.cookie,
-            process: Process::new(s.owner.pid, &s.owner.comm.map(|c| c as u8), s.owner.cgroup, s.owner.netns),
-            local: Endpoint::new(s.endpoints.local, s.endpoints.local_port),
-            accept_queue: s.accept_queue,
-            accept_queue_max: s.accept_queue_max,
-            dropped: grown(s).into(),
-        })
-        .collect();
+    let is_full = |s: &types::open_socket| s.accept_queue > s.accept_queue_max;
+    let troubled = after.listeners.values().filter(|s| s.listener != 0 && (grown(s) > 0 || is_full(s)));
+    let listener = |s: &types::open_socket| Listener {
+        socket: s.cookie,
+        process: Process::new(s.owner.pid, &s.owner.comm.map(|c| c as u8), s.owner.cgroup, s.owner.netns),
+        local: Endpoint::new(s.endpoints.local, s.endpoints.local_port),
+        accept_queue: s.accept_queue,
+        accept_queue_max: s.accept_queue_max,
+        dropped: grown(s).into(),
+    };
+    let mut listeners: Vec<_> = troubled.map(listener).collect();
     listeners.sort_by_key(|l| std::cmp::Reverse(l.dropped));
     listeners
 }

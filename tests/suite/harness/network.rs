@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -86,8 +86,30 @@ impl Netns {
     }
 }
 
+/// Removed namespaces that stay until the second [`RemovedNamespaces::next`] from now. The kernel gives the inode of one
+/// that is gone to a new one, and a recording names a namespace by its inode.
+pub struct RemovedNamespaces(Mutex<Option<[Vec<File>; 2]>>);
+
+pub static REMOVED_NAMESPACES: RemovedNamespaces = RemovedNamespaces(Mutex::new(None));
+
+impl RemovedNamespaces {
+    /// Without a first call, none stays.
+    pub fn next(&self) {
+        let mut held = self.0.lock().unwrap();
+        let [latest, _] = held.take().unwrap_or_default();
+        *held = Some([Vec::new(), latest]);
+    }
+
+    fn add(&self, path: &str) {
+        if let Some([latest, _]) = &mut *self.0.lock().unwrap() {
+            latest.extend(File::open(path).ok());
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
+        REMOVED_NAMESPACES.add(&format!("/run/netns/{}", self.name));
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Column, Table, elastic, number, optional, text};
 use crate::gateway::{
+    fingerprint::Fingerprint,
     live::{Episode, Screen},
     top::{
         cell::{Cell, Source, endpoint, namespace, place, process},
@@ -127,7 +128,7 @@ pub static FINDINGS: Table = Table {
         elastic(text("summary", word!("summary"))),
         optional(number("for", |source| since(source.row))),
     ],
-    key: |row| serde_json::to_string(&crate::gateway::past::place_of(row)).unwrap_or_default(),
+    key: |row| serde_json::to_string(&Fingerprint::of(row)).unwrap_or_default(),
     order: None,
 };
 

@@ -59,7 +59,7 @@ fn lost(evidence: &Evidence, fabric: &Fabric, want: &Want) -> Option<(Place, Opt
         let moved = fabric.owners(gone.address).any(|one| one.at.0 == gone.at.0);
         let works = fabric.link(gone.at).is_some_and(Link::works);
         let sends = here && (gone.covers(want.next()) || had_way(gone) || want.from == Some(gone.address));
-        works && !moved && (sends || [want.to, want.next()].contains(&gone.address))
+        works && !moved && (sends || want.missed(fabric, gone.address))
     };
     gone.filter(|gone| !gone.is_link_local()).find(is_missed).map(|gone| (gone.at, Some(gone.address)))
 }

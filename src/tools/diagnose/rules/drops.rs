@@ -11,19 +11,33 @@ use crate::{
     },
 };
 
-/// The service end of a packet: a local listener, else the lower port.
-fn service(evidence: &Evidence, drop: &DroppedPackets) -> Option<HostPort> {
-    let serves = |end: &HostPort| match drop.protocol.as_str() {
-        "udp" => evidence.receivers(*end, drop.owner.netns).next().is_some(),
-        _ => evidence.listener(*end, drop.owner.netns).is_some(),
+/// The first port that the kernel gives to clients (the default of net.ipv4.ip_local_port_range).
+const CLIENT_PORTS: u16 = 32_768;
+/// DNS. Resolvers that ask there take any port.
+const DOMAIN: u16 = 53;
+
+/// The service end of a packet: a local server, else the lower port.
+pub(super) fn service(evidence: &Evidence, drop: &DroppedPackets) -> Option<HostPort> {
+    let is_udp = drop.protocol == "udp";
+    let serves = |end: &HostPort| match is_udp {
+        true => evidence.receivers(*end, drop.owner.netns).any(|socket| socket.remote.is_none()),
+        false => evidence.listener(*end, drop.owner.netns).is_some(),
     };
     // A merged port is one of many: a client's.
     let port = |end: &HostPort| end.port.unwrap_or(u16::MAX);
+    // A client that does not connect its UDP socket receives like a server. Only its port shows what it is.
+    let asks = |end: &HostPort, of: &HostPort| {
+        let is_domain = port(of) == DOMAIN && port(end) != DOMAIN;
+        is_udp && (is_domain || (port(of) < CLIENT_PORTS && port(end) >= CLIENT_PORTS))
+    };
     match (drop.source, drop.destination) {
         (Some(source), Some(destination)) if serves(&source) == serves(&destination) => {
             Some(if port(&destination) <= port(&source) { destination } else { source })
         }
-        (Some(source), Some(_)) if serves(&source) => Some(source),
+        (Some(source), Some(destination)) => {
+            let (local, far) = if serves(&source) { (source, destination) } else { (destination, source) };
+            Some(if asks(&local, &far) { far } else { local })
+        }
         (source, destination) => destination.or(source),
     }
 }
@@ -270,6 +284,27 @@ mod tests {
         let found = firewall_drop(&evidence(vec![request, reply]));
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].evidence["rules"], serde_json::json!(["inet t in", "inet t out"]));
+    }
+
+    /// A resolver's UDP socket without a connection receives, as a server's does.
+    #[test]
+    fn service_of_a_datagram_is_not_the_client_that_waits_for_it() {
+        let service_of = |from, to, local, remote| {
+            let row = DroppedPackets { source: Some(from), ..drop_of("NETFILTER_DROP", "udp", ("10.0.0.53", 53), 3) };
+            let row = DroppedPackets { destination: Some(to), ..row };
+            let socket = Socket { local: Some(local), remote, ..Socket::default() };
+            firewall_drop(&Evidence { sockets: vec![socket], ..evidence(vec![row]) })[0].evidence["service"]["port"]
+                .clone()
+        };
+        let (client, any) = (endpoint("10.0.0.9", 47_688), endpoint("0.0.0.0", 47_688));
+        let [dns, quic, tunnel] = [53, 443, 51_820].map(|port| endpoint("10.0.0.53", port));
+        assert_eq!(service_of(client.into(), dns.into(), any, None), 53);
+        assert_eq!(service_of(dns.into(), client.into(), any, None), 53, "its answer");
+        assert_eq!(service_of(client.into(), quic.into(), client, Some(quic)), 443, "a connected socket");
+        assert_eq!(service_of(client.into(), tunnel.into(), tunnel, None), 51_820, "a server at a client's port");
+        let low = |port| endpoint("10.0.0.9", port);
+        assert_eq!(service_of(low(2_048).into(), dns.into(), low(2_048), None), 53, "a resolver with a low port");
+        assert_eq!(service_of(low(1_194).into(), client.into(), low(1_194), None), 1_194);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::drops::{about, total};
+use super::drops::{about, service, total};
 use crate::{
     answer::{Endpoint, count},
     tools::diagnose::{
@@ -86,17 +86,6 @@ fn of(evidence: &Evidence, meant: impl Fn(&DroppedPackets) -> bool, code: Code) 
         found.push(ends.into_iter().fold(finding, Finding::at).look_at("trace_drops", service.or(rows[0].destination)));
     }
     found
-}
-
-/// The end that others come to: of two known ports the lower.
-fn service(evidence: &Evidence, drop: &DroppedPackets) -> Option<HostPort> {
-    let serves = |end: HostPort| evidence.server(&drop.protocol, end, drop.owner.netns).is_some();
-    let port = |end: &HostPort| end.port.unwrap_or(u16::MAX);
-    match (drop.source, drop.destination) {
-        (Some(source), Some(destination)) if serves(source) && !serves(destination) => Some(source),
-        (Some(source), Some(destination)) if !serves(destination) && port(&source) < port(&destination) => Some(source),
-        (source, destination) => destination.or(source),
-    }
 }
 
 /// Whether it made a connect, a query or a datagram of this host fail.

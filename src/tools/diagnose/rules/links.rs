@@ -84,7 +84,7 @@ pub fn interface_removed(evidence: &Evidence) -> Vec<Finding> {
     // Of a pair, which disappears together, the end in the namespace that has no way since.
     gone.sort_by_key(|(_, link)| !wants.iter().any(|want| want.netns == link.at.0));
     for (after_ms, link) in gone {
-        let harm = harm_of_gone(evidence, &wants, link);
+        let harm = harm_of_gone(evidence, &fabric, &wants, link);
         // One end of a pair takes the other with it.
         if is_back(&fabric, link) || harm.is_none() || link.peer.is_some_and(|peer| told.contains(&peer)) {
             continue;
@@ -222,15 +222,13 @@ fn needs(evidence: &Evidence, fabric: &Fabric, want: &Want, link: &Link) -> bool
     }
 }
 
-fn harm_of_gone<'a>(evidence: &Evidence, wants: &'a [Want], link: &Link) -> Harm<'a> {
+fn harm_of_gone<'a>(evidence: &Evidence, fabric: &Fabric, wants: &'a [Want], link: &Link) -> Harm<'a> {
     let gone: Vec<_> = evidence.network.changes.iter().map(|change| &change.what).collect();
-    let addresses: Vec<_> = gone
-        .iter()
-        .filter_map(|what| match what {
-            What::AddressGone(address) if address.at == link.at => Some((address.at.0, address.address)),
-            _ => None,
-        })
-        .collect();
+    let address = |what: &&What| match what {
+        What::AddressGone(address) if address.at == link.at => Some((address.at.0, address.address)),
+        _ => None,
+    };
+    let addresses: Vec<_> = gone.iter().filter_map(address).collect();
     let had_way = |want: &Want| {
         want.netns == link.at.0
             && gone.iter().any(|what| match what {
@@ -238,7 +236,7 @@ fn harm_of_gone<'a>(evidence: &Evidence, wants: &'a [Want], link: &Link) -> Harm
                 _ => false,
             })
     };
-    let is_target = |want: &Want| addresses.iter().any(|(_, address)| [want.to, want.next()].contains(address));
+    let is_target = |want: &Want| addresses.iter().any(|(_, address)| want.missed(fabric, *address));
     Harm {
         wants: wants.iter().filter(|want| had_way(want) || is_target(want)).collect(),
         sockets: sockets(evidence, &addresses),
@@ -266,7 +264,8 @@ fn with_harm(evidence: &Evidence, fabric: &Fabric, finding: Finding, link: &Link
     let peer = link.peer.and_then(|at| fabric.link(at)).map(|peer| place::of(evidence, peer));
     let own: Vec<_> =
         addresses(evidence, fabric, link.at).into_iter().filter(|(netns, _)| *netns == link.at.0).collect();
-    let finding = own.iter().fold(finding, |finding, (_, address)| finding.at(*address));
+    let mut finding = own.iter().fold(finding, |finding, (_, address)| finding.at(*address));
+    finding.harms.extend(near(fabric, link));
     let finding = finding
         .with("peer", peer)
         .with(
@@ -276,6 +275,12 @@ fn with_harm(evidence: &Evidence, fabric: &Fabric, finding: Finding, link: &Link
         .with("sockets", Some(harm.sockets).filter(|sockets| *sockets > 0));
     let shown = if crate::untrusted::is_plain(&link.name) { format!(" dev {}", link.name) } else { String::new() };
     place::wanted(finding, &harm.wants).step(&format!("ip -s link show{shown}"))
+}
+
+/// The namespaces on its wire. Others may have the same addresses.
+fn near(fabric: &Fabric, link: &Link) -> BTreeSet<u32> {
+    let ends = || std::iter::once(link.at).chain(link.peer);
+    ends().chain(ends().flat_map(|end| fabric.segment(end))).map(|(netns, _)| netns).collect()
 }
 
 #[cfg(test)]

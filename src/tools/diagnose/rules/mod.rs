@@ -199,10 +199,7 @@ fn causes(findings: Vec<Finding>) -> Vec<Finding> {
 /// The same where not all findings are of one window. Which cause was there `when` which symptom was is the
 /// caller's to say, of their places in the list.
 pub fn causes_when(findings: Vec<Finding>, when: impl Fn(usize, usize) -> bool) -> Vec<Finding> {
-    let netns = |finding: &Finding| {
-        let owner = || finding.evidence.get("owner").and_then(|owner| owner["netns"].as_u64());
-        finding.evidence.get("netns").and_then(serde_json::Value::as_u64).or_else(owner)
-    };
+    let netns = Finding::netns;
     let explains = |cause: &Finding, symptom: &Finding| {
         // An address of the loopback is another one in each network namespace.
         let near = netns(cause).zip(netns(symptom)).is_none_or(|(cause, symptom)| cause == symptom);

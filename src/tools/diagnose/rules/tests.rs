@@ -5,7 +5,13 @@ use std::{collections::HashMap, time::Duration};
 use super::*;
 use crate::{
     answer::{Endpoint, Owner},
-    tools::diagnose::{evidence::*, finding::*, heard::Heard},
+    tools::diagnose::{
+        evidence::*,
+        fabric::tests::{address, bridged, link},
+        finding::*,
+        heard::Heard,
+        network::{Change, What},
+    },
 };
 
 pub fn endpoint(address: &str, port: u16) -> Endpoint {
@@ -180,4 +186,23 @@ fn first_finding_of_a_cycle_is_its_cause() {
     assert_eq!(broken(vec![Some(2), Some(0), Some(1), None]), [None, Some(0), Some(1), None]);
     assert_eq!(broken(vec![Some(2), None, Some(3), Some(2)]), [Some(2), None, None, Some(2)]);
     assert_eq!(broken(vec![None, Some(0), Some(1)]), [None, Some(0), Some(1)]);
+}
+
+#[test]
+fn removed_interface_explains_no_failures_on_another_wire() {
+    let gone = [What::LinkGone(link(7, 2, "eth0")), What::AddressGone(address((7, 2), "10.0.0.2/24"))];
+    let mut network = bridged();
+    network.changes = gone.map(|what| Change { after_ms: 900, what }).into();
+    let refused = connection("10.0.0.2", 81, Outcome::Refused);
+    let refused = Connection { owner: Owner { netns: Some(1), ..owner("client", 8) }, ..refused };
+    let server = Socket {
+        owner: Owner { netns: Some(7), ..owner("server", 9) },
+        local: Some(endpoint("10.0.0.2", 80)),
+        remote: Some(endpoint("10.0.0.1", 40_000)),
+        ..Socket::default()
+    };
+    let evidence = Evidence { network, connections: vec![refused; 3], sockets: vec![server], ..quiet() };
+    let (findings, _) = judge(&evidence, &heard_without(&[], &[]));
+    let codes: Vec<_> = findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, [Code::InterfaceRemoved, Code::ConnectionRefused], "{findings:?}");
 }
