@@ -304,6 +304,17 @@ fn concurrent_windows_keep_their_filters() {
     assert_eq!(answers.each_ref().map(ours), [[[0, 5], [5, 0]], [[0, 3], [3, 0]], [[0, 0], [8, 0]]]);
 }
 
+/// `OutRsts` of a namespace.
+///
+/// The kernel itself may answer the last segment of a connection with a reset: between the full socket and its
+/// TIME_WAIT socket, a lookup from another CPU may find neither.
+fn resets_sent(netns: &Netns) -> u64 {
+    let text = netns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+    let (mut names, mut values) = (lines.next().unwrap(), lines.next().unwrap());
+    values.nth(names.position(|name| name == "OutRsts").unwrap()).unwrap().parse().unwrap()
+}
+
 #[test]
 fn thousand_connects_per_second_are_counted_once() {
     let netns = Netns::new();
@@ -322,14 +333,20 @@ fn thousand_connects_per_second_are_counted_once() {
             }
         });
     });
-    assert_eq!(answer["outcomes"]["established"], 10_000, "{} {}", answer["outcomes"], answer["measured"]);
+    let [established, reset] = ["established", "reset"].map(|outcome| answer["outcomes"][outcome].as_u64().unwrap());
+    let counts = format!("{} {}", answer["outcomes"], answer["measured"]);
+    // A busy machine may lose some; then the answer says so.
+    let lost = answer["measured"]["lost_events"].as_u64().unwrap();
+    assert!((10_000_u64.saturating_sub(lost)..=10_000).contains(&(established + reset)), "{counts}");
+    let sent = resets_sent(&netns);
+    assert!(reset <= sent, "{sent} resets were sent: {counts}");
     assert_eq!(answer["measured"]["rows_cut"], 0);
     let rows = of(&answer, &netns, "outbound");
     let ports: std::collections::HashSet<_> = rows
         .iter()
         .map(|c| (c["local"]["port"].as_u64(), c["duration_us"].as_u64(), c["connect_latency_us"].as_u64()))
         .collect();
-    assert_eq!(rows.len(), 10_000);
+    assert_eq!(rows.len() as u64, established + reset);
     assert!(ports.len() > 9_900, "rows are of different connections: {}", ports.len());
 }
 
