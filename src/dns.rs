@@ -163,13 +163,16 @@ pub fn type_name(kind: u16) -> String {
     name.into()
 }
 
+/// The rcode of a name that does not exist (RFC 1035, 4.1.1).
+pub const NXDOMAIN: u8 = 3;
+
 /// The name of a response code.
 pub fn rcode_name(rcode: u8) -> String {
     let name = match rcode {
         0 => "NOERROR",
         1 => "FORMERR",
         2 => "SERVFAIL",
-        3 => "NXDOMAIN",
+        NXDOMAIN => "NXDOMAIN",
         4 => "NOTIMP",
         5 => "REFUSED",
         9 => "NOTAUTH",

@@ -16,8 +16,7 @@ pub const REQUESTS_OF_A_USER: usize = 64;
 /// The maximum delay of a kernel record on its way to the daemon.
 pub const LATE: Duration = Duration::from_millis(50);
 
-/// Connections that a thread of the gateway keeps for its next requests. Each is one of a user's, until the daemon closes
-/// it after [`REQUEST_TIME`].
+/// Connections that a thread of the gateway keeps for its next requests. The daemon closes each after [`REQUEST_TIME`].
 pub const IDLE_CONNECTIONS: usize = 4;
 /// A request is a tool's name and its arguments: a few hundred bytes.
 pub const REQUEST_BYTES: usize = 64 << 10;
@@ -297,14 +296,12 @@ pub const DNS_STREAMS: usize = 1_024;
 pub const DNS_PIECES: usize = 16;
 /// Queries of one id between the same two ends, or for the same name, among which the one of a message is looked for.
 pub const DNS_SAME_KEY: usize = 256;
-/// A query without an answer that is younger than this is not called unanswered: a resolver that asks
-/// others may need as long.
+/// A query that is younger than this is not called unanswered: a resolver that asks others may need as long.
 pub const DNS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The time that an unanswered query stays for the next reading: resolvers ask again after 5 s (resolv.conf(5)).
 pub const DNS_UNDECIDED: Duration = Duration::from_secs(5);
-/// Within this time the same id and name, from another address and without a socket, are the same query
-/// behind a translation of addresses.
+/// Within this time the same id and name, from another address and without a socket, are one query behind a translation.
 pub const DNS_TRANSLATION: Duration = Duration::from_secs(2);
 
 /// Bytes of a recording, where the settings do not say: a week of a busy host, months of a quiet one.
@@ -320,8 +317,9 @@ pub const RECORDING_WAIT: Duration = Duration::from_secs(2);
 /// Windows that are removed at once where the recording is too large, and how often after each window: more than come.
 pub const RECORDING_BATCH: i64 = 16;
 pub const RECORDING_REMOVALS: usize = 8;
-/// Windows of one minute: at an interval of a second.
+/// Windows of one minute and of one hour, at an interval of a second.
 pub const RECORDING_MINUTE: i64 = 64;
+pub const RECORDING_HOUR: i64 = 3_700;
 /// Windows that share a dictionary, at most: an hour of the usual interval.
 pub const RECORDING_DICTIONARY_WINDOWS: i64 = 360;
 /// Of a dictionary: room for a row of each kind and the names that recur.
@@ -346,8 +344,10 @@ pub const HOOK_TIME: Duration = Duration::from_secs(10);
 pub const HOOKS_PER_MINUTE: u32 = 30;
 /// Bytes of samples, as JSON, that one question about the past may merge: a merged sample is about as long.
 pub const RECALLED_BYTES: u64 = 48 << 20;
-/// The same where windows are judged one by one.
+/// The same where windows are read one by one: they are judged separately, or their sum is reduced.
 pub const JUDGED_BYTES: u64 = 1 << 30;
+/// Rows of each list in the sum of an hour, and in an answer that is made of such sums.
+pub const SUM_ROWS: usize = 1_000;
 /// Gaps that an answer names one by one.
 pub const GAPS_SHOWN: usize = 50;
 /// The default length of a period in the past with only an end.

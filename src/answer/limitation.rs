@@ -68,6 +68,8 @@ pub enum Code {
     RecordedByRemote,
     /// Those that a recording counts without rows of their own.
     ConnectionsMerged,
+    /// Queries that a recording counts without their names.
+    QueryNamesNotKept,
     /// Of the stages of latency, a recording has the time from request to reply.
     OnlyRepliesRecorded,
 
@@ -176,6 +178,7 @@ impl Code {
                 | OwnersCut
                 | RecordedByRemote
                 | ConnectionsMerged
+                | QueryNamesNotKept
                 | UdpSocketsMerged
                 | UdpRemotesMerged
                 | ConnectsPending

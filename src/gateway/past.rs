@@ -24,7 +24,6 @@ use crate::{
     wire::Error,
 };
 
-const HOUR: time::Micros = 3_600 * time::SECOND;
 /// A window of the recording.
 const WINDOW: time::Micros = 10 * time::SECOND;
 
@@ -134,7 +133,7 @@ impl Past {
     pub async fn mention(&self, answer: &mut Answer) {
         self.compare(answer).await;
         let path = self.path.clone();
-        let period = Period { begin_us: time::now() - HOUR, end_us: time::now() };
+        let period = Period { begin_us: time::now() - time::HOUR, end_us: time::now() };
         let read = tokio::task::spawn_blocking(move || Sqlite::read(&path)?.incidents(period));
         let Ok(Ok(incidents)) = read.await else { return }; // `status` says what is wrong with the recording
         let mut others: Vec<_> = incidents.iter().collect();

@@ -4,7 +4,7 @@
 //!   netmond ── a reading every 10 s ──▶ record ── judges ──▶ incidents
 //!                                          │  └── counts ──▶ series
 //!                                          ▼
-//!                                        store      SQLite: windows, samples, findings, gaps, series
+//!                                        store      SQLite: windows, samples, sums of hours, findings, gaps, series
 //!                                          │
 //!   gateway ◀── the tool's own report ── replay
 //! ```
@@ -14,6 +14,7 @@
 pub mod coverage;
 pub mod hook;
 pub mod incidents;
+mod plan;
 pub mod record;
 pub mod replay;
 pub mod series;

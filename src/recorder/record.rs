@@ -22,7 +22,7 @@ use crate::{
     limits,
     sandbox::folder_of,
     supervisor::Supervisor,
-    tools::diagnose::parts::{self, Split},
+    tools::diagnose::parts::{self, Judge, Split},
 };
 
 /// How to record.
@@ -97,6 +97,7 @@ struct Recorder {
     boot: String,
     host: String,
     tracker: Tracker,
+    judge: Judge,
     hook: Option<Hook>,
     /// When the stream was asked for.
     asked: Clocks,
@@ -136,7 +137,22 @@ impl Recorder {
         }
         let hook = Hook::start(&options.on_incident)?;
         let (asked, last, pending) = (Clocks::now(), None, Vec::new());
-        Ok(Recorder { options, store, boot, host, tracker, hook, asked, last, gap, pending, lost: 0, told: None })
+        let judge = Judge::default();
+        Ok(Recorder {
+            options,
+            store,
+            boot,
+            host,
+            tracker,
+            judge,
+            hook,
+            asked,
+            last,
+            gap,
+            pending,
+            lost: 0,
+            told: None,
+        })
     }
 
     /// Records until SIGTERM. netmond may restart meanwhile.
@@ -203,6 +219,7 @@ impl Recorder {
     }
 
     fn begin_gap(&mut self, reason: &str) {
+        self.judge = Judge::default();
         let begin_us = self.last.take().map(|last| last.wall_us);
         if let (None, Some(begin_us)) = (&self.gap, begin_us) {
             let period = Period { begin_us, end_us: begin_us };
@@ -227,12 +244,13 @@ impl Recorder {
             version: env!("CARGO_PKG_VERSION").into(),
             parts: parts.into_iter().map(of).collect(),
         };
-        let faults = parts::faults(sample)?;
+        let (begin_us, end_us) = (window.begin_us, window.end_us);
+        let parts::Verdict { faults, part: judged } = self.judge.window((begin_us, end_us), sample)?;
         let figures = figures(&window.parts, &faults);
         for part in &mut window.parts {
             part.sample = parts::condense(&part.part, std::mem::take(&mut part.sample))?;
         }
-        let (begin_us, end_us) = (window.begin_us, window.end_us);
+        window.parts.extend(judged.map(of));
         let mut gap = self.gap.take();
         if let Some(gap) = &mut gap {
             gap.period.end_us = begin_us.max(gap.period.begin_us);
@@ -288,7 +306,8 @@ impl Recorder {
         if self.lost > 0 && self.store.lost(self.lost).is_ok() {
             self.lost = 0;
         }
-        match self.store.keep_bounds(now(), &replay::merge) {
+        let kept = self.store.keep_bounds(now(), &replay::merge).and_then(|()| self.store.sum_up(&replay::SUMMING));
+        match kept {
             Err(e) if e.kind == Kind::Corrupt => {
                 if let Err(e) = self.begin_again() {
                     self.complain(&e);

@@ -14,6 +14,8 @@ pub type Micros = i64;
 pub const SECOND: Micros = 1_000_000;
 /// Microseconds of a minute.
 pub const MINUTE: Micros = 60 * SECOND;
+/// Microseconds of an hour.
+pub const HOUR: Micros = 60 * MINUTE;
 
 /// The clock on the wall.
 pub fn now() -> Micros {

@@ -34,7 +34,7 @@ mod structured;
 
 use input::decode;
 pub use input::{meant, unknown_argument};
-use past::{Recollection, Samples};
+use past::{Extent, Recollection, Samples};
 pub use recollect::Recollects;
 use schema::input_schema;
 pub use schema::{output_schema, resolve};
@@ -98,19 +98,23 @@ pub trait Tool: Sized + Send + Sync + 'static {
         sample
     }
 
+    /// What a recording keeps of the sum of many windows. Of what a busy host has very many, it has a bound.
+    fn reduce(sum: Self::Sample) -> Self::Sample {
+        Self::condense(sum)
+    }
+
     /// Reduces a recorded sample of everything to the question: the same that `open` would have sampled.
     fn narrow(_input: &Self::Input, sample: Self::Sample) -> Self::Sample {
         sample
     }
 
-    /// Answers a question about windows of the past. `is_whole` if nothing is missing of the period that was asked for.
-    fn recall(
-        input: Self::Input,
-        past: &mut Samples<'_, Self::Sample>,
-        _is_whole: bool,
-    ) -> Result<Self::Output, Error> {
-        let sum =
-            past::fold(past, Self::merge)?.ok_or_else(|| Error::Gone("nothing was recorded in this period".into()))?;
+    /// Answers a question about windows of the past.
+    fn recall(input: Self::Input, past: &mut Samples<'_, Self::Sample>, extent: Extent) -> Result<Self::Output, Error> {
+        let merge = |earlier, later| {
+            let sum = Self::merge(earlier, later);
+            if extent.has_sums { Self::reduce(sum) } else { sum }
+        };
+        let sum = past::fold(past, merge)?.ok_or_else(|| Error::Gone("nothing was recorded in this period".into()))?;
         let sample = Self::narrow(&input, sum);
         Ok(Self::report(input, sample))
     }
@@ -251,6 +255,8 @@ pub struct Question {
     pub fold: fn(Vec<Json>) -> Result<Json, Error>,
     /// What a recording keeps of a sample.
     pub condense: fn(&str) -> Result<Json, Error>,
+    /// What a recording keeps of the sum of many windows, from their samples, oldest first.
+    pub sum: fn(&mut past::Encoded<'_>) -> Result<Json, Error>,
     /// Answers about windows of the past.
     pub recall: fn(Value, Recollection) -> Result<Answer, Error>,
     /// The sample of one record of its ring buffer, whatever its bytes are.
@@ -286,6 +292,7 @@ impl Question {
             merge: |earlier, later| encode(&T::merge(read(earlier)?, read(later)?)),
             fold: past::fold_json::<T>,
             condense: |sample| encode(&T::condense(read(sample)?)),
+            sum: past::sum_json::<T>,
             recall: past::recall::<T>,
             of_record: |input, record| encode(&T::of_record(&decode(input).ok()?, record)?).ok(),
             without_daemon: |reason| T::without_daemon(reason).as_ref().map(answer_of::<T>),

@@ -15,6 +15,9 @@ pub struct Recorded<S> {
 /// Windows of the past, oldest first, each with its sample as JSON or why it cannot be read.
 pub type Windows<'a> = dyn Iterator<Item = Result<Recorded<String>, Error>> + 'a;
 
+/// Samples as JSON, oldest first, each with why it cannot be read.
+pub type Encoded<'a> = dyn Iterator<Item = Result<String, Error>> + 'a;
+
 /// The same with the samples read.
 pub type Samples<'a, S> = dyn Iterator<Item = Result<Recorded<S>, Error>> + 'a;
 
@@ -23,8 +26,16 @@ pub struct Recollection<'a> {
     pub windows: &'a mut Windows<'a>,
     /// All windows together, in microseconds.
     pub length_us: i64,
+    pub extent: Extent,
+}
+
+/// What of a period is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
     /// Nothing is missing of the period that was asked for.
     pub is_whole: bool,
+    /// Some of its hours are known by their sums only.
+    pub has_sums: bool,
 }
 
 /// The answer of a tool about windows of the past.
@@ -34,7 +45,7 @@ pub fn recall<T: Tool>(value: Value, past: Recollection) -> Result<Answer, Error
         let Recorded { begin_us, end_us, sample } = window?;
         Ok(Recorded { begin_us, end_us, sample: read::<T::Sample>(&sample)? })
     });
-    let output = T::recall(input, &mut samples, past.is_whole)?;
+    let output = T::recall(input, &mut samples, past.extent)?;
     let mut answer = whole_or_short::<T>(&value, output);
     // A tool that measures from one moment to another counts the gaps between windows too.
     if let Some(window_ms) = answer.structured.pointer_mut("/measured/window_ms") {
@@ -55,6 +66,20 @@ pub fn fold<S>(samples: &mut Samples<'_, S>, merge: impl Fn(S, S) -> S) -> Resul
         sums.push((level, sum));
     }
     Ok(sums.into_iter().rev().map(|(_, sum)| sum).reduce(|later, earlier| merge(earlier, later)))
+}
+
+/// What is kept of the sum of many windows, from their samples as JSON, oldest first.
+pub fn sum_json<T: Tool>(samples: &mut Encoded<'_>) -> Result<Box<RawValue>, Error> {
+    let mut sum = None;
+    for sample in samples {
+        let later = read::<T::Sample>(&sample?)?;
+        // One by one: what goes on is found again in the next window.
+        sum = Some(T::reduce(match sum {
+            Some(earlier) => T::merge(earlier, later),
+            None => later,
+        }));
+    }
+    super::encode(&sum.ok_or_else(|| Error::InvalidInput("no sample to sum up".into()))?)
 }
 
 /// The sample of several windows together, as JSON.

@@ -97,6 +97,7 @@ pub const fn question<R: Recollects>() -> Question {
         merge: |_, _| Err(MEASURED()),
         fold: |_| Err(MEASURED()),
         condense: |_| Err(MEASURED()),
+        sum: |_| Err(MEASURED()),
         recall: |_, _| Err(MEASURED()),
         of_record: |_, _| None,
         without_daemon: |_| None,

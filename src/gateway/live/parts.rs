@@ -10,7 +10,7 @@ use crate::{
     tools::{
         Question,
         diagnose::parts::{self, REST, Split},
-        past::{Recollection, Recorded},
+        past::{Extent, Recollection, Recorded},
     },
     wire::Error,
 };
@@ -49,7 +49,8 @@ impl Parts {
         let sample = part.sample.clone();
         let mut windows = std::iter::once(Ok::<_, Error>(Recorded { begin_us: 0, end_us: 0, sample }));
         let length_us = (self.window_ns / 1_000).try_into().unwrap_or_default();
-        let past = Recollection { windows: &mut windows, length_us, is_whole: true };
+        let extent = Extent { is_whole: true, has_sums: false };
+        let past = Recollection { windows: &mut windows, length_us, extent };
         (question.recall)(input, past).map(|answer| answer.structured).map_err(|e| e.to_string())
     }
 }

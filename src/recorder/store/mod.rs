@@ -6,6 +6,7 @@ use super::time::{Micros, Period};
 use crate::sandbox::folder_of;
 
 mod error;
+mod hours;
 mod packing;
 mod sqlite;
 #[cfg(test)]
@@ -13,6 +14,9 @@ mod tests;
 mod upkeep;
 
 pub use sqlite::{Bounds, Sqlite, connections_of};
+
+/// Two windows are adjacent if the time between them is at most this: the clock on the wall may be corrected.
+pub const ADJACENT: Micros = 500_000;
 
 /// A period in which everything was read, and what it was.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +92,20 @@ pub struct Span {
     pub length_us: Micros,
     pub boot: String,
     pub host: String,
+    /// The release that recorded it.
+    pub version: String,
+}
+
+/// Windows that follow each other within an hour, and have a sum.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hour {
+    pub id: i64,
+    /// The ids of the first and the last window.
+    pub first: i64,
+    pub last: i64,
+    pub period: Period,
+    pub length_us: Micros,
+    pub version: String,
 }
 
 /// What is written at once.
@@ -184,6 +202,18 @@ impl fmt::Display for Trouble {
 /// The sample of several adjacent windows together, part by part.
 pub type Merge<'a> = &'a dyn Fn(Vec<Vec<Part>>) -> Result<Vec<Part>, String>;
 
+/// Samples of a part, oldest first; why one cannot be read.
+pub type Stored<'a> = dyn Iterator<Item = Result<String, String>> + 'a;
+
+/// What is summed up of the windows of an hour.
+pub struct Summing<'a> {
+    pub parts: &'a [&'a str],
+    pub sum: SumOf<'a>,
+}
+
+/// The sum of one part.
+pub type SumOf<'a> = &'a dyn Fn(&str, &mut Stored<'_>) -> Result<String, String>;
+
 /// A recording that is written.
 pub trait Store {
     /// Adds windows, oldest first, with the incidents that began, went on or ended in them: all or none. So no reader
@@ -195,6 +225,8 @@ pub trait Store {
     fn lost(&mut self, windows: u64) -> Result<(), Trouble>;
     /// Merges what is old, and removes the oldest beyond the bounds: a little at a time.
     fn keep_bounds(&mut self, now: Micros, merge: Merge<'_>) -> Result<(), Trouble>;
+    /// Sums up a part of an hour that is over, if there is one without sums. The sums are there when all are done.
+    fn sum_up(&mut self, summing: &Summing<'_>) -> Result<(), Trouble>;
 }
 
 /// A recording that is read.
@@ -204,6 +236,10 @@ pub trait Recording {
     fn spans(&self, period: Period) -> Result<Vec<Span>, Trouble>;
     /// The parts of a window: one, or all.
     fn parts(&self, window: i64, part: Option<&str>) -> Result<Vec<Part>, Trouble>;
+    /// The hours of a period that have a sum of this part, oldest first.
+    fn hours(&self, part: &str, period: Period) -> Result<Vec<Hour>, Trouble>;
+    /// The sum of a part in an hour.
+    fn sum(&self, hour: i64, part: &str) -> Result<Option<String>, Trouble>;
     fn gaps(&self, period: Period) -> Result<Vec<Gap>, Trouble>;
     /// Findings that were there in a period, the newest first.
     fn incidents(&self, period: Period) -> Result<Vec<Incident>, Trouble>;

@@ -54,6 +54,22 @@ pub fn insert_alone(tx: &Transaction, window: i64, parts: &[Part]) -> rusqlite::
     parts.iter().try_for_each(|part| add(tx, (window, part_id(tx, part)?), None, "", &part.sample))
 }
 
+/// Stores the sums of an hour.
+pub fn insert_sums(tx: &Transaction, hour: i64, parts: &[Part]) -> rusqlite::Result<()> {
+    parts.iter().try_for_each(|part| {
+        let packed = pack("", &part.sample)?;
+        let sum = params![hour, part_id(tx, part)?, part.sample.len() as i64, packed];
+        tx.execute("INSERT INTO sums VALUES (?1, ?2, ?3, ?4)", sum).map(drop)
+    })
+}
+
+/// Compresses a sample.
+fn pack(dictionary: &str, sample: &str) -> rusqlite::Result<Vec<u8>> {
+    zstd::bulk::Compressor::with_dictionary(LEVEL, dictionary.as_bytes())
+        .and_then(|mut compressor| compressor.compress(sample.as_bytes()))
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+}
+
 fn add(
     tx: &Transaction,
     (window, part): (i64, i64),
@@ -61,9 +77,7 @@ fn add(
     dictionary: &str,
     sample: &str,
 ) -> rusqlite::Result<()> {
-    let packed = zstd::bulk::Compressor::with_dictionary(LEVEL, dictionary.as_bytes())
-        .and_then(|mut compressor| compressor.compress(sample.as_bytes()))
-        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+    let packed = pack(dictionary, sample)?;
     let mut add = tx.prepare_cached("INSERT INTO samples VALUES (?1, ?2, ?3, ?4, ?5)")?;
     add.execute(params![window, part, id, sample.len() as i64, packed]).map(drop)
 }
@@ -97,7 +111,11 @@ pub fn remove_unused(tx: &Transaction) -> rusqlite::Result<()> {
 pub const SAMPLES: &str = "SELECT part, tool, bytes, sample, text FROM samples JOIN parts ON parts.id = samples.part_id \
     LEFT JOIN dictionaries ON dictionaries.id = samples.dictionary WHERE samples.window = ?1 AND part = coalesce(?2, part)";
 
-/// A row of [`SAMPLES`].
+/// The sum of a part (`?2`) in an hour (`?1`).
+pub const SUMS: &str =
+    "SELECT part, tool, bytes, sample, NULL FROM sums JOIN parts ON parts.id = part_id WHERE hour = ?1 AND part = ?2";
+
+/// A row of [`SAMPLES`] or [`SUMS`].
 pub struct Packed {
     part: String,
     tool: String,

@@ -26,7 +26,7 @@ CREATE INDEX windows_by_end ON windows (end_us);
 -- Only the newest windows are not merged yet.
 CREATE INDEX windows_not_merged ON windows (id) WHERE merged = 0;
 
--- The questions of diagnose: sockets, connections, tcp, profile, drops, dns, traffic, …
+-- The questions of diagnose: sockets, connections, tcp, profile, drops, dns, traffic, …; and what was judged.
 CREATE TABLE parts (
   id INTEGER PRIMARY KEY,
   part TEXT NOT NULL,

@@ -11,8 +11,9 @@ use rusqlite::{Connection, OpenFlags, Transaction, params};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    Entry, Facts, Figure, Gap, Incident, Kind, Minute, Part, Recording, Span, Trouble,
+    Entry, Facts, Figure, Gap, Hour, Incident, Kind, Minute, Part, Recording, Span, Trouble,
     error::{io_trouble, trouble},
+    hours::{self, SummedHour},
     packing::{self, Packed, Packer},
 };
 use crate::{
@@ -42,6 +43,7 @@ pub struct Sqlite {
     pub(super) db: Connection,
     pub(super) bounds: Bounds,
     pub(super) packer: Packer,
+    pub(super) summing: Option<SummedHour>,
     /// The file was damaged and has another name now; there is no new one yet.
     pub(super) is_aside: bool,
     /// The writer's lock.
@@ -132,12 +134,13 @@ impl Sqlite {
             let make = format!("BEGIN; {} PRAGMA user_version = {SCHEMA}; COMMIT;", include_str!("schema.sql"));
             sqlite.db.execute_batch(&make).map_err(of)?;
         }
+        sqlite.db.execute_batch(hours::TABLES).map_err(of)?;
         sqlite.check_content()?;
         Ok(sqlite)
     }
 
     fn over(path: &Path, db: Connection, bounds: Bounds) -> Self {
-        Sqlite { path: path.into(), db, bounds, packer: Packer::default(), is_aside: false, lock: None }
+        Sqlite { path: path.into(), db, bounds, packer: Packer::default(), summing: None, is_aside: false, lock: None }
     }
 
     /// Opens the file to read, beside its writer: all that it reads is of one moment.
@@ -158,8 +161,7 @@ impl Sqlite {
         let db = Connection::open_with_flags(uri, flags).map_err(of)?;
         db.busy_timeout(limits::RECORDING_WAIT).map_err(of)?;
         db.pragma_update(None, "cache_size", -1_024).map_err(of)?;
-        let bounds = Bounds { bytes: u64::MAX, age: Duration::MAX, whole: Duration::MAX };
-        let sqlite = Sqlite::over(path, db, bounds);
+        let sqlite = Sqlite::over(path, db, Bounds { bytes: u64::MAX, age: Duration::MAX, whole: Duration::MAX });
         sqlite.check_schema()?;
         if sqlite.version()? == 0 {
             return Err(Trouble { kind: Kind::Corrupt, path: path.into(), reason: "it is empty".into() });
@@ -309,11 +311,11 @@ impl Recording for Sqlite {
 
     fn spans(&self, period: Period) -> Result<Vec<Span>, Trouble> {
         let span = |row: &rusqlite::Row| {
-            let period = Period { begin_us: row.get(1)?, end_us: row.get(2)? };
-            Ok(Span { id: row.get(0)?, period, length_us: row.get(3)?, boot: row.get(4)?, host: row.get(5)? })
+            let (period, length_us) = (Period { begin_us: row.get(1)?, end_us: row.get(2)? }, row.get(3)?);
+            Ok(Span { id: row.get(0)?, period, length_us, boot: row.get(4)?, host: row.get(5)?, version: row.get(6)? })
         };
         self.rows(
-            "SELECT id, begin_us, end_us, length_us, boot, host FROM windows WHERE end_us > ?1 AND begin_us < ?2 ORDER BY id",
+            "SELECT id, begin_us, end_us, length_us, boot, host, version FROM windows WHERE end_us > ?1 AND begin_us < ?2 ORDER BY id",
             period,
             span,
         )
@@ -327,6 +329,14 @@ impl Recording for Sqlite {
             self.of(row)?.unpack().map_err(corrupt)
         };
         found.map(unpack).collect()
+    }
+
+    fn hours(&self, part: &str, period: Period) -> Result<Vec<Hour>, Trouble> {
+        self.hours_of(part, period)
+    }
+
+    fn sum(&self, hour: i64, part: &str) -> Result<Option<String>, Trouble> {
+        self.sum_of(hour, part)
     }
 
     fn gaps(&self, period: Period) -> Result<Vec<Gap>, Trouble> {

@@ -8,13 +8,12 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::recorder::time::{MINUTE, SECOND};
+use crate::recorder::time::{HOUR, MINUTE, SECOND};
 
+mod hours;
 mod recordings;
 
 use recordings::*;
-
-const HOUR: Micros = 60 * MINUTE;
 
 fn file() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();

@@ -2,7 +2,9 @@
 
 use rusqlite::{Row, Transaction, params};
 
-use super::{Entry, Incident, Kind, Merge, Part, Recording, Sqlite, Store, Trouble, packing, sqlite::insert};
+use super::{
+    ADJACENT, Entry, Incident, Kind, Merge, Part, Recording, Sqlite, Store, Summing, Trouble, packing, sqlite::insert,
+};
 use crate::{
     limits,
     recorder::time::{MINUTE, Micros, micros},
@@ -74,6 +76,10 @@ impl Store for Sqlite {
         }
         Ok(())
     }
+
+    fn sum_up(&mut self, summing: &Summing<'_>) -> Result<(), Trouble> {
+        self.sum_next(summing)
+    }
 }
 
 fn write(tx: &Transaction, incident: &Incident) -> rusqlite::Result<i64> {
@@ -90,7 +96,7 @@ fn write(tx: &Transaction, incident: &Incident) -> rusqlite::Result<i64> {
 
 /// Removes everything that ended by then; an incident that is open stays.
 fn remove(tx: &Transaction, ended: &str, until: Micros) -> rusqlite::Result<()> {
-    for table in ["windows", "gaps"] {
+    for table in ["windows", "hours", "gaps"] {
         tx.execute(&format!("DELETE FROM {table} WHERE {ended}"), [until])?;
     }
     tx.execute(&format!("DELETE FROM findings WHERE closed = 1 AND {ended}"), [until])?;
@@ -155,9 +161,6 @@ impl Sqlite {
         Ok(minute)
     }
 }
-
-/// Two windows are adjacent if the time between them is at most this: the clock on the wall may be corrected.
-pub const ADJACENT: Micros = 500_000;
 
 /// What the journal may take beside the file.
 const JOURNAL: u64 = 4 << 20;

@@ -13,7 +13,10 @@ use std::{collections::HashMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BoxSession, Host, Tool, past::Samples};
+use super::{
+    BoxSession, Host, Tool,
+    past::{Extent, Samples},
+};
 use crate::{
     answer::{self, Limit, Measured, WindowMs},
     daemon::kernel::{Loader, Optional, feature::Feature},
@@ -36,6 +39,7 @@ mod gone;
 mod heard;
 mod held_requests;
 pub mod identity;
+mod judgement;
 mod narrow;
 mod network;
 mod ospf;
@@ -59,6 +63,7 @@ mod wants;
 
 use census::Census;
 pub use finding::{Code, Finding, HostPort, Severity};
+use judgement::Judgement;
 use network::Network;
 use questions::Replies;
 pub use rules::{codes, explains};
@@ -127,6 +132,9 @@ pub struct Sample {
     /// When netmond began to read the window, by CLOCK_MONOTONIC; 0 = unknown.
     #[serde(default)]
     ended_ns: u64,
+    /// In a recording: what the rules found in the window. Then the sample has nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    judged: Option<Box<Judgement>>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
@@ -205,8 +213,8 @@ impl Tool for Diagnose {
         report::merge(earlier, later)
     }
 
-    fn recall(input: Input, past: &mut Samples<'_, Sample>, is_whole: bool) -> Result<Output, Error> {
-        past::recall(&input, past, is_whole)
+    fn recall(input: Input, past: &mut Samples<'_, Sample>, extent: Extent) -> Result<Output, Error> {
+        past::recall(&input, past, extent.is_whole)
     }
 
     fn duration(input: &Input) -> Duration {

@@ -154,6 +154,7 @@ impl Session<Sample> for Diagnosis<'_> {
             ended_early: self.ended_early,
             window_ns: (now - std::mem::replace(&mut self.begun, now)).as_nanos() as u64,
             ended_ns,
+            judged: None,
         })
     }
 }

@@ -23,6 +23,7 @@ use crate::{
 mod histogram;
 mod ledger;
 mod narrow;
+mod reduce;
 mod repliers;
 mod replies;
 mod report;
@@ -361,6 +362,10 @@ impl Tool for ProfileTcp {
         report::merge(earlier, later)
     }
 
+    fn reduce(sum: Sample) -> Sample {
+        reduce::reduce(sum)
+    }
+
     fn narrow(input: &Input, sample: Sample) -> Sample {
         narrow::narrow(input, sample)
     }
@@ -374,19 +379,7 @@ impl Tool for ProfileTcp {
     }
 
     fn shorten(output: &mut Output) -> bool {
-        let (remotes, listeners, resets) = (output.remotes.len(), output.listeners.len(), output.resets.len());
-        if resets > remotes.max(listeners) {
-            output.resets.pop();
-        } else if listeners > remotes {
-            output.listeners.pop();
-        } else {
-            let Some(row) = output.remotes.pop() else { return false };
-            output.other.connections += row.connections;
-            output.other.segments_out += row.segments_out;
-            output.other.retransmits += row.retransmits;
-        }
-        output.measured.rows_cut += 1;
-        true
+        report::shorten(output)
     }
 
     fn text(output: &Output) -> String {

@@ -51,8 +51,25 @@ pub fn report(input: &Input, sample: Sample) -> Output {
     }
 }
 
+/// Leaves out the last row of the longest list; false where there is none.
+pub fn shorten(output: &mut Output) -> bool {
+    let (remotes, listeners, resets) = (output.remotes.len(), output.listeners.len(), output.resets.len());
+    if resets > remotes.max(listeners) {
+        output.resets.pop();
+    } else if listeners > remotes {
+        output.listeners.pop();
+    } else {
+        let Some(row) = output.remotes.pop() else { return false };
+        output.other.connections += row.connections;
+        output.other.segments_out += row.segments_out;
+        output.other.retransmits += row.retransmits;
+    }
+    output.measured.rows_cut += 1;
+    true
+}
+
 /// Worst off are those that send the most again, then those that wait the longest.
-fn weight(group: &Group) -> (u64, u64, u32, u64) {
+pub fn weight(group: &Group) -> (u64, u64, u32, u64) {
     let Counts { segments_out, retransmits, .. } = group.counts;
     (retransmits * 1_000 / segments_out.max(1), retransmits, group.slowest_us(), segments_out)
 }

@@ -259,3 +259,28 @@ fn sample_of_a_segment_during_the_read_is_of_the_next_reading() {
     assert_eq!(samples([average(880, 7), rtt.average]), 0);
     assert_eq!(samples([row.average, row.average]), 0);
 }
+
+#[test]
+fn sum_of_hours_keeps_the_worst_remotes_and_a_few_owners() {
+    let counts = |n: u64| Counts { connections: 1, segments_out: 10 + n, retransmits: n, spurious: 0 };
+    let to = |n: u64| {
+        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n as u32).into();
+        let owners: Vec<_> = (0..40).map(|pid| (Process { pid, ..process("curl") }, counts(pid.into()))).collect();
+        let mut sum = Counts::default();
+        owners.iter().for_each(|(_, counts)| sum += *counts);
+        let sockets = vec![(n * 100, 3), (n * 100 + 1, 30)];
+        Group { remote: Some(RemoteEnd { address, port: Some(443) }), counts: sum, owners, sockets, ..group() }
+    };
+    let remotes: Vec<_> = (0..limits::SUM_ROWS as u64 + 5).map(to).collect();
+    let resets = (0..limits::SUM_ROWS as u64 + 7).map(|id| Reset { id, count: id, ..reset(true, 1, None) }).collect();
+    let sum = ProfileTcp::reduce(Sample { remotes, resets, ..Sample::default() });
+    assert_eq!((sum.remotes.len(), sum.remotes_cut), (limits::SUM_ROWS, 5));
+    assert_eq!((sum.resets.len(), sum.resets_cut), (limits::SUM_ROWS, 7));
+    for group in &sum.remotes {
+        let mut all = Counts::default();
+        group.owners.iter().for_each(|(_, counts)| all += *counts);
+        assert_eq!((all, group.owners.len()), (group.counts, 9), "eight with a number, and the others by name");
+        let numbers = group.sockets.iter().map(|(_, owner)| group.owners[*owner].0.pid);
+        assert_eq!(numbers.collect::<Vec<_>>(), [0, 0], "3 and 30 sent less than 32 to 39");
+    }
+}

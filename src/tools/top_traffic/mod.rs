@@ -26,6 +26,7 @@ use crate::{
 
 mod ledger;
 mod narrow;
+mod reduce;
 mod report;
 mod sample;
 mod text;
@@ -296,6 +297,10 @@ impl Tool for TopTraffic {
 
     fn merge(earlier: Sample, later: Sample) -> Sample {
         report::merge(earlier, later)
+    }
+
+    fn reduce(sum: Sample) -> Sample {
+        reduce::reduce(sum)
     }
 
     fn narrow(input: &Input, sample: Sample) -> Sample {

@@ -15,6 +15,12 @@ use crate::{
 /// The rows that a question is about, put together as it wants them.
 pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
     if !(input.filter().matches_everything() && input.protocol == Protocols::All) {
+        if input.remote.is_some() {
+            // Sums of a recording may have lost their remotes.
+            let wider = Input { remote: None, ..input.clone() };
+            let is_lost = |row: &&Group| row.port.is_some() && row.remote.is_none() && wants(&wider, row);
+            sample.rows_cut += sample.rows.iter().filter(is_lost).map(|row| row.connections).sum::<u64>();
+        }
         sample.rows.retain(|row| wants(input, row));
         sample.total = sample.rows.iter().fold(Bytes::default(), |mut sum, row| {
             sum += row.bytes;
@@ -48,7 +54,10 @@ fn wants(input: &Input, row: &Group) -> bool {
         Protocols::Tcp => row.protocol == Some(Protocol::Tcp),
         Protocols::Udp => row.protocol == Some(Protocol::Udp),
     };
-    let ports = [row.local.map_or(0, |end| end.port), row.remote.and_then(|end| end.port).unwrap_or_default()];
+    let ports = match row.port {
+        Some(port) => [port, port], // a sum of a recording
+        None => [row.local.map_or(0, |end| end.port), row.remote.and_then(|end| end.port).unwrap_or_default()],
+    };
     protocol
         && filter.owner(row.process.pid, row.process.comm.as_bytes())
         && filter.ends([0; 16], ports)
@@ -59,10 +68,11 @@ fn wants(input: &Input, row: &Group) -> bool {
 fn of(group_by: GroupBy, row: Group, names: &RandomState) -> Group {
     let remote = row.remote;
     // The lower of both, since clients take high ones.
-    let port = match (row.local.map_or(0, |end| end.port), remote.and_then(|end| end.port).unwrap_or_default()) {
+    let ports = (row.local.map_or(0, |end| end.port), remote.and_then(|end| end.port).unwrap_or_default());
+    let port = row.port.unwrap_or(match ports {
         (local, 0) => local,
         (local, remote) => local.min(remote),
-    };
+    });
     let cgroup = || names.hash_one(&row.process.cgroup);
     let key = match group_by {
         GroupBy::Process if row.process.pid == 0 => Key::Unowned(cgroup()),

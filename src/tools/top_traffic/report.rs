@@ -95,8 +95,13 @@ impl Group {
             (mine, _) => *mine = None,
         }
         self.bytes += before.bytes;
-        let known: HashSet<u64> = self.sockets.iter().copied().collect();
-        let (again, other): (Vec<_>, Vec<_>) = before.sockets.into_iter().partition(|cookie| known.contains(cookie));
+        let (again, other): (Vec<u64>, Vec<u64>) = match before.sockets.as_slice() {
+            [] | [_] => before.sockets.into_iter().partition(|cookie| self.sockets.contains(cookie)),
+            _ => {
+                let known: HashSet<u64> = self.sockets.iter().copied().collect();
+                before.sockets.into_iter().partition(|cookie| known.contains(cookie))
+            }
+        };
         self.connections += before.connections - again.len() as u64;
         self.sockets.extend(other);
     }

@@ -6,6 +6,7 @@ use super::{
     *,
 };
 use crate::{
+    limits,
     numbers::{past_tcp, sockmap},
     tools::tests::is_short_unless_asked,
 };
@@ -278,4 +279,60 @@ fn uncounted_sockets_are_counted_in_limits() {
     };
     assert_eq!(counted(true), (1, 1, 0));
     assert_eq!(counted(false), (2, 1, 0));
+}
+
+#[test]
+fn sum_of_hours_keeps_the_largest_sockets_and_adds_up_the_others() {
+    let row = |n: u64| {
+        let process = Process { pid: 5, comm: "curl".into(), cgroup: None, netns: 7 };
+        let end = |last: u8, port| Endpoint { address: [10, 0, 0, last].into(), port };
+        // Half of them are served here, the others are asked elsewhere.
+        let (local, remote) = match n % 2 {
+            0 => (end(1, 443), end(2 + (n % 6) as u8, 40_000 + (n % 20_000) as u16)),
+            _ => (end(1, 40_000 + (n % 20_000) as u16), end(9, 443)),
+        };
+        let remote = Some(CommonRemote { address: remote.address, port: Some(remote.port) });
+        Group {
+            key: Key::Socket(n),
+            process,
+            netns_name: None,
+            protocol: Some(Protocol::Tcp),
+            local: Some(local),
+            remote,
+            port: None,
+            bytes: Bytes { rx_bytes: 1, tx_bytes: n },
+            connections: 1,
+            sockets: Vec::new(),
+        }
+    };
+    let window = |n: u64| {
+        let rows: Vec<_> = (n * 500..(n + 1) * 500).map(row).collect();
+        let total = rows.iter().fold(Bytes::default(), |mut sum, row| {
+            sum += row.bytes;
+            sum
+        });
+        Sample { rows, total, window_ns: 1, ..Sample::default() }
+    };
+    let whole = (0..40).map(window).reduce(TopTraffic::merge).unwrap();
+    let sum = (0..40).map(window).reduce(|a, b| TopTraffic::reduce(TopTraffic::merge(a, b))).unwrap();
+    assert!(sum.rows.len() <= limits::SUM_ROWS / 4 + 4, "{} rows", sum.rows.len());
+    let answers = |sample: &Sample, question: serde_json::Value| {
+        let sample = serde_json::from_str(&serde_json::to_string(sample).unwrap()).unwrap();
+        let input = input(question);
+        let output = TopTraffic::report(input.clone(), TopTraffic::narrow(&input, sample));
+        let rows = output.rows.iter().map(|row| (row.rx_bytes, row.tx_bytes, row.connections, row.remote, row.port));
+        (output.total, rows.collect::<Vec<_>>())
+    };
+    for question in [
+        json!({"group_by": "process"}),
+        json!({"group_by": "port"}),
+        json!({"group_by": "remote"}),
+        json!({"group_by": "remote", "port": 443}),
+        json!({"group_by": "netns", "remote": "10.0.0.9"}),
+    ] {
+        let (of_sum, of_all) = (answers(&sum, question.clone()), answers(&whole, question.clone()));
+        assert_eq!(of_sum, of_all, "{question}");
+    }
+    let connections = |sample| answers(sample, json!({"group_by": "connection", "limit": 10})).1;
+    assert_eq!(connections(&whole)[0].1, 19_999);
 }

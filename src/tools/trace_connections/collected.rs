@@ -187,6 +187,7 @@ fn row(c: &types::connection) -> Row {
         rtt_us: c.rtt_us,
         retransmits: c.retransmits,
         alike: 0,
+        mixed: false,
     }
 }
 

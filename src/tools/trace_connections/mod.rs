@@ -146,7 +146,7 @@ impl Outcome {
 }
 
 /// How a connection ended, as the kernel's state changes tell it.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionState {
     Open,
     Connecting,
@@ -231,6 +231,9 @@ pub struct Row {
     /// In a recording: further connections like this one, without rows of their own.
     #[serde(default, skip_serializing_if = "crate::answer::is_zero")]
     alike: u32,
+    /// Those have other process numbers and remotes, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    mixed: bool,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Debug)]
@@ -307,6 +310,10 @@ impl Tool for TraceConnections {
 
     fn condense(sample: Sample) -> Sample {
         condense::condense(sample)
+    }
+
+    fn reduce(sum: Sample) -> Sample {
+        condense::reduce(sum)
     }
 
     fn narrow(input: &Input, sample: Sample) -> Sample {

@@ -33,21 +33,15 @@ pub fn report(input: &Input, sample: Sample) -> Output {
 
 /// The connections that a question is about, of all.
 pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
-    let filter = Filter { process: input.process.as_ref(), pid: input.pid, remote: None, port: input.port };
-    let wanted = |row: &Row| {
-        let direction = match input.direction {
-            Directions::Any => true,
-            Directions::Outbound => row.direction == Direction::Outbound,
-            Directions::Inbound => row.direction == Direction::Inbound,
-        };
-        direction
-            && (input.outcome == Outcomes::Any || Outcome::new(row.end, row.errno).is_failure())
-            && filter.owner(row.process.pid, row.process.comm.as_bytes())
-            && filter.ends([0; 16], [row.local.port, row.remote.port])
-            && input.remote.is_none_or(|range| range.includes(row.remote.address))
-    };
     let all = sample.rows.len();
-    sample.rows.retain(wanted);
+    if input.pid.is_some() || input.remote.is_some() {
+        // Any of those that a mixed row stands for may be of this process, or to this remote.
+        let wider = Input { pid: None, remote: None, ..input.clone() };
+        for row in sample.rows.iter_mut().filter(|row| row.mixed && is_wanted(&wider, row)) {
+            sample.cut += u64::from(std::mem::take(&mut row.alike));
+        }
+    }
+    sample.rows.retain(|row| is_wanted(input, row));
     if sample.rows.len() < all {
         sample.counts.clear();
         for row in &sample.rows {
@@ -57,12 +51,31 @@ pub fn narrow(input: &Input, mut sample: Sample) -> Sample {
     sample
 }
 
+fn is_wanted(input: &Input, row: &Row) -> bool {
+    let filter = Filter { process: input.process.as_ref(), pid: input.pid, remote: None, port: input.port };
+    let direction = match input.direction {
+        Directions::Any => true,
+        Directions::Outbound => row.direction == Direction::Outbound,
+        Directions::Inbound => row.direction == Direction::Inbound,
+    };
+    direction
+        && (input.outcome == Outcomes::Any || Outcome::new(row.end, row.errno).is_failure())
+        && filter.owner(row.process.pid, row.process.comm.as_bytes())
+        && filter.ends([0; 16], [row.local.port, row.remote.port])
+        && input.remote.is_none_or(|range| range.includes(row.remote.address))
+}
+
 /// The connections of both periods, each as it was at last.
 pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
     let mut places: HashMap<Key, usize> = earlier.rows.iter().enumerate().map(|(i, row)| (key(row), i)).collect();
     for row in later.rows {
         match places.entry(key(&row)) {
             Entry::Vacant(entry) => {
+                // The period before may have counted it without a row.
+                if earlier.cut > 0 && (earlier.opened_ns..later.opened_ns).contains(&row.start_ns) {
+                    let count = earlier.counts.entry(Outcome::Established).or_default();
+                    (*count, earlier.cut) = (count.saturating_sub(1), earlier.cut - 1);
+                }
                 entry.insert(earlier.rows.len());
                 earlier.rows.push(row);
             }
@@ -89,6 +102,8 @@ pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
     earlier.lost += later.lost;
     earlier.unread = Unread { orphans: earlier.unread.orphans + later.unread.orphans, ..later.unread };
     earlier.ended_ns = later.ended_ns;
+    // The clock begins anew when the host does.
+    earlier.opened_ns = earlier.opened_ns.min(later.opened_ns);
     earlier
 }
 

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::tools::tests::is_short_unless_asked;
+use crate::{limits, tools::tests::is_short_unless_asked};
 
 const MS: u64 = 1_000_000;
 
@@ -26,6 +26,7 @@ fn row(end: ConnectionState, errno: i32) -> Row {
         rtt_us: 0,
         retransmits: 0,
         alike: 0,
+        mixed: false,
     }
 }
 
@@ -236,4 +237,47 @@ fn narrowed_recording_counts_connections_without_rows() {
     let sample = Sample { rows: [rows, vec![other]].concat(), ..Sample::default() };
     let counts = TraceConnections::narrow(&input, sample).counts;
     assert_eq!((counts[&Outcome::Established], counts[&Outcome::Refused]), (10, 1));
+}
+
+#[test]
+fn sum_of_hours_is_bounded_and_counts_every_connection() {
+    let connection = |window: u64, n: u64| {
+        let start_ns = window * 1_000 * MS + n * MS;
+        let local = Endpoint { port: 32_768 + (n % 20_000) as u16, ..row(ConnectionState::Closed, 0).local };
+        // A process for each, and every tenth is refused.
+        let process = Process { pid: (window * 500 + n) as u32, ..row(ConnectionState::Closed, 0).process };
+        let (end, errno) = if n.is_multiple_of(10) {
+            (ConnectionState::Failed, libc::ECONNREFUSED)
+        } else {
+            (ConnectionState::Closed, 0)
+        };
+        Row { process, start_ns, established_ns: start_ns + n, end_ns: start_ns + MS, local, ..row(end, errno) }
+    };
+    let window = |n: u64| {
+        let mut rows: Vec<_> = (0..500).map(|connection_n| connection(n, connection_n)).collect();
+        // It begins in this window, and ends in the next one.
+        rows.push(Row { end: ConnectionState::Open, end_ns: 0, ..connection(n, 501) });
+        if n > 0 {
+            rows.push(Row { end_ns: n * 1_000 * MS + 5, ..connection(n - 1, 501) });
+        }
+        let counts = BTreeMap::from([(Outcome::Established, rows.len() as u64 - 50), (Outcome::Refused, 50)]);
+        let (opened_ns, ended_ns) = (n * 1_000 * MS, (n + 1) * 1_000 * MS);
+        TraceConnections::condense(Sample { rows, counts, opened_ns, ended_ns, ..Sample::default() })
+    };
+    let add = |a, b| TraceConnections::reduce(TraceConnections::merge(a, b));
+    let sum = (0..40).map(window).reduce(add).unwrap();
+    assert!(sum.rows.len() <= limits::SUM_ROWS, "{} rows", sum.rows.len());
+    assert_eq!(
+        (sum.cut, sum.counts[&Outcome::Established], sum.counts[&Outcome::Refused]),
+        (0, 40 * 450 + 40, 40 * 50)
+    );
+    assert_eq!(sum.rows.iter().map(|row| u64::from(row.alike) + 1).sum::<u64>(), 40 * 500 + 40);
+    assert_eq!(sum.rows.iter().filter(|row| row.end == ConnectionState::Open).count(), 1, "the last goes on");
+    let input = |question| serde_json::from_value::<Input>(question).unwrap();
+    let json = serde_json::to_string(&sum).unwrap();
+    let narrow = |question| TraceConnections::narrow(&input(question), serde_json::from_str(&json).unwrap());
+    let failed = narrow(json!({"outcome": "failed", "port": 80}));
+    assert_eq!((&failed.counts, failed.cut), (&BTreeMap::from([(Outcome::Refused, 2_000)]), 0));
+    let of_one = narrow(json!({"pid": failed.rows.iter().find(|row| row.alike > 0).unwrap().process.pid}));
+    assert_eq!((of_one.counts.values().sum::<u64>(), of_one.cut > 0), (1, true), "others have other numbers");
 }

@@ -17,7 +17,9 @@ use crate::{
 };
 
 mod matching;
+mod reduce;
 mod report;
+mod resolved;
 mod sample;
 mod streams;
 mod text;
@@ -73,6 +75,9 @@ pub struct Sample {
     pages: bool,
     #[serde(default)]
     lacks: Vec<Limitation>,
+    /// In a sum of a recording: what was made of the messages, which it does not have any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reduced: Option<resolved::Reduced>,
     /// CLOCK_MONOTONIC.
     #[serde(default)]
     opened_ns: u64,
@@ -187,6 +192,10 @@ impl Tool for TraceDns {
 
     fn merge(earlier: Sample, later: Sample) -> Sample {
         report::merge(earlier, later)
+    }
+
+    fn reduce(sum: Sample) -> Sample {
+        reduce::reduce(sum)
     }
 
     fn duration(input: &Input) -> Duration {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    Input, Latency, Output, Query, Sample, Seen, Summary,
+    Input, Output, Query, Sample, Seen,
     matching::{Exchange, Matched, exchanges},
+    resolved::{self, Reduced, Resolved, Sender},
 };
 use crate::{
     answer::{self, Code, Limitation, Measured},
@@ -14,15 +15,21 @@ use crate::{
 };
 
 /// The answer.
-pub fn report(input: &Input, sample: Sample) -> Output {
+pub fn report(input: &Input, mut sample: Sample) -> Output {
     let mut measured = Measured::window(Duration::from_nanos(sample.window_ns));
     measured.lost_events = sample.lost + sample.beyond;
-    let Matched { exchanges: mut all, streams_given_up, cut: messages_cut } =
-        exchanges(sample.earlier.iter().chain(&sample.messages));
-    let end_ns = sample.full_at_ns.unwrap_or(sample.window_ns as i64); // an answer may be among what came later
-    all.retain(|exchange| is_wanted(input, exchange) && is_of(&sample, exchange, end_ns));
-    let rows: Vec<_> = all.iter().map(|exchange| query(exchange, end_ns)).collect();
-    let summary = summary(&rows);
+    let reduced = sample.reduced.take().unwrap_or_else(|| read(&sample));
+    let Reduced { mut queries, senders, streams_given_up, messages_cut } = reduced;
+    queries.retain(|query| is_wanted(input, query));
+    let of_program = |program: &Sender| input.process.as_ref().is_none_or(|comm| program.is(comm));
+    let (mut others, mut nameless) = (senders, 0);
+    others.retain(of_program);
+    if input.name.is_some() {
+        nameless = others.drain(..).map(|program| program.queries()).sum();
+    }
+    let summary = resolved::summary(&queries, others.iter());
+    let why = "left out. The sum of an hour has the names of its worst queries only.";
+    measured.limits.extend(Limitation::counted(Code::QueryNamesNotKept, nameless, "query", why));
     measured.limits.extend(missing(&sample));
     measured.limits.extend(sample.lacks.iter().cloned());
     let end = if sample.full_at_ns.is_some() { "was full" } else { "ended" };
@@ -38,13 +45,31 @@ pub fn report(input: &Input, sample: Sample) -> Output {
         let text = "Some queries over TCP are missing: before Linux 6.12, netmond cannot read data in pages.";
         measured.limits.push(Limitation::new(Code::DnsOverTcpIncomplete, text));
     }
-    let (queries, cut) = answer::largest(rows, input.limit.rows(), weight);
-    measured.rows_cut = cut;
-    Output { queries, summary, measured }
+    let (rows, cut) = answer::largest(queries, input.limit.rows(), weight);
+    measured.rows_cut = cut + others.iter().map(Sender::queries).sum::<u64>();
+    Output { queries: rows.into_iter().map(row).collect(), summary, measured }
+}
+
+/// What the messages say.
+pub fn read(sample: &Sample) -> Reduced {
+    let Matched { exchanges: mut all, streams_given_up, cut: messages_cut } =
+        exchanges(sample.earlier.iter().chain(&sample.messages));
+    let end_ns = sample.full_at_ns.unwrap_or(sample.window_ns as i64); // an answer may be among what came later
+    all.retain(|exchange| is_of(sample, exchange, end_ns));
+    let queries = all.into_iter().map(|exchange| resolved(exchange, end_ns)).collect();
+    Reduced { queries, senders: Vec::new(), streams_given_up, messages_cut }
 }
 
 /// The messages of both periods, and those before the earlier one.
-pub fn merge(mut earlier: Sample, later: Sample) -> Sample {
+pub fn merge(mut earlier: Sample, mut later: Sample) -> Sample {
+    if earlier.reduced.is_some() || later.reduced.is_some() {
+        let both = [&mut earlier, &mut later].map(|sample| {
+            let reduced = sample.reduced.take().unwrap_or_else(|| read(sample));
+            sample.messages.clear();
+            reduced
+        });
+        earlier.reduced = both.into_iter().reduce(resolved::join);
+    }
     earlier.goes_on = later.goes_on;
     // The clock begins anew when the host does.
     let shift = later.opened_ns.checked_sub(earlier.opened_ns).unwrap_or(earlier.window_ns);
@@ -86,61 +111,59 @@ fn is_of(sample: &Sample, exchange: &Exchange, end_ns: i64) -> bool {
     }
 }
 
-fn is_wanted(input: &Input, exchange: &Exchange) -> bool {
+fn is_wanted(input: &Input, query: &Resolved) -> bool {
     let ends_so = |suffix: &String| {
         let suffix = suffix.trim_end_matches('.').to_ascii_lowercase();
-        exchange.questions.iter().any(|(name, _)| {
+        query.questions.iter().any(|(name, _)| {
             let rest = name.strip_suffix(suffix.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.') || suffix.is_empty())
         })
     };
-    let is_named = |process: &Comm| process.is(exchange.process.comm.as_bytes());
+    let is_named = |process: &Comm| process.is(query.process.comm.as_bytes());
     input.name.as_ref().is_none_or(ends_so) && input.process.as_ref().is_none_or(is_named)
 }
 
-fn query(exchange: &Exchange, end_ns: i64) -> Query {
+fn resolved(exchange: Exchange, end_ns: i64) -> Resolved {
     let answered = exchange.answered_ns.is_some();
     let age = Duration::from_nanos((end_ns - exchange.asked_ns).max(0) as u64);
-    let mut questions = exchange.questions.iter();
-    let (name, kind) = questions.next().cloned().unwrap_or_default();
+    Resolved {
+        latency_us: exchange.answered_ns.map(|at| (at - exchange.asked_ns).max(0) as u64 / 1_000),
+        rcode: answered.then_some(exchange.rcode),
+        sent: exchange.sent,
+        lost: if answered { exchange.sent.saturating_sub(exchange.answers) } else { 0 },
+        pending: !answered && age < limits::DNS_PATIENCE,
+        process: exchange.process,
+        questions: exchange.questions,
+        server: exchange.server,
+        transport: exchange.transport,
+    }
+}
+
+fn row(query: Resolved) -> Query {
+    let mut questions = query.questions.into_iter();
+    let (name, kind) = questions.next().unwrap_or_default();
     let others: Vec<_> =
-        questions.map(|(name, kind)| format!("{} {}", untrusted::clean(name), dns::type_name(*kind))).collect();
+        questions.map(|(name, kind)| format!("{} {}", untrusted::clean(&name), dns::type_name(kind))).collect();
     Query {
-        owner: exchange.process.owner(),
+        owner: query.process.owner(),
         name: untrusted::clean(&name),
         not_a_hostname: (!dns::is_hostname(&name)).then_some(true),
         kind: dns::type_name(kind),
         also_asked: (!others.is_empty()).then_some(others),
-        server: exchange.server,
-        transport: exchange.transport,
-        rcode: answered.then(|| dns::rcode_name(exchange.rcode)),
-        latency_us: exchange.answered_ns.map(|at| (at - exchange.asked_ns).max(0) as u64 / 1_000),
-        answered,
-        sent: exchange.sent,
-        lost: if answered { exchange.sent.saturating_sub(exchange.answers) } else { 0 },
-        pending: !answered && age < limits::DNS_PATIENCE,
+        server: query.server,
+        transport: query.transport,
+        rcode: query.rcode.map(dns::rcode_name),
+        latency_us: query.latency_us,
+        answered: query.rcode.is_some(),
+        sent: query.sent,
+        pending: query.pending,
+        lost: query.lost,
     }
 }
 
 /// Unanswered, then failed, then slow.
-fn weight(query: &Query) -> (bool, bool, bool, u64) {
-    let failed = query.rcode.as_ref().is_some_and(|rcode| rcode != "NOERROR");
-    let broken = failed && query.rcode.as_deref() != Some("NXDOMAIN");
-    (!query.answered && !query.pending, broken, failed, query.latency_us.unwrap_or(0))
-}
-
-fn summary(rows: &[Query]) -> Summary {
-    let count = |is: &dyn Fn(&Query) -> bool| rows.iter().filter(|row| is(row)).count() as u64;
-    let mut latencies: Vec<u64> = rows.iter().filter_map(|row| row.latency_us).collect();
-    latencies.sort_unstable();
-    let percentile = |percent: usize| latencies.get((latencies.len() * percent).div_ceil(100).max(1) - 1).copied();
-    Summary {
-        queries: rows.len() as u64,
-        answered: count(&|row| row.answered),
-        unanswered: count(&|row| !row.answered && !row.pending),
-        pending: count(&|row| row.pending),
-        failed: count(&|row| row.rcode.as_ref().is_some_and(|rcode| rcode != "NOERROR")),
-        nxdomain: count(&|row| row.rcode.as_deref() == Some("NXDOMAIN")),
-        latency_us: Latency { p50: percentile(50), p99: percentile(99), max: latencies.last().copied() },
-    }
+pub fn weight(query: &Resolved) -> (bool, bool, bool, u64) {
+    let failed = query.rcode.filter(|rcode| *rcode != 0);
+    let broken = failed.is_some_and(|rcode| rcode != dns::NXDOMAIN);
+    (query.rcode.is_none() && !query.pending, broken, failed.is_some(), query.latency_us.unwrap_or(0))
 }

@@ -124,6 +124,7 @@ impl Session<Sample> for Messages<'_> {
             messages,
             earlier,
             goes_on: !is_last,
+            reduced: None,
             lost: lost - std::mem::replace(&mut self.lost, lost),
             beyond,
             translated: translated - std::mem::replace(&mut self.translated, translated),

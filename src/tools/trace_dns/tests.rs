@@ -312,3 +312,53 @@ fn query_is_reported_in_the_reading_with_its_answer() {
     let merged = TraceDns::merge(first, last);
     assert_eq!((queries(&merged), merged.window_ns), ((2, 1, 0), 2 * SECOND));
 }
+
+#[test]
+fn sum_of_hours_keeps_the_worst_queries_and_counts_the_others() {
+    const SECOND: u64 = 1_000_000_000;
+    // In each window one query without an answer, and one that is answered in the next window.
+    let window = |n: u64| {
+        let asked = |id: u16| udp(500, id, QUERY, 0);
+        let answered = |id: u16| udp(900 + u64::from(id % 7), id, ANSWER, if id == 9 { 3 } else { 0 });
+        let undecided = udp(9_500, 300 + n as u16, QUERY, 0);
+        let late = udp(100, 299 + n as u16, ANSWER, 0);
+        let mut messages: Vec<_> = (1..=200).flat_map(|id| [asked(id), answered(id)]).collect();
+        messages.extend([asked(400 + n as u16), undecided]);
+        messages.extend((n > 0).then_some(late));
+        let before = Seen { at_ns: -500_000_000, ..asked(299 + n as u16) };
+        let earlier = (n > 0).then_some(before).into_iter().collect();
+        Sample {
+            messages,
+            earlier,
+            goes_on: true,
+            pages: true,
+            opened_ns: n * 10 * SECOND,
+            window_ns: 10 * SECOND,
+            ..Sample::default()
+        }
+    };
+    let of = |input: serde_json::Value, sample| TraceDns::report(serde_json::from_value(input).unwrap(), sample);
+    let sum =
+        || (0..20).map(window).reduce(|earlier, later| TraceDns::reduce(TraceDns::merge(earlier, later))).unwrap();
+    let read: Sample = serde_json::from_str(&serde_json::to_string(&sum()).unwrap()).unwrap();
+    let output = of(json!({"limit": 5_000}), read);
+    // The last query waits for the next window.
+    assert_eq!((output.summary.queries, output.summary.failed), (20 * 201 + 19, 20));
+    assert_eq!(
+        (output.queries.len(), output.measured.rows_cut),
+        (limits::SUM_ROWS, output.summary.queries - limits::SUM_ROWS as u64)
+    );
+    assert_eq!(output.summary.unanswered, 20, "{:?}", output.summary);
+    let latency = |us: Option<u64>| (380_000..430_000).contains(&us.unwrap());
+    assert!(latency(output.summary.latency_us.p50), "{:?}", output.summary);
+    let named = of(json!({"name": "example.org"}), sum());
+    let left = named.measured.limits.iter().find(|limit| limit.code == Code::QueryNamesNotKept).unwrap();
+    assert_eq!(
+        (named.summary.queries, left.count),
+        (limits::SUM_ROWS as u64, Some(output.summary.queries - limits::SUM_ROWS as u64))
+    );
+    assert_eq!(of(json!({"process": "other"}), sum()).summary.queries, 0);
+    // A sum and a window after it.
+    let rest = TraceDns::merge(sum(), window(20));
+    assert_eq!(of(json!({}), rest).summary.queries, 21 * 201 + 20);
+}

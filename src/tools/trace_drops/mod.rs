@@ -291,6 +291,10 @@ impl Tool for TraceDrops {
         condense::condense(sample)
     }
 
+    fn reduce(sum: Sample) -> Sample {
+        condense::reduce(sum)
+    }
+
     fn duration(input: &Input) -> Duration {
         input.duration_ms.duration()
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Rows that differ in one address only are shown as one from this number on: a flood, not a few peers.
-const MANY: usize = 8;
+pub const MANY: usize = 8;
 
 /// The answer.
 pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Sample) -> Output {
@@ -25,12 +25,12 @@ pub fn report(include_benign: bool, limit: usize, filter: &Filter, sample: &Samp
     let mut untold = untold(sample);
     if !filter.matches_everything() && !untold.is_empty() {
         let packets: u64 = untold.drain(..).map(|row| row.count).sum();
-        let why = "not filtered. The flow table was full; they may belong to these rows.";
+        let why = "not filtered. There were too many flows; they may belong to these rows.";
         measured.limits.extend(Limitation::counted(Code::DropsUnfiltered, packets, "packet", why));
     }
     if !untold.is_empty() {
         let packets: u64 = untold.iter().map(|row| row.count).sum();
-        let why = "counted by reason and location only. The flow table was full.";
+        let why = "counted by reason and location only. There were too many flows.";
         measured.limits.extend(Limitation::counted(Code::DropsMerged, packets, "packet", why));
         rows.extend(untold);
     }

@@ -220,14 +220,16 @@ fn dropping_listener_leads_the_text() {
 }
 
 #[test]
-fn recording_keeps_two_flows_of_a_row() {
+fn recording_keeps_as_many_flows_as_make_a_row() {
     let from_clients = (0..100).map(|n| flow("NETFILTER_DROP", "nft_do_chain", n + 1, 6, (40_000 + n as u16, 80)));
     let to_clients = (0..100).map(|n| flow("NETFILTER_DROP", "nft_do_chain", 2, 6, (443, 50_000 + n as u16)));
     let two = (0..2).map(|n| flow("NO_SOCKET", "tcp_v4_rcv", 1, 6, (40_000 + n, 81)));
-    let others = (0..9).map(|n| flow("NO_SOCKET", "udp_queue_rcv_skb", 1, 17, (53, n + 1)));
-    let flows: Vec<_> = from_clients.chain(to_clients).chain(two).chain(others).collect();
+    let scanned = (0..50).map(|n| flow("NO_SOCKET", "udp_queue_rcv_skb", 1, 17, (53, n + 1)));
+    // A service with a high port: some clients have lower ones.
+    let high = (0..50).map(|n| flow("QUEUE_PURGE", "sk_stream_kill_queues", 1, 6, (39_000, 38_975 + n)));
+    let flows: Vec<_> = from_clients.chain(to_clients).chain(two).chain(scanned).chain(high).collect();
     let (all, kept) = (sample(flows.clone()), TraceDrops::condense(sample(flows)));
-    assert_eq!(kept.flows.len(), 2 + 2 + 2 + 9);
+    assert_eq!(kept.flows.len(), 2 + 2 + 2 + 50 + 9);
     let rows = |sample| answer(json!({"include_benign": true, "limit": 1_000}), sample).drops;
     assert_eq!(rows(kept), rows(all));
 }
