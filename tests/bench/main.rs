@@ -66,6 +66,7 @@ const BENCHMARKS: &[Benchmark] = &[
     ("recording-dns", recording::dns),
     ("recording-always", recording::always),
     ("recorded-day", recorded::day),
+    ("recorded-week", recorded::week),
     ("price", before::price),
     ("many-sockets", sockets::many_sockets),
     ("remote-latency", remote::latency),

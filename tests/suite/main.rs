@@ -28,6 +28,7 @@ mod fuzzed;
 mod gateway;
 mod gateways;
 mod hosts;
+mod hours;
 mod http;
 #[allow(dead_code)]
 mod http_harness;

@@ -324,7 +324,7 @@ fn killed_recorder_loses_at_most_one_window() {
     let written = || facts(&path).map_or(0, |facts| facts.windows);
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut known = 0;
-    for stream in 0..40 {
+    for stream in 0..100 {
         let recorder = Recorder::start(&daemon.socket, &path, &[]);
         for _ in 0..2 {
             daemon.go.send(stream).unwrap();

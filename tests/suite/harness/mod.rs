@@ -27,6 +27,7 @@ pub mod installed;
 mod network;
 pub mod slow;
 mod watching;
+pub mod windows;
 #[allow(unused_imports)] // unused in binaries that load every tool
 pub use few::*;
 pub use network::*;
