@@ -337,6 +337,7 @@ fn thousand_connects_per_second_are_counted_once() {
     let counts = format!("{} {}", answer["outcomes"], answer["measured"]);
     // A busy machine may lose some; then the answer says so.
     let lost = answer["measured"]["lost_events"].as_u64().unwrap();
+    assert!(lost < 100, "{counts}");
     assert!((10_000_u64.saturating_sub(lost)..=10_000).contains(&(established + reset)), "{counts}");
     let sent = resets_sent(&netns);
     assert!(reset <= sent, "{sent} resets were sent: {counts}");

@@ -276,6 +276,13 @@ fn sum_of_hours_keeps_the_worst_remotes_and_a_few_owners() {
     let sum = ProfileTcp::reduce(Sample { remotes, resets, ..Sample::default() });
     assert_eq!((sum.remotes.len(), sum.remotes_cut), (limits::SUM_ROWS, 5));
     assert_eq!((sum.resets.len(), sum.resets_cut), (limits::SUM_ROWS, 7));
+    let json = serde_json::to_string(&sum).unwrap();
+    for (question, unnamed) in [(json!({"pid": 39}), 32), (json!({"process": "curl"}), 0)] {
+        let input = serde_json::from_value(question).unwrap();
+        let narrowed = ProfileTcp::narrow(&input, serde_json::from_str(&json).unwrap());
+        let left = narrowed.lacks.iter().find(|limit| limit.code == Code::OwnersCut).and_then(|limit| limit.count);
+        assert_eq!(left.unwrap_or_default(), unnamed * limits::SUM_ROWS as u64);
+    }
     for group in &sum.remotes {
         let mut all = Counts::default();
         group.owners.iter().for_each(|(_, counts)| all += *counts);
